@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mmrlhf.data.index import Index
+from mmrlhf.data.sidecar import SideCar
 from mmrlhf.metrics.baselines import RankedTexts, critique_word_scores, length_scores, random_scores
 from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.types import PreferenceGroup
 
+GENERATED, GIVEN = "reward model", "reward model, critique given"
 Pairs = Sequence[tuple[int, int]]
 
 
@@ -26,6 +29,34 @@ class ScoredGroup:
     category: str
     scores: Mapping[str, Sequence[float]]
     pairs: Mapping[str, Pairs]
+
+
+def ranking_summary(
+    index: Index, rows: np.ndarray, tables: Mapping[str, SideCar], *, critique: str = "", seed: int = 0
+) -> dict[str, Any]:
+    """Accuracy by annotators and by truth, with baselines, and the margins, over rows of an index.
+
+    Args:
+        tables: scorer -> rewards; the first must have every row, others may lack some.
+        critique: kind of annotated critique whose words are one more baseline; empty for none.
+    """
+    groups = [replace(index.read(int(row)), media=()) for row in rows]
+    scores = [_look_up(group, tables) for group in groups]
+    scored = scored_groups(groups, scores, critique=critique, seed=seed)
+    return {
+        "queries": len(groups),
+        "accuracy": ranking_tables(scored, seed=seed),
+        "margin": {name: margin_statistics(scored, name) for name in tables},
+    }
+
+
+def _look_up(group: PreferenceGroup, tables: Mapping[str, SideCar]) -> dict[str, list[float]]:
+    hashes = [response.hash for response in group.responses]
+    return {
+        name: table.lookup(group.key, hashes)["reward"].tolist()
+        for number, (name, table) in enumerate(tables.items())
+        if number == 0 or group.key in table.keys()  # noqa: SIM118 - a method of SideCar, not a dict's
+    }
 
 
 def scored_groups(

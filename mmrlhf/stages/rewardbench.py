@@ -19,17 +19,11 @@ from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import DataError
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages.passes import pick_device
+from mmrlhf.stages.ranking_report import GENERATED, GIVEN, ranking_summary
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.score import (
-    GENERATED,
-    GIVEN,
-    REWARDS,
-    ranking_summary,
-    score_given,
-    score_rows,
-    scoring_fingerprint,
-)
+from mmrlhf.stages.score import GIVEN_REWARDS, REWARDS
+from mmrlhf.stages.scoring import Scoring
 from mmrlhf.stages.store import write_json
 
 TABLE_FILE = "rewardbench.md"
@@ -78,12 +72,11 @@ def run(
             max_critique_tokens=max_critique_tokens,
             seed=seed,
         )
-        asked = {"index": index, "judge": judge, "groups_per_batch": groups_per_batch, "runtime": runtime}
-        fingerprint = scoring_fingerprint(index, judge, reward_model, "generate")
-        score_rows(out / REWARDS, rows, fingerprint, source="generate", **asked)
+        scoring = Scoring(index, judge, reward_model, groups_per_batch, runtime)
+        scoring.write(out / REWARDS, rows)
         tables[GENERATED] = SideCar.load(out / REWARDS)
         if compare_given and judge.writes_critiques:
-            tables[GIVEN] = score_given(out, rows, reward_model, **asked)
+            tables[GIVEN] = scoring.given(out / GIVEN_REWARDS, rows)
     summary = ranking_summary(index, rows, tables, critique=critique, seed=seed)
     if "annotators" not in summary["accuracy"]:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")

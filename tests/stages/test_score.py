@@ -14,7 +14,7 @@ from mmrlhf.data.index import Index
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import ConfigError, DataError, ModelError
-from mmrlhf.stages import score
+from mmrlhf.stages import score, scoring
 from mmrlhf.stages.passes import batches_by_length, forward_groups
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.types import Response
@@ -146,7 +146,7 @@ def _first_image(group):
 
 
 def test_a_stopped_run_scores_only_what_is_missing(tmp_path, small_shards, critic, runtime, monkeypatch):
-    monkeypatch.setattr(score, "SECONDS_BETWEEN_WRITES", -1.0)
+    monkeypatch.setattr(scoring, "SECONDS_BETWEEN_WRITES", -1.0)
     ask, seen = RewardModel.score_groups, []
 
     def stops_after_two_batches(self, groups, *args, **kwargs):

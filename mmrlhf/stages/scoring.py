@@ -1,0 +1,113 @@
+"""A reward model at work on the rows of an index: side-cars of rewards, resumable and keyed by what made them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrlhf.callbacks.progress import track
+from mmrlhf.data.index import Index
+from mmrlhf.data.sidecar import SideCar, SideCarWriter
+from mmrlhf.stages.passes import describe_source, describe_template, encoded_batches
+from mmrlhf.stages.reward_model import CritiqueSource, RewardModel, Verdict
+from mmrlhf.stages.runtime import Runtime
+from mmrlhf.types import PreferenceGroup
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("reward", "critique", "critique_tokens")
+SECONDS_BETWEEN_WRITES = 30.0
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Whom to ask about what.
+
+    Args:
+        index: the queries.
+        judge: the reward model; reward_model: the folder it came from, for fingerprints.
+        groups_per_batch: queries criticised together.
+    """
+
+    index: Index
+    judge: RewardModel
+    reward_model: Path
+    groups_per_batch: int
+    runtime: Runtime
+
+    def write(self, folder: Path, rows: np.ndarray, source: CritiqueSource = "generate") -> dict[str, float]:
+        """Score the rows that a side-car lacks and add them to it; returns how many and how fast."""
+        writer = SideCarWriter(folder, columns=COLUMNS, fingerprint=self.fingerprint(source))
+        done = writer.done_keys()
+        missing = [int(row) for row in rows if self.index.entries[int(row)].key not in done]
+        if done:
+            log.info("%d of %d queries were scored before", len(rows) - len(missing), len(rows))
+        started = written = time.monotonic()
+        responses = tokens = 0
+        batches = encoded_batches(
+            self.index, missing, self.judge.encoder, self._encoding(source),
+            groups_per_batch=self.groups_per_batch, num_workers=self.runtime.num_workers,
+        )  # fmt: skip
+        total = -(-len(missing) // self.groups_per_batch)
+        for batch in track(batches, "scoring (batches)", total, enabled=self.runtime.progress):
+            groups = [group for group, _ in batch]
+            verdicts = self.judge.score_groups(groups, [encoded for _, encoded in batch], critique_source=source)
+            for group, found in zip(groups, verdicts, strict=True):
+                add_verdicts(writer, group, found)
+                responses += len(found)
+                tokens += sum(verdict.critique_tokens for verdict in found)
+            if time.monotonic() - written > SECONDS_BETWEEN_WRITES:
+                writer.flush()
+                written = time.monotonic()
+        writer.flush()
+        seconds = max(time.monotonic() - started, 1e-9)
+        return {
+            "queries_scored": len(missing),
+            "responses_scored": responses,
+            "responses_per_second": round(responses / seconds, 2),
+            "critique_tokens_per_second": round(tokens / seconds, 1),
+        }
+
+    def given(self, folder: Path, rows: np.ndarray) -> SideCar:
+        """Score rows with their annotated critiques in context, those of them whose responses all have one."""
+        kind = self.judge.template.critique
+        complete = [row for row in rows if all(kind in r.critiques for r in self.index.read(int(row)).responses)]
+        if len(complete) < len(rows):
+            log.warning("%d of %d queries lack '%s' critiques to give", len(rows) - len(complete), len(rows), kind)
+        self.write(folder, np.array(complete, dtype=np.int64), "given")
+        return SideCar.load(folder)
+
+    def fingerprint(self, source: CritiqueSource) -> dict[str, Any]:
+        """Everything that rewards depend on, for their side-car."""
+        judge = self.judge
+        asking = {
+            "max_critique_tokens": judge.max_critique_tokens,
+            "temperature": judge.temperature,
+            "seed": judge.seed,
+        }
+        return {
+            "made_by": "score",
+            "shards": self.index.digest,
+            "reward_model": describe_source(self.reward_model),
+            "template": describe_template(judge.template),
+            "media": asdict(judge.media),
+            "critique_source": source,
+            **(asking if source == "generate" and judge.writes_critiques else {}),
+        }
+
+    def _encoding(self, source: CritiqueSource) -> Any:
+        """What the workers encode ahead: contexts where critiques are written from them, else complete sequences."""
+        encoder = self.judge.encoder
+        return encoder.context if self.judge.writes_critiques and source == "generate" else encoder
+
+
+def add_verdicts(writer: SideCarWriter, group: PreferenceGroup, verdicts: Sequence[Verdict]) -> None:
+    """Add one query's verdicts to a side-car."""
+    for response, verdict in zip(group.responses, verdicts, strict=True):
+        writer.add(group.key, response.hash, asdict(verdict))
