@@ -154,6 +154,7 @@ class PackedModel(nn.Module):
     def _label_logprobs(self, hidden: Tensor, label_ids: Tensor) -> Tensor:
         """Log-probabilities (N,) of the labels, in chunks whose logits are recomputed in backward."""
         head = self.backbone.get_output_embeddings()
+        assert head is not None, "a language model without a head"
         size = self.settings.logprob_chunk
         pieces = [hidden.new_zeros(0, dtype=torch.float32)]
         for states, labels in zip(hidden.split(size), label_ids.split(size), strict=True):

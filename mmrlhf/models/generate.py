@@ -158,6 +158,7 @@ def _hidden(
 
 def _logits(model: PackedModel, hidden: Tensor) -> Tensor:
     head = model.backbone.get_output_embeddings()
+    assert head is not None, "a language model without a head"
     return head(hidden).float()
 
 

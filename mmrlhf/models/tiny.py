@@ -115,6 +115,12 @@ def _chat_template(image: str, video: str, *, before_text: str = "", turn_end: s
     )
 
 
+def _token_id(tokenizer: Qwen2Tokenizer, token: str) -> int:
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
+
+
 def _text_settings(size: TinySize, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
@@ -148,8 +154,8 @@ def _llava_onevision(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrai
             vision_use_head=False,
         ),
         text_config=Qwen2Config(**_text_settings(size, tokenizer)),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_token_index=_token_id(tokenizer, "<image>"),
+        video_token_index=_token_id(tokenizer, "<video>"),
         image_grid_pinpoints=pinpoints,
         tie_word_embeddings=True,
     )
@@ -186,10 +192,10 @@ def _qwen2_5_vl(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedCo
                 "mrope_section": [head // 8, head // 8, head // 2 - 2 * (head // 8)],
             },
         },
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        image_token_id=_token_id(tokenizer, "<|image_pad|>"),
+        video_token_id=_token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=_token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=_token_id(tokenizer, "<|vision_end|>"),
         tie_word_embeddings=True,
     )
     processor = Qwen2_5_VLProcessor(
@@ -216,7 +222,7 @@ def _internvl(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedConf
             patch_size=size.patch,
         ),
         text_config=Qwen2Config(**_text_settings(size, tokenizer)),
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_token_id=_token_id(tokenizer, "<IMG_CONTEXT>"),
         image_seq_length=num_tokens,
         tie_word_embeddings=True,
     )
