@@ -15,7 +15,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from mmrlhf.app import CONF, override_hint, run_chain
+from mmrlhf.app import CONF, run_chain
 from mmrlhf.errors import ConfigError, DataError
 
 PROJECT = CONF.parent
@@ -87,13 +87,6 @@ def test_a_hub_id_is_asked_for_first_and_only_if_it_is_used(tmp_path: Path, monk
     assert asked == ["org/model"]
 
 
-def test_hints_for_misspelt_overrides() -> None:
-    error = ValueError("Could not override 'methd.w'.\nKey 'methd' is not in struct")
-    assert "method.w" in (override_hint(error, ["methd.w=1"]) or "")
-    assert override_hint(ValueError("something else"), []) is None
-    assert override_hint(None, []) is None
-
-
 def _start(tmp_path: Path, *arguments: str, expected: int) -> str:
     """Run the command a user would type, in an empty folder; returns what it printed."""
     paths = [str(PROJECT), str(PROJECT / "tests" / "stages")]
@@ -110,9 +103,18 @@ def test_a_mistake_is_one_screen(tmp_path: Path) -> None:
     assert "given" in screen and "fake_train" in screen
 
 
-def test_a_misspelt_override_is_told_what_is_near(tmp_path: Path) -> None:
-    screen = _start(tmp_path, "methd.w=1", expected=1)
-    assert "did you mean method.w" in screen and "Traceback" not in screen
+@pytest.mark.parametrize("words", [["method.ww=1"], ["-m", "method.ww=1,2"]])
+def test_a_misspelt_override_is_one_screen(tmp_path: Path, words: list[str]) -> None:
+    screen = _start(tmp_path, *words, expected=2)
+    assert "did you mean method.w" in screen and "Traceback" not in screen and "HYDRA" not in screen
+    assert len(screen.splitlines()) < 12
+
+
+def test_a_bug_is_a_traceback_without_hydras_frames(tmp_path: Path) -> None:
+    bug = "+stages.fake_bug={_target_: fake_stages.failing, kind: bug}"
+    screen = _start(tmp_path, *USUAL[:3], "stage=fake_bug", bug, "hydra.run.dir=run", expected=1)
+    assert "Traceback" in screen and "run_job" not in screen
+    assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
 
 
 def test_help_shows_commands_and_groups(tmp_path: Path) -> None:

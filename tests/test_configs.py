@@ -17,7 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from mmrlhf.app import CONF, iterate_keys, read_runtime, read_stage, user_inputs
+from mmrlhf.composition.overrides import iterate_keys
+from mmrlhf.composition.settings import CONF, read_runtime, read_stage, user_inputs
 from mmrlhf.stages.chain import check_signature, plan_chain
 
 FILES = sorted(CONF.rglob("*.yaml"))

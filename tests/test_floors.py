@@ -21,7 +21,8 @@ FLOORS = {
     "methods": 3,
     "callbacks": 3,
     "stages": 4,
-    "app": 5,
+    "composition": 5,
+    "app": 6,
 }
 FILES = sorted((PROJECT / "mmrlhf").rglob("*.py"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from mmrlhf.errors import UserError
 from mmrlhf.stages.provenance import git_commit, versions
-from mmrlhf.stages.store import Artifact, chain_table, plain, write_json
+from mmrlhf.stages.store import Artifact, chain_table, plain, short_path, write_json
 
 METRICS_FILE, FAILURE_FILE, REPORT_FILE = "metrics.json", "failure.json", "report.html"
 _COPIED = (".html", ".png", ".csv", ".md")
@@ -32,6 +31,7 @@ def record_outcome(folder: Path, artifacts: Sequence[Artifact], settings: Mappin
     (folder / "resolved.yaml").write_text(yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True))
     write_json(folder / "versions.json", {"versions": versions(), "git": git_commit()})
     write_json(folder / METRICS_FILE, {artifact.stage: artifact.summary for artifact in artifacts})
+    (folder / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier try in the same folder
     links = folder / "artifacts"
     links.mkdir(exist_ok=True)
     for artifact in artifacts:
@@ -40,6 +40,13 @@ def record_outcome(folder: Path, artifacts: Sequence[Artifact], settings: Mappin
         for item in sorted(artifacts[-1].folder.iterdir()):
             if item.suffix in _COPIED and item.is_file():
                 shutil.copy2(item, folder / item.name)
+
+
+def record_failure(folder: Path, error: Exception) -> None:
+    """Write into a job's folder why it failed, for the table of its sweep."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS_FILE).unlink(missing_ok=True)
+    write_json(folder / FAILURE_FILE, {"kind": type(error).__name__, "message": str(error)})
 
 
 def _link(target: Path, link: Path) -> None:
@@ -87,15 +94,11 @@ def show_outcome(
     if results is not None:
         console.print(results)
     report = folder / REPORT_FILE
-    console.print(Text(f"results  {_relative(folder)}"))
+    console.print(Text(f"results  {short_path(folder)}"), soft_wrap=True)
     if report.exists():
-        console.print(Text(f"report   {_relative(report)}"))
+        console.print(Text(f"report   {short_path(report)}"), soft_wrap=True)
     for number, command in enumerate(next_commands):
         console.print(Text(f"{'next' if number == 0 else '':8} {command}"), soft_wrap=True)
-
-
-def _relative(path: Path) -> str:
-    return os.path.relpath(path)
 
 
 def show_error(error: Exception, console: Console | None = None) -> None:

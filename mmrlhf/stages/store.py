@@ -197,9 +197,11 @@ def chain_table(artifacts: Iterable[Artifact]) -> Table:
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for artifact in artifacts:
         state = "reused" if artifact.reused else "built"
-        table.add_row(artifact.stage, state, duration(artifact.seconds), _short(artifact.folder))
+        table.add_row(artifact.stage, state, duration(artifact.seconds), short_path(artifact.folder))
     return table
 
 
-def _short(folder: Path) -> str:
-    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+def short_path(path: Path) -> str:
+    """Write a path as a user would type it: relative where it lies below the working directory, absolute elsewhere."""
+    path = Path(path).absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,1 @@
+"""From the command line and the Hydra config to plain settings and checked objects."""

@@ -1,0 +1,91 @@
+"""What can be known to be wrong before the first stage starts: settings, objects, inputs and checkpoints."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mmrlhf.composition.settings import is_open, make, plain_settings
+from mmrlhf.errors import ConfigError
+from mmrlhf.stages.chain import Node, check_signature, stage_function, stage_module, wants_path, with_paths
+
+# the inputs that may be hub ids
+CHECKPOINT_INPUTS = ("base", "policy", "trained")
+
+
+def check_checkpoints(config: DictConfig, chain: Sequence[Node]) -> None:
+    """Make sure that hub ids can be had and that folders are of the right family, before data are prepared for them.
+
+    Comes first, because a hub that cannot be reached is soon known and everything else takes seconds to import.
+    """
+    used = {text for node in chain for text in _texts(node.settings)}
+    for key in CHECKPOINT_INPUTS:
+        name = None if is_open(config, key) else str(config.inputs[key])
+        if name is None or name not in used or name.startswith("stage:"):
+            continue
+        if Path(name).expanduser().is_dir():
+            from mmrlhf.models.load import check_family
+
+            check_family(name, make(plain_settings(config.model, "model"), "model")["settings"])
+        elif _may_be_hub_id(name):
+            from mmrlhf.models.hub import check_checkpoint
+
+            check_checkpoint(name)
+
+
+def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: frozenset[str]) -> None:
+    """Raise ConfigError for whatever can be known to be wrong with a chain before it runs.
+
+    Binds every stage to its function, looks for the user's inputs and makes every object once. A stage may have two
+    functions beside its `run`: `check_settings` is called with the mapping of its arguments, and `check`, where it
+    reads from no other stage, with the arguments themselves.
+    """
+    for node in chain:
+        check_signature(node)
+    for node in chain:
+        _check_inputs(node, inputs)
+    make(runtime, "runtime")
+    for node in chain:
+        arguments = make(node.settings, f"stages.{node.name}")
+        module = stage_module(node.target)
+        check_settings = getattr(module, "check_settings", None)
+        if check_settings is not None:
+            check_settings(arguments)
+        check = getattr(module, "check", None)
+        if check is not None and not node.references and node.target.endswith(".run"):
+            check(**with_paths(stage_function(node.target), arguments))
+
+
+def _check_inputs(node: Node, inputs: frozenset[str]) -> None:
+    hints = typing.get_type_hints(stage_function(node.target))
+    for key, value in node.settings.items():
+        for text in _texts(value):
+            if text not in inputs or Path(text).expanduser().exists():
+                continue
+            if value is text and _may_be_hub_id(text) and not wants_path(hints.get(key)):
+                continue
+            raise ConfigError(
+                "an input does not exist",
+                where=f"{key} of stages.{node.name}",
+                given=text,
+                expected="a path that exists, or stage:NAME",
+                fix=None if text.startswith(("/", "~")) else f"looked for it in {Path.cwd()}",
+            )
+
+
+def _may_be_hub_id(text: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", text) is not None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.values() for text in _texts(item))
+    elif isinstance(value, list | tuple):
+        yield from (text for item in value for text in _texts(item))

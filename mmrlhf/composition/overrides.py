@@ -1,0 +1,124 @@
+"""Mistakes on the command line, found when Hydra composes the config, as errors that say what is near."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterator, Sequence
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mmrlhf.composition.settings import CONF
+from mmrlhf.errors import ConfigError
+
+INSTALL_SWEEPS = 'pip install -c constraints.txt -e ".[sweeps]"'
+_LIST_ALL = "`python run.py --cfg job` lists all settings, `python run.py --help` all groups"
+_MOST_NAMES = 24
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """Turn what Hydra raised while composing into an error of ours.
+
+    Args:
+        error: a HydraException or an OmegaConf error.
+        overrides: the words of the command line.
+    """
+    text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override, text)
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(error)
+    unknown = re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", text)
+    if unknown is not None:
+        return _unknown_setting(unknown[1], overrides)
+    several = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text)
+    if several is not None:
+        return ConfigError(
+            "a setting has several values, which takes a sweep",
+            given=several[1],
+            expected="one value, or one job for each value",
+            fix="add -m for a sweep; a list is written KEY=[A,B]",
+        )
+    problem, _, rest = text.partition("\n")
+    return ConfigError(problem, given=" ".join(rest.split()) or None, fix=_LIST_ALL)
+
+
+def _unreadable(override: str, text: str) -> ConfigError:
+    return ConfigError(
+        "a word of the command cannot be read",
+        given=override,
+        expected="KEY=VALUE; quote values with spaces, commas or brackets: 'KEY=\"a, b\"'",
+        fix=f"{override} lacks `=`" if "missing EQUAL" in text else None,
+    )
+
+
+def _unknown_option(error: MissingConfigException) -> ConfigError:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    options = list(error.options or ())
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        return ConfigError(
+            f"the {group.removeprefix('hydra/')} `{name}` is not installed",
+            expected="one of " + ", ".join(options),
+            fix=INSTALL_SWEEPS,
+        )
+    near = _near(name, options)
+    return ConfigError(
+        f"there is no {group} `{name}`" if group else f"there is no config `{name}`",
+        where=f"conf/{group}" if group else "conf",
+        given=f"{group}={name}" if group else name,
+        expected="one of " + ", ".join(options) if options else None,
+        fix="did you mean " + " or ".join(f"{group}={item}" for item in near) + "?" if near else None,
+    )
+
+
+def _unknown_setting(key: str, overrides: Sequence[str]) -> ConfigError:
+    given = next((word for word in overrides if _key(word) == key), key)
+    known = known_settings(overrides)
+    groups = [item.name for item in CONF.iterdir() if item.is_dir() and item.name not in ("hydra", "stages")]
+    above, _, _ = key.rpartition(".")
+    beside = [name for name in known if name.rpartition(".")[0] == above]
+    beside = list(dict.fromkeys(beside if above else groups + beside))
+    # a part that all names share makes everything look near, so names beside it are compared by their last part
+    last = {name.rpartition(".")[2]: name for name in beside}
+    near = [last[name] for name in _near(key.rpartition(".")[2], last)] if beside else _near(key, known)
+    listed = f"one of {', '.join(beside)}" if 0 < len(beside) <= _MOST_NAMES else None
+    return ConfigError(
+        f"there is no setting `{key}`",
+        given=given,
+        expected=listed,
+        fix=f"did you mean {' or '.join(near)}?" if near else _LIST_ALL,
+    )
+
+
+def _near(given: str, known: Collection[str]) -> list[str]:
+    return difflib.get_close_matches(given, list(known), n=3, cutoff=0.6)
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]
+
+
+def known_settings(overrides: Sequence[str]) -> list[str]:
+    """List the dotted names of all settings, as composed with those words of the command that choose an option."""
+    choices = [word for word in overrides if (CONF / _key(word)).is_dir() and "," not in word]
+    for words in (choices, []):
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+                return list(iterate_keys(hydra.compose("config", words)))
+        except (HydraException, OmegaConfBaseException):
+            continue  # one of the choices is a mistake, too
+    return []
+
+
+def iterate_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every setting of a config, without resolving any value."""
+    for key in config:
+        yield f"{prefix}{key}"
+        child = config._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+            yield from iterate_keys(child, f"{prefix}{key}.")

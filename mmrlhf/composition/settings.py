@@ -1,0 +1,107 @@
+"""Reading the composed Hydra config: plain settings of stages and of the runtime, and the objects made of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmrlhf.errors import ConfigError, UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+OmegaConf.register_new_resolver("if_needed", lambda *given, _root_: if_needed(*given, _root_=_root_), replace=True)
+# a stage's artefact fits what is made from it by construction; only a path of the user's can be another one
+OmegaConf.register_new_resolver(
+    "if_own", lambda value: None if str(value).startswith("stage:") else value, replace=True
+)
+
+
+def read_stage(config: DictConfig, name: str) -> dict[str, Any]:
+    """Resolve the settings of one stage; raises ConfigError for a value that the user still has to give."""
+    return plain_settings(config.stages[name], f"stages.{name}")
+
+
+def read_runtime(config: DictConfig) -> dict[str, Any]:
+    """Resolve the settings of the Runtime; callbacks are named in the config and a list afterwards."""
+    runtime = plain_settings(config.runtime, "runtime")
+    runtime["callbacks"] = [item for item in (runtime.get("callbacks") or {}).values() if item is not None]
+    return runtime
+
+
+def user_inputs(config: DictConfig) -> frozenset[str]:
+    """Collect the inputs that are the user's own: paths and hub ids, not names of stages."""
+    found = set()
+    for key in config.inputs:
+        # an input that this chain does not need may still be open
+        value = None if is_open(config, key) else config.inputs[key]
+        if isinstance(value, str) and not value.startswith("stage:"):
+            found.add(value)
+    return frozenset(found)
+
+
+def is_open(config: DictConfig, key: Any) -> bool:
+    """Say whether an input has no value that could be used."""
+    try:
+        return OmegaConf.is_missing(config.inputs, key) or config.inputs[key] is None
+    except OmegaConfBaseException:
+        return True
+
+
+def if_needed(need: str, value: Any, otherwise: Any = None, *, _root_: DictConfig) -> Any:
+    """Resolve `${if_needed:needs_margin,VALUE,OTHERWISE}`: VALUE if the objective says that it needs it.
+
+    So `method=dpo` neither trains a reward model for margins nor scores anything with it.
+    """
+    with causes("method"):
+        return value if getattr(instantiate(_root_.method), need) else otherwise
+
+
+def plain_settings(node: DictConfig, where: str) -> dict[str, Any]:
+    """Resolve a part of the config to plain values; raises ConfigError, naming the setting, where that cannot be."""
+    try:
+        content = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise _open_value(error, where) from error
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _open_value(error: OmegaConfBaseException, where: str) -> ConfigError:
+    message = str(error).splitlines()[0]
+    missing = re.search(r"[Mm]issing mandatory value:? ?'?([\w.]+)", message)
+    if missing is None:
+        return ConfigError("a setting refers to something that is not there", where=where, given=message)
+    key = missing[1] if "." in missing[1] or "interpolation" in message else error.full_key or missing[1]
+    return ConfigError(
+        "a setting has no value yet", where=key, expected="a value from you", fix=f"add {key}=... to the command"
+    )
+
+
+def make(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Make the objects that settings describe; raises ConfigError, naming the place, for what cannot be made."""
+    with causes(where):
+        return instantiate(dict(settings), _convert_="all")
+
+
+@contextmanager
+def causes(where: str) -> Iterator[None]:
+    """Let a user's mistake through as itself: Hydra wraps what a constructor raises."""
+    try:
+        yield
+    except HydraException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        problem, _, rest = str(error).partition("\n")
+        raise ConfigError(problem, where=where, given=rest.replace("\n", " ") or None) from error
