@@ -10,7 +10,7 @@ import gc
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,9 @@ import numpy as np
 import torch
 
 from mmrlhf.callbacks.progress import track
-from mmrlhf.data.encode import MediaSettings
 from mmrlhf.data.index import Index
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.generate import generate
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages.answer_report import Answers, report_answers
 from mmrlhf.stages.passes import (
     Policy,
@@ -35,6 +33,7 @@ from mmrlhf.stages.passes import (
 )
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 from mmrlhf.stages.store import write_json
 from mmrlhf.types import PreferenceGroup, Response
 
@@ -52,16 +51,13 @@ def run(
     reference: Path | str | None = None,
     reward_model: Path | None = None,
     judge: Judge | None = None,
-    model: ModelSettings | None = None,
-    media: MediaSettings | None = None,
+    passes: PassSettings | None = None,
+    critiques: CritiqueSettings | None = None,
     holdout: float = 0.05,
     limit: int | None = 500,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     num_samples: int = 1,
-    max_critique_tokens: int = 512,
-    token_budget: int = 4096,
-    groups_per_batch: int = 16,
     seed: int = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
@@ -72,6 +68,7 @@ def run(
         reference: the policy that training started from; without it there is neither KL nor implicit reward.
         reward_model: folder that the reward stage wrote; scores the answers, with critiques of its own.
         judge: (group's meta, answer) -> true quality in [0, 1], where it is known (`mmrlhf.shapes.judge.quality`).
+        passes: how models are asked; critiques: how the reward model writes them.
         holdout, limit: share of held-out queries, and at most how many of them.
         max_new_tokens, temperature, num_samples, seed: of the answers. The KL estimate is one only at temperature 1;
             at 0 the same number is the log-ratio on the most likely answers.
@@ -79,21 +76,14 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     index = Index.load(shards)
     rows = index.split("heldout", holdout, limit)
-    asked = _Pass(index, rows, model, media, token_budget, groups_per_batch, runtime)
+    asked = _Pass(index, rows, passes or PassSettings(), runtime)
     writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "num_samples": num_samples, "seed": seed}
     made_by = {"shards": index.digest, "rows": rows.tolist(), "policy": describe_source(policy), **writing}
     said = _once(out / "answers.json", made_by, lambda: asked.answers(policy, **writing))
-    reference_said: Said | None = None
-    if reference is not None:
-        source = {**made_by, "reference": describe_source(reference)}
-        same = source["reference"] == source["policy"]
-        make = partial(asked.logprobs, reference, said)
-        reference_said = said if same else _once(out / "reference.json", source, make)
-    verdicts: Said | None = None
+    reference_said = _reference_said(out, asked, reference, said, made_by) if reference is not None else None
+    verdicts = None
     if reward_model is not None:
-        source = {**made_by, "reward_model": describe_source(reward_model), "critique_tokens": max_critique_tokens}
-        make = partial(asked.rewards, reward_model, said, max_critique_tokens, seed)
-        verdicts = _once(out / "rewards.json", source, make)
+        verdicts = _verdicts(out, asked, reward_model, said, critiques or CritiqueSettings(), made_by)
     answers = [_collect(index.read(int(row)), said, reference_said, verdicts, judge) for row in rows]
     _write_samples(out / "samples.jsonl", answers)
     report = report_answers(
@@ -124,22 +114,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 class _Pass:
     """The passes over the held-out queries, one model each."""
 
-    def __init__(
-        self,
-        index: Index,
-        rows: np.ndarray,
-        model: ModelSettings | None,
-        media: MediaSettings | None,
-        token_budget: int,
-        groups_per_batch: int,
-        runtime: Runtime,
-    ) -> None:
-        self.index, self.rows, self.model, self.media = index, rows, model, media
-        self.token_budget, self.groups_per_batch, self.runtime = token_budget, groups_per_batch, runtime
+    def __init__(self, index: Index, rows: np.ndarray, passes: PassSettings, runtime: Runtime) -> None:
+        self.index, self.rows, self.passes, self.runtime = index, rows, passes, runtime
 
     def answers(self, path: Path | str, *, num_samples: int, seed: int, **writing: Any) -> Said:
         """Let a policy answer, and take its log-probabilities of its answers and of the annotated responses."""
-        policy = Policy.load(path, model=self.model, media=self.media, device=pick_device(self.runtime))
+        policy = Policy.load(path, self.passes, device=pick_device(self.runtime))
         said: Said = {}
         for number, batch in enumerate(self._batches(policy, policy.encoder.context, "answering (batches)")):
             groups = [group for group, _ in batch]
@@ -156,7 +136,7 @@ class _Pass:
 
     def logprobs(self, path: Path | str, said: Said) -> Said:
         """Take another policy's log-probabilities of what the first one said, and of the annotated responses."""
-        policy = Policy.load(path, model=self.model, media=self.media, device=pick_device(self.runtime))
+        policy = Policy.load(path, self.passes, device=pick_device(self.runtime))
         result: Said = {}
         for batch in self._batches(policy, policy.encoder.context, "asking the reference (batches)"):
             groups = [group for group, _ in batch]
@@ -164,19 +144,11 @@ class _Pass:
             result |= {group.key: scores for group, scores in zip(groups, found, strict=True)}
         return result
 
-    def rewards(self, path: Path, said: Said, max_critique_tokens: int, seed: int) -> Said:
+    def rewards(self, path: Path, said: Said, critiques: CritiqueSettings) -> Said:
         """Let a reward model criticise and score the answers."""
-        judge = RewardModel.from_pretrained(
-            path,
-            model=self.model,
-            media=self.media,
-            device=pick_device(self.runtime),
-            token_budget=self.token_budget,
-            max_critique_tokens=max_critique_tokens,
-            seed=seed,
-        )
+        judge = RewardModel.from_pretrained(path, self.passes, critiques, device=pick_device(self.runtime))
         groups = [with_responses(self.index.read(int(row)), said[self._key(row)]["texts"]) for row in self.rows]
-        size = self.groups_per_batch
+        size = self.passes.groups_per_batch
         batches = [groups[start : start + size] for start in range(0, len(groups), size)]
         result: Said = {}
         for batch in track(batches, "scoring answers (batches)", enabled=self.runtime.progress):
@@ -190,9 +162,9 @@ class _Pass:
     def _batches(self, policy: Policy, encode: Any, description: str) -> Any:
         batches = encoded_batches(
             self.index, self.rows, policy.encoder, encode,
-            groups_per_batch=self.groups_per_batch, num_workers=self.runtime.num_workers,
+            groups_per_batch=self.passes.groups_per_batch, num_workers=self.runtime.num_workers,
         )  # fmt: skip
-        total = -(-len(self.rows) // self.groups_per_batch)
+        total = -(-len(self.rows) // self.passes.groups_per_batch)
         return track(batches, description, total, enabled=self.runtime.progress)
 
     def _score(
@@ -203,7 +175,9 @@ class _Pass:
             with_responses(group, [*answers, *(response.text for response in group.responses)])
             for group, answers in zip(groups, texts, strict=True)
         ]
-        found = forward_groups(policy.model, [policy.encoder(each) for each in both], token_budget=self.token_budget)
+        found = forward_groups(
+            policy.model, [policy.encoder(each) for each in both], token_budget=self.passes.token_budget
+        )
         return [
             {
                 "logprob": scores.logprob[: len(answers)].tolist(),
@@ -215,6 +189,20 @@ class _Pass:
 
     def _key(self, row: Any) -> str:
         return self.index.entries[int(row)].key
+
+
+def _reference_said(out: Path, asked: _Pass, reference: Path | str, said: Said, made_by: Mapping[str, Any]) -> Said:
+    source = {**made_by, "reference": describe_source(reference)}
+    if source["reference"] == source["policy"]:
+        return said
+    return _once(out / "reference.json", source, partial(asked.logprobs, reference, said))
+
+
+def _verdicts(
+    out: Path, asked: _Pass, reward_model: Path, said: Said, critiques: CritiqueSettings, made_by: Mapping[str, Any]
+) -> Said:
+    source = {**made_by, "reward_model": describe_source(reward_model), "critiques": asdict(critiques)}
+    return _once(out / "rewards.json", source, partial(asked.rewards, reward_model, said, critiques))
 
 
 def with_responses(group: PreferenceGroup, texts: Sequence[str]) -> PreferenceGroup:

@@ -11,13 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.data.encode import MediaSettings
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.data.templates import AnswerTemplate
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.objective import Objective
-from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.methods.preference import REFERENCE, REWARD, PreferenceModule, Reference
 from mmrlhf.models.export import save_policy
@@ -25,16 +23,8 @@ from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.stages.passes import describe_source, untrained
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.training import (
-    MODEL,
-    Schedule,
-    check_table,
-    finish,
-    need_path,
-    open_workbench,
-    table_facts,
-    train,
-)
+from mmrlhf.stages.settings import TrainSettings
+from mmrlhf.stages.training import MODEL, check_table, finish, need_path, open_workbench, table_facts, train
 
 
 def run(
@@ -48,10 +38,7 @@ def run(
     reference: Path | None = None,
     reference_from: Reference = "table",
     pairs: PairScheme | None = None,
-    model: ModelSettings | None = None,
-    media: MediaSettings | None = None,
-    optim: OptimSettings | None = None,
-    schedule: Schedule | None = None,
+    training: TrainSettings | None = None,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Train a policy and write `out/model`, a Hugging Face folder.
@@ -66,59 +53,44 @@ def run(
         reference_from: `table`; `adapter` (LoRA: the policy with its adapters off); `frozen_copy` (a second model in
             memory); `none` for objectives without a reference.
         pairs: which pairs of a query are compared.
-        model: which parts train, and how the model runs.
-        media: how videos become frames.
-        optim, schedule: optimizer and length of the run.
+        training: model, media, optimizer and length of the run.
 
     Raises:
         ConfigError: the objective needs a table that is not given.
         DataError: no pairs of different rank; a table that was made with another policy, reward model, shards or media.
     """
-    model, schedule, media = model or ModelSettings(), schedule or Schedule(), media or MediaSettings()
-    _check_adapter(reference_from, model)
-    template = AnswerTemplate()
-    facts = table_facts(Index.load(shards), policy=policy, template=template, media=media)
-    from_table = objective.needs_reference and reference_from == "table"
-    expected = {"shards": facts["shards"]} | ({"reward_model": describe_source(reward_model)} if reward_model else {})
-    tables = _reward_tables(objective, rewards, expected) + (_reference_tables(reference, facts) if from_table else [])
-    bench = open_workbench(
-        shards=shards,
-        policy=policy,
-        template=template,
-        model=model,
-        media=media,
-        schedule=schedule,
-        tables=tables,
-        needs_pairs=True,
-        runtime=runtime,
-    )
+    training = training or TrainSettings()
+    _check_adapter(reference_from, training.model)
+    facts = table_facts(Index.load(shards), policy=policy, template=AnswerTemplate(), media=training.media)
+    tables = _reward_tables(objective, rewards, facts["shards"], reward_model)
+    if objective.needs_reference and reference_from == "table":
+        tables += _reference_tables(reference, facts)
+    bench = open_workbench(shards, policy, AnswerTemplate(), training, tables=tables, needs_pairs=True, runtime=runtime)
     module = PreferenceModule(
         bench.model,
         objective,
         pairs or PairScheme(),
-        optim or OptimSettings(),
+        training.optim,
         total_steps=bench.data.total_steps,
         reference=reference_from if objective.needs_reference else "none",
-        reference_model=_frozen_copy(policy, model) if reference_from == "frozen_copy" else None,
-        seed=schedule.seed,
+        reference_model=_frozen_copy(policy, training.model) if reference_from == "frozen_copy" else None,
+        seed=training.schedule.seed,
         precision=bench.precision,
     )
     trainer, summary = train(module, bench, out=out, stage="mmdpo", runtime=runtime)
+    summary["objective"] = type(objective).__name__
     return finish(
-        trainer,
-        module,
-        out,
-        {**summary, "objective": type(objective).__name__},
-        lambda state: save_policy(bench.model, bench.processor, out / MODEL, state=state),
+        trainer, module, out, summary, lambda state: save_policy(bench.model, bench.processor, out / MODEL, state=state)
     )
 
 
-def _reward_tables(objective: Objective, rewards: Path | None, expected: Mapping[str, Any]) -> list[SideCar]:
+def _reward_tables(objective: Objective, rewards: Path | None, shards: str, reward_model: Path | None) -> list[SideCar]:
     """The rewards, where they are needed or given (then margins are logged at least)."""
     if not objective.needs_margin and rewards is None:
         return []
     what = f"rewards: {type(objective).__name__} scales with a margin"
     table = SideCar.load(need_path(rewards, what=what, where="inputs.rewards", stage="score"), columns=[REWARD])
+    expected = {"shards": shards} | ({"reward_model": describe_source(reward_model)} if reward_model else {})
     check_table(table, expected, name="rewards", stage="score")
     return [table]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmrlhf.data.encode import Encoder, MediaSettings
+from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.data.plan import micro_batches
@@ -28,6 +28,7 @@ from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.stages.fingerprint import path_token
 from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.settings import PassSettings
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 Encode = Callable[[PreferenceGroup], EncodedGroup]
@@ -130,18 +131,22 @@ class Policy:
     def load(
         cls,
         path: Path | str,
+        passes: PassSettings | None = None,
         *,
-        model: ModelSettings | None = None,
-        media: MediaSettings | None = None,
         device: torch.device,
     ) -> Policy:
         """Load a checkpoint folder or hub id onto a device, with nothing trainable."""
-        settings = untrained(model or ModelSettings())
+        passes = passes or PassSettings()
+        settings = untrained(passes.model)
         backbone, processor = load_backbone(path, settings)
         packed = PackedModel(backbone, settings).to(device).eval()
         positions = positions_for(backbone)
         encoder = Encoder(
-            processor, template=AnswerTemplate(), positions=positions, media=media, max_tokens=settings.max_tokens
+            processor,
+            template=AnswerTemplate(),
+            positions=positions,
+            media=passes.media,
+            max_tokens=settings.max_tokens,
         )
         return cls(packed, encoder)
 

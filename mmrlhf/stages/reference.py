@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.callbacks.progress import track
-from mmrlhf.data.encode import MediaSettings
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCarWriter
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages.passes import (
     GroupScores,
     Policy,
@@ -29,6 +27,7 @@ from mmrlhf.stages.passes import (
     pick_device,
 )
 from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.settings import PassSettings
 from mmrlhf.stages.store import write_json
 from mmrlhf.types import PreferenceGroup
 
@@ -44,10 +43,7 @@ def run(
     *,
     shards: Path,
     policy: Path | str,
-    model: ModelSettings | None = None,
-    media: MediaSettings | None = None,
-    token_budget: int = 4096,
-    groups_per_batch: int = 32,
+    passes: PassSettings | None = None,
     holdout: float = 0.05,
     limit: int | None = None,
     runtime: Runtime,
@@ -59,15 +55,12 @@ def run(
     Args:
         shards: folder of shards.
         policy: the reference: a checkpoint folder or hub id.
-        model: how it runs; precision and layout should be those of the preference run.
-        media: how videos become frames; must be those of the preference run.
-        token_budget: tokens of one packed forward (its attention mask is dense: cost grows with the square);
-            groups_per_batch: queries read together.
+        passes: how it is asked; its media must be those of the preference run, its precision and layout should be.
         holdout: share of held-out queries, as in training (all of them are done).
         limit: at most this many training queries.
     """
-    index = Index.load(shards)
-    reference = Policy.load(policy, model=model, media=media, device=pick_device(runtime))
+    index, passes = Index.load(shards), passes or PassSettings()
+    reference = Policy.load(policy, passes, device=pick_device(runtime))
     fingerprint = {
         "made_by": "reference",
         "shards": index.digest,
@@ -81,7 +74,7 @@ def run(
     missing = [int(row) for row in rows if index.entries[int(row)].key not in done]
     if done:
         log.info("%d of %d queries were done before", len(rows) - len(missing), len(rows))
-    summary = _score(writer, index, missing, reference, token_budget, groups_per_batch, runtime)
+    summary = _score(writer, index, missing, reference, passes, runtime)
     write_json(out / "metrics.json", summary)
     return summary
 
@@ -91,19 +84,18 @@ def _score(
     index: Index,
     rows: list[int],
     reference: Policy,
-    token_budget: int,
-    groups_per_batch: int,
+    passes: PassSettings,
     runtime: Runtime,
 ) -> dict[str, Any]:
     started = written = time.monotonic()
     responses = 0
     batches = encoded_batches(
         index, rows, reference.encoder, reference.encoder,
-        groups_per_batch=groups_per_batch, num_workers=runtime.num_workers,
+        groups_per_batch=passes.groups_per_batch, num_workers=runtime.num_workers,
     )  # fmt: skip
-    total = -(-len(rows) // groups_per_batch)
+    total = -(-len(rows) // passes.groups_per_batch)
     for batch in track(batches, "reference log-probabilities (batches)", total, enabled=runtime.progress):
-        found = forward_groups(reference.model, [encoded for _, encoded in batch], token_budget=token_budget)
+        found = forward_groups(reference.model, [encoded for _, encoded in batch], token_budget=passes.token_budget)
         for (group, _), scores in zip(batch, found, strict=True):
             _add(writer, group, scores)
             responses += len(group.responses)

@@ -12,17 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from mmrlhf.data.encode import MediaSettings
 from mmrlhf.data.index import Index
 from mmrlhf.data.templates import EVALUATOR_INSTRUCTION, CritiqueTemplate
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
-from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.heads import build_head
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.training import MODEL, Schedule, finish, open_workbench, train
+from mmrlhf.stages.settings import TrainSettings
+from mmrlhf.stages.training import MODEL, finish, open_workbench, train
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +32,7 @@ def run(
     *,
     shards: Path,
     policy: Path | str,
-    model: ModelSettings | None = None,
-    media: MediaSettings | None = None,
-    optim: OptimSettings | None = None,
-    schedule: Schedule | None = None,
+    training: TrainSettings | None = None,
     critique: Critique = "full",
     instruction: str | None = None,
     head: str = "tanh2",
@@ -51,9 +46,7 @@ def run(
     Args:
         shards: folder of shards.
         policy: checkpoint folder or hub id to start from.
-        model: which parts train, and how the model runs.
-        media: how videos become frames.
-        optim, schedule: optimizer and length of the run.
+        training: model, media, optimizer and length of the run.
         critique: which annotated critique it learns to write; `none`: scores at the end of the response, which is also
             what happens, with a warning, where the data hold no critique of any kind.
         instruction: of the evaluator's prompt; None: the evaluator instruction, "": none.
@@ -64,31 +57,29 @@ def run(
     Raises:
         DataError: no pairs of different rank, or a response without the wanted critique.
     """
-    model, schedule, media = model or ModelSettings(), schedule or Schedule(), media or MediaSettings()
+    training, weights = training or TrainSettings(), weights or RewardWeights()
     critique = _available(critique, shards)
     template = CritiqueTemplate(critique, EVALUATOR_INSTRUCTION if instruction is None else instruction)
     bench = open_workbench(
-        shards=shards,
-        policy=policy,
-        template=template,
-        model=model,
-        media=media,
-        schedule=schedule,
+        shards,
+        policy,
+        template,
+        training,
         make_head=lambda width: build_head(head, width, head_dropout),
         needs_pairs=True,
         runtime=runtime,
     )
     module = CritiqueRewardModule(
         bench.model,
-        (weights or RewardWeights()).without_critique() if critique == "none" else (weights or RewardWeights()),
-        optim or OptimSettings(),
+        weights.without_critique() if critique == "none" else weights,
+        training.optim,
         total_steps=bench.data.total_steps,
         pairs=pairs,
-        seed=schedule.seed,
+        seed=training.schedule.seed,
         precision=bench.precision,
     )
     trainer, summary = train(module, bench, out=out, stage="reward", runtime=runtime)
-    card = {"critique": template.critique, "instruction": template.instruction, "media": asdict(media)}
+    card = {"critique": template.critique, "instruction": template.instruction, "media": asdict(training.media)}
     return finish(
         trainer,
         module,

@@ -24,8 +24,8 @@ from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.generate import generate
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages.passes import decode_text, forward_groups, untrained
+from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 from mmrlhf.types import EncodedGroup, Media, PreferenceGroup, Response
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,7 @@ class RewardModel:
         template: how it was trained to be asked; `critique="none"` scores at once.
         media: how videos become frames, as in training.
         token_budget: tokens of one packed forward.
-        max_critique_tokens: longest critique it may write.
-        temperature, seed: of the critiques; 0 takes the most likely token.
+        critiques: how it writes them.
     """
 
     def __init__(
@@ -65,13 +64,10 @@ class RewardModel:
         template: CritiqueTemplate,
         media: MediaSettings,
         token_budget: int = 4096,
-        max_critique_tokens: int = 512,
-        temperature: float = 0.0,
-        seed: int = 0,
+        critiques: CritiqueSettings | None = None,
     ) -> None:
         self.model, self.processor, self.template, self.media = model.eval(), processor, template, media
-        self.token_budget, self.max_critique_tokens = token_budget, max_critique_tokens
-        self.temperature, self.seed = temperature, seed
+        self.token_budget, self.critiques = token_budget, critiques or CritiqueSettings()
         self.encoder = Encoder(
             processor,
             template=template,
@@ -84,31 +80,37 @@ class RewardModel:
     def from_pretrained(
         cls,
         folder: str | Path,
+        passes: PassSettings | None = None,
+        critiques: CritiqueSettings | None = None,
         *,
-        model: ModelSettings | None = None,
-        media: MediaSettings | None = None,
         device: torch.device | str | None = None,
-        **asking: Any,
     ) -> RewardModel:
         """Load the folder that the reward stage wrote (`.../model`).
 
         Args:
-            model: precision, layout and context length; how it is frozen or adapted does not matter here.
-            media: other video settings than those it was trained with.
+            passes: how the model runs; its media, where given, win over those it was trained with, with a warning.
+            critiques: how critiques are written.
             device: default: the first GPU, else the CPU.
-            asking: `token_budget`, `max_critique_tokens`, `temperature`, `seed` (see the class).
 
         Raises:
             ModelError: no trained score head in the folder.
         """
-        settings = replace(untrained(model or ModelSettings()), family="")  # the card says what it is
+        passes = passes or PassSettings()
+        settings = replace(untrained(passes.model), family="")  # the card says what it is
         packed, processor, card = load_reward_model(folder, settings)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         template = CritiqueTemplate(critique=card["critique"], instruction=card["instruction"])
         trained_media = MediaSettings(**card.get("media", {}))
-        if media is not None and media != trained_media:
-            log.warning("%s was trained with %s and is asked with %s", folder, trained_media, media)
-        return cls(packed.to(device), processor, template=template, media=media or trained_media, **asking)
+        if passes.media is not None and passes.media != trained_media:
+            log.warning("%s was trained with %s and is asked with %s", folder, trained_media, passes.media)
+        return cls(
+            packed.to(device),
+            processor,
+            template=template,
+            media=passes.media or trained_media,
+            token_budget=passes.token_budget,
+            critiques=critiques,
+        )
 
     @property
     def writes_critiques(self) -> bool:
@@ -177,10 +179,10 @@ class RewardModel:
         written = generate(
             self.model,
             contexts if contexts is not None else [self.encoder.context(group) for group in groups],
-            max_new_tokens=self.max_critique_tokens,
+            max_new_tokens=self.critiques.max_tokens,
             end_tokens=self.encoder.end_tokens,
-            temperature=self.temperature,
-            seed=self.seed,
+            temperature=self.critiques.temperature,
+            seed=self.critiques.seed,
         )
         result = []
         for group, ids in zip(groups, written, strict=True):

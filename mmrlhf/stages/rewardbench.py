@@ -13,17 +13,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmrlhf.data.encode import MediaSettings
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import DataError
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages.passes import pick_device
 from mmrlhf.stages.ranking_report import GENERATED, GIVEN, ranking_summary
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.score import GIVEN_REWARDS, REWARDS
 from mmrlhf.stages.scoring import Scoring
+from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 from mmrlhf.stages.store import write_json
 
 TABLE_FILE = "rewardbench.md"
@@ -36,11 +35,8 @@ def run(
     reward_model: Path | None = None,
     rewards: Path | None = None,
     critique: str = "short",
-    model: ModelSettings | None = None,
-    media: MediaSettings | None = None,
-    token_budget: int = 4096,
-    groups_per_batch: int = 16,
-    max_critique_tokens: int = 512,
+    passes: PassSettings | None = None,
+    critiques: CritiqueSettings | None = None,
     compare_given: bool = False,
     limit: int | None = None,
     seed: int = 0,
@@ -53,26 +49,19 @@ def run(
         reward_model: folder that the reward stage wrote.
         rewards: a finished side-car of rewards for these queries, instead of `reward_model`.
         critique: which of the annotated critiques the bag-of-words baseline reads.
+        passes: how the model is asked; critiques: how it writes them.
         compare_given: also score with the annotated critiques in context; every response needs one.
         limit: at most this many queries.
     """
     out.mkdir(parents=True, exist_ok=True)
-    index = Index.load(shards)
+    index, passes = Index.load(shards), passes or PassSettings()
     rows = index.split("all", 0.0, limit)
     tables: dict[str, SideCar] = {}
     if rewards is not None:
         tables[GENERATED] = SideCar.load(rewards)
     elif reward_model is not None:
-        judge = RewardModel.from_pretrained(
-            reward_model,
-            model=model,
-            media=media,
-            device=pick_device(runtime),
-            token_budget=token_budget,
-            max_critique_tokens=max_critique_tokens,
-            seed=seed,
-        )
-        scoring = Scoring(index, judge, reward_model, groups_per_batch, runtime)
+        judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=pick_device(runtime))
+        scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime)
         scoring.write(out / REWARDS, rows)
         tables[GENERATED] = SideCar.load(out / REWARDS)
         if compare_given and judge.writes_critiques:

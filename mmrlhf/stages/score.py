@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from mmrlhf.data.encode import MediaSettings
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages.passes import pick_device
 from mmrlhf.stages.ranking_report import GENERATED, GIVEN, ranking_summary
 from mmrlhf.stages.reward_model import CritiqueSource, RewardModel
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.scoring import Scoring
+from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 from mmrlhf.stages.store import write_json
 
 REWARDS, GIVEN_REWARDS = "rewards", "rewards_given_critique"
@@ -31,18 +30,14 @@ def run(
     *,
     shards: Path,
     reward_model: Path,
-    model: ModelSettings | None = None,
-    media: MediaSettings | None = None,
-    token_budget: int = 4096,
-    groups_per_batch: int = 16,
-    max_critique_tokens: int = 512,
-    temperature: float = 0.0,
-    seed: int = 0,
+    passes: PassSettings | None = None,
+    critiques: CritiqueSettings | None = None,
     critique_source: CritiqueSource = "generate",
     compare_given: bool = False,
     holdout: float = 0.05,
     limit: int | None = None,
     report_queries: int = 5000,
+    seed: int = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/rewards` (a side-car: reward, critique, critique_tokens per response) and report the accuracy.
@@ -52,29 +47,18 @@ def run(
     Args:
         shards: folder of shards.
         reward_model: folder that the reward stage wrote (its `model`).
-        model: how the model runs (precision, layout, context length).
-        media: default: as the reward model was trained.
-        token_budget: tokens of one packed forward (its attention mask is dense: cost grows with the square);
-            groups_per_batch: queries criticised together.
-        max_critique_tokens, temperature, seed: of the critiques.
+        passes: how the model is asked.
+        critiques: how it writes critiques.
         critique_source: `generate`, or `given` for the annotated critiques.
         compare_given: also score held-out queries with their annotated critiques (an upper bound).
         holdout: share of held-out queries, as in training.
         limit: score at most this many training queries.
         report_queries: at most this many queries on each side enter the report.
+        seed: of the bootstrap samples.
     """
-    index = Index.load(shards)
-    judge = RewardModel.from_pretrained(
-        reward_model,
-        model=model,
-        media=media,
-        device=pick_device(runtime),
-        token_budget=token_budget,
-        max_critique_tokens=max_critique_tokens,
-        temperature=temperature,
-        seed=seed,
-    )
-    scoring = Scoring(index, judge, reward_model, groups_per_batch, runtime)
+    index, passes = Index.load(shards), passes or PassSettings()
+    judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=pick_device(runtime))
+    scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime)
     heldout, train = index.split("heldout", holdout), index.split("train", holdout, limit)
     rates = scoring.write(out / REWARDS, np.concatenate([heldout, train]), critique_source)
     scorer = GIVEN if critique_source == "given" and judge.writes_critiques else GENERATED

@@ -86,11 +86,6 @@ class Scoring:
     def fingerprint(self, source: CritiqueSource) -> dict[str, Any]:
         """Everything that rewards depend on, for their side-car."""
         judge = self.judge
-        asking = {
-            "max_critique_tokens": judge.max_critique_tokens,
-            "temperature": judge.temperature,
-            "seed": judge.seed,
-        }
         return {
             "made_by": "score",
             "shards": self.index.digest,
@@ -98,7 +93,7 @@ class Scoring:
             "template": describe_template(judge.template),
             "media": asdict(judge.media),
             "critique_source": source,
-            **(asking if source == "generate" and judge.writes_critiques else {}),
+            **({"critiques": asdict(judge.critiques)} if source == "generate" and judge.writes_critiques else {}),
         }
 
     def _encoding(self, source: CritiqueSource) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,59 +31,15 @@ from mmrlhf.methods.base import PackedModule
 from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
 from mmrlhf.models.sharding import gather_state, is_sharded
 from mmrlhf.stages.passes import describe_source, describe_template
 from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.settings import Schedule, TrainSettings
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS, MODEL, METRICS = "checkpoints", "model", "metrics.json"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long a stage trains, on what share of the data, and in which portions.
-
-    Args:
-        epochs: passes over the training queries (a part of one is allowed); `max_steps` cuts them short or replaces
-            them.
-        groups_per_step: queries of one optimizer step, over all devices.
-        token_budget: tokens of one packed micro-batch; changes speed and memory, not the result.
-        holdout: share of queries that are never trained on.
-        limit: at most this many training queries; val_limit: at most this many held-out ones for validation.
-        val_every: optimizer steps between validations; None: only at the end.
-        checkpoint_every: optimizer steps between checkpoints; None: only at the end and on SIGTERM.
-        seed: order of the data, fresh parameters and dropout follow from it.
-    """
-
-    epochs: float | None = 1.0
-    max_steps: int | None = None
-    groups_per_step: int = 32
-    token_budget: int = 16384
-    holdout: float = 0.05
-    limit: int | None = None
-    val_limit: int | None = 512
-    val_every: int | None = None
-    checkpoint_every: int | None = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts = ("max_steps", "groups_per_step", "token_budget", "limit", "val_every", "checkpoint_every")
-        wrong = [f"{name}={value}" for name in counts if (value := getattr(self, name)) is not None and value < 1]
-        if self.epochs is not None and self.epochs <= 0:
-            wrong.append(f"epochs={self.epochs}")
-        if not 0 <= self.holdout < 1:
-            wrong.append(f"holdout={self.holdout}")
-        if self.epochs is None and self.max_steps is None:
-            wrong.append("neither epochs nor max_steps")
-        if wrong:
-            raise ConfigError(
-                "a schedule cannot be met",
-                where="optim, scale, data.holdout, model.token_budget",
-                given=", ".join(wrong),
-                expected="counts of 1 or more, epochs above 0, 0 <= holdout < 1, and epochs or max_steps",
-            )
 
 
 @dataclass
@@ -104,13 +61,11 @@ class Workbench:
 
 
 def open_workbench(
-    *,
     shards: Path,
     policy: Path | str,
     template: Template,
-    model: ModelSettings,
-    media: MediaSettings,
-    schedule: Schedule,
+    training: TrainSettings,
+    *,
     tables: Sequence[SideCar] = (),
     make_head: Callable[[int], torch.nn.Module] | None = None,
     needs_pairs: bool,
@@ -126,6 +81,7 @@ def open_workbench(
         DataError: nothing to train on.
         ModelError, HubError: the checkpoint cannot be used.
     """
+    model, schedule = training.model, training.schedule
     L.seed_everything(schedule.seed, verbose=False)
     index = Index.load(shards)
     train = index.split("train", schedule.holdout, schedule.limit)
@@ -134,12 +90,25 @@ def open_workbench(
     backbone, processor = load_backbone(policy, model)
     head = make_head(backbone.config.get_text_config().hidden_size) if make_head is not None else None
     encoder = Encoder(
-        processor, template=template, positions=positions_for(backbone), media=media, max_tokens=model.max_tokens
+        processor,
+        template=template,
+        positions=positions_for(backbone),
+        media=training.media,
+        max_tokens=model.max_tokens,
     )
     dataset = GroupDataset(index, encoder, tables=tables, cache_gib=runtime.cache_gib)
     # What is missing from one record (a critique, a reward) is missing from all: found here, not by the quarantine.
     dataset[int(train[0])]
-    data = PreferenceDataModule(
+    data = _data_module(dataset, train, heldout, schedule, runtime)
+    categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
+    packed = PackedModel(backbone, model, score_head=head)
+    return Workbench(packed, processor, index, data, schedule, model.precision, categories)
+
+
+def _data_module(
+    dataset: GroupDataset, train: np.ndarray, heldout: np.ndarray, schedule: Schedule, runtime: Runtime
+) -> PreferenceDataModule:
+    return PreferenceDataModule(
         dataset,
         train_indices=train,
         val_indices=heldout,
@@ -150,9 +119,6 @@ def open_workbench(
         seed=schedule.seed,
         num_workers=runtime.num_workers,
     )
-    categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
-    packed = PackedModel(backbone, model, score_head=head)
-    return Workbench(packed, processor, index, data, schedule, model.precision, categories)
 
 
 def _check_trainable(index: Index, train: Any, shards: Path, schedule: Schedule, needs_pairs: bool) -> None:

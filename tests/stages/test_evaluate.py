@@ -14,8 +14,10 @@ from mmrlhf.data.index import Index
 from mmrlhf.errors import DataError
 from mmrlhf.stages import evaluate
 from mmrlhf.stages.passes import Policy, forward_groups
+from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 
-ASKING = {"holdout": 0.5, "limit": 6, "max_new_tokens": 6, "groups_per_batch": 4, "max_critique_tokens": 4}
+PASSES, CRITIQUES = PassSettings(groups_per_batch=4), CritiqueSettings(max_tokens=4)
+ASKING = {"holdout": 0.5, "limit": 6, "max_new_tokens": 6, "passes": PASSES, "critiques": CRITIQUES}
 
 
 def read_samples(folder: Path) -> list[dict]:

@@ -28,7 +28,7 @@ main()
 SETTINGS = [
     "experiment=reward_llava", "scale=tiny", "logger=none", "trainer=cpu", "stage=score", "data.critique=full",
     "scale.max_steps=30", "optim.epochs.reward=30", "optim.checkpoint_every=3", "data.max_critique_tokens=48",
-    "+stages.score.groups_per_batch=1", "hydra.run.dir=run",
+    "model.groups_per_batch=1", "hydra.run.dir=run",
 ]  # fmt: skip
 
 

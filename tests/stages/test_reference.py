@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,8 +14,9 @@ from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import DataError
 from mmrlhf.stages import reference
 from mmrlhf.stages.passes import Policy
+from mmrlhf.stages.settings import PassSettings
 
-ASKING = {"groups_per_batch": 4, "holdout": 0.4}
+PASSES = PassSettings(groups_per_batch=4)
 
 
 def look_up(table: SideCar, group) -> dict[str, torch.Tensor]:
@@ -23,7 +26,9 @@ def look_up(table: SideCar, group) -> dict[str, torch.Tensor]:
 def test_the_table_holds_the_training_forwards_log_probabilities(
     tmp_path, small_shards, small_groups, small_policy, runtime
 ):
-    summary = reference.run(tmp_path, shards=small_shards, policy=small_policy, **ASKING, runtime=runtime)
+    summary = reference.run(
+        tmp_path, shards=small_shards, policy=small_policy, passes=PASSES, holdout=0.4, runtime=runtime
+    )
     table = SideCar.load(tmp_path / "logprobs")
     policy = Policy.load(small_policy, device=torch.device("cpu"))
     for group in small_groups:
@@ -48,9 +53,11 @@ def test_a_stopped_run_goes_on(tmp_path, small_shards, small_policy, runtime, mo
 
     monkeypatch.setattr(reference, "forward_groups", stops_after_two_batches)
     with pytest.raises(KeyboardInterrupt):
-        reference.run(tmp_path, shards=small_shards, policy=small_policy, **ASKING, runtime=runtime)
+        reference.run(tmp_path, shards=small_shards, policy=small_policy, passes=PASSES, holdout=0.4, runtime=runtime)
     monkeypatch.setattr(reference, "forward_groups", forward)
-    summary = reference.run(tmp_path, shards=small_shards, policy=small_policy, **ASKING, runtime=runtime)
+    summary = reference.run(
+        tmp_path, shards=small_shards, policy=small_policy, passes=PASSES, holdout=0.4, runtime=runtime
+    )
     assert summary["queries"] == 14 - 8
     assert len(SideCar.load(tmp_path / "logprobs").keys()) == 14
 
@@ -59,15 +66,17 @@ def test_a_stopped_run_goes_on(tmp_path, small_shards, small_policy, runtime, mo
 def test_a_table_of_another_policy_or_other_media_settings_is_refused(
     tmp_path, small_shards, small_policy, other_policy, runtime, change
 ):
-    reference.run(tmp_path, shards=small_shards, policy=small_policy, **ASKING, runtime=runtime)
+    reference.run(tmp_path, shards=small_shards, policy=small_policy, passes=PASSES, holdout=0.4, runtime=runtime)
     policy = other_policy if change == "policy" else small_policy
-    media = MediaSettings(num_frames=3) if change == "media" else None
+    passes = replace(PASSES, media=MediaSettings(num_frames=3)) if change == "media" else PASSES
     with pytest.raises(DataError, match=change):
-        reference.run(tmp_path, shards=small_shards, policy=policy, media=media, **ASKING, runtime=runtime)
+        reference.run(tmp_path, shards=small_shards, policy=policy, passes=passes, holdout=0.4, runtime=runtime)
 
 
 def test_limit_keeps_all_held_out_queries(tmp_path, small_shards, small_policy, runtime):
     index = Index.load(small_shards)
-    reference.run(tmp_path, shards=small_shards, policy=small_policy, limit=2, **ASKING, runtime=runtime)
+    reference.run(
+        tmp_path, shards=small_shards, policy=small_policy, limit=2, passes=PASSES, holdout=0.4, runtime=runtime
+    )
     wanted = [*index.split("heldout", 0.4), *index.split("train", 0.4, 2)]
     assert SideCar.load(tmp_path / "logprobs").keys() == {index.entries[int(row)].key for row in wanted}

@@ -13,6 +13,7 @@ from mmrlhf.data.importers.rewardbench import import_rewardbench
 from mmrlhf.data.shards import write_shards
 from mmrlhf.errors import DataError
 from mmrlhf.stages import pack, rewardbench
+from mmrlhf.stages.settings import CritiqueSettings
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_baselines_of_the_real_benchmark(tmp_path, benchmark, runtime, capsys):
 
 
 def test_a_reward_model_comes_first_and_its_scores_can_be_used_again(tmp_path, small_shards, critic, runtime):
-    asked = {"shards": small_shards, "max_critique_tokens": 6, "runtime": runtime}
+    asked = {"shards": small_shards, "critiques": CritiqueSettings(max_tokens=6), "runtime": runtime}
     first = rewardbench.run(tmp_path / "one", reward_model=critic, compare_given=True, **asked)
     table = first["accuracy"]["annotators"]
     assert list(table)[:2] == ["reward model", "reward model, critique given"]

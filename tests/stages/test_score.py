@@ -17,9 +17,11 @@ from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.stages import score, scoring
 from mmrlhf.stages.passes import batches_by_length, forward_groups
 from mmrlhf.stages.reward_model import RewardModel
+from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 from mmrlhf.types import Response
 
-ASKING = {"max_critique_tokens": 8, "groups_per_batch": 4, "holdout": 0.4}
+PASSES, CRITIQUES = PassSettings(groups_per_batch=4), CritiqueSettings(max_tokens=8)
+ASKING = {"passes": PASSES, "critiques": CRITIQUES, "holdout": 0.4}
 
 
 def rewards(table: SideCar, group) -> torch.Tensor:
@@ -28,7 +30,7 @@ def rewards(table: SideCar, group) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def asked(critic) -> RewardModel:
-    return RewardModel.from_pretrained(critic, device="cpu", max_critique_tokens=8)
+    return RewardModel.from_pretrained(critic, critiques=CRITIQUES, device="cpu")
 
 
 def test_every_response_gets_a_reward_and_a_critique(tmp_path, small_shards, small_groups, critic, runtime):

@@ -25,13 +25,13 @@ from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.stages import mmdpo, reference, reward, score, sft
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.training import Schedule
+from mmrlhf.stages.settings import Schedule, TrainSettings
 from mmrlhf.types import PreferenceGroup, Response
 
 SCHEDULE = Schedule(
     epochs=None, max_steps=3, groups_per_step=4, token_budget=600, holdout=0.3, val_every=2, checkpoint_every=1
 )
-OPTIM = OptimSettings(lr=1e-3)
+TRAINING = TrainSettings(optim=OptimSettings(lr=1e-3), schedule=SCHEDULE)
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 
 def train_sft(out: Path, shards: Path, policy: Path, runtime: Runtime, **changes: Any) -> dict[str, Any]:
-    schedule = replace(SCHEDULE, **changes)
-    return sft.run(out, shards=shards, policy=policy, optim=OPTIM, schedule=schedule, runtime=runtime)
+    training = replace(TRAINING, schedule=replace(SCHEDULE, **changes))
+    return sft.run(out, shards=shards, policy=policy, training=training, runtime=runtime)
 
 
 def test_sft_trains_and_writes_a_hugging_face_folder(
@@ -100,7 +100,7 @@ def test_token_budget_changes_nothing(tmp_path: Path, small_shards: Path, small_
 
 
 def train_reward(out: Path, shards: Path, policy: Path, runtime: Runtime, **options: Any) -> dict[str, Any]:
-    settings = {"optim": OPTIM, "schedule": SCHEDULE, "instruction": "judge :", **options}
+    settings = {"training": TRAINING, "instruction": "judge :", **options}
     return reward.run(out, shards=shards, policy=policy, runtime=runtime, **settings)
 
 
@@ -126,7 +126,7 @@ def test_missing_critiques_stop_the_stage_before_it_trains(
 
 
 def train_mmdpo(out: Path, shards: Path, policy: Path, runtime: Runtime, **options: Any) -> dict[str, Any]:
-    settings = {"objective": MMDPO(), "optim": OPTIM, "schedule": SCHEDULE, **options}
+    settings = {"objective": MMDPO(), "training": TRAINING, **options}
     return mmdpo.run(out, shards=shards, policy=policy, runtime=runtime, **settings)
 
 
@@ -173,7 +173,8 @@ def test_all_references_agree(
     settings = ModelSettings(language="lora", projector="frozen", lora_rank=4)
     for source in ("table", "adapter"):
         out = tmp_path / f"lora-{source}"
-        options = {"objective": DPO(), "model": settings, "reference_from": source, **tables}
+        training = replace(TRAINING, model=settings)
+        options = {"objective": DPO(), "training": training, "reference_from": source, **tables}
         train_mmdpo(out, small_shards, small_policy, runtime, **options)
         lora[source] = weights(out)
     torch.testing.assert_close(lora["table"], lora["adapter"], rtol=1e-3, atol=1e-5)
@@ -234,7 +235,7 @@ def test_without_any_critique_a_reward_model_learns_scores_only(
 ) -> None:  # fmt: skip
     bare = [replace(g, responses=tuple(replace(r, critiques={}) for r in g.responses)) for g in small_groups]
     write_shards(bare, tmp_path / "shards")
-    settings: dict[str, Any] = {"policy": small_policy, "optim": OPTIM, "schedule": SCHEDULE, "runtime": runtime}
+    settings: dict[str, Any] = {"policy": small_policy, "training": TRAINING, "runtime": runtime}
     summary = reward.run(tmp_path / "out", shards=tmp_path / "shards", critique="short", instruction="", **settings)
     assert summary["critique"] == "none" and "holds no critiques" in caplog.text
     _, _, card = load_reward_model(tmp_path / "out" / "model", ModelSettings())

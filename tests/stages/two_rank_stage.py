@@ -19,7 +19,7 @@ from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages import mmdpo
 from mmrlhf.stages.runtime import Runtime, sharded_strategy
-from mmrlhf.stages.training import Schedule
+from mmrlhf.stages.settings import Schedule, TrainSettings
 
 
 def train(out: Path, trainer: partial, language: str, shards: str, policy: str, rewards: str, reference: str) -> dict:
@@ -30,10 +30,14 @@ def train(out: Path, trainer: partial, language: str, shards: str, policy: str, 
         objective=MMDPO(sft_weight=0.1),
         rewards=Path(rewards),
         reference=Path(reference),
-        # The projector trains, but a rank whose micro-batch has no image does not reach it.
-        model=ModelSettings(language=language, projector="full", lora_rank=4),
-        optim=OptimSettings(lr=1e-3),
-        schedule=Schedule(epochs=None, max_steps=3, groups_per_step=4, token_budget=1, holdout=0.3, checkpoint_every=2),
+        training=TrainSettings(
+            # The projector trains, but a rank whose micro-batch has no image does not reach it.
+            model=ModelSettings(language=language, projector="full", lora_rank=4),
+            optim=OptimSettings(lr=1e-3),
+            schedule=Schedule(
+                epochs=None, max_steps=3, groups_per_step=4, token_budget=1, holdout=0.3, checkpoint_every=2
+            ),
+        ),
         runtime=Runtime(trainer=trainer, loggers=lambda *_: [], progress=False),
     )
 

@@ -1,0 +1,121 @@
+"""What stages share: how training stages train, how models are only asked, how critiques are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mmrlhf.data.encode import MediaSettings
+from mmrlhf.errors import ConfigError
+from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.models.load import ModelSettings
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a stage trains, on what share of the data, and in which portions.
+
+    Args:
+        epochs: passes over the training queries (a part of one is allowed); `max_steps` cuts them short or replaces
+            them.
+        groups_per_step: queries of one optimizer step, over all devices.
+        token_budget: tokens of one packed micro-batch; changes speed and memory, not the result.
+        holdout: share of queries that are never trained on.
+        limit: at most this many training queries; val_limit: at most this many held-out ones for validation.
+        val_every: optimizer steps between validations; None: only at the end.
+        checkpoint_every: optimizer steps between checkpoints; None: only at the end and on SIGTERM.
+        seed: order of the data, fresh parameters and dropout follow from it.
+    """
+
+    epochs: float | None = 1.0
+    max_steps: int | None = None
+    groups_per_step: int = 32
+    token_budget: int = 16384
+    holdout: float = 0.05
+    limit: int | None = None
+    val_limit: int | None = 512
+    val_every: int | None = None
+    checkpoint_every: int | None = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("max_steps", "groups_per_step", "token_budget", "limit", "val_every", "checkpoint_every")
+        wrong = [f"{name}={value}" for name in counts if (value := getattr(self, name)) is not None and value < 1]
+        if self.epochs is not None and self.epochs <= 0:
+            wrong.append(f"epochs={self.epochs}")
+        if not 0 <= self.holdout < 1:
+            wrong.append(f"holdout={self.holdout}")
+        if self.epochs is None and self.max_steps is None:
+            wrong.append("neither epochs nor max_steps")
+        if wrong:
+            raise ConfigError(
+                "a schedule cannot be met",
+                where="optim, scale, data.holdout, model.token_budget",
+                given=", ".join(wrong),
+                expected="counts of 1 or more, epochs above 0, 0 <= holdout < 1, and epochs or max_steps",
+            )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a training stage trains, whatever its method.
+
+    Args:
+        model: which parts train, and how the model runs.
+        media: how videos become frames.
+        optim, schedule: optimizer and length of the run.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    media: MediaSettings = field(default_factory=MediaSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """How a model is asked in a pass without gradients.
+
+    Args:
+        model: precision, layout and context length; which parts would train does not matter here.
+        media: how videos become frames; None: as a reward model was trained, or the defaults.
+        token_budget: tokens of one packed forward (its attention mask is dense: cost grows with the square).
+        groups_per_batch: queries that are read, answered or criticised together.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    media: MediaSettings | None = None
+    token_budget: int = 4096
+    groups_per_batch: int = 16
+
+    def __post_init__(self) -> None:
+        if self.token_budget < 1 or self.groups_per_batch < 1:
+            raise ConfigError(
+                "a pass needs room for a query",
+                where="model.token_budget, model.groups_per_batch",
+                given=f"token_budget={self.token_budget}, groups_per_batch={self.groups_per_batch}",
+                expected="1 or more",
+            )
+
+
+@dataclass(frozen=True)
+class CritiqueSettings:
+    """How a reward model writes its critiques.
+
+    Args:
+        max_tokens: longest critique.
+        temperature: 0 takes the most likely token.
+        seed: draws critiques at a temperature above 0.
+    """
+
+    max_tokens: int = 512
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.temperature < 0:
+            raise ConfigError(
+                "critiques cannot be written like this",
+                where="data.max_critique_tokens, critiques.temperature",
+                given=f"max_tokens={self.max_tokens}, temperature={self.temperature}",
+                expected="max_tokens of 1 or more, temperature of 0 or more",
+            )
