@@ -2,7 +2,8 @@
 
 A family needs no code of ours as long as its language model takes a 4-D attention mask and explicit position ids, and
 keeps its parts under one of the usual names. What is left are the position function of M-RoPE models, LLaVA-style
-`batch_num_images`, and refusals for layers that a packed row would silently get wrong.
+`batch_num_images`, Gemma's `token_type_ids`, the masks of `mmrlhf.models.masks`, and refusals for layers that a packed
+row would silently get wrong.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmrlhf.errors import ModelError
+from mmrlhf.models.masks import FULL, SLIDING, attention_pattern
 
-VISION_NAMES = ("vision_tower", "visual", "vision_model")
-PROJECTOR_NAMES = ("multi_modal_projector", "connector", "visual.merger", "image_newline")
-LANGUAGE_NAMES = ("language_model", "text_model")
+# The names under which transformers itself looks for an image encoder and a decoder.
+VISION_NAMES = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
+LANGUAGE_NAMES = ("language_model", "text_model", "decoder", "text_decoder")
+# Projectors that lie inside the vision tower (Qwen-VL).
+_INNER_PROJECTORS = ("visual.merger", "visual.deepstack_merger_list")
 
 
 def base_model(backbone: PreTrainedModel) -> nn.Module:
@@ -29,17 +33,27 @@ def base_model(backbone: PreTrainedModel) -> nn.Module:
 
 
 def parts(backbone: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
-    """Every parameter of a backbone under `vision`, `projector` or `language`; the head counts as language."""
+    """Every parameter of a backbone under `vision`, `projector` or `language`.
+
+    Whatever lies between the vision tower and the language model is the projector; the head counts as language.
+    """
     found: dict[str, list[nn.Parameter]] = {"vision": [], "projector": [], "language": []}
+    output = backbone.get_output_embeddings()
+    head = {id(parameter) for parameter in output.parameters()} if output is not None else set()
     for name, parameter in backbone.named_parameters():
-        dotted = f".{name}"
-        if any(f".{part}" in dotted for part in PROJECTOR_NAMES):
+        if _lies_in(name, _INNER_PROJECTORS):
             found["projector"].append(parameter)
-        elif any(f".{part}." in dotted for part in VISION_NAMES):
+        elif _lies_in(name, VISION_NAMES):
             found["vision"].append(parameter)
-        else:
+        elif _lies_in(name, LANGUAGE_NAMES) or id(parameter) in head:
             found["language"].append(parameter)
+        else:
+            found["projector"].append(parameter)
     return found
+
+
+def _lies_in(name: str, modules: Sequence[str]) -> bool:
+    return any(f".{module}." in f".{name}" for module in modules)
 
 
 def vision_modules(backbone: PreTrainedModel) -> Iterator[nn.Module]:
@@ -57,9 +71,12 @@ def language_layers(backbone: PreTrainedModel) -> nn.ModuleList:
         ModelError: where no list of layers is found under the usual names.
     """
     for name in LANGUAGE_NAMES:
-        layers = getattr(getattr(base_model(backbone), name, None), "layers", None)
-        if isinstance(layers, nn.ModuleList):
-            return layers
+        language = getattr(base_model(backbone), name, None)
+        # Some families keep a whole causal language model there, with its decoder under `model`.
+        for owner in (language, getattr(language, "model", None)):
+            layers = getattr(owner, "layers", None)
+            if isinstance(layers, nn.ModuleList):
+                return layers
     raise ModelError(
         "no decoder layers found in this model",
         given=type(backbone).__name__,
@@ -67,12 +84,22 @@ def language_layers(backbone: PreTrainedModel) -> nn.ModuleList:
     )
 
 
+def adaptable_layers(backbone: PreTrainedModel) -> list[str]:
+    """Names of the linear maps inside the decoder layers, which LoRA adapts; routers of experts are left alone."""
+    inside = {module for layer in language_layers(backbone) for module in layer.modules()}
+    return [
+        name
+        for name, module in backbone.named_modules()
+        if module in inside and isinstance(module, nn.Linear) and name.rpartition(".")[2] not in ("gate", "router")
+    ]
+
+
 def check_packable(backbone: PreTrainedModel) -> str | None:
     """Say why this model's layers cannot take a packed row, or None where they can."""
     config: Any = backbone.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        return f"its layers are not all plain attention: {', '.join(sorted(kinds))}"
+    other = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}
+    if other:
+        return f"it has layers that are not attention over tokens: {', '.join(sorted(other))}"
     implementation = getattr(config, "_attn_implementation", "sdpa")
     if implementation not in ("sdpa", "eager"):
         return f"attention '{implementation}' ignores the mask of a packed row"
@@ -80,9 +107,14 @@ def check_packable(backbone: PreTrainedModel) -> str | None:
 
 
 def media_arguments(
-    backbone: PreTrainedModel, media: Sequence[Mapping[str, Tensor]], num_images: Sequence[int]
-) -> dict:
-    """Join the groups' media tensors along their first dimension, as keyword arguments of the model's forward."""
+    backbone: PreTrainedModel, ids: Tensor, media: Sequence[Mapping[str, Tensor]], num_images: Sequence[int]
+) -> dict[str, Tensor]:
+    """What the model's forward takes beside ids, mask and positions: the groups' media, joined along dimension 0.
+
+    Args:
+        ids: the tokens (B, L) of the call, for models that ask which of them are pictures.
+        media: processor tensors of each group; num_images: pictures of each group.
+    """
     accepted = inspect.signature(base_model(backbone).forward).parameters
     joined: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for group in media for name in group):
@@ -91,16 +123,24 @@ def media_arguments(
     if "batch_num_images" in accepted and "pixel_values" in joined:
         # LLaVA-OneVision turns crops off in samples of several images, so a row must say how many each group has.
         joined["batch_num_images"] = torch.tensor([count for count in num_images if count])
+    image_token = attention_pattern(backbone).image_token
+    if image_token is not None:
+        joined["token_type_ids"] = (ids == image_token).long()
     return joined
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:
-    """Concatenate along dim 0; images cut into different numbers of crops (dim 1) are padded, the model drops it."""
-    crops = {tensor.shape[1] for tensor in tensors} if tensors[0].dim() == 5 else set()
-    if len(crops) > 1:
-        most = max(crops)
-        tensors = [nn.functional.pad(t, (0, 0) * 3 + (0, most - t.shape[1])) for t in tensors]
-    return torch.cat(list(tensors), dim=0)
+    """Concatenate along dim 0; different numbers of crops or picture sizes are padded with zeros at the end.
+
+    Models drop crops that a picture does not have, and leave out padded pixels by mask or size.
+    """
+    largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = []
+    for tensor in tensors:
+        missing = [most - size for most, size in zip(largest, tensor.shape[1:], strict=True)]
+        padding = [amount for missed in reversed(missing) for amount in (0, missed)]
+        padded.append(nn.functional.pad(tensor, padding) if any(missing) else tensor)
+    return torch.cat(padded, dim=0)
 
 
 def positions_for(backbone: PreTrainedModel) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:

@@ -18,8 +18,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from mmrlhf.errors import ModelError
-from mmrlhf.models.families import base_model, media_arguments, vision_modules
+from mmrlhf.models.families import base_model, check_packable, media_arguments, vision_modules
 from mmrlhf.models.load import ModelSettings, set_trainable
+from mmrlhf.models.masks import attention_masks, attention_pattern, slot_in_group
 from mmrlhf.types import PackedBatch, ResponseOutputs
 
 
@@ -30,6 +31,10 @@ class PackedModel(nn.Module):
         backbone: a transformers image-text-to-text model; its parts are frozen or adapted in place as settings say.
         settings: see `ModelSettings`.
         score_head: reads the reward off the last hidden state of a response (`mmrlhf.models.heads`).
+
+    Attributes:
+        layout: `packed` or `rows`: what runs. With `settings.layout=auto` it is packed where the kinds of layers allow;
+            `mmrlhf.models.selfcheck` looks closer.
     """
 
     def __init__(self, backbone: PreTrainedModel, settings: ModelSettings, score_head: nn.Module | None = None) -> None:
@@ -38,6 +43,10 @@ class PackedModel(nn.Module):
         self.backbone = backbone
         self.score_head = score_head
         self.settings = settings
+        self.layout = settings.layout
+        if settings.layout == "auto":
+            self.layout = "rows" if check_packable(backbone) else "packed"
+        self._pattern = attention_pattern(backbone)
         # In a list, so that the adapters' owner is not registered as a second path to the same parameters.
         self._adapters = [adapters] if adapters is not None else []
 
@@ -61,7 +70,7 @@ class PackedModel(nn.Module):
 
     def forward(self, batch: PackedBatch) -> ResponseOutputs:
         """Score every response of a row: log-probability (R,), token count (R,), last hidden state (R, D)."""
-        if self.settings.layout == "rows":
+        if self.layout == "rows":
             at_labels, at_end = self._hidden_rows(batch)
         else:
             hidden = self._hidden_packed(batch)
@@ -107,7 +116,7 @@ class PackedModel(nn.Module):
         The dense mask of a row of several groups is zero outside a block per group, so the blocks are computed as a
         batch with one group each: the cost is the sum of the squared group lengths, not the square of their sum.
         """
-        group, slot = batch.group_of_token, _slot_in_group(batch)
+        group, slot = batch.group_of_token, slot_in_group(batch)
         shape = (len(batch.keys), int(slot.max()) + 1)
         ids = batch.input_ids.new_zeros(shape).index_put((group, slot), batch.input_ids)
         num_axes = batch.position_ids.shape[0]
@@ -115,10 +124,10 @@ class PackedModel(nn.Module):
         positions[:, group, slot] = batch.position_ids
         outputs = base_model(self.backbone)(
             input_ids=ids,
-            attention_mask=group_masks(batch)[:, None],
+            attention_mask=attention_masks(batch, self._pattern),  # type: ignore[arg-type]
             position_ids=_model_positions(positions),
             use_cache=False,
-            **media_arguments(self.backbone, batch.media, batch.num_images),
+            **media_arguments(self.backbone, ids, batch.media, batch.num_images),
         )
         return outputs.last_hidden_state[group, slot]
 
@@ -147,7 +156,7 @@ class PackedModel(nn.Module):
             attention_mask=mask,
             position_ids=_model_positions(pad_sequence(positions, batch_first=True).permute(2, 0, 1)),
             use_cache=False,
-            **media_arguments(self.backbone, media, [batch.num_images[group]] * len(rows)),
+            **media_arguments(self.backbone, ids, media, [batch.num_images[group]] * len(rows)),
         )
         return outputs.last_hidden_state
 
@@ -163,26 +172,6 @@ class PackedModel(nn.Module):
             else:
                 pieces.append(_chunk_logprobs(head, states, labels))
         return torch.cat(pieces)
-
-
-def group_masks(batch: PackedBatch) -> Tensor:
-    """Who may attend to whom, one block per group (G, L, L) bool: earlier tokens of one's own prefix and branch.
-
-    Slots behind a group's last token (branch -1) see the prefix and each other, so that no row of the mask is empty;
-    nothing sees them, because they come last.
-    """
-    group, slot = batch.group_of_token, _slot_in_group(batch)
-    branch = batch.branch_of_token.new_full((len(batch.keys), int(slot.max()) + 1), -1)
-    branch[group, slot] = batch.branch_of_token
-    visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return visible.tril()
-
-
-def _slot_in_group(batch: PackedBatch) -> Tensor:
-    """Each token's index inside its own group (T,)."""
-    lengths = torch.bincount(batch.group_of_token, minlength=len(batch.keys))
-    starts = lengths.cumsum(0) - lengths
-    return torch.arange(batch.num_tokens, device=lengths.device) - starts[batch.group_of_token]
 
 
 def _chunk_logprobs(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:

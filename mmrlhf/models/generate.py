@@ -75,13 +75,14 @@ def _prefill(model: PackedModel, groups: Sequence[EncodedGroup], num_samples: in
     cache = DynamicCache(config=model.backbone.config.get_text_config())
     mask = pad_sequence([torch.ones_like(g.prefix_ids) for g in groups], batch_first=True).to(device)
     media = [{name: tensor.to(device) for name, tensor in group.media.items()} for group in groups]
+    prefixes = pad_sequence([g.prefix_ids for g in groups], batch_first=True).to(device)
     _hidden(
         model,
         cache,
-        ids=pad_sequence([g.prefix_ids for g in groups], batch_first=True).to(device),
+        ids=prefixes,
         positions=_pad_positions([g.prefix_positions for g in groups]).to(device),
         mask=mask,
-        **media_arguments(model.backbone, media, [g.num_images for g in groups]),
+        **media_arguments(model.backbone, prefixes, media, [g.num_images for g in groups]),
     )
     branches = [(i, branch) for i, g in enumerate(groups) for branch in g.branches for _ in range(num_samples)]
     owner = torch.tensor([i for i, _ in branches], device=device)

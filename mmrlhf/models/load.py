@@ -13,13 +13,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from mmrlhf.errors import ConfigError, HubError, ModelError
-from mmrlhf.models.families import LANGUAGE_NAMES, check_packable, parts, vision_modules
+from mmrlhf.models.families import adaptable_layers, check_packable, parts, vision_modules
 
 log = logging.getLogger(__name__)
 
 _CHOICES = {
     "precision": ("float32", "bf16"),
-    "layout": ("packed", "rows"),
+    "layout": ("auto", "packed", "rows"),
     "vision": ("frozen", "full"),
     "projector": ("frozen", "full"),
     "language": ("frozen", "full", "lora"),
@@ -33,7 +33,8 @@ class ModelSettings:
     Args:
         family: expected `model_type` of the checkpoint; a checkpoint of another family is refused. Empty accepts any.
         precision: `float32`, or `bf16` (autocast, weights kept in float32).
-        layout: `packed` (one row per micro-batch) or `rows` (one padded row per response: the reference).
+        layout: `packed` (one row per micro-batch), `rows` (one padded row per response: the reference), or `auto`:
+            packed where a self-check finds that the model reads it right, else rows.
         vision, projector, language: `frozen`, `full`, or for the language model `lora`.
         lora_rank, lora_alpha, lora_dropout: of the adapters (peft).
         gradient_checkpointing: recompute each decoder layer in backward.
@@ -43,7 +44,7 @@ class ModelSettings:
 
     family: str = ""
     precision: str = "float32"
-    layout: str = "packed"
+    layout: str = "auto"
     vision: str = "frozen"
     projector: str = "full"
     language: str = "full"
@@ -135,12 +136,11 @@ def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftMod
     """Freeze, free or adapt the parts of a backbone in place; returns the adapter's owner where LoRA is used."""
     adapters = None
     if settings.language == "lora":
-        language = "|".join(LANGUAGE_NAMES)
         config = LoraConfig(
             r=settings.lora_rank,
             lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=settings.lora_dropout,
-            target_modules=rf".*({language})\.layers\..*(q|k|v|o|gate|up|down)_proj",
+            target_modules=adaptable_layers(backbone),
         )
         adapters = cast(PeftModel, get_peft_model(backbone, config))
     for part, parameters in parts(backbone).items():

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from transformers import ProcessorMixin
 
-from mmrlhf.data.encode import Encoder, MediaSettings
+from mmrlhf.data.encode import Encoder
+from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.templates import CritiqueTemplate
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.export import load_reward_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mmrlhf.data.encode import MediaSettings
+from mmrlhf.data.processing import MediaSettings
 from mmrlhf.errors import ConfigError
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.load import ModelSettings

@@ -21,9 +21,10 @@ from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
 from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.callbacks.histograms import PairHistograms
 from mmrlhf.callbacks.progress import TrainingProgress
-from mmrlhf.data.encode import Encoder, MediaSettings
+from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
 from mmrlhf.data.module import GroupDataset, PreferenceDataModule
+from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.data.templates import Template
 from mmrlhf.errors import ConfigError, DataError

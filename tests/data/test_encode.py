@@ -8,21 +8,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import frames, image, responses
+from tiny_models import AVAILABLE, frames, image, responses
 from transformers import AutoProcessor
 
-from mmrlhf.data.encode import Encoder, MediaSettings
+from mmrlhf.data.encode import Encoder
+from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.templates import AnswerTemplate, CritiqueTemplate, Template
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.load import ModelSettings, load_backbone
-from mmrlhf.models.tiny import FAMILIES
 from mmrlhf.types import PreferenceGroup, Response
 
 TEMPLATES = [AnswerTemplate(), CritiqueTemplate(instruction="")]
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=AVAILABLE)
 def encoder_of(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]):
     """(template, max_tokens) -> Encoder, for each family."""
     backbone, processor = load_backbone(tiny_folders[request.param], ModelSettings())
@@ -44,13 +44,8 @@ def test_prefix_and_branch_are_the_processors_own_ids(
     encoder = encoder_of(template)
     for group in groups:
         encoded = encoder(group)
-        images, clips = encoder._decode(group)
         for response, branch in zip(group.responses, encoded.branches, strict=True):
-            text, _ = encoder._render(group, response, images, clips, with_answer=True)
-            if images or clips:
-                expected = encoder._call_processor(text, images, clips)["input_ids"][0]
-            else:
-                expected = torch.tensor(encoder.tokenizer(text)["input_ids"])
+            expected = encoder.stock_inputs(group, response)[0]["input_ids"][0]
             assert torch.equal(torch.cat([encoded.prefix_ids, branch.ids]), expected)
 
 
@@ -64,7 +59,7 @@ def test_labels_are_the_assistant_turn_and_its_end(
         encoded = encoder(group)
         for response, branch in zip(group.responses, encoded.branches, strict=True):
             text = encoder.tokenizer.decode(branch.ids[branch.labels])
-            assert text == (template.assistant(group, response) or "") + encoder.tokenizer.eos_token
+            assert text == (template.assistant(group, response) or "") + encoder.chat.turn_end
             assert branch.labels[-1] and branch.response_hash == response.hash
 
 
@@ -88,10 +83,8 @@ def test_positions_are_the_familys_own(tiny_folders: dict[str, Path]) -> None:
     for media in ((image(60, 90),), (frames(4, 60, 50),), (image(60, 50, 1), image(90, 70, 2))):
         group = PreferenceGroup("k", "what ?", responses("a red circle", "b"), media)
         encoded = encoder(group)
-        images, clips = encoder._decode(group)
         for response, branch in zip(group.responses, encoded.branches, strict=True):
-            text, _ = encoder._render(group, response, images, clips, with_answer=True)
-            inputs = dict(encoder._call_processor(text, images, clips))
+            inputs, _ = encoder.stock_inputs(group, response)
             ids = inputs.pop("input_ids")
             grids = {n: v for n, v in inputs.items() if "grid" in n or n == "mm_token_type_ids"}
             stock, _ = backbone.model.get_rope_index(ids, **grids)
@@ -108,9 +101,11 @@ def test_too_long_a_prompt_says_the_numbers(encoder_of) -> None:
 def test_too_long_a_response_is_cut_at_its_end_and_counted(encoder_of) -> None:
     """Only the response loses tokens, and the branch says how many."""
     group = PreferenceGroup("k", "what ?", responses("word " * 60, "short"), (image(60, 60),))
-    whole, cut = encoder_of(AnswerTemplate())(group), encoder_of(AnswerTemplate(), max_tokens=110)(group)
+    whole = encoder_of(AnswerTemplate())(group)
+    most = len(whole.prefix_ids) + 20
+    cut = encoder_of(AnswerTemplate(), max_tokens=most)(group)
     assert torch.equal(whole.prefix_ids, cut.prefix_ids)
-    assert len(cut.prefix_ids) + len(cut.branches[0].ids) == 110
+    assert len(cut.prefix_ids) + len(cut.branches[0].ids) == most
     assert cut.branches[0].truncated == len(whole.branches[0].ids) - len(cut.branches[0].ids) > 0
     assert cut.branches[1].truncated == 0
 
@@ -172,9 +167,8 @@ def test_any_text_keeps_the_law(tiny_folders: dict[str, Path], texts: list[str],
         return
     encoded = encoder(group)
     for response, branch in zip(group.responses, encoded.branches, strict=True):
-        text, _ = encoder._render(group, response, [], [], with_answer=True)
-        whole = encoder.tokenizer(text)["input_ids"]
-        assert torch.cat([encoded.prefix_ids, branch.ids]).tolist() == whole
+        whole = encoder.stock_inputs(group, response)[0]["input_ids"][0]
+        assert torch.equal(torch.cat([encoded.prefix_ids, branch.ids]), whole)
         assert len(branch.ids) >= 1 and branch.labels.any()
         assert not branch.labels[: int(branch.labels.nonzero()[0])].any()
 

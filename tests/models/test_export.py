@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_forward import build
+from tiny_models import AVAILABLE
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmrlhf.data.pack import pack_groups
@@ -15,12 +16,11 @@ from mmrlhf.models.export import HEAD_FILE, load_reward_model, save_policy, save
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import ModelSettings
-from mmrlhf.models.tiny import FAMILIES
 from mmrlhf.types import PreferenceGroup
 
 
 @pytest.mark.parametrize("language", ["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", AVAILABLE)
 def test_policy_folder_is_a_stock_checkpoint(
     family: str, language: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup], tmp_path: Path
 ) -> None:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import image, responses
+from tiny_models import AVAILABLE, image, responses
 
-from mmrlhf.data.encode import Encoder, MediaSettings
+from mmrlhf.data.encode import Encoder
 from mmrlhf.data.pack import pack_groups
+from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.templates import AnswerTemplate, CritiqueTemplate, Template
 from mmrlhf.errors import ModelError
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
-from mmrlhf.models.tiny import FAMILIES
 from mmrlhf.types import PackedBatch, PreferenceGroup, ResponseOutputs
 
 TRAIN_ALL = {"vision": "full", "projector": "full", "language": "full"}
@@ -38,16 +38,11 @@ def stock_outputs(model: PackedModel, encoder: Encoder, groups: list[PreferenceG
     """Each response alone through the stock model's own forward, on its processor's own tensors."""
     logprob, count, hidden = [], [], []
     for group in groups:
-        images, clips = encoder._decode(group)
         for response in group.responses:
-            text, start = encoder._render(group, response, images, clips, with_answer=True)
-            if images or clips:
-                inputs = encoder._call_processor(text, images, clips)
-            else:
-                inputs = encoder.tokenizer([text], return_tensors="pt")
+            inputs, labels = encoder.stock_inputs(group, response)
             output = model.backbone(**inputs, output_hidden_states=True)
             ids = inputs["input_ids"][0]
-            num_labels = len(encoder.tokenizer(text[start:])["input_ids"])
+            num_labels = len(encoder.tokenizer(labels, add_special_tokens=False)["input_ids"])
             logs = output.logits[0].log_softmax(-1)[-num_labels - 1 : -1]
             logprob.append(logs.gather(1, ids[-num_labels:, None]).sum())
             count.append(float(num_labels))
@@ -71,7 +66,7 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], t
 
 
 @pytest.mark.parametrize("template", [AnswerTemplate(), CritiqueTemplate(instruction="")], ids=["answer", "critique"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", AVAILABLE)
 def test_packed_row_equals_stock_rows(
     family: str, template: Template, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
 ) -> None:
@@ -85,7 +80,7 @@ def test_packed_row_equals_stock_rows(
     assert_same(gradients(model, packed), gradients(model, stock))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", AVAILABLE)
 def test_row_layout_equals_packed(family: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]) -> None:
     """The fall-back layout says the same, forward and gradient."""
     packed, encoder = build(tiny_folders[family], **TRAIN_ALL)
@@ -97,7 +92,7 @@ def test_row_layout_equals_packed(family: str, tiny_folders: dict[str, Path], gr
     assert_same(gradients(packed, left), gradients(rows, right))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", AVAILABLE)
 def test_neighbours_and_order_change_nothing(
     family: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
 ) -> None:
@@ -113,7 +108,7 @@ def test_neighbours_and_order_change_nothing(
     torch.testing.assert_close(swapped.flip(0), alone[-3:], rtol=2e-6, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", AVAILABLE)
 def test_gradient_checkpointing_and_chunks_change_nothing(
     family: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
 ) -> None:
@@ -125,7 +120,7 @@ def test_gradient_checkpointing_and_chunks_change_nothing(
     assert_same(gradients(plain, plain(batch)), gradients(chunked, chunked(batch)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", AVAILABLE)
 def test_adapters_off_is_the_base_model(
     family: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
 ) -> None:

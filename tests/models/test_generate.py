@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from test_forward import build
+from tiny_models import AVAILABLE
 
 from mmrlhf.data.templates import AnswerTemplate, CritiqueTemplate, Template
 from mmrlhf.models.generate import generate
-from mmrlhf.models.tiny import FAMILIES
 from mmrlhf.types import PreferenceGroup
 
 
 @pytest.mark.parametrize("template", [AnswerTemplate(), CritiqueTemplate(instruction="")], ids=["answer", "critique"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", AVAILABLE)
 def test_greedy_equals_stock_generate(
     family: str, template: Template, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
 ) -> None:
@@ -27,16 +27,10 @@ def test_greedy_equals_stock_generate(
     end = encoder.tokenizer.eos_token_id
     found = generate(model, [encoder.context(g) for g in groups], max_new_tokens=10, end_tokens=[end])
     for group, written in zip(groups, found, strict=True):
-        images, clips = encoder._decode(group)
         asked = group.responses if template.name == "critique" else group.responses[:1]
         assert len(written) == len(asked)
         for response, ids in zip(asked, written, strict=True):
-            text, _ = encoder._render(group, response, images, clips, with_answer=False)
-            inputs = (
-                encoder._call_processor(text, images, clips)
-                if images or clips
-                else encoder.tokenizer([text], return_tensors="pt")
-            )
+            inputs, _ = encoder.stock_inputs(group, response, with_answer=False)
             stock = model.backbone.generate(**inputs, max_new_tokens=10, do_sample=False)[0]
             stock = stock[inputs["input_ids"].shape[1] :].tolist()
             assert ids == (stock[: stock.index(end)] if end in stock else stock)

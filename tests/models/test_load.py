@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_models import AVAILABLE
 
 from mmrlhf.errors import ConfigError, HubError, ModelError
 from mmrlhf.models.families import check_packable, language_layers, parts
 from mmrlhf.models.load import ModelSettings, load_backbone, set_trainable
-from mmrlhf.models.tiny import FAMILIES, build_tiny
+from mmrlhf.models.tiny import build_tiny
 
 
 def test_another_family_is_refused(tiny_folders: dict[str, Path]) -> None:
@@ -44,7 +45,7 @@ def test_tiny_family_without_recipe(tmp_path: Path) -> None:
         build_tiny("no_such_family", tmp_path, texts=["a"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", AVAILABLE)
 def test_parts_cover_every_parameter_once(family: str, tiny_folders: dict[str, Path]) -> None:
     """Vision, projector and language are disjoint, none is empty, and freezing follows them."""
     backbone, _ = load_backbone(tiny_folders[family], ModelSettings())
@@ -58,8 +59,8 @@ def test_parts_cover_every_parameter_once(family: str, tiny_folders: dict[str, P
     assert check_packable(backbone) is None
 
 
-def test_sliding_window_layers_are_refused_for_packed_rows(tiny_folders: dict[str, Path]) -> None:
-    """A mask over row indices is wrong for layers that count positions."""
+def test_recurrent_layers_are_refused_for_packed_rows(tiny_folders: dict[str, Path]) -> None:
+    """A mask over tokens means nothing to layers that carry a state along."""
     backbone, _ = load_backbone(tiny_folders["llava_onevision"], ModelSettings())
-    backbone.config.get_text_config().layer_types = ["full_attention", "sliding_attention"]
-    assert "sliding_attention" in (check_packable(backbone) or "")
+    backbone.config.get_text_config().layer_types = ["full_attention", "linear_attention"]
+    assert "linear_attention" in (check_packable(backbone) or "")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmrlhf.data.encode import MediaSettings
 from mmrlhf.data.index import Index
 from mmrlhf.data.pack import pack_groups
+from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import DataError
 from mmrlhf.stages import reference

@@ -1,0 +1,160 @@
+"""Media of a group through the model's own processor: undecoded bytes -> pictures and clips -> tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import ProcessorMixin
+from transformers.video_utils import VideoMetadata
+
+from mmrlhf.errors import ConfigError
+from mmrlhf.media.images import decode_image
+from mmrlhf.media.video import Backend, Sampling, VideoClip, decode_frames, decode_video
+from mmrlhf.types import Media, PreferenceGroup
+
+# What a processor returns about tokens or for its own use, and not about pixels.
+_NOT_MEDIA = {
+    "input_ids",
+    "attention_mask",
+    "mm_token_type_ids",
+    "token_type_ids",
+    "video_metadata",
+    "text_replacement_offsets",
+}
+
+
+@dataclass(frozen=True)
+class MediaSettings:
+    """How videos become frames; the same in training, scoring and evaluation.
+
+    Args:
+        num_frames: frames taken from a video or a folder of frames.
+        sampling: `uniform`, `fps` (capped at num_frames) or `keyframes`.
+        fps: frames per second for `sampling=fps`.
+        backend: `decord`, `pyav`, or `auto` (decord where the file passes its checks).
+    """
+
+    num_frames: int = 16
+    sampling: str = "uniform"
+    fps: float | None = None
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, allowed in {"sampling": get_args(Sampling), "backend": get_args(Backend)}.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    "unknown way to read videos",
+                    where=f"data.media.{name}",
+                    given=getattr(self, name),
+                    expected=f"one of {', '.join(allowed)}",
+                )
+        if self.num_frames < 1 or (self.fps is not None and self.fps <= 0):
+            raise ConfigError(
+                "a video needs frames",
+                where="data.media.num_frames, data.media.fps",
+                given=f"num_frames={self.num_frames}, fps={self.fps}",
+                expected="num_frames of 1 or more, fps above 0 or none",
+            )
+
+
+@dataclass(frozen=True)
+class DecodedMedia:
+    """The pictures and clips of one group, in the order of its record; pictures come first in the conversation."""
+
+    images: tuple[Image.Image, ...] = ()
+    clips: tuple[VideoClip, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.images or self.clips)
+
+    def as_pictures(self) -> DecodedMedia:
+        """The same with every frame of a clip as a picture of its own, for families that read no videos."""
+        frames = tuple(Image.fromarray(frame) for clip in self.clips for frame in clip.frames)
+        return DecodedMedia(self.images + frames)
+
+
+def decode_media(group: PreferenceGroup, settings: MediaSettings) -> DecodedMedia:
+    """Decode every medium of a group.
+
+    Raises:
+        DataError: unreadable; names key, member and shard.
+    """
+    images, clips = [], []
+    for item in group.media:
+        where = f"key {group.key}, member {item.names[0]}, shard {group.shard or '(not packed)'}"
+        if item.kind == "image":
+            images.append(decode_image(item.data[0], where=where))
+        else:
+            clips.append(_decode_clip(item, settings, where))
+    return DecodedMedia(tuple(images), tuple(clips))
+
+
+def blank_media(
+    image_sizes: tuple[tuple[int, int], ...], clip_size: tuple[int, int] | None, num_frames: int
+) -> DecodedMedia:
+    """Black pictures and at most one black clip of these (width, height): enough for a processor to count tokens."""
+    images = tuple(Image.new("RGB", size) for size in image_sizes)
+    if clip_size is None:
+        return DecodedMedia(images)
+    width, height = clip_size
+    frames = np.zeros((num_frames, height, width, 3), dtype=np.uint8)
+    return DecodedMedia(images, (VideoClip(frames, np.arange(num_frames) * 1.0, 1.0, num_frames, float(num_frames)),))
+
+
+def call_processor(
+    processor: ProcessorMixin, text: str, media: DecodedMedia, *, add_special_tokens: bool
+) -> dict[str, Tensor]:
+    """The processor's own tensors of one conversation, a batch of one.
+
+    Args:
+        text: rendered by the chat template, with one placeholder per medium.
+        add_special_tokens: whether the tokenizer puts its begin-of-text token before it.
+    """
+    arguments: dict[str, Any] = {}
+    if media.images:
+        arguments["images"] = [list(media.images)]
+    if media.clips:
+        arguments["videos"] = [clip.frames for clip in media.clips]
+        metadata = [_metadata(clip) for clip in media.clips]
+        arguments["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": metadata}
+    call: Any = processor if media else processor.tokenizer
+    return call(text=[text], return_tensors="pt", add_special_tokens=add_special_tokens, **arguments)
+
+
+def media_tensors(output: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a processor says about the media (pixels, grids, sizes), without what it says about tokens."""
+    return {name: torch.as_tensor(value) for name, value in output.items() if name not in _NOT_MEDIA}
+
+
+def _decode_clip(item: Media, settings: MediaSettings, where: str) -> VideoClip:
+    if item.kind == "frames":
+        return decode_frames(item.data, num_frames=settings.num_frames, where=where)
+    return decode_video(
+        item.data[0],
+        num_frames=settings.num_frames,
+        sampling=settings.sampling,  # type: ignore[arg-type]
+        fps=settings.fps,
+        backend=settings.backend,  # type: ignore[arg-type]
+        where=where,
+    )
+
+
+def _metadata(clip: VideoClip) -> VideoMetadata:
+    """The processor sees only the sampled frames, so the rate it is told is the sampled one."""
+    frames, height, width = clip.frames.shape[:3]
+    span = float(clip.timestamps[-1] - clip.timestamps[0]) if frames > 1 else 0.0
+    fps = (frames - 1) / span if span > 0 else 1.0
+    return VideoMetadata(
+        total_num_frames=frames,
+        fps=fps,
+        frames_indices=list(range(frames)),
+        height=height,
+        width=width,
+        duration=frames / fps,
+    )

@@ -1,0 +1,112 @@
+"""Who may attend to whom in a packed row, as the masks that a family's layers want.
+
+A token sees earlier tokens of its own group's prefix and of its own branch. Two particularities belong to families:
+sliding-window layers count tokens of the response's own sequence (prefix + branch), not of the row; and Gemma 3 lets
+the tokens of one picture see each other both ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mmrlhf.types import PackedBatch
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+# Families whose stock forward makes the tokens of one picture see each other (it reads `token_type_ids`).
+_PICTURES_SEE_THEMSELVES = ("gemma3", "shieldgemma2")
+
+
+@dataclass(frozen=True)
+class AttentionPattern:
+    """Which masks a language model's layers want.
+
+    Attributes:
+        kinds: kinds of layers, each of which gets its own mask; empty where all layers share one.
+        window: tokens that a sliding layer sees, itself included; None without such layers.
+        image_token: id of the tokens that see each other both ways inside one picture; None without.
+    """
+
+    kinds: tuple[str, ...] = ()
+    window: int | None = None
+    image_token: int | None = None
+
+
+def attention_pattern(backbone: PreTrainedModel) -> AttentionPattern:
+    """Read the pattern off a model's configuration."""
+    text = backbone.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    # Without a list of kinds a window is meant for every layer (Mistral).
+    slides = SLIDING in kinds if kinds else True
+    window = getattr(text, "sliding_window", None) if slides else None
+    both_ways = backbone.config.model_type in _PICTURES_SEE_THEMSELVES
+    return AttentionPattern(
+        kinds=tuple(sorted(kinds)) if SLIDING in kinds else (),
+        window=window,
+        image_token=backbone.config.image_token_id if both_ways else None,
+    )
+
+
+def attention_masks(batch: PackedBatch, pattern: AttentionPattern) -> Tensor | dict[str, Tensor]:
+    """The masks of a row, one block per group (G, 1, L, L) bool; by kind of layer where kinds differ."""
+    full = group_masks(batch)
+    if pattern.image_token is not None:
+        picture = _by_group(batch, picture_of_token(batch, pattern.image_token), fill=-1)
+        full |= (picture[:, :, None] == picture[:, None, :]) & (picture[:, :, None] >= 0)
+    if pattern.window is None:
+        return full[:, None]
+    index = _by_group(batch, index_in_sequence(batch), fill=0)
+    sliding = full & (index[:, :, None] - index[:, None, :] < pattern.window)
+    if not pattern.kinds:
+        return sliding[:, None]
+    return {FULL: full[:, None], SLIDING: sliding[:, None]}
+
+
+def group_masks(batch: PackedBatch) -> Tensor:
+    """Who may attend to whom, one block per group (G, L, L) bool: earlier tokens of one's own prefix and branch.
+
+    Slots behind a group's last token (branch -1) see the prefix and each other, so that no row of the mask is empty;
+    nothing sees them, because they come last.
+    """
+    branch = _by_group(batch, batch.branch_of_token, fill=-1)
+    visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    return visible.tril()
+
+
+def slot_in_group(batch: PackedBatch) -> Tensor:
+    """Each token's index inside its own group (T,)."""
+    lengths = torch.bincount(batch.group_of_token, minlength=len(batch.keys))
+    starts = lengths.cumsum(0) - lengths
+    return torch.arange(batch.num_tokens, device=lengths.device) - starts[batch.group_of_token]
+
+
+def index_in_sequence(batch: PackedBatch) -> Tensor:
+    """Each token's index in its response's own sequence, prefix + branch (T,)."""
+    group, branch = batch.group_of_token, batch.branch_of_token
+    prefix = torch.bincount(group[branch == 0], minlength=len(batch.keys))
+    # Tokens of a branch are neighbours: its first slot is the group's slot of its first token.
+    slot = slot_in_group(batch)
+    first = torch.full((int(branch.max()) + 1,), batch.num_tokens, device=slot.device).scatter_reduce(
+        0, branch, slot, "amin"
+    )
+    return torch.where(branch == 0, slot, slot - first[branch] + prefix[group])
+
+
+def picture_of_token(batch: PackedBatch, image_token: int) -> Tensor:
+    """Number of the picture that a token belongs to: its run of image tokens; -1 for other tokens (T,)."""
+    inside = batch.input_ids == image_token
+    # A picture at the end of one group does not go on in the next.
+    edge = batch.group_of_token.diff(prepend=batch.group_of_token[:1]) != 0
+    before = torch.cat([inside.new_zeros(1), inside[:-1]]) & ~edge
+    return torch.where(inside, (inside & ~before).cumsum(0), -1)
+
+
+def _by_group(batch: PackedBatch, values: Tensor, *, fill: int) -> Tensor:
+    """Values of tokens (T,) as one row per group (G, L)."""
+    group, slot = batch.group_of_token, slot_in_group(batch)
+    rows = values.new_full((len(batch.keys), int(slot.max()) + 1), fill)
+    rows[group, slot] = values
+    return rows

@@ -1,0 +1,1 @@
+"""Recipes of tiny random models, one file per lineage of model families."""
