@@ -32,6 +32,7 @@ from mmrlhf.stages.settings import PassSettings
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 Encode = Callable[[PreferenceGroup], EncodedGroup]
+Prepare = Callable[[PreferenceGroup], PreferenceGroup]
 BATCHES_PER_WINDOW = 16
 
 
@@ -91,8 +92,11 @@ def encoded_batches(
     *,
     groups_per_batch: int,
     num_workers: int = 0,
+    prepare: Prepare | None = None,
 ) -> Iterator[list[tuple[PreferenceGroup, EncodedGroup]]]:
     """Read and encode rows of an index, a batch of groups of similar length at a time.
+
+    prepare: changes a group after it is read (`without_media`); the groups come out changed.
 
     Args:
         encoder: estimates lengths.
@@ -102,7 +106,7 @@ def encoded_batches(
     lengths = [encoder.estimate_tokens(index.entries[int(row)]) for row in rows]
     batches = batches_by_length([int(row) for row in rows], lengths, groups_per_batch=groups_per_batch)
     loader = DataLoader(
-        _Encoded(index, encode),
+        _Encoded(index, encode, prepare),
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=list,
@@ -112,12 +116,18 @@ def encoded_batches(
 
 
 class _Encoded(Dataset):
-    def __init__(self, index: Index, encode: Encode) -> None:
-        self.index, self.encode = index, encode
+    def __init__(self, index: Index, encode: Encode, prepare: Prepare | None) -> None:
+        self.index, self.encode, self.prepare = index, encode, prepare
 
     def __getitem__(self, row: int) -> tuple[PreferenceGroup, EncodedGroup]:
         group = self.index.read(row)
+        group = group if self.prepare is None else self.prepare(group)
         return group, self.encode(group)
+
+
+def without_media(group: PreferenceGroup) -> PreferenceGroup:
+    """The query as text alone: what a model scores then, it has from the words."""
+    return replace(group, media=())
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,13 @@ import numpy as np
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.metrics.baselines import RankedTexts, critique_word_scores, length_scores, random_scores
-from mmrlhf.metrics.ranking import accuracy_report
+from mmrlhf.metrics.ranking import accuracy_difference, accuracy_report
+from mmrlhf.stages.judge_report import judge_report
 from mmrlhf.types import PreferenceGroup
 
 GENERATED, GIVEN = "reward model", "reward model, critique given"
+NO_CRITIQUE, NO_PICTURE = "reward model, no critique", "reward model, no picture"
+OTHER = "other reward model"
 Pairs = Sequence[tuple[int, int]]
 
 
@@ -34,7 +37,9 @@ class ScoredGroup:
 def ranking_summary(
     index: Index, rows: np.ndarray, tables: Mapping[str, SideCar], *, critique: str = "", seed: int = 0
 ) -> dict[str, Any]:
-    """Accuracy by annotators and by truth, with baselines, and the margins, over rows of an index.
+    """Accuracy by annotators and by truth, with baselines, over rows of an index; and a closer look at one scorer.
+
+    `difference` is the first scorer minus each other one; `judge` is the first one's `judge_report`.
 
     Args:
         tables: scorer -> rewards; the first must have every row, others may lack some.
@@ -46,7 +51,9 @@ def ranking_summary(
     return {
         "queries": len(groups),
         "accuracy": ranking_tables(scored, seed=seed),
+        "difference": ranking_differences(scored, seed=seed) if tables else {},
         "margin": {name: margin_statistics(scored, name) for name in tables},
+        "judge": judge_report(groups, [own[next(iter(tables))] for own in scores], seed=seed) if tables else None,
     }
 
 
@@ -120,6 +127,25 @@ def ranking_tables(groups: Iterable[ScoredGroup], *, seed: int = 0) -> dict[str,
                     keys, chosen_scores, rejected_scores, categories, seed=seed
                 )
     return tables
+
+
+def ranking_differences(groups: Iterable[ScoredGroup], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """The first scorer minus every other one, on the pairs that both have: judge -> scorer -> `accuracy_difference`."""
+    groups = list(groups)
+    names = list(dict.fromkeys(name for group in groups for name in group.scores))
+    found: dict[str, dict[str, Any]] = {}
+    for judge in ("annotators", "truth"):
+        for other in names[1:]:
+            rows = [
+                (group.key, *(group.scores[name][chosen] > group.scores[name][rejected] for name in (names[0], other)))
+                for group in groups
+                if names[0] in group.scores and other in group.scores
+                for chosen, rejected in group.pairs.get(judge, ())
+            ]
+            if rows:
+                keys, right, other_right = (list(column) for column in zip(*rows, strict=True))
+                found.setdefault(judge, {})[other] = accuracy_difference(keys, right, other_right, seed=seed)
+    return found
 
 
 def margin_statistics(groups: Iterable[ScoredGroup], scorer: str) -> dict[str, float]:

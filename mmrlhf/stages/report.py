@@ -29,7 +29,8 @@ from mmrlhf.stages.report_inputs import (
     read_stage,
     reward_table,
 )
-from mmrlhf.stages.report_samples import SMALL_SIDE, build_sample, choose_rows, data_uri
+from mmrlhf.stages.report_judge import annotation_section, judge_section
+from mmrlhf.stages.report_samples import build_sample, choose_rows, sample_card
 from mmrlhf.stages.report_sections import Answers, Section
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.store import duration, plain, write_json
@@ -38,10 +39,12 @@ logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "report.html"
+ANNOTATED = 2000  # at most so many queries enter the agreement of annotators
 CONTENTS = (
     ("overview", "Overview"),
     ("policy", "Policy"),
     ("reward", "Reward model"),
+    ("judge", "Its judgement"),
     ("beta", "Margin to beta"),
     ("training", "Training"),
     ("samples", "Samples"),
@@ -96,7 +99,7 @@ def run(
     if index is not None:
         samples = _samples(index, rewards, objective, answers, num_samples, seed, runtime)
         _log_samples(out, samples, runtime)
-    page = _page(stages, index, pairs, answers, objective, seed)
+    page = _page(stages, index, rewards, pairs, answers, objective, seed)
     summary = headline(stages, pairs, answers, seed=seed)
     page["samples"] = _samples_section(samples)
     page["run"] = _run_section(stages, command)
@@ -109,6 +112,7 @@ def run(
 def _page(
     stages: Mapping[str, StageResult | None],
     index: Index | None,
+    rewards: SideCar | None,
     pairs: PairTable | None,
     answers: tuple[Answers, Answers],
     objective: Objective | None,
@@ -119,9 +123,12 @@ def _page(
     return {
         "policy": sections.policy_section(before, after, *answers, seed=seed),
         "reward": sections.reward_section(stages["score"], pairs),
+        "judge": judge_section(stages["score"], index, rewards),
         "beta": sections.beta_section(pairs, objective),
         "training": sections.training_section([stages[name] for name in ("sft", "reward", "mmdpo")]),
-        "data": no_shards if index is None else sections.data_section(index, stages["pack"]),
+        "data": no_shards
+        if index is None
+        else {**sections.data_section(index, stages["pack"]), **annotation_section(index, limit=ANNOTATED, seed=seed)},
     }
 
 
@@ -156,14 +163,7 @@ def _log_samples(out: Path, samples: Sequence[Mapping[str, Any]], runtime: Runti
 def _samples_section(samples: Sequence[Mapping[str, Any]]) -> Section:
     if not samples:
         return sections.missing("the shards were not given", "python run.py stage=report")
-    items = []
-    for sample in samples:
-        known = [item["reward"] for item in sample["responses"] if item["reward"] is not None]
-        low, span = (min(known), (max(known) - min(known)) or 1.0) if known else (0.0, 1.0)
-        for item in sample["responses"]:
-            item["reward_share"] = 0 if item["reward"] is None else round(4 + 96 * (item["reward"] - low) / span)
-        pictures = [{"uri": data_uri(image), "small": max(image.size) <= SMALL_SIDE} for image in sample["images"]]
-        items.append({**sample, "pictures": pictures, "is_video": bool(sample["frames"])})
+    items = [sample_card(sample) for sample in samples]
     # `entries`, because a mapping's own `items` would win in the template.
     return {"entries": items, "categories": sorted({str(sample["category"]) for sample in samples})}
 

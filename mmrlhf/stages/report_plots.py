@@ -69,18 +69,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _styled(draw: Callable[P, R]) -> Callable[P, R]:
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
     """Run a drawing function under this page's matplotlib settings, and leave the process's own as they are."""
 
     @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> R:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
         with mpl.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
-def _draw(width: float, height: float) -> tuple[Figure, Axes]:
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure with one pair of axes; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
@@ -106,10 +107,10 @@ def to_svg(figure: Figure, description: str) -> Markup:
     return Markup(svg.replace("<svg", label, 1))  # noqa: S704 - matplotlib escapes the text it writes
 
 
-@_styled
+@styled
 def histogram(values: np.ndarray, *, label: str, mark: float | None = None, colour: int = 0) -> Markup:
     """Draw how values (n,) are spread, with a line at `mark`; the outermost 0.5% on each side go into the end bins."""
-    figure, axes = _draw(4.6, 2.5)
+    figure, axes = new_axes(4.6, 2.5)
     values = np.asarray(values, dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values):
@@ -124,14 +125,14 @@ def histogram(values: np.ndarray, *, label: str, mark: float | None = None, colo
     return to_svg(figure, f"histogram of {label}, {len(values)} values")
 
 
-@_styled
+@styled
 def bars(counts: Mapping[str, float], *, label: str, colour: int = 0, format_value: str = "{:,.0f}") -> Markup:
     """Draw one horizontal bar per name, with its number."""
-    figure, axes = _draw(4.6, 0.6 + 0.3 * max(len(counts), 1))
+    figure, axes = new_axes(4.6, 0.6 + 0.3 * max(len(counts), 1))
     names, values = list(counts), np.array([float(value) for value in counts.values()])
     places = np.arange(len(names))[::-1]
     axes.barh(places, values, height=0.62, color=SERIES[colour], alpha=0.85)
-    axes.set_yticks(places, [_short(name) for name in names])
+    axes.set_yticks(places, [short_name(name) for name in names])
     for place, value in zip(places, values, strict=True):
         axes.annotate(
             format_value.format(value), (value, place), (4, 0), textcoords="offset points", va="center",
@@ -144,15 +145,15 @@ def bars(counts: Mapping[str, float], *, label: str, colour: int = 0, format_val
     return to_svg(figure, f"{label}: " + ", ".join(f"{name} {value:g}" for name, value in counts.items()))
 
 
-@_styled
+@styled
 def intervals(rows: Sequence[Interval], *, label: str, mark: float | None = None) -> Markup:
     """Draw numbers as dots with their 95% intervals, the first row on top."""
-    figure, axes = _draw(5.2, 0.7 + 0.3 * max(len(rows), 1))
+    figure, axes = new_axes(5.2, 0.7 + 0.3 * max(len(rows), 1))
     for place, row in enumerate(reversed(rows)):
         colour = SERIES[row.group % len(SERIES)]
         axes.plot([row.low, row.high], [place, place], color=colour, linewidth=3 if row.strong else 2, alpha=0.45)
         axes.plot([row.value], [place], "o", color=colour, markersize=8 if row.strong else 5.5)
-    axes.set_yticks(range(len(rows)), [_short(row.label) for row in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [short_name(row.label) for row in reversed(rows)])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     if mark is not None:
         axes.axvline(mark, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
@@ -163,10 +164,10 @@ def intervals(rows: Sequence[Interval], *, label: str, mark: float | None = None
     return to_svg(figure, f"{label}: {described}")
 
 
-@_styled
+@styled
 def training_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str) -> Markup:
     """Draw one panel of curves, name -> (steps, values): long ones smoothed, with the raw values behind them."""
-    figure, axes = _draw(3.5, 2.15)
+    figure, axes = new_axes(3.5, 2.15)
     for number, (name, (steps, values)) in enumerate(series.items()):
         colour, validation = SERIES[number % len(SERIES)], name.startswith("val")
         known = np.isfinite(values)
@@ -203,10 +204,10 @@ def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return steps[kept], values[kept]
 
 
-@_styled
+@styled
 def beta_of_margin(margins: np.ndarray, betas: np.ndarray, curve: tuple[np.ndarray, np.ndarray] | None) -> Markup:
     """Draw beta over the margin: the objective's curve, the data's pairs on it, and how many lie where."""
-    figure, axes = _draw(5.2, 2.8)
+    figure, axes = new_axes(5.2, 2.8)
     crowd = axes.twinx()
     crowd.set_axis_off()
     low, high = _range(margins)
@@ -225,17 +226,17 @@ def beta_of_margin(margins: np.ndarray, betas: np.ndarray, curve: tuple[np.ndarr
     return to_svg(figure, "beta of every pair over its reward margin")
 
 
-@_styled
+@styled
 def drift(points: Sequence[tuple[str, float, float, float]], *, x_label: str, y_label: str) -> Markup:
     """Draw quality against distance from the reference: (name, distance, before, after) each as an arrow from 0."""
-    figure, axes = _draw(5.2, 3.0)
+    figure, axes = new_axes(5.2, 3.0)
     for number, (name, distance, before, after) in enumerate(points):
         colour = SERIES[number % len(SERIES)]
         strong = number == 0
         arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 2.4 if strong else 1.3, "shrinkA": 0, "shrinkB": 3}
         axes.annotate("", (distance, after), (0, before), arrowprops=arrow)
         axes.plot([0], [before], "o", color=colour, markersize=5, markerfacecolor="none")
-        axes.plot([distance], [after], "o", color=colour, markersize=7 if strong else 5, label=_short(name))
+        axes.plot([distance], [after], "o", color=colour, markersize=7 if strong else 5, label=short_name(name))
     axes.margins(0.12)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -243,7 +244,7 @@ def drift(points: Sequence[tuple[str, float, float, float]], *, x_label: str, y_
     return to_svg(figure, f"{y_label} against {x_label}, before and after")
 
 
-@_styled
+@styled
 def heat_map(
     grid: np.ndarray,
     rows: Sequence[str],
@@ -257,7 +258,7 @@ def heat_map(
 
     labels: what rows and columns are; best: the cell to frame.
     """
-    figure, axes = _draw(1.8 + 0.95 * len(columns), 1.2 + 0.55 * len(rows))
+    figure, axes = new_axes(1.8 + 0.95 * len(columns), 1.2 + 0.55 * len(rows))
     known = grid[np.isfinite(grid)]
     low, span = (known.min(), max(np.ptp(known), 1e-12)) if len(known) else (0.0, 1.0)
     for (row, column), value in np.ndenumerate(grid):
@@ -290,7 +291,8 @@ def _cell(column: int, place: int, **look: Any) -> Rectangle:
     return Rectangle((column - 0.48, place - 0.47), 0.96, 0.94, **look)
 
 
-def _short(name: str, length: int = 34) -> str:
+def short_name(name: str, length: int = 34) -> str:
+    """Cut a name that is too long for an axis."""
     # A dollar sign would start a formula.
     name = name.replace("$", r"\$")
     return name if len(name) <= length else name[: length - 1] + "…"

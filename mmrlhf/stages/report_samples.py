@@ -83,6 +83,18 @@ def build_sample(
     }
 
 
+def sample_card(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to a sample what its card on the page needs: pictures as text, and rewards as lengths of bars."""
+    known = [item["reward"] for item in sample["responses"] if item["reward"] is not None]
+    low, span = (min(known), (max(known) - min(known)) or 1.0) if known else (0.0, 1.0)
+    responses = [
+        {**item, "reward_share": 0 if item["reward"] is None else round(4 + 96 * (item["reward"] - low) / span)}
+        for item in sample["responses"]
+    ]
+    pictures = [{"uri": data_uri(image), "small": max(image.size) <= SMALL_SIDE} for image in sample["images"]]
+    return {**sample, "responses": responses, "pictures": pictures, "is_video": bool(sample["frames"])}
+
+
 def _responses(group: PreferenceGroup, rewards: SideCar | None) -> list[dict[str, Any]]:
     hashes = [response.hash for response in group.responses]
     found = rewards is not None and group.key in rewards.keys()  # noqa: SIM118 - SideCar is no mapping

@@ -118,6 +118,16 @@ class RewardModel:
         """Whether it was trained to write a critique before it scores."""
         return self.template.critique != "none"
 
+    def without_critiques(self) -> RewardModel:
+        """The same model, asked to score at once: at the end of the response, where its critique would begin."""
+        return type(self)(
+            self.model,
+            self.processor,
+            template=replace(self.template, critique="none"),
+            media=self.media,
+            token_budget=self.token_budget,
+        )
+
     def score(
         self, media: Picture | Sequence[Picture] | None, prompt: str, responses: Sequence[str]
     ) -> list[tuple[float, str]]:

@@ -1,31 +1,38 @@
 """Stage `rewardbench`: a reward model on a benchmark of ranked queries, in one table with the baselines it has to beat.
 
 Follows: MM-RLHF-RewardBench (arXiv 2502.10391): ACC over pairs, ACC+ over queries, ties wrong, per category.
-Differs in: always with intervals, and with what length and the wording of the human critiques alone achieve.
+Differs in: always with intervals and paired differences; and with what length, the wording of the human critiques, and
+the model itself without the picture achieve.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
-from mmrlhf.errors import DataError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.stages.passes import pick_device
-from mmrlhf.stages.ranking_report import GENERATED, GIVEN, ranking_summary
+from mmrlhf.stages.ranking_report import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE, OTHER, ranking_summary
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.score import GIVEN_REWARDS, REWARDS
+from mmrlhf.stages.score import REWARDS
 from mmrlhf.stages.scoring import Scoring
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 from mmrlhf.stages.store import write_json
 
+log = logging.getLogger(__name__)
+
 TABLE_FILE = "rewardbench.md"
+WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
 
 def run(
@@ -34,10 +41,11 @@ def run(
     shards: Path,
     reward_model: Path | None = None,
     rewards: Path | None = None,
+    other_rewards: Path | None = None,
     critique: str = "short",
+    compare: Sequence[str] = (),
     passes: PassSettings | None = None,
     critiques: CritiqueSettings | None = None,
-    compare_given: bool = False,
     limit: int | None = None,
     seed: int = 0,
     runtime: Runtime,
@@ -45,14 +53,17 @@ def run(
     """Write `out/metrics.json` and `out/rewardbench.md`; without a reward model, the baselines alone.
 
     Args:
-        shards: the benchmark, packed (`data=rewardbench`).
+        shards: the benchmark, packed (`stage=pack_benchmark`).
         reward_model: folder that the reward stage wrote.
         rewards: a finished side-car of rewards for these queries, instead of `reward_model`.
-        critique: which of the annotated critiques the bag-of-words baseline reads.
+        other_rewards: another model's side-car for these queries, to compare with, pair by pair.
+        critique: the kind of annotated critiques that the bag-of-words baseline reads and that `given` gives.
+        compare: the same model asked in other ways: `given` (annotated critiques in context), `no_critique` (score at
+            once), `no_picture` (text only).
         passes: how the model is asked; critiques: how it writes them.
-        compare_given: also score with the annotated critiques in context; every response needs one.
         limit: at most this many queries.
     """
+    check_settings({"compare": compare})
     out.mkdir(parents=True, exist_ok=True)
     index, passes = Index.load(shards), passes or PassSettings()
     rows = index.split("all", 0.0, limit)
@@ -61,34 +72,74 @@ def run(
         tables[GENERATED] = SideCar.load(rewards)
     elif reward_model is not None:
         judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=pick_device(runtime))
-        scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime)
+        scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime, given_kind=critique)
         scoring.write(out / REWARDS, rows)
         tables[GENERATED] = SideCar.load(out / REWARDS)
-        if compare_given and judge.writes_critiques:
-            tables[GIVEN] = scoring.given(out / GIVEN_REWARDS, rows)
+        tables |= compare_ways(out, rows, scoring, compare)
+    if other_rewards is not None:
+        tables[OTHER] = SideCar.load(other_rewards)
     summary = ranking_summary(index, rows, tables, critique=critique, seed=seed)
     if "annotators" not in summary["accuracy"]:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
-    table = benchmark_table(summary["accuracy"]["annotators"])
+    table = benchmark_table(summary["accuracy"]["annotators"], summary["difference"].get("annotators", {}))
     (out / TABLE_FILE).write_text(markdown(table))
     Console().print(table_on_terminal(table))
     write_json(out / "metrics.json", summary)
     return summary
 
 
-def benchmark_table(reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of text, heading first: scorer, ACC and ACC+ with 95% intervals, then ACC / ACC+ of every category."""
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse an unknown way of asking (ConfigError) before anything is scored."""
+    unknown = sorted(set(settings.get("compare") or ()) - set(WAYS))
+    if unknown:
+        raise ConfigError(
+            "unknown way to ask a reward model", where="compare", given=", ".join(unknown), expected=", ".join(WAYS)
+        )
+
+
+def compare_ways(out: Path, rows: np.ndarray, scoring: Scoring, ways: Sequence[str]) -> dict[str, SideCar]:
+    """Score the same rows in other ways; a way that makes no difference to this model or these data is left out."""
+    tables: dict[str, SideCar] = {}
+    entries = [scoring.index.entries[int(row)] for row in rows]
+    for way in ways:
+        folder = out / f"{REWARDS}_{way}"
+        if way == "no_picture":
+            if any(entry.num_images or entry.num_frames for entry in entries):
+                replace(scoring, blind=True).write(folder, rows)
+                tables[WAYS[way]] = SideCar.load(folder)
+            else:
+                log.warning("these queries have no pictures, so there is nothing to leave out")
+        elif not scoring.judge.writes_critiques:
+            log.warning("this reward model reads no critiques, so '%s' would be the same scores", way)
+        elif way == "given":
+            given = scoring.given(folder, rows)
+            tables |= {WAYS[way]: given} if len(given) else {}
+        else:
+            replace(scoring, judge=scoring.judge.without_critiques()).write(folder, rows)
+            tables[WAYS[way]] = SideCar.load(folder)
+    return tables
+
+
+def benchmark_table(
+    reports: Mapping[str, Mapping[str, Any]], differences: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[list[str]]:
+    """Rows of text, heading first: scorer, ACC and ACC+ with 95% intervals, by how much the first scorer is ahead in
+    ACC on the same pairs, then ACC / ACC+ of every category.
+    """
     categories = sorted({name for report in reports.values() for name in report["categories"]})
-    rows = [["scorer", "ACC", "ACC+", *categories]]
+    rows = [["scorer", "ACC", "ACC+", "first ahead by", *categories]]
     for scorer, report in reports.items():
         own = [report["categories"].get(name) for name in categories]
         cells = [f"{part['acc']['mean']:.3f} / {part['acc_plus']['mean']:.3f}" if part else "" for part in own]
-        rows.append([scorer, _with_interval(report["acc"]), _with_interval(report["acc_plus"]), *cells])
+        ahead = (differences or {}).get(scorer)
+        gap = _with_interval(ahead["acc"], sign="+") if ahead else ""
+        rows.append([scorer, _with_interval(report["acc"]), _with_interval(report["acc_plus"]), gap, *cells])
     return rows
 
 
-def _with_interval(interval: Mapping[str, float]) -> str:
-    return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+def _with_interval(interval: Mapping[str, float], *, sign: str = "") -> str:
+    mean, low, high = (format(interval[name], f"{sign}.3f") for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from mmrlhf.callbacks.progress import track
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar, SideCarWriter
-from mmrlhf.stages.passes import describe_source, describe_template, encoded_batches
+from mmrlhf.stages.passes import Prepare, describe_source, describe_template, encoded_batches, without_media
 from mmrlhf.stages.reward_model import CritiqueSource, RewardModel, Verdict
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.types import PreferenceGroup
@@ -33,6 +34,8 @@ class Scoring:
         index: the queries.
         judge: the reward model; reward_model: the folder it came from, for fingerprints.
         groups_per_batch: queries criticised together.
+        blind: leave the pictures out; the scores then come from the words alone.
+        given_kind: the annotated critiques that are given where critiques are given; "": the kind the model writes.
     """
 
     index: Index
@@ -40,6 +43,8 @@ class Scoring:
     reward_model: Path
     groups_per_batch: int
     runtime: Runtime
+    blind: bool = False
+    given_kind: str = ""
 
     def write(self, folder: Path, rows: np.ndarray, source: CritiqueSource = "generate") -> dict[str, float]:
         """Score the rows that a side-car lacks and add them to it; returns how many and how fast."""
@@ -53,6 +58,7 @@ class Scoring:
         batches = encoded_batches(
             self.index, missing, self.judge.encoder, self._encoding(source),
             groups_per_batch=self.groups_per_batch, num_workers=self.runtime.num_workers,
+            prepare=self._preparation(source),
         )  # fmt: skip
         total = -(-len(missing) // self.groups_per_batch)
         for batch in track(batches, "scoring (batches)", total, enabled=self.runtime.progress):
@@ -76,12 +82,22 @@ class Scoring:
 
     def given(self, folder: Path, rows: np.ndarray) -> SideCar:
         """Score rows with their annotated critiques in context, those of them whose responses all have one."""
-        kind = self.judge.template.critique
+        kind = self._kind
         complete = [row for row in rows if all(kind in r.critiques for r in self.index.read(int(row)).responses)]
         if len(complete) < len(rows):
             log.warning("%d of %d queries lack '%s' critiques to give", len(rows) - len(complete), len(rows), kind)
         self.write(folder, np.array(complete, dtype=np.int64), "given")
         return SideCar.load(folder)
+
+    @property
+    def _kind(self) -> str:
+        return self.given_kind or self.judge.template.critique
+
+    def _preparation(self, source: CritiqueSource) -> Prepare | None:
+        slot = self.judge.template.critique
+        if source == "given" and self._kind != slot:
+            return partial(_with_critiques_of, kind=self._kind, slot=slot, blind=self.blind)
+        return without_media if self.blind else None
 
     def fingerprint(self, source: CritiqueSource) -> dict[str, Any]:
         """Everything that rewards depend on, for their side-car."""
@@ -93,6 +109,8 @@ class Scoring:
             "template": describe_template(judge.template),
             "media": asdict(judge.media),
             "critique_source": source,
+            **({"media": "none"} if self.blind else {}),
+            **({"given_kind": self._kind} if source == "given" else {}),
             **({"critiques": asdict(judge.critiques)} if source == "generate" and judge.writes_critiques else {}),
         }
 
@@ -100,6 +118,13 @@ class Scoring:
         """What the workers encode ahead: contexts where critiques are written from them, else complete sequences."""
         encoder = self.judge.encoder
         return encoder.context if self.judge.writes_critiques and source == "generate" else encoder
+
+
+def _with_critiques_of(group: PreferenceGroup, *, kind: str, slot: str, blind: bool) -> PreferenceGroup:
+    """Put the annotated critiques of one kind where the model expects its own."""
+    responses = [replace(response, critiques={slot: response.critiques[kind]}) for response in group.responses]
+    changed = replace(group, responses=tuple(responses))
+    return without_media(changed) if blind else changed
 
 
 def add_verdicts(writer: SideCarWriter, group: PreferenceGroup, verdicts: Sequence[Verdict]) -> None:

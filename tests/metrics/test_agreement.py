@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmrlhf.metrics.agreement import krippendorff_alpha, weighted_kappa
+from mmrlhf.metrics.agreement import agreement_between, krippendorff_alpha, rater_agreement, weighted_kappa
 
 NAN = np.nan
 # The example of Krippendorff 2011, section C: four observers, twelve units, missing values.
@@ -73,3 +73,52 @@ def test_refused_arguments() -> None:
         weighted_kappa([1], [1, 2])
     with pytest.raises(ValueError, match="weights"):
         weighted_kappa([1], [1], weights="cubic")  # pyright: ignore
+
+
+def draw_ratings(num_queries: int, noise: float, raters: int = 3) -> list[np.ndarray]:
+    draw = np.random.default_rng(num_queries)
+    true = [draw.integers(1, 6, int(draw.integers(2, 5))) for _ in range(num_queries)]
+    return [np.clip(np.rint(q + noise * draw.normal(size=(raters, len(q)))), 1, 5) for q in true]
+
+
+def test_the_interval_is_around_the_measure_of_all_queries_together() -> None:
+    ratings = draw_ratings(60, 0.9)
+    found, whole = rater_agreement(ratings), np.concatenate(ratings, axis=1)
+    assert found["alpha"]["mean"] == pytest.approx(krippendorff_alpha(whole))
+    kappas = [weighted_kappa(whole[i], whole[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert found["kappa"]["mean"] == pytest.approx(np.mean(kappas))
+    for measure in ("alpha", "kappa"):
+        assert found[measure]["low"] < found[measure]["mean"] < found[measure]["high"]
+    assert (found["num_raters"], found["num_items"]) == (3, whole.shape[1])
+    apart = rater_agreement(draw_ratings(60, 3.0))
+    assert apart["alpha"]["high"] < found["alpha"]["low"]
+
+
+def test_more_queries_make_the_interval_narrower() -> None:
+    few, many = (rater_agreement(draw_ratings(number, 0.9))["alpha"] for number in (20, 500))
+    assert many["high"] - many["low"] < 0.5 * (few["high"] - few["low"])
+
+
+def test_two_kinds_of_raters() -> None:
+    """Humans who agree with a model that copies them, and not with one that guesses."""
+    humans = draw_ratings(80, 0.3)
+    copies = [table[:1] for table in humans]
+    draw = np.random.default_rng(1)
+    guesses = [draw.integers(1, 6, (1, table.shape[1])) for table in humans]
+    close, far = agreement_between(humans, copies), agreement_between(humans, guesses)
+    assert close is not None and far is not None
+    assert close["mean"] > 0.8 and far["low"] < 0.05 < close["low"]
+
+
+def test_raters_who_skip_take_no_part_where_they_do() -> None:
+    """The third rater rates the first query only; alpha sees all, as krippendorff_alpha does."""
+    ratings = [np.array([[1, 4], [2, 4], [1, 5.0]]), np.array([[3, 5.0], [3, 4]])]
+    padded = np.array([[1, 4, 3, 5], [2, 4, 3, 4], [1, 5, np.nan, np.nan]])
+    found = rater_agreement(ratings, num_bootstrap=20)
+    assert found["alpha"]["mean"] == pytest.approx(krippendorff_alpha(padded))
+
+
+def test_where_nothing_can_disagree_there_is_no_number() -> None:
+    same = [np.ones((2, 3))] * 4
+    assert rater_agreement(same, num_bootstrap=20)["alpha"] is None
+    assert agreement_between(same, same, num_bootstrap=20) is None

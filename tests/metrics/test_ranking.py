@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrlhf.metrics.ranking import PairAccuracy, accuracy_report
+from mmrlhf.metrics.ranking import PairAccuracy, accuracy_difference, accuracy_report
 
 PAIRS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30)
 
@@ -92,3 +92,26 @@ def test_pair_accuracy_without_pairs_is_not_a_number() -> None:
 def test_pair_accuracy_refuses_to_broadcast() -> None:
     with pytest.raises(ValueError, match=r"\(P,\)"):
         PairAccuracy().update(torch.zeros(3), torch.zeros(3, 1))
+
+
+@given(rows=st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), min_size=1, max_size=30))
+def test_a_difference_is_that_of_the_two_reports(rows: list[tuple[str, bool, bool]]) -> None:
+    keys, one, other = (list(column) for column in zip(*rows, strict=True))
+    reports = [accuracy_report(keys, np.array(side, float), np.zeros(len(keys))) for side in (one, other)]
+    found = accuracy_difference(keys, one, other, num_bootstrap=50)
+    for name in ("acc", "acc_plus"):
+        assert found[name]["mean"] == pytest.approx(reports[0][name]["mean"] - reports[1][name]["mean"])
+        assert found[name]["low"] <= found[name]["mean"] + 1e-9 and found[name]["mean"] <= found[name]["high"] + 1e-9
+    itself = accuracy_difference(keys, one, one, num_bootstrap=50)
+    assert itself["acc"] == itself["acc_plus"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_paired_intervals_are_narrower_than_the_difference_of_two() -> None:
+    """200 queries, two scorers that are right on the same ones but for five: the difference is known closely."""
+    keys = [str(number) for number in range(200)]
+    one = np.arange(200) % 3 > 0
+    other = one.copy()
+    other[:30:3] = True
+    found = accuracy_difference(keys, one, other)["acc"]
+    alone = accuracy_report(keys, one.astype(float), np.full(200, 0.5))["acc"]
+    assert found["high"] - found["low"] < (alone["high"] - alone["low"]) / 2 and found["high"] < 0

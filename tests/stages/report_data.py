@@ -13,10 +13,12 @@ from PIL import Image, ImageDraw
 
 from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.data.shards import write_shards
-from mmrlhf.data.sidecar import SideCarWriter
+from mmrlhf.data.sidecar import SideCar, SideCarWriter
+from mmrlhf.stages.judge_report import judge_report
 from mmrlhf.types import Media, PreferenceGroup, Response
 
 CATEGORIES = ("long", "short", "mcq", "safety", "video")
+SURPRISES = 6  # pairs of the made-up scores that are wrong by most, each with a card
 CLAIMS = ("three objects", "a red circle", "the square is left of the circle", "a green triangle", "two blue squares")
 
 
@@ -31,6 +33,12 @@ def draw(rng: np.random.Generator, shift: int = 0) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def rate(rng: np.random.Generator, qualities: np.ndarray, annotators: int) -> list[list[int]]:
+    """Levels 1 to 5 of several annotators, one per response."""
+    noise = rng.normal(0, 0.8, (annotators, len(qualities)))
+    return np.clip(np.rint(1 + 4 * qualities / 3 + noise), 1, 5).astype(int).tolist()
 
 
 def make_groups(number: int, seed: int = 0) -> list[PreferenceGroup]:
@@ -60,7 +68,11 @@ def make_groups(number: int, seed: int = 0) -> list[PreferenceGroup]:
                 responses=responses,
                 media=media,
                 category=category,
-                meta={"quality": [int(q) for q in qualities]},
+                meta={
+                    "quality": [int(q) for q in qualities],
+                    "annotations": {name: rate(rng, qualities, 3) for name in ("helpfulness", "overall")},
+                    "model_annotations": {"overall": rate(rng, qualities, 1)},
+                },
             )
         )
     return groups
@@ -90,7 +102,9 @@ def make_scores(folder: Path, groups: list[PreferenceGroup], accuracy: dict[str,
                 reward = 0.9 * quality - 1.2 + rng.normal(0, 0.7)
                 critique = f"The response makes three claims; {quality} of them are in the picture. <i>Checked</i>."
                 writer.add(group.key, response.hash, {"reward": float(reward), "critique": critique})
-    summary = {"heldout": {"queries": 60, "accuracy": accuracy}}
+    scores = SideCar.load(folder / "rewards")
+    rewards = [scores.lookup(group.key, [r.hash for r in group.responses])["reward"].tolist() for group in groups]
+    summary = {"heldout": {"queries": 60, "accuracy": accuracy, "judge": judge_report(groups, rewards)}}
     (folder / "metrics.json").write_text(json.dumps(summary))
     record(folder, "score", 48.3, {"temperature": 0.0}, summary)
 

@@ -90,7 +90,7 @@ def test_every_section_is_there_and_the_html_is_whole(whole):
     assert not outline.wrong and not outline.open
     assert {anchor for anchor, _ in CONTENTS} <= set(outline.ids)
     assert 'class="missing"' not in whole[0]
-    assert outline.tags.count("svg") > 20 and outline.tags.count("article") == 6
+    assert outline.tags.count("svg") > 20 and outline.tags.count("article") == 6 + report_data.SURPRISES
 
 
 def test_the_page_needs_no_other_file(whole):
@@ -134,7 +134,7 @@ def test_the_numbers_are_those_of_the_inputs(artefacts, whole):
 def test_with_nothing_at_all_every_section_says_what_to_run(tmp_path):
     assert run(tmp_path, runtime=RUNTIME) == {}
     page = (tmp_path / "report.html").read_text()
-    assert page.count('class="missing"') == 6 and "python run.py stage=score" in page
+    assert page.count('class="missing"') == 7 and "python run.py stage=score" in page
     assert not Outline(page).wrong
 
 
