@@ -1,0 +1,258 @@
+"""Stage `expand`: short human reasons become full critiques, written by a larger model and checked.
+
+Follows: MM-RLHF (arXiv 2502.10391), section 3, where GPT-4o expands the annotators' reasons.
+Differs in: what it will cost is said first, answers survive a crash, and an expansion that adds facts or changes the
+verdict is refused and counted; the annotator's own words then stand in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrlhf.callbacks.progress import track
+from mmrlhf.data.expansion import INSTRUCTION, Request, make_request, refusals
+from mmrlhf.data.index import Index
+from mmrlhf.data.shards import write_shards
+from mmrlhf.data.sidecar import SideCar, SideCarWriter
+from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.stages.expanders import Expander
+from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.store import write_json
+from mmrlhf.types import PreferenceGroup, Response
+
+log = logging.getLogger(__name__)
+
+SHARDS, TEXTS, REQUESTS, ESTIMATE = "shards", "critiques", "requests.jsonl", "estimate.json"
+COLUMNS = ("text", "refused")
+NUM_EXAMPLES = 5
+USED = "used"
+
+
+def run(
+    out: Path,
+    *,
+    shards: Path,
+    expander: Expander,
+    source: str = "short",
+    target: str = "full",
+    instruction: str = INSTRUCTION,
+    max_new_words: float = 0.15,
+    max_growth: float = 20.0,
+    tokens_per_critique: int = 200,
+    price_in: float | None = None,
+    price_out: float | None = None,
+    max_cost: float | None = None,
+    requests_per_batch: int = 64,
+    limit: int | None = None,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """Write `out/shards`: the same queries, whose responses have a `target` critique wherever they had a `source` one.
+
+    Before anything is asked, `out/estimate.json` says what it will take, and `out/requests.jsonl` what will be asked
+    (for a batch elsewhere: `RecordedExpander` reads the answers). A run that was stopped asks only for what is missing.
+
+    Args:
+        shards: packed queries.
+        expander: who writes.
+        source, target: kinds of critique.
+        instruction: what the expander is told.
+        max_new_words, max_growth: what is refused, see `refusals`.
+        tokens_per_critique: how long a critique is taken to be in the estimate.
+        price_in, price_out: for a million tokens, in any currency; None: the estimate counts tokens alone.
+        max_cost: stop before asking where the estimate is above it.
+        requests_per_batch: requests that are handed over, and kept, together.
+        limit: at most this many queries.
+
+    Raises:
+        ConfigError: an estimate above max_cost, or no price to compare it with.
+        DataError: no response has a `source` critique.
+    """
+    index = Index.load(shards)
+    rows = index.split("all", 0.0, limit)
+    requests = list(_requests(index, rows, source, instruction, runtime))
+    if not requests:
+        raise DataError(f"no response has a '{source}' critique to expand", where=shards, given=f"{len(rows)} queries")
+    _write_lines(out / REQUESTS, ({"digest": request.digest, "prompt": request.prompt} for request in requests))
+    estimate = estimate_cost(requests, expander, tokens_per_critique, price_in, price_out)
+    write_json(out / ESTIMATE, estimate)
+    log.info("%s will be asked: %s", expander.name, _in_words(estimate))
+    _check_cost(estimate, max_cost)
+    made_by = {"made_by": "expand", "shards": index.digest, "expander": expander.name, "instruction": instruction}
+    checks = {"max_new_words": max_new_words, "max_growth": max_growth}
+    fingerprint = {**made_by, "source": source, **checks}
+    ask_missing(out / TEXTS, requests, expander, fingerprint, checks, requests_per_batch, runtime)
+    return _finish(out, index, rows, requests, source, target, estimate, runtime)
+
+
+def estimate_cost(
+    requests: Sequence[Request],
+    expander: Expander,
+    tokens_per_critique: int,
+    price_in: float | None,
+    price_out: float | None,
+) -> dict[str, Any]:
+    """What expanding will take: requests, tokens read and written, and the cost where prices are known."""
+    sample = requests[:: max(1, len(requests) // 200)]
+    mean = sum(expander.count_tokens(request.prompt) for request in sample) / len(sample)
+    read, written = round(mean * len(requests)), tokens_per_critique * len(requests)
+    known = price_in is not None and price_out is not None
+    cost = (read * price_in + written * price_out) / 1e6 if known else None  # type: ignore[operator]
+    return {"requests": len(requests), "tokens_in": read, "tokens_out": written, "cost": cost}
+
+
+def ask_missing(
+    folder: Path,
+    requests: Sequence[Request],
+    expander: Expander,
+    fingerprint: Mapping[str, Any],
+    checks: Mapping[str, float],
+    requests_per_batch: int,
+    runtime: Runtime,
+) -> None:
+    """Ask for what the side-car lacks, whole queries at a time; `refused` says why a text may not be used."""
+    writer = SideCarWriter(folder, columns=COLUMNS, fingerprint=fingerprint)
+    done = writer.done_keys()
+    missing = [request for request in requests if request.key not in done]
+    if done:
+        log.info("%d of %d expansions were made before", len(requests) - len(missing), len(requests))
+    batches = list(_whole_queries(missing, requests_per_batch))
+    for batch in track(batches, "expanding (batches)", len(batches), enabled=runtime.progress):
+        for request, text in zip(batch, expander.expand(batch), strict=True):
+            found = refusals(request, text, **checks)
+            writer.add(request.key, request.response_hash, {"text": text, "refused": ", ".join(found)})
+        writer.flush()
+
+
+def _whole_queries(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
+    """Batches of about `size` requests; a query's are never parted, so that a key in the side-car is complete."""
+    batch: list[Request] = []
+    for request in requests:
+        if len(batch) >= size and request.key != batch[-1].key:
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+def _requests(index: Index, rows: np.ndarray, source: str, instruction: str, runtime: Runtime) -> Iterator[Request]:
+    for row in track(rows, "reading reasons", len(rows), enabled=runtime.progress):
+        group = index.read(int(row))
+        for response in group.responses:
+            if _reason(response, source):
+                yield make_request(group, response, response.critiques[source], instruction)
+
+
+def _finish(
+    out: Path,
+    index: Index,
+    rows: np.ndarray,
+    requests: Sequence[Request],
+    source: str,
+    target: str,
+    estimate: Mapping[str, Any],
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """Write the shards, and say how many expansions are used and why others are not."""
+    table, folder = SideCar.load(out / TEXTS), out / SHARDS
+    for path in folder.glob("*") if folder.is_dir() else ():
+        path.unlink()  # what an interrupted run left
+    without = 0
+
+    def groups() -> Iterator[PreferenceGroup]:
+        nonlocal without
+        for row in track(rows, "writing shards", len(rows), enabled=runtime.progress):
+            group = index.read(int(row))
+            without += sum(not _reason(response, source) for response in group.responses)
+            yield expanded(group, table, source, target)
+
+    write_shards(groups(), folder)
+    counts, examples = _count(requests, table)
+    used = counts.pop(USED, 0)
+    summary = {
+        "requests": len(requests),
+        "used": used,
+        "refused": len(requests) - used,
+        "refused_by_reason": dict(counts.most_common()),
+        "responses_without_a_reason": without,
+        "estimate": dict(estimate),
+    }
+    write_json(out / "metrics.json", {**summary, "examples": examples})
+    if used < len(requests):
+        log.warning(
+            "%d of %d expansions were refused, and the reasons stand instead", len(requests) - used, len(requests)
+        )
+    return summary
+
+
+def _count(requests: Sequence[Request], table: SideCar) -> tuple[Counter[str], dict[str, list[dict[str, str]]]]:
+    """How many expansions are used and why others are not (one may have several reasons), with a few examples each."""
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[dict[str, str]]] = {}
+    for request in requests:
+        text, refused = (table.texts(request.key, [request.response_hash], name)[0] for name in COLUMNS)
+        for outcome in refused.split(", ") if refused else (USED,):
+            counts[outcome] += 1
+            if len(examples.setdefault(outcome, [])) < NUM_EXAMPLES:
+                examples[outcome].append({"key": request.key, "reason": request.reason, "expansion": text})
+    return counts, examples
+
+
+def _reason(response: Response, source: str) -> str:
+    return response.critiques.get(source, "").strip()
+
+
+def expanded(group: PreferenceGroup, table: SideCar, source: str, target: str) -> PreferenceGroup:
+    """Give every response with a reason its expansion, or where that was refused the reason itself."""
+    responses = []
+    for response in group.responses:
+        if _reason(response, source):
+            text, refused = (table.texts(group.key, [response.hash], name)[0] for name in COLUMNS)
+            used = response.critiques[source] if refused else text
+            response = replace(response, critiques={**response.critiques, target: used})
+        responses.append(response)
+    return replace(group, responses=tuple(responses), shard="")
+
+
+def _check_cost(estimate: Mapping[str, Any], max_cost: float | None) -> None:
+    if max_cost is None:
+        return
+    if estimate["cost"] is None:
+        raise ConfigError(
+            "a limit on the cost needs prices",
+            where="stages.expand.max_cost",
+            given=max_cost,
+            expected="price_in and price_out, for a million tokens",
+        )
+    if estimate["cost"] > max_cost:
+        raise ConfigError(
+            "expanding would cost more than allowed",
+            where="stages.expand.max_cost",
+            given=_in_words(estimate),
+            expected=f"at most {max_cost:g}",
+            fix="raise max_cost, or take fewer queries with stages.expand.limit",
+        )
+
+
+def _in_words(estimate: Mapping[str, Any]) -> str:
+    cost = "" if estimate["cost"] is None else f", about {estimate['cost']:.2f}"
+    counts = [f"{estimate[name]:,}" for name in ("requests", "tokens_in", "tokens_out")]
+    return f"{counts[0]} requests, about {counts[1]} tokens read and {counts[2]} written{cost}"
+
+
+def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.tmp")
+    with part.open("w") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(part, path)

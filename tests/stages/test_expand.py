@@ -1,0 +1,136 @@
+"""Stage `expand`: shards to train on, what was refused counted and kept as the reason, no answer asked for twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmrlhf.data.expansion import Request
+from mmrlhf.data.index import Index
+from mmrlhf.data.shards import write_shards
+from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.stages import expand
+from mmrlhf.stages.expanders import RecordedExpander
+
+
+class Writer:
+    """Repeats the reason in a sentence, except where the reason holds a word that makes it invent."""
+
+    name = "test"
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.asked: list[str] = []
+        self.stop_after = stop_after
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    def expand(self, requests: Sequence[Request]) -> list[str]:
+        if self.stop_after is not None and len(self.asked) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.asked += [request.digest for request in requests]
+        invented = " An elephant stands beside two waterfalls in Norway."
+        return [f"It is {request.reason}.{invented if 'bad' in request.reason else ''}" for request in requests]
+
+
+@pytest.fixture
+def reasons(tmp_path: Path, small_groups) -> Path:
+    """The small queries with reasons of three kinds, and some responses without one."""
+    said = ({"short": "good"}, {"short": "bad animal", "evidence": "seen"}, {})
+    groups = [
+        replace(
+            group,
+            responses=tuple(replace(r, critiques=said[(i + j) % 3]) for j, r in enumerate(group.responses)),
+        )
+        for i, group in enumerate(small_groups)
+    ]
+    folder = tmp_path / "reasons"
+    write_shards(groups, folder, max_groups_per_shard=5)
+    return folder
+
+
+def by_reason(folder: Path) -> dict[str, list]:
+    found: dict[str, list] = {"good": [], "bad animal": [], "": []}
+    index = Index.load(folder)
+    for row in range(len(index)):
+        for response in index.read(row).responses:
+            found[response.critiques.get("short", "")].append(response)
+    return found
+
+
+def test_shards_hold_what_may_be_used_and_the_reason_where_it_may_not(tmp_path, reasons, runtime):
+    summary = expand.run(tmp_path / "out", shards=reasons, expander=Writer(), runtime=runtime)
+    before, after = by_reason(reasons), by_reason(tmp_path / "out" / "shards")
+    assert {name: len(found) for name, found in before.items()} == {name: len(found) for name, found in after.items()}
+    assert all(r.critiques == {"short": "good", "full": "It is good."} for r in after["good"])
+    kept = {"short": "bad animal", "evidence": "seen", "full": "bad animal"}
+    assert all(r.critiques == kept for r in after["bad animal"]) and all(r.critiques == {} for r in after[""])
+    assert summary["used"] == len(before["good"]) and summary["refused"] == len(before["bad animal"])
+    assert summary["refused_by_reason"]["added facts"] == summary["refused"]
+    assert summary["responses_without_a_reason"] == len(before[""])
+    one, two = Index.load(reasons), Index.load(tmp_path / "out" / "shards")
+    for row in range(len(one)):
+        first, second = one.read(row), two.read(row)
+        assert (first.key, first.prompt, first.media, first.meta) == (
+            second.key,
+            second.prompt,
+            second.media,
+            second.meta,
+        )
+        assert [(r.text, r.rank) for r in first.responses] == [(r.text, r.rank) for r in second.responses]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["examples"]["added facts"][0]["expansion"].startswith("It is bad animal. An elephant")
+
+
+def test_a_stopped_run_asks_only_for_what_is_missing(tmp_path, reasons, runtime):
+    whole = Writer()
+    asked = {"shards": reasons, "requests_per_batch": 4, "runtime": runtime}
+    expand.run(tmp_path / "whole", expander=whole, **asked)
+    first, second = Writer(stop_after=8), Writer()
+    with pytest.raises(KeyboardInterrupt):
+        expand.run(tmp_path / "out", expander=first, **asked)
+    expand.run(tmp_path / "out", expander=second, **asked)
+    assert first.asked + second.asked == whole.asked and len(first.asked) >= 8
+    digests = [Index.load(tmp_path / name / "shards").digest for name in ("whole", "out")]
+    assert digests[0] == digests[1]
+
+
+def test_the_cost_is_known_before_anything_is_asked(tmp_path, reasons, runtime):
+    writer = Writer()
+    prices = {"price_in": 2.0, "price_out": 8.0, "tokens_per_critique": 100}
+    asked = {"shards": reasons, "expander": writer, "runtime": runtime}
+    with pytest.raises(ConfigError, match="more than allowed"):
+        expand.run(tmp_path / "out", max_cost=1e-6, **prices, **asked)
+    assert not writer.asked
+    estimate = json.loads((tmp_path / "out" / "estimate.json").read_text())
+    lines = (tmp_path / "out" / "requests.jsonl").read_text().splitlines()
+    assert estimate["requests"] == len(lines) and estimate["tokens_out"] == 100 * len(lines)
+    assert estimate["tokens_in"] == sum(len(json.loads(line)["prompt"].split()) for line in lines)
+    assert estimate["cost"] == pytest.approx((estimate["tokens_in"] * 2 + estimate["tokens_out"] * 8) / 1e6)
+    with pytest.raises(ConfigError, match="needs prices"):
+        expand.run(tmp_path / "other", max_cost=1.0, **asked)
+
+
+def test_requests_can_be_answered_elsewhere(tmp_path, reasons, runtime):
+    """The written requests, answered into a file, give what asking directly gives."""
+    direct = Writer()
+    expand.run(tmp_path / "direct", shards=reasons, expander=direct, runtime=runtime)
+    answers = tmp_path / "answers.jsonl"
+    lines = [json.loads(line) for line in (tmp_path / "direct" / "requests.jsonl").read_text().splitlines()]
+    words = [{"digest": line["digest"], "text": f"It is {_reason(line['prompt'])}."} for line in lines]
+    answers.write_text("".join(json.dumps(word) + "\n" for word in words))
+    summary = expand.run(tmp_path / "out", shards=reasons, expander=RecordedExpander(answers), runtime=runtime)
+    assert summary["used"] == summary["requests"] == len(direct.asked)
+
+
+def _reason(prompt: str) -> str:
+    return prompt.split("[Annotator]: ")[1].split("\n")[0]
+
+
+def test_data_without_reasons_are_refused(tmp_path, small_shards, runtime):
+    with pytest.raises(DataError, match="no response has a 'evidence' critique"):
+        expand.run(tmp_path / "out", shards=small_shards, expander=Writer(), source="evidence", runtime=runtime)
