@@ -113,7 +113,8 @@ def _row(
             {
                 "text": answer.text + _filler(rng, quality[i], settings.length_bias, is_safety),
                 "rank": annotation.ranks[i],
-                "scores": {dimension: round(float(m), 3) for dimension, m in zip(DIMENSIONS, means, strict=True)},
+                "scores": {dimension: round(float(m), 3) for dimension, m in zip(DIMENSIONS, means, strict=True)}
+                | {f"check_{number}": float(check) for number, check in enumerate(checks[i], start=1)},
                 "reasons": {"faithfulness": critiques["short"], "overall": critiques["short"]},
                 "critiques": critiques,
                 "model": f"writer-{models[i] + 1}",

@@ -150,3 +150,10 @@ def test_texts_stay_short_and_evidence_has_no_verdict(world: list[Row]) -> None:
             # 16 words of listing, 13 for each of three claims at most, 3 for the score
             assert len(response["critiques"]["full"].split()) <= 16 + 3 * 13 + 3
             assert not {"true", "false", "score", "empty"} & set(response["critiques"]["evidence"].split())
+
+
+def test_the_sub_checks_are_the_truth_of_each_claim() -> None:
+    """What extra outputs of a reward model can learn instead of writing it."""
+    for row in (drawn.row for drawn in draw_preference(60, 1, PreferenceSettings())):
+        for response, truth in zip(row["responses"], row["meta"]["claims"], strict=True):
+            assert [response["scores"][f"check_{number}"] for number in (1, 2, 3)] == [float(check) for check in truth]

@@ -37,7 +37,9 @@ def test_data_rows_have_the_released_fields_and_their_media(root: Path) -> None:
         for response in row["responses"]:
             assert set(response) == {"text", "rank", "scores", "reasons", "critiques", "model"}
             assert set(response["critiques"]) == {"full", "short", "evidence"}
-            assert all(1 <= score <= 5 for score in response["scores"].values())
+            checks = {name: score for name, score in response["scores"].items() if name.startswith("check_")}
+            assert all(1 <= score <= 5 for name, score in response["scores"].items() if name not in checks)
+            assert set(checks) == {"check_1", "check_2", "check_3"} and set(checks.values()) <= {0.0, 1.0}
     assert {path.name for path in root.iterdir()} == {*SHARES, "data.jsonl", "dpo_pairs.jsonl"}
 
 
