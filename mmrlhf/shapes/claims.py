@@ -91,13 +91,16 @@ class Claim:
         other = scene.find(parts[2])
         return other is not None and related(subject, parts[1], other)
 
-    def said(self) -> str:
+    def said(self, question: Question | None = None) -> str:
         """The words of the claim that evidence is compared with; a critique repeats them beside it."""
-        where = {"count": (0,), "cell": (0, 1), "relation": (1,), "neighbour": (2,), "motion": (0, 1), "answer": (0,)}
+        if self.kind == "answer":
+            assert question is not None
+            return question.options[LETTERS.index(self.parts[0])]
+        where = {"count": (0,), "cell": (1, 0), "relation": (1,), "neighbour": (2, 1), "motion": (0, 1)}
         return " ".join(self.parts[i] for i in where[self.kind])
 
     def evidence(self, scene: Scene, question: Question | None = None) -> str:
-        """What one sees on looking at the places the claim speaks of; never whether it is true."""
+        """What one sees on looking at the places the claim speaks of; it ends with `said()` if the claim is true."""
         parts = self.parts
         if self.kind == "count":
             return seen_count(scene)
@@ -107,9 +110,10 @@ class Claim:
             return scene.event
         if self.kind == "answer":
             assert question is not None
-            return f"{seen_at(scene, question.cell)} {right_letter(scene, question) or 'none'}"
-        other = parts[1] if self.kind == "neighbour" else parts[2]
-        return f"{seen_shape(scene, parts[0])} {seen_shape(scene, other)}"
+            return seen_at(scene, question.cell)
+        if self.kind == "neighbour":
+            return f"{seen_shape(scene, parts[0])} {parts[2]} {seen_beside(scene, parts[0], parts[2])}"
+        return f"{seen_shape(scene, parts[0])} {seen_shape(scene, parts[2])} {seen_relation(scene, *parts)}"
 
 
 def related(subject: int, relation: str, other: int) -> bool:
@@ -147,6 +151,21 @@ def seen_shape(scene: Scene, thing: str) -> str:
         if found.endswith(f" {shape}"):
             return f"{found} {cell}"
     return seen_thing(scene, thing)
+
+
+def seen_beside(scene: Scene, thing: str, direction: str) -> str:
+    """What is next to a thing: "blue square", or "empty" (also behind the border, and where the thing is not there)."""
+    cell = scene.find(thing)
+    return ("" if cell is None else scene.neighbour(cell, direction)) or "empty"
+
+
+def seen_relation(scene: Scene, thing: str, relation: str, other: str) -> str:
+    """How two things lie on the axis that a relation speaks of: "left of", "right of", "level with"; or "absent"."""
+    here, there = scene.find(thing), scene.find(other)
+    if here is None or there is None:
+        return "absent"
+    axis = RELATIONS[:2] if relation in RELATIONS[:2] else RELATIONS[2:]
+    return next((way for way in axis if related(here, way, there)), "level with")
 
 
 def listed_items(scene: Scene, by: str) -> list[str]:

@@ -17,7 +17,7 @@ from mmrlhf.shapes.scene import Scene
 
 def claims_evidence(claims: Sequence[Claim], scene: Scene, question: Question | None) -> tuple[str, list[str]]:
     """All that is there; then, for each claim of a response, what it said and what looking finds, side by side."""
-    found = [f"said {claim.said()} {claim.evidence(scene, question)}" for claim in claims]
+    found = [f"said {claim.said(question)} {claim.evidence(scene, question)}" for claim in claims]
     return " , ".join(listed_items(scene, "shape")), found
 
 
