@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from mmrlhf.models.cache import build_cache
 from mmrlhf.models.families import base_model, media_arguments
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.types import EncodedGroup
@@ -72,7 +73,7 @@ def generate(
 def _prefill(model: PackedModel, groups: Sequence[EncodedGroup], num_samples: int) -> tuple[_Decoding, Tensor]:
     """Run prefixes once, copy the cache per branch and sample, run the branches; logits of each branch's end (B, V)."""
     device = model.device
-    cache = DynamicCache(config=model.backbone.config.get_text_config())
+    cache = build_cache(model.backbone.config.get_text_config())
     mask = pad_sequence([torch.ones_like(g.prefix_ids) for g in groups], batch_first=True).to(device)
     media = [{name: tensor.to(device) for name, tensor in group.media.items()} for group in groups]
     prefixes = pad_sequence([g.prefix_ids for g in groups], batch_first=True).to(device)

@@ -1,0 +1,60 @@
+"""A key-value cache that appends in place.
+
+The stock cache concatenates: every decoded token copies all keys and values of all rows. This one keeps spare room
+behind them and copies only when that is used up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+SPARE_TOKENS = 64
+
+
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values (B, H, S, D), views of buffers with room for more tokens."""
+
+    _room: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append the states of new tokens (B, H, N, D); returns those of all tokens."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self._room is None or end > self._room[0].shape[-2]:
+            spare = max(SPARE_TOKENS, end // 4)
+            self._room = (
+                _with_room(self.keys, key_states, start, end + spare),
+                _with_room(self.values, value_states, start, end + spare),
+            )
+        keys, values = self._room
+        keys[..., start:end, :] = key_states
+        values[..., start:end, :] = value_states
+        self.keys, self.values = keys[..., :end, :], values[..., :end, :]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep, repeat or reorder rows; the room goes, and comes back with the next token."""
+        super().batch_select_indices(indices)
+        self._room = None
+
+
+def _with_room(old: Tensor, new: Tensor, length: int, capacity: int) -> Tensor:
+    """The first `length` tokens of `old` in a buffer (B, H, capacity, D)."""
+    buffer = torch.empty((*new.shape[:-2], capacity, new.shape[-1]), dtype=new.dtype, device=new.device)
+    if length:
+        buffer[..., :length, :] = old
+    return buffer
+
+
+def build_cache(config: PreTrainedConfig) -> DynamicCache:
+    """The stock cache of a model, with its full-attention layers replaced by roomy ones."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
