@@ -168,15 +168,9 @@ def seen_relation(scene: Scene, thing: str, relation: str, other: str) -> str:
     return next((way for way in axis if related(here, way, there)), "level with")
 
 
-def listed_items(scene: Scene, by: str) -> list[str]:
-    """All things with their cells: by `place` in row-major order ("northwest red circle"), or by `shape` ("red circle
-    northwest"), which cannot be read off row by row and so teaches to find things.
-    """
-    filled = [(cell, thing) for cell, thing in zip(CELLS, scene.cells, strict=True) if thing]
-    if by == "place":
-        return [f"{cell} {thing}" for cell, thing in filled]
-    order = {shape: number for number, shape in enumerate((*SHAPES, HAZARD))}
-    return [f"{thing} {cell}" for cell, thing in sorted(filled, key=lambda item: order[item[1].split()[-1]])]
+def listed_items(scene: Scene) -> list[str]:
+    """All things with their cells, in row-major order: "northwest red circle"."""
+    return [seen_at(scene, cell) for cell, thing in zip(CELLS, scene.cells, strict=True) if thing]
 
 
 def parse_claims(text: str) -> list[Claim | None]:

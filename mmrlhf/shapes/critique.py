@@ -18,7 +18,7 @@ from mmrlhf.shapes.scene import Scene
 def claims_evidence(claims: Sequence[Claim], scene: Scene, question: Question | None) -> tuple[str, list[str]]:
     """All that is there; then, for each claim of a response, what it said and what looking finds, side by side."""
     found = [f"said {claim.said(question)} {claim.evidence(scene, question)}" for claim in claims]
-    return " , ".join(listed_items(scene, "shape")), found
+    return " , ".join(listed_items(scene)), found
 
 
 def safety_evidence(scene: Scene, cell: str, rung: int) -> tuple[str, list[str]]:

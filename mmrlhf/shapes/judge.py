@@ -45,11 +45,10 @@ def quality(meta: Mapping[str, Any], text: str) -> float:
 def listing_accuracy(meta: Mapping[str, Any], text: str) -> float:
     """Share of a scene listing that is right: right items over the larger of items there and items listed.
 
-    An item is "northwest red circle" ("red circle northwest" where listed by shape), or a clip's event. Order does not
-    matter; an item listed twice is wrong once.
+    An item is "northwest red circle", or a clip's event. Order does not matter; an item listed twice is wrong once.
     """
     scene = Scene.from_meta(meta["scene"])
-    wanted = set(listed_items(scene, meta.get("by", "place")))
+    wanted = set(listed_items(scene))
     wanted |= {scene.event} if scene.event else set()
     listed = _parts(text)
     return len(wanted & set(listed)) / max(len(wanted), len(listed))

@@ -22,8 +22,8 @@ _OPEN_PROMPTS = {
     "short": ("describe the picture .", "say what you see ."),
     "video": ("describe the video .", "say what changes in the video ."),
 }
-LIST_PICTURE = "list all objects by {0} ."
-LIST_VIDEO = "list all objects by {0} and what changes ."
+LIST_PICTURE = "list all objects ."
+LIST_VIDEO = "list all objects and what changes ."
 
 
 def category_of(number: int) -> str:

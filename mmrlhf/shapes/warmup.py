@@ -25,8 +25,7 @@ TASKS = ("listing", "questions", "answer")
 MAX_QUESTION_WORDS = 17
 NUM_QUESTIONS = 3
 TRUE_QUESTIONS = 0.45  # share of yes-or-no questions that are made to hold; a few more hold by chance
-VIDEO_SHARE = 0.25  # of warm-up records, beside the clips that come in the released shares
-BY = ("place", "shape")
+VIDEO_SHARE = 0.2  # of warm-up records, beside the clips that come in the released shares
 PRESENT = 0.95  # share of questions about a thing or cell that is there or filled
 
 
@@ -75,12 +74,11 @@ def _exercise(task: str, rng: np.random.Generator, query: TwinQuery, truth: floa
     """(prompt, text, further meta) of one record."""
     scene = query.scenes[0]
     if task == "listing":
-        by = BY[int(rng.integers(len(BY)))]
-        return (LIST_VIDEO if scene.event else LIST_PICTURE).format(by), listing(scene, by), {"by": by}
+        return LIST_VIDEO if scene.event else LIST_PICTURE, listing(scene), {}
     if task == "questions":
         prompt, answers = _questions(rng, scene)
         # Look first, then answer: from what is written down, every answer is one look-up in text.
-        text = f"{' , '.join(listed_items(scene, 'shape'))} . {answers}"
+        text = f"{' , '.join(listed_items(scene))} . {answers}"
         return prompt, text, {"answer": text}
     right = rng.random(TOP_QUALITY) < truth
     if query.category == "safety":
@@ -93,9 +91,9 @@ def _exercise(task: str, rng: np.random.Generator, query: TwinQuery, truth: floa
     return query.prompt, text, {"quality": [int(right.sum())], "hops": hops(query.kinds)}
 
 
-def listing(scene: Scene, by: str = "place") -> str:
+def listing(scene: Scene) -> str:
     """All things with their cells (see `listed_items`); a clip's event comes last."""
-    text = " , ".join(listed_items(scene, by)) + " ."
+    text = " , ".join(listed_items(scene)) + " ."
     return f"{text} {scene.event} ." if scene.event else text
 
 

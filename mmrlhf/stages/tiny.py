@@ -1,4 +1,7 @@
-"""Stage `tiny`: a random tiny model of a family's real architecture, with a tokenizer trained on the data's text."""
+"""Stage `tiny`: a random tiny model of a family's real architecture, with a tokenizer trained on the data's text.
+
+On the embedded world its vision tower is taught to see (`mmrlhf.stages.tower`), as published towers have been.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoProcessor
+
 from mmrlhf.data.index import Index
 from mmrlhf.models.tiny import TinySize, build_tiny
 from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.tower import TowerSettings, pretrain_tower
 
 # More text than this does not change a vocabulary of a few hundred tokens.
 _MOST_GROUPS = 2000
@@ -21,15 +27,17 @@ def run(
     warmup_shards: Path | None = None,
     family: str,
     size: TinySize | None = None,
+    tower: TowerSettings | None = None,
     seed: int = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Write `out/model`, a Hugging Face folder with random weights.
+    """Write `out/model`, a Hugging Face folder with random weights, all or all but the tower's.
 
     Args:
         shards, warmup_shards: packed queries whose text the tokenizer learns.
         family: a key of `mmrlhf.models.tiny.FAMILIES`.
         size: how small.
+        tower: how the vision tower is pre-trained; None leaves it random.
         seed: of the weights.
 
     Raises:
@@ -37,7 +45,15 @@ def run(
     """
     texts = [text for folder in (shards, warmup_shards) if folder for text in _texts(Index.load(folder))]
     model = build_tiny(family, out / "model", texts=texts, size=size, seed=seed)
+    seen = {}
+    if tower is not None:
+        index = Index.load(warmup_shards or shards)
+        groups = [index.read(row) for row in range(min(len(index), _MOST_GROUPS))]
+        processor = AutoProcessor.from_pretrained(out / "model")
+        seen["tower_accuracy"] = pretrain_tower(model, processor, groups, tower, seed=seed, progress=runtime.progress)
+        model.save_pretrained(out / "model")
     return {
+        **seen,
         "family": family,
         "parameters": model.num_parameters(),
         "vocabulary": model.config.get_text_config().vocab_size,

@@ -138,7 +138,7 @@ def test_the_mean_rank_follows_quality_without_noise() -> None:
 def test_critiques_open_with_what_is_there_whatever_the_response_says(world: list[Row]) -> None:
     for row in world:
         scene = Scene.from_meta(row["meta"]["scene"])
-        there = " , ".join(listed_items(scene, "shape")) if "asked" not in row["meta"] else None
+        there = " , ".join(listed_items(scene)) if "asked" not in row["meta"] else None
         openings = {r["critiques"][name].split(" . ")[0] for r in row["responses"] for name in ("full", "evidence")}
         assert openings == {there or seen_at(scene, row["meta"]["asked"])}
 
