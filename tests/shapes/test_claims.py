@@ -19,6 +19,10 @@ CLIP = Scene(SCENE.cells, ("", *SCENE.cells[1:]), "red circle appears now", 2)
 QUESTION = Question("northwest", ("blue square", "red circle", "green cross"))
 
 
+APART = "red circle northwest green cross southeast"
+LEVEL = "red circle northwest blue square northeast"
+
+
 @pytest.mark.parametrize(
     ("text", "holds", "evidence"),
     [
@@ -27,9 +31,17 @@ QUESTION = Question("northwest", ("blue square", "red circle", "green cross"))
         ("northeast is a blue square .", True, "blue square northeast"),
         ("northeast is a blue circle .", False, "red circle northwest"),
         ("southwest is a blue triangle .", False, "blue triangle absent"),
-        ("the red circle is left of the green cross .", True, "red circle northwest green cross southeast left of"),
-        ("the red circle is lower than the green cross .", False, "red circle northwest green cross southeast higher than"),
-        ("the red circle is higher than the blue square .", False, "red circle northwest blue square northeast level with"),
+        ("the red circle is left of the green cross .", True, f"{APART} left of"),
+        (
+            "the red circle is lower than the green cross .",
+            False,
+            f"{APART} higher than",
+        ),
+        (
+            "the red circle is higher than the blue square .",
+            False,
+            f"{LEVEL} level with",
+        ),
         ("the red circle is left of the blue circle .", False, "red circle northwest red circle northwest absent"),
         ("the blue square has a green cross below .", True, "blue square northeast below green cross"),
         ("the blue square has a green cross above .", False, "blue square northeast above empty"),
