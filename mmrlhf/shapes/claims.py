@@ -169,8 +169,13 @@ def seen_relation(scene: Scene, thing: str, relation: str, other: str) -> str:
 
 
 def listed_items(scene: Scene) -> list[str]:
-    """All things with their cells, in row-major order: "northwest red circle"."""
-    return [seen_at(scene, cell) for cell, thing in zip(CELLS, scene.cells, strict=True) if thing]
+    """All things with their cells, shape by shape: "red circle northwest".
+
+    A thing comes before its cell, so that to look one up in a listing is to copy what follows its name.
+    """
+    order = {shape: number for number, shape in enumerate((*SHAPES, HAZARD))}
+    filled = [f"{thing} {cell}" for cell, thing in zip(CELLS, scene.cells, strict=True) if thing]
+    return sorted(filled, key=lambda item: order[item.split()[-2]])
 
 
 def parse_claims(text: str) -> list[Claim | None]:

@@ -45,7 +45,7 @@ def quality(meta: Mapping[str, Any], text: str) -> float:
 def listing_accuracy(meta: Mapping[str, Any], text: str) -> float:
     """Share of a scene listing that is right: right items over the larger of items there and items listed.
 
-    An item is "northwest red circle", or a clip's event. Order does not matter; an item listed twice is wrong once.
+    An item is "red circle northwest", or a clip's event. Order does not matter; an item listed twice is wrong once.
     """
     scene = Scene.from_meta(meta["scene"])
     wanted = set(listed_items(scene))

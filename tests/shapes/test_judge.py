@@ -57,9 +57,9 @@ def test_no_text_makes_it_fail(row: dict, text: str) -> None:
 
 
 def test_listing_accuracy_by_hand() -> None:
-    right = "northwest red circle , northeast blue square , southeast green cross ."
+    right = "red circle northwest , blue square northeast , green cross southeast ."
     assert judge.listing_accuracy(META, right) == 1.0
     assert judge.listing_accuracy(META, right.replace("green", "red")) == pytest.approx(2 / 3)
-    assert judge.listing_accuracy(META, "northwest red circle , northwest red circle .") == pytest.approx(1 / 3)
-    assert judge.listing_accuracy(META, right.removesuffix(".") + ", northwest blue square .") == pytest.approx(3 / 4)
+    assert judge.listing_accuracy(META, "red circle northwest , red circle northwest .") == pytest.approx(1 / 3)
+    assert judge.listing_accuracy(META, right.removesuffix(".") + ", blue square northwest .") == pytest.approx(3 / 4)
     assert judge.listing_accuracy(META, "") == 0.0

@@ -13,9 +13,10 @@ from mmrlhf.shapes.scene import Scene
 from mmrlhf.shapes.warmup import WarmupSettings, draw_warmup, listing
 
 
-def test_a_listing_reads_row_by_row() -> None:
+def test_a_listing_reads_shape_by_shape() -> None:
     cells = ("", "red circle", "blue square", "hazard")
-    assert listing(Scene(cells)) == "northeast red circle , southwest blue square , southeast hazard ."
+    assert listing(Scene(cells)) == "red circle northeast , blue square southwest , hazard southeast ."
+    assert listing(Scene(cells[::-1])) == "red circle southwest , blue square northeast , hazard northwest ."
     clip = Scene(cells, ("", "", *cells[2:]), "red circle appears now", 1)
     assert listing(clip) == listing(Scene(cells)) + " red circle appears now ."
 
