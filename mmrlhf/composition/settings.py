@@ -41,8 +41,8 @@ def user_inputs(config: DictConfig) -> frozenset[str]:
     for key in config.inputs:
         # an input that this chain does not need may still be open
         value = None if is_open(config, key) else config.inputs[key]
-        if isinstance(value, str) and not value.startswith("stage:"):
-            found.add(value)
+        values = value.values() if isinstance(value, Mapping) else [value]
+        found.update(text for text in values if isinstance(text, str) and not text.startswith("stage:"))
     return frozenset(found)
 
 

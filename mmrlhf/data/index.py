@@ -8,54 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import threading
 import zlib
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from mmrlhf.data.manifest import Shard, check_shards, read_index, write_index
+from mmrlhf.data.entries import Entries
+from mmrlhf.data.manifest import Shard, check_shards, read_index, set_of_shard, write_index
 from mmrlhf.data.records import group_from_members
-from mmrlhf.data.scan import SCHEMA, scan_shard
+from mmrlhf.data.scan import scan_shard
+from mmrlhf.data.shard_files import ShardFiles
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 
-_MAX_OPEN_SHARDS = 64
 Split = Literal["train", "heldout", "all"]
-
-
-@dataclass(frozen=True)
-class IndexEntry:
-    """One sample: where its members lie and how big it is, without reading it.
-
-    members: {suffix: (offset, size, crc32)}; image_sizes and video_size are (width, height) in pixels, (0, 0) where
-    unreadable; duration in seconds; text_chars counts prompt and responses, critique_chars each response's longest
-    critique; split_hash in [0, 1).
-    """
-
-    key: str
-    shard: str
-    members: Mapping[str, tuple[int, int, int]]
-    num_responses: int
-    num_pairs: int
-    category: str
-    num_images: int
-    image_sizes: tuple[tuple[int, int], ...]
-    num_frames: int
-    duration: float
-    video_size: tuple[int, int] | None
-    text_chars: int
-    critique_chars: int
-    split_hash: float
+Modality = Literal["text", "image", "images", "video"]
 
 
 def build_index(folder: Path | str) -> Index:
@@ -87,9 +60,9 @@ class Index:
 
     def __init__(self, folder: Path, shards: tuple[Shard, ...], digest: str, table: pa.Table) -> None:
         self.folder, self.shards, self.digest = folder, shards, digest
-        self.entries = _Entries(table)
+        self.entries = Entries(table)
         self._table = table
-        self._files = _ShardFiles(folder)
+        self._files = ShardFiles(folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> Index:
@@ -113,6 +86,19 @@ class Index:
         """Return one column of numbers or text (N,) in index order, without making entries."""
         return self._table.column(name).to_numpy()
 
+    def modality(self) -> np.ndarray:
+        """Return each sample's modality (N,): text, image (one), images (several) or video (frames count as one)."""
+        images = self.column("num_images")
+        return np.select(
+            [self.column("num_frames") > 0, images == 0, images == 1], ["video", "text", "image"], "images"
+        )
+
+    def set_names(self) -> np.ndarray:
+        """Return the name of each sample's set (N,) in a mixture; empty text where the shards are no mixture."""
+        shards = self._table.column("shard").combine_chunks().dictionary_encode()
+        names = np.array([set_of_shard(shard) for shard in shards.dictionary.to_pylist()], dtype=object)
+        return names[shards.indices.to_numpy()]
+
     def read(self, i: int) -> PreferenceGroup:
         """Read sample i from its shard.
 
@@ -135,7 +121,10 @@ class Index:
                     fix="copy or fetch the shard again, or pack it again",
                 )
             found[name] = data
-        return group_from_members(found.pop("json"), found, shard=shard, key=key)
+        # in a mixture the record has its own key, without the name of the set
+        prefix = f"{set_of_shard(shard)}/" if set_of_shard(shard) else ""
+        group = group_from_members(found.pop("json"), found, shard=shard, key=key.removeprefix(prefix))
+        return replace(group, key=key) if prefix else group
 
     def split(self, name: Split, holdout: float, limit: int | None = None) -> np.ndarray:
         """Return the rows (n,) int64, ascending, of one side of a split by key.
@@ -147,7 +136,7 @@ class Index:
         Args:
             name: "train", "heldout" or "all".
             holdout: share of the keys on the held-out side.
-            limit: take at most this many, spread like a random choice; smaller limits give subsets of larger ones.
+            limit: take at most this many (see `take`).
         """
         if not 0 <= holdout <= 1:
             raise ConfigError("holdout is a share", given=holdout, expected="0 <= holdout <= 1")
@@ -156,10 +145,13 @@ class Index:
         sides = {"train": place >= border, "heldout": place < border, "all": np.ones(len(place), dtype=bool)}
         if name not in sides:
             raise ConfigError("unknown split", given=name, expected="train, heldout or all")
-        rows = np.flatnonzero(sides[name])
-        if limit is not None:
-            rows = np.sort(rows[np.argsort(place[rows], kind="stable")[:limit]])
-        return rows.astype(np.int64)
+        return self.take(np.flatnonzero(sides[name]).astype(np.int64), limit)
+
+    def take(self, rows: np.ndarray, limit: int | None) -> np.ndarray:
+        """Keep at most `limit` of some rows, spread like a random choice: a smaller limit keeps a subset."""
+        if limit is None or len(rows) <= limit:
+            return rows
+        return np.sort(rows[np.argsort(self.column("split_hash")[rows], kind="stable")[:limit]])
 
     def verify_shard(self, shard: Shard) -> None:
         """Read a whole shard and compare its SHA-256 with the manifest.
@@ -180,122 +172,6 @@ class Index:
         """Read every shard in full and compare it with the manifest (to show progress, loop over `verify_shard`)."""
         for shard in self.shards:
             self.verify_shard(shard)
-
-
-class _Entries(Sequence[IndexEntry]):
-    """Rows of the index as entries, made on demand from the columns' arrays."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._columns: dict[str, Any] = {name: _values(table.column(name)) for name in SCHEMA.names}
-
-    def __len__(self) -> int:
-        return len(self._columns["key"])
-
-    @overload
-    def __getitem__(self, i: int) -> IndexEntry: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[IndexEntry]: ...
-    def __getitem__(self, i: int | slice) -> IndexEntry | Sequence[IndexEntry]:
-        if isinstance(i, slice):
-            return [self[row] for row in range(*i.indices(len(self)))]
-        row = {name: column[int(i)] for name, column in self._columns.items()}
-        members = zip(row.pop("member_offsets"), row.pop("member_sizes"), row.pop("member_crc32"), strict=True)
-        sides = row.pop("image_sizes")
-        return IndexEntry(
-            members=dict(zip(row.pop("member_names"), members, strict=True)),
-            image_sizes=tuple(zip(sides[::2], sides[1::2], strict=True)),
-            video_size=tuple(row.pop("video_size")) or None,
-            **row,
-        )
-
-    def place(self, i: int) -> tuple[str, str, dict[str, tuple[int, int, int]]]:
-        """(key, shard, {suffix: (offset, size, crc32)}) of one row, which is all that reading needs."""
-        key, shard, names, *numbers = (self._columns[name][i] for name in SCHEMA.names[:6])
-        return key, shard, dict(zip(names, zip(*numbers, strict=True), strict=True))
-
-
-class _Texts:
-    """A text column: row -> str."""
-
-    def __init__(self, values: pa.Array) -> None:
-        self._values = values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, i: int) -> str:
-        return self._values[i].as_py()
-
-
-class _Numbers(_Texts):
-    """A column of numbers: row -> int or float."""
-
-    def __init__(self, values: pa.Array) -> None:
-        super().__init__(values)
-        self._array = values.to_numpy()
-
-    def __getitem__(self, i: int) -> Any:
-        return self._array[i].item()
-
-
-class _Lists:
-    """A column of lists: row -> list; far faster than pyarrow's own scalars."""
-
-    def __init__(self, values: pa.ListArray) -> None:
-        self._offsets = values.offsets.to_numpy()
-        self._flat = values.values
-        self._array = None if pa.types.is_string(self._flat.type) else self._flat.to_numpy()
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, i: int) -> list[Any]:
-        i = range(len(self))[i]
-        start, stop = self._offsets[i], self._offsets[i + 1]
-        part = self._flat[start:stop] if self._array is None else self._array[start:stop]
-        return part.tolist()
-
-
-def _values(column: pa.ChunkedArray) -> _Texts | _Lists:
-    values = column.combine_chunks()
-    if pa.types.is_list(values.type):
-        return _Lists(values)
-    return _Texts(values) if pa.types.is_string(values.type) else _Numbers(values)
-
-
-class _ShardFiles:
-    """Read-only file descriptors of the shards used last; `pread` needs no position, so threads and forks may share."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open: OrderedDict[str, int] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def read(self, shard: str, offset: int, size: int) -> bytes:
-        with self._lock:
-            descriptor = self._open.get(shard)
-            if descriptor is None:
-                descriptor = self._add(shard)
-            self._open.move_to_end(shard)
-            blocks = []
-            while size > 0 and (block := os.pread(descriptor, size, offset)):
-                blocks.append(block)
-                offset, size = offset + len(block), size - len(block)
-        return b"".join(blocks)
-
-    def _add(self, shard: str) -> int:
-        if len(self._open) >= _MAX_OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1])
-        try:
-            descriptor = os.open(self._folder / shard, os.O_RDONLY)
-        except OSError as error:
-            raise DataError("shard cannot be read", where=self._folder / shard, given=str(error)) from error
-        self._open[shard] = descriptor
-        return descriptor
-
-    def __del__(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
 
 
 def _border(place: np.ndarray, holdout: float) -> float:

@@ -64,6 +64,11 @@ def write_index(folder: Path, scans: Sequence[ShardScan]) -> None:
     os.replace(part, folder / MANIFEST_FILE)
 
 
+def set_of_shard(shard: str) -> str:
+    """Name the set of a mixture that a shard belongs to: its folder; empty for shards that lie beside their index."""
+    return shard.rpartition("/")[0]
+
+
 def content_digest(shards: Iterable[Shard]) -> str:
     """Hash what the shards hold, in order; the same input packed anywhere gives the same digest."""
     text = "".join(f"{shard.name} {shard.count} {shard.sha256}\n" for shard in shards)
@@ -118,7 +123,13 @@ def _read_table(folder: Path) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise DataError("index cannot be read", where=path, given=str(error), fix="pack the data again") from error
     if table.schema.names != SCHEMA.names:
-        raise DataError("index has other columns", where=path, given=table.schema.names, fix="pack the data again")
+        raise DataError(
+            "index was written by another version",
+            where=path,
+            given=f"columns {table.schema.names}",
+            expected=f"columns {SCHEMA.names}",
+            fix=f"delete {folder} and run again: the stage that made it packs the data anew",
+        )
     return table.combine_chunks()
 
 

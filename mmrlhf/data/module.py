@@ -26,10 +26,20 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from mmrlhf.data.dataset import GroupDataset
+from mmrlhf.data.mixing import Mixing
+from mmrlhf.data.plan import Quotas
 from mmrlhf.data.steps import HeldOutSteps, Quarantine, RunPlan, TrainSteps
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import StepBatch
 
+# What a checkpoint remembers of the data, and what it means when that has changed.
+_MEANING = {
+    "shards": "shards (other data, or packed in another way)",
+    "rows": "rows (another split, limit or data.selection)",
+    "mixing": "mixing (another data.mixing)",
+    "seed": "seed",
+    "groups_per_step": "groups_per_step",
+}
 # A worker that hangs (on a dead network mount, in a codec) becomes an error after this many seconds.
 _WORKER_TIMEOUT = 1800
 
@@ -98,7 +108,7 @@ class PreferenceDataModule(L.LightningDataModule):
         token_budget: the most tokens in a micro-batch.
         seed: of the order.
         num_workers: processes that read and encode; no effect on the result.
-        shuffle_window: shards that are shuffled together; None shuffles all rows together.
+        mixing: what an epoch is made of; the default sees every row once.
 
     Raises:
         ConfigError: no end of training given, or numbers below 1.
@@ -117,7 +127,7 @@ class PreferenceDataModule(L.LightningDataModule):
         token_budget: int,
         seed: int,
         num_workers: int = 0,
-        shuffle_window: int | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         rows = np.unique(np.asarray(train_indices, dtype=np.int64))
@@ -125,14 +135,40 @@ class PreferenceDataModule(L.LightningDataModule):
             raise DataError("no groups to train on", fix="lower the held-out share, or give more data")
         if len(rows) != len(train_indices):
             raise ValueError("training rows repeat")
-        shards = np.asarray(dataset.index.column("shard"))[rows] if shuffle_window is not None else None
-        digest = _digest(dataset.index.digest, rows, shuffle_window)
+        mixing = mixing or Mixing()
+        window, quotas = mixing.shuffle_window, mixing.quotas(dataset.index, rows)
+        shards = np.asarray(dataset.index.column("shard"))[rows] if window is not None else None
+        content, cells = rows.astype("<i8").tobytes(), _quota_bytes(quotas)
+        self._facts = {
+            "shards": dataset.index.digest[:16],
+            "rows": _digest(content, 8),
+            "mixing": _digest(f"{window}".encode() + cells, 8),
+        }
+        digest = _digest(f"{dataset.index.digest}\0{window}\0".encode() + content + cells, 16)
         self._dataset, self._num_workers, self._token_budget = dataset, num_workers, token_budget
-        self._plan = RunPlan(rows, digest, seed, groups_per_step, shards, shuffle_window)
+        self._plan = RunPlan(rows, digest, seed, groups_per_step, shards, window, quotas)
         self._val_rows = np.asarray(val_indices, dtype=np.int64)
         self.total_steps = _count_steps(self._plan.steps_per_epoch, epochs, max_steps)
         self._quarantine = Quarantine(len(rows) + len(self._val_rows))
         self._start = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Count what an epoch consists of: groups seen, steps, places of the last step that only fill it up.
+
+        With a mixture or balance also, for each cell, the groups that there are and the places that they have.
+        """
+        plan, quotas = self._plan, self._plan.quotas
+        places = plan.steps_per_epoch * plan.groups_per_step
+        found: dict[str, Any] = {
+            "groups_per_epoch": plan.groups_per_epoch,
+            "steps_per_epoch": plan.steps_per_epoch,
+            "padded_per_epoch": places - plan.groups_per_epoch,
+        }
+        if quotas is not None:
+            sizes = np.bincount(quotas.cell_of_row).tolist()
+            cells = zip(quotas.names, sizes, quotas.places.tolist(), strict=True)
+            found["cells"] = {name: {"groups": size, "places": places} for name, size, places in cells}
+        return found
 
     @property
     def steps_per_epoch(self) -> int:
@@ -216,16 +252,15 @@ class PreferenceDataModule(L.LightningDataModule):
         if differs:
             raise ConfigError(
                 "checkpoint cannot be continued: the order of the data would change",
-                where=", ".join(differs),
+                where="; ".join(_MEANING[name] for name in differs),
                 given="; ".join(f"{name}: checkpoint {old}, now {now}" for name, (old, now) in differs.items()),
-                expected="the same data, split, seed and groups per step",
+                expected="the same data, split, filters, mixture, seed and groups per step",
                 fix="restore the settings, or start anew without the checkpoint",
             )
         self._start = int(state_dict["step"])
 
     def _identity(self) -> dict[str, Any]:
-        plan = self._plan
-        return {"digest": plan.digest, "seed": plan.seed, "groups_per_step": plan.groups_per_step}
+        return self._facts | {"seed": self._plan.seed, "groups_per_step": self._plan.groups_per_step}
 
 
 def _count_steps(steps_per_epoch: int, epochs: float | None, max_steps: int | None) -> int:
@@ -238,11 +273,14 @@ def _count_steps(steps_per_epoch: int, epochs: float | None, max_steps: int | No
     return max(1, min(limits + ([max_steps] if max_steps is not None else [])))
 
 
-def _digest(index_digest: str, rows: np.ndarray, window: int | None) -> str:
-    """Identify the data of a run: the shards' content, the rows trained on, and how they are shuffled."""
-    content = hashlib.blake2b(f"{index_digest}\0{window}\0".encode(), digest_size=16)
-    content.update(rows.astype("<i8").tobytes())
-    return content.hexdigest()
+def _quota_bytes(quotas: Quotas | None) -> bytes:
+    if quotas is None:
+        return b""
+    return f"{quotas.names} {quotas.places.tolist()}".encode() + quotas.cell_of_row.astype("<i8").tobytes()
+
+
+def _digest(content: bytes, size: int) -> str:
+    return hashlib.blake2b(content, digest_size=size).hexdigest()
 
 
 def _forget_signal_handlers(worker: int) -> None:

@@ -34,6 +34,40 @@ class StepPlan:
         return int((self.weights > 0).sum())
 
 
+@dataclass(frozen=True)
+class Quotas:
+    """How many places each cell of rows has in an epoch.
+
+    cell_of_row: the cell of each row (N,), places: of each cell (C,), names: of each cell.
+    """
+
+    cell_of_row: np.ndarray
+    places: np.ndarray
+    names: tuple[str, ...]
+
+
+def fill_places(rows: np.ndarray, quotas: Quotas, *, digest: str, seed: int, epoch: int) -> np.ndarray:
+    """Fill an epoch's places: positions in `rows` (sum of places,), cell by cell.
+
+    A cell's places of all epochs, one behind another, are cut from its permutations, one behind another; so no row
+    comes again before all others of its cell did.
+
+    Args:
+        rows: rows of the index (N,), ascending.
+    """
+    filled = []
+    by_cell = np.argsort(quotas.cell_of_row, kind="stable")
+    ends = np.cumsum(np.bincount(quotas.cell_of_row, minlength=len(quotas.places)))
+    for name, places, end, start in zip(quotas.names, quotas.places.tolist(), ends, [0, *ends], strict=False):
+        members = by_cell[start:end]
+        first, size = epoch * places, len(members)
+        for turn in range(first // size, -(-(first + places) // size)):
+            philox = np.random.Philox(key=_hash(seed, f"{digest}\0{name}", turn))
+            order = members[_permutation(philox, size)]
+            filled.append(order[max(first - turn * size, 0) : first + places - turn * size])
+    return np.concatenate(filled)
+
+
 def epoch_order(
     indices: Sequence[int] | np.ndarray,
     *,
@@ -50,7 +84,7 @@ def epoch_order(
     store wants, which fetches whole shards. Without it all rows are permuted together.
 
     Args:
-        indices: rows of the index, in any order; the result does not depend on it.
+        indices: rows of the index, in any order; the result does not depend on it. A row may come several times.
         digest: the dataset's digest.
         shards: the shard number of each row (N,), needed with `window`.
         window: shards per window.

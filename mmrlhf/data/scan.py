@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
         "text_chars": pa.int64(),
         "critique_chars": pa.int64(),
         "split_hash": pa.float64(),
+        "rank_range": pa.int32(),
     }
 )
 _BLOCK = tarfile.BLOCKSIZE
@@ -173,7 +174,14 @@ def _row(shard: str, sample: _Sample) -> dict[str, Any]:
         "text_chars": len(group.prompt) + sum(len(response.text) for response in group.responses),
         "critique_chars": sum(max(map(len, response.critiques.values()), default=0) for response in group.responses),
         "split_hash": split_hash(str(group.meta.get("twin") or group.key)),
+        "rank_range": _rank_range(group),
     }
+
+
+def _rank_range(group: PreferenceGroup) -> int:
+    """Worst rank minus best rank; 0 where nothing is ranked."""
+    ranks = [response.rank for response in group.responses if response.rank is not None]
+    return max(ranks) - min(ranks) if ranks else 0
 
 
 def _group(shard: str, sample: _Sample) -> PreferenceGroup:

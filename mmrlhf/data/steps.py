@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.pack import pack_groups
-from mmrlhf.data.plan import StepPlan, epoch_order, micro_batches, num_steps, plan_step
+from mmrlhf.data.plan import Quotas, StepPlan, epoch_order, fill_places, micro_batches, num_steps, plan_step
 from mmrlhf.errors import DataError
 from mmrlhf.types import EncodedGroup, PackedBatch, StepBatch
 
@@ -32,6 +32,7 @@ class RunPlan:
     """What fixes every step of a run: rows ascending (N,), the dataset's digest, the seed and the step size.
 
     shards: the shard of each row (N,), and window: shards per shuffle window; None shuffles all rows together.
+    quotas: how often an epoch sees which rows; None: every row once.
     """
 
     rows: np.ndarray
@@ -40,17 +41,26 @@ class RunPlan:
     groups_per_step: int
     shards: np.ndarray | None = None
     window: int | None = None
+    quotas: Quotas | None = None
+
+    @property
+    def groups_per_epoch(self) -> int:
+        """Groups that an epoch sees at weight 1, counted as often as it sees them."""
+        return len(self.rows) if self.quotas is None else int(self.quotas.places.sum())
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch."""
-        return num_steps(len(self.rows), self.groups_per_step)
+        return num_steps(self.groups_per_epoch, self.groups_per_step)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The rows in an epoch's order (N,)."""
-        return epoch_order(
-            self.rows, digest=self.digest, seed=self.seed, epoch=epoch, shards=self.shards, window=self.window
-        )
+        """The rows in an epoch's order (groups_per_epoch,)."""
+        seeded = {"digest": self.digest, "seed": self.seed, "epoch": epoch}
+        rows, shards = self.rows, self.shards
+        if self.quotas is not None:
+            places = fill_places(rows, self.quotas, **seeded)
+            rows, shards = rows[places], shards[places] if shards is not None else None
+        return epoch_order(rows, **seeded, shards=shards, window=self.window)
 
 
 class TrainSteps(Dataset[StepBatch]):

@@ -20,6 +20,7 @@ import torch
 
 from mmrlhf.callbacks.progress import track
 from mmrlhf.data.index import Index
+from mmrlhf.data.selection import Selection, select
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.generate import generate
 from mmrlhf.stages.answer_report import Answers, report_answers
@@ -55,6 +56,7 @@ def run(
     critiques: CritiqueSettings | None = None,
     holdout: float = 0.05,
     limit: int | None = 500,
+    selection: Selection | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     num_samples: int = 1,
@@ -69,13 +71,13 @@ def run(
         reward_model: folder that the reward stage wrote; scores the answers, with critiques of its own.
         judge: (group's meta, answer) -> true quality in [0, 1], where it is known (`mmrlhf.shapes.judge.quality`).
         passes: how models are asked; critiques: how the reward model writes them.
-        holdout, limit: share of held-out queries, and at most how many of them.
+        holdout, limit: share of held-out queries, and at most how many of them; selection: which, as in training.
         max_new_tokens, temperature, num_samples, seed: of the answers. The KL estimate is one only at temperature 1;
             at 0 the same number is the log-ratio on the most likely answers.
     """
     out.mkdir(parents=True, exist_ok=True)
     index = Index.load(shards)
-    rows = index.split("heldout", holdout, limit)
+    rows = select(index, "heldout", holdout=holdout, limit=limit, selection=selection).rows
     asked = _Pass(index, rows, passes or PassSettings(), runtime)
     writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "num_samples": num_samples, "seed": seed}
     made_by = {"shards": index.digest, "rows": rows.tolist(), "policy": describe_source(policy), **writing}

@@ -16,6 +16,7 @@ import numpy as np
 
 from mmrlhf.callbacks.progress import track
 from mmrlhf.data.index import Index
+from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.sidecar import SideCarWriter
 from mmrlhf.stages.passes import (
     GroupScores,
@@ -46,6 +47,7 @@ def run(
     passes: PassSettings | None = None,
     holdout: float = 0.05,
     limit: int | None = None,
+    selection: Selection | None = None,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/logprobs` (a side-car: reference_logprob, reference_tokens per response).
@@ -58,6 +60,7 @@ def run(
         passes: how it is asked; its media must be those of the preference run, its precision and layout should be.
         holdout: share of held-out queries, as in training (all of them are done).
         limit: at most this many training queries.
+        selection: which queries, as in training.
     """
     index, passes = Index.load(shards), passes or PassSettings()
     reference = Policy.load(policy, passes, device=pick_device(runtime))
@@ -70,7 +73,9 @@ def run(
     }
     writer = SideCarWriter(out / LOGPROBS, columns=COLUMNS, fingerprint=fingerprint)
     done = writer.done_keys()
-    rows = np.concatenate([index.split("heldout", holdout), index.split("train", holdout, limit)])
+    share = {"holdout": holdout, "selection": selection}
+    sides = select(index, "heldout", **share), select(index, "train", limit=limit, **share)
+    rows = np.concatenate([side.rows for side in sides])
     missing = [int(row) for row in rows if index.entries[int(row)].key not in done]
     if done:
         log.info("%d of %d queries were done before", len(rows) - len(missing), len(rows))

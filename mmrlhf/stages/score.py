@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.data.index import Index
+from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.stages.passes import pick_device
 from mmrlhf.stages.ranking_report import GENERATED, GIVEN, ranking_summary
@@ -36,6 +37,7 @@ def run(
     compare_given: bool = False,
     holdout: float = 0.05,
     limit: int | None = None,
+    selection: Selection | None = None,
     report_queries: int = 5000,
     seed: int = 0,
     runtime: Runtime,
@@ -53,13 +55,15 @@ def run(
         compare_given: also score held-out queries with their annotated critiques (an upper bound).
         holdout: share of held-out queries, as in training.
         limit: score at most this many training queries.
+        selection: which queries, as in training.
         report_queries: at most this many queries on each side enter the report.
         seed: of the bootstrap samples.
     """
     index, passes = Index.load(shards), passes or PassSettings()
     judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=pick_device(runtime))
     scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime)
-    heldout, train = index.split("heldout", holdout), index.split("train", holdout, limit)
+    heldout = select(index, "heldout", holdout=holdout, selection=selection).rows
+    train = select(index, "train", holdout=holdout, limit=limit, selection=selection).rows
     rates = scoring.write(out / REWARDS, np.concatenate([heldout, train]), critique_source)
     scorer = GIVEN if critique_source == "given" and judge.writes_critiques else GENERATED
     tables = {scorer: SideCar.load(out / REWARDS)}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.processing import MediaSettings
+from mmrlhf.data.selection import Selection
 from mmrlhf.errors import ConfigError
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.load import ModelSettings
@@ -20,6 +22,7 @@ class Schedule:
         groups_per_step: queries of one optimizer step, over all devices.
         token_budget: tokens of one packed micro-batch; changes speed and memory, not the result.
         holdout: share of queries that are never trained on.
+        selection: which queries are used; mixing: how often an epoch sees which of them.
         limit: at most this many training queries; val_limit: at most this many held-out ones for validation.
         val_every: optimizer steps between validations; None: only at the end.
         checkpoint_every: optimizer steps between checkpoints; None: only at the end and on SIGTERM.
@@ -31,6 +34,8 @@ class Schedule:
     groups_per_step: int = 32
     token_budget: int = 16384
     holdout: float = 0.05
+    selection: Selection = field(default_factory=Selection)
+    mixing: Mixing = field(default_factory=Mixing)
     limit: int | None = None
     val_limit: int | None = 512
     val_every: int | None = None

@@ -25,6 +25,7 @@ from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
 from mmrlhf.data.module import GroupDataset, PreferenceDataModule
 from mmrlhf.data.processing import MediaSettings
+from mmrlhf.data.selection import select
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.data.templates import Template
 from mmrlhf.errors import ConfigError, DataError
@@ -54,6 +55,7 @@ class Workbench:
     schedule: Schedule
     precision: Any
     categories: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def validates(self) -> bool:
@@ -85,8 +87,9 @@ def open_workbench(
     model, schedule = training.model, training.schedule
     L.seed_everything(schedule.seed, verbose=False)
     index = Index.load(shards)
-    train = index.split("train", schedule.holdout, schedule.limit)
-    heldout = index.split("heldout", schedule.holdout, schedule.val_limit)
+    share = {"holdout": schedule.holdout, "selection": schedule.selection}
+    chosen = select(index, "train", limit=schedule.limit, **share)
+    train, heldout = chosen.rows, select(index, "heldout", limit=schedule.val_limit, **share).rows
     _check_trainable(index, train, shards, schedule, needs_pairs)
     backbone, processor = load_backbone(policy, model)
     head = make_head(backbone.config.get_text_config().hidden_size) if make_head is not None else None
@@ -103,7 +106,7 @@ def open_workbench(
     data = _data_module(dataset, train, heldout, schedule, runtime)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
     packed = PackedModel(backbone, model, score_head=head)
-    return Workbench(packed, processor, index, data, schedule, model.precision, categories)
+    return Workbench(packed, processor, index, data, schedule, model.precision, categories, chosen.excluded)
 
 
 def _data_module(
@@ -119,6 +122,7 @@ def _data_module(
         token_budget=schedule.token_budget,
         seed=schedule.seed,
         num_workers=runtime.num_workers,
+        mixing=schedule.mixing,
     )
 
 
@@ -201,6 +205,7 @@ def train(
         "heldout": heldout_report(module, bench.categories, seed=bench.schedule.seed),
         "truncated_tokens": truncated,
         "quarantined": list(quarantined),
+        "data": {**bench.data.describe(), "excluded": dict(bench.excluded)},
     }
     return trainer, summary
 

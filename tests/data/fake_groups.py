@@ -17,10 +17,14 @@ from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 
 @dataclass
 class FakeIndex:
-    """Group i has key `g<i>`, two responses and 4 + i % 5 tokens; five groups share a shard."""
+    """Group i has key `g<i>`, two responses and 4 + i % 5 tokens; five groups share a shard.
+
+    A third of the groups (i % 3 == 0) are of category `rare`, the others `common`; no media; sets: `sets[i]`, if given.
+    """
 
     num_groups: int
     digest: str = "digest"
+    sets: tuple[str, ...] = ()
     entries: list[SimpleNamespace] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -30,8 +34,14 @@ class FakeIndex:
         return self.num_groups
 
     def column(self, name: str) -> np.ndarray:
-        assert name == "shard"
-        return np.array([f"s{i // 5}" for i in range(self.num_groups)])
+        made = {"shard": lambda i: f"s{i // 5}", "category": lambda i: "common" if i % 3 else "rare"}
+        return np.array([made[name](i) for i in range(self.num_groups)])
+
+    def set_names(self) -> np.ndarray:
+        return np.array(self.sets or [""] * self.num_groups)
+
+    def modality(self) -> np.ndarray:
+        return np.array(["text"] * self.num_groups)
 
     def read(self, row: int) -> PreferenceGroup:
         return PreferenceGroup(f"g{row}", "?", (Response("a", rank=1), Response("b", rank=2)))

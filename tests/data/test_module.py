@@ -9,6 +9,7 @@ import pytest
 import torch
 from fake_groups import make_dataset
 
+from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.module import PreferenceDataModule
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import StepBatch
@@ -149,7 +150,7 @@ def test_a_finished_run_has_nothing_left(tmp_path):
 
 def test_the_state_is_small_and_plain():
     state = make_data().state_dict()
-    assert set(state) == {"digest", "seed", "groups_per_step", "epoch", "step"}
+    assert set(state) == {"shards", "rows", "mixing", "seed", "groups_per_step", "epoch", "step"}
     assert len(repr(state)) < 200
 
 
@@ -165,8 +166,9 @@ def test_a_fresh_fit_begins_at_the_start_again():
     [
         ({"seed": 6}, "seed: checkpoint 5, now 6"),
         ({"groups_per_step": 3}, "groups_per_step: checkpoint 2, now 3"),
-        ({"train_indices": range(8)}, "digest"),
-        ({"shuffle_window": 1}, "digest"),
+        ({"train_indices": range(8)}, "rows: checkpoint"),
+        ({"mixing": Mixing(shuffle_window=1)}, "mixing: checkpoint"),
+        ({"mixing": Mixing(balance=["category"])}, "mixing: checkpoint"),
     ],
 )
 def test_resume_with_another_order_is_refused_naming_what_differs(changes, named):
@@ -178,7 +180,7 @@ def test_resume_with_other_shards_is_refused():
     other = PreferenceDataModule(
         make_dataset(12, digest="other"), train_indices=range(9), epochs=2, groups_per_step=2, token_budget=12, seed=5
     )
-    with pytest.raises(ConfigError, match="digest"):
+    with pytest.raises(ConfigError, match="shards: checkpoint"):
         other.load_state_dict(make_data().state_dict())
 
 

@@ -6,15 +6,19 @@ from fake_groups import make_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.sidecar import SideCar, SideCarWriter
 from mmrlhf.data.steps import HeldOutSteps, Quarantine, RunPlan, TrainSteps
 from mmrlhf.errors import DataError
 from mmrlhf.types import StepBatch
 
 
-def make_steps(rank=0, world_size=1, *, groups=10, per_step=4, token_budget=16, tables=(), **encoder) -> TrainSteps:
-    dataset = make_dataset(groups, *tables, **encoder)
-    plan = RunPlan(np.arange(groups), "digest", seed=3, groups_per_step=per_step)
+def make_steps(
+    rank=0, world_size=1, *, groups=10, per_step=4, token_budget=16, tables=(), mixing=None, **encoder
+) -> TrainSteps:
+    dataset, rows = make_dataset(groups, *tables, **encoder), np.arange(groups)
+    quotas = (mixing or Mixing()).quotas(dataset.index, rows)
+    plan = RunPlan(rows, "digest", seed=3, groups_per_step=per_step, quotas=quotas)
     return TrainSteps(dataset, plan, token_budget=token_budget, rank=rank, world_size=world_size)
 
 
@@ -43,6 +47,26 @@ def test_ranks_share_each_step_exactly(groups, per_step, token_budget, world_siz
         assert len({len(share.micro_batches) for share in shares}) == 1
         assert {share.num_groups for share in shares} == {sum(weighted(shares).values())}
         assert all((share.epoch, share.step) == (number // -(-groups // per_step), number) for share in shares)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    data=st.data(), mixing=st.sampled_from([None, Mixing(weights={"": 1.5}), Mixing(balance=["category"])]),
+    groups=st.integers(1, 20), per_step=st.integers(1, 9),
+)  # fmt: skip
+def test_steps_are_the_same_whatever_runs_them(data, mixing, groups, per_step):
+    """Each step is made anew by a run of other ranks, budget and starting point; groups and weights stay."""
+    options = {"groups": groups, "per_step": per_step, "mixing": mixing}
+    alone = make_steps(**options, token_budget=30)
+    for number in data.draw(st.lists(st.integers(0, 12), min_size=3, max_size=6)):
+        world_size, budget = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 60))
+        shares = [
+            make_steps(rank, world_size, **options, token_budget=budget)[number] for rank in range(world_size)
+        ]  # fmt: skip
+        assert weighted(shares) == weighted([alone[number]])
+        assert {(s.epoch, s.step, s.num_groups) for s in shares} == {
+            (alone[number].epoch, number, alone[number].num_groups)
+        }
 
 
 def test_two_epochs_see_every_group_once_each_and_in_another_order():

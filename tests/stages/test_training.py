@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from mmrlhf.callbacks.checkpoints import latest_checkpoint
 from mmrlhf.callbacks.curves import read_curves
+from mmrlhf.data.mixing import Mixing
+from mmrlhf.data.selection import Selection
 from mmrlhf.data.shards import write_shards
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.losses.dpo import DPO
@@ -70,6 +72,19 @@ def test_sft_trains_and_writes_a_hugging_face_folder(
     assert not any("vision_tower" in name for name in changed)
     steps, losses = read_curves(tmp_path)["train/loss"]
     assert len(steps) == 3 and torch.isfinite(torch.tensor(losses)).all()
+
+
+def test_filters_and_balance_reach_the_plan_and_the_summary(
+    tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime
+) -> None:
+    options = {
+        "selection": Selection(categories=["long"], modalities=["image"]),
+        "mixing": Mixing(balance=["modality"]),
+    }
+    summary = train_sft(tmp_path, small_shards, small_policy, runtime, **options)
+    found = summary["data"]
+    assert found["excluded"]["categories"] > 0 and found["cells"]["image"]["groups"] == found["groups_per_epoch"]
+    assert sum(found["excluded"].values()) + found["groups_per_epoch"] == 14
 
 
 def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(
