@@ -26,9 +26,9 @@ from mmrlhf.composition.overrides import explain
 from mmrlhf.composition.settings import CONF, make, read_runtime, read_stage, user_inputs
 from mmrlhf.errors import UserError
 from mmrlhf.stages.chain import plan_chain, stage_function, with_paths
-from mmrlhf.stages.launch import EXIT_ON_SIGTERM, Group, WorkerFailed
+from mmrlhf.stages.launch import EXIT_INTERRUPTED, Group, WorkerFailed
 from mmrlhf.stages.outcome import record_failure, record_outcome, show_error, show_outcome
-from mmrlhf.stages.runner import Runner, StageCall, work_on
+from mmrlhf.stages.runner import Runner, StageCall, was_interrupted, work_on
 from mmrlhf.stages.runtime import Runtime, wandb_folders
 from mmrlhf.stages.store import Artifact, Store
 
@@ -68,9 +68,9 @@ def _job(config: DictConfig) -> None:
         show_error(error)
         _stop(folder, error, sweeping, code=2 if isinstance(error, UserError) else 1)
     except Exception as error:
-        if _was_interrupted(error):
+        if was_interrupted(error):
             log.warning("%s; the same command continues", error)
-            sys.exit(EXIT_ON_SIGTERM)
+            sys.exit(EXIT_INTERRUPTED)
         log.exception("this job failed; the sweep goes on" if sweeping else "the run failed")
         _stop(folder, error, sweeping, code=1)
 
@@ -79,12 +79,6 @@ def _stop(folder: Path, error: Exception, sweeping: bool, *, code: int) -> None:
     if not sweeping:
         sys.exit(code)
     record_failure(folder, error)
-
-
-def _was_interrupted(error: Exception) -> bool:
-    from mmrlhf.callbacks.checkpoints import TrainingInterrupted
-
-    return isinstance(error, TrainingInterrupted)
 
 
 def run_chain(config: DictConfig, folder: Path) -> list[Artifact]:

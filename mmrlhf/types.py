@@ -194,7 +194,9 @@ def _move(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str
 class StepBatch:
     """One rank's share of one optimizer step; every rank has the same number of micro-batches.
 
-    `num_groups` counts the step's real (weight > 0) groups over all ranks.
+    `num_groups` counts the step's real (weight > 0) groups over all ranks. A step has a fixed number of places, each on
+    one rank: of this rank's, `num_padded` only fill up the epoch's last step, and in `num_quarantined` a neighbour at
+    weight 0 stands for a damaged group. `quarantined` are the damaged groups' keys.
     """
 
     epoch: int
@@ -202,6 +204,8 @@ class StepBatch:
     micro_batches: tuple[PackedBatch, ...]
     num_groups: int
     quarantined: tuple[str, ...] = ()
+    num_padded: int = 0
+    num_quarantined: int = 0
 
 
 @dataclass(frozen=True)

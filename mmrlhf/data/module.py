@@ -11,10 +11,13 @@ exact under Lightning 2.6:
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import math
-import signal
-from collections.abc import Callable, Iterator, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import lightning as L
@@ -28,6 +31,7 @@ from typing_extensions import override
 from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.plan import Quotas
+from mmrlhf.data.preemption import ignore_preemption
 from mmrlhf.data.steps import HeldOutSteps, Quarantine, RunPlan, TrainSteps
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import StepBatch
@@ -79,13 +83,23 @@ class StepLoader:
             sampler=range(self._start(), self._length),
             num_workers=self._num_workers,
             timeout=_WORKER_TIMEOUT if self._num_workers else 0,
-            worker_init_fn=_forget_signal_handlers,
+            worker_init_fn=ignore_preemption,
             # Its own generator: drawing the workers' seed must not advance the run's random numbers.
             generator=torch.Generator(),
         )
-        for step in loader:
-            self._check(step)
-            yield step
+        others = set(multiprocessing.active_children())
+        steps = iter(loader)
+        workers = set(multiprocessing.active_children()) - others
+        end_workers = partial(_end_workers, workers)
+        atexit.register(end_workers)
+        try:
+            for step in steps:
+                self._check(step)
+                yield step
+        finally:
+            del steps
+            end_workers()
+            atexit.unregister(end_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the data module keeps the position. Lightning takes a loader without this for not resumable."""
@@ -283,7 +297,8 @@ def _digest(content: bytes, size: int) -> str:
     return hashlib.blake2b(content, digest_size=size).hexdigest()
 
 
-def _forget_signal_handlers(worker: int) -> None:
-    # A worker inherits the handler that saves a checkpoint on SIGTERM, and must just die instead.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
+def _end_workers(workers: Iterable[BaseProcess]) -> None:
+    """End workers that hang in a codec: they ignore the signal that PyTorch would send."""
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()

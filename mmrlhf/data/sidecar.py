@@ -1,14 +1,19 @@
 """Side-car tables: values per (group key, response hash), such as rewards, with the fingerprint of what made them.
 
-A table is a folder: `_meta.json` (columns and fingerprint) and Parquet parts. A part appears by rename, so it is
-complete or absent, and a pass that was cut off goes on with the groups that no part holds.
+A table is a folder: `_meta.json` (columns and fingerprint) and Parquet parts. A part appears by rename, under a name
+that no other writer uses and that ends with the CRC-32 of its bytes; so it is complete, absent, or known to be damaged,
+and a pass that was cut off goes on with the groups that no part holds.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import re
+import secrets
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from mmrlhf.errors import DataError
 
 META_FILE = "_meta.json"
+_CHECKSUM = re.compile(r"-([0-9a-f]{8})\.parquet$")
 _KEY, _HASH = "key", "response_hash"
 
 
@@ -36,7 +43,7 @@ class SideCarWriter:
         folder: the table's folder, made if needed.
         columns: names of the value columns.
         fingerprint: what determines the values (checkpoint, template, settings); JSON-able.
-        rank: several processes may write to one folder, each under a rank of its own.
+        rank: several processes may write to one folder; a part's name tells by which rank it was written.
         rows_per_part: rows after which a part is written.
 
     Raises:
@@ -55,19 +62,18 @@ class SideCarWriter:
         if not columns or len(set(columns) | {_KEY, _HASH}) != len(columns) + 2:
             raise ValueError(f"columns must be distinct and other than {_KEY}, {_HASH}: {list(columns)}")
         self.folder, self.columns = Path(folder), tuple(columns)
-        self._prefix, self._rows_per_part = f"part-r{rank:04d}", rows_per_part
+        self._prefix, self._rows_per_part = f"part-r{rank:04d}-{secrets.token_hex(4)}", rows_per_part
+        self._num_parts = 0
         self._rows: list[dict[str, Any]] = []
         self._seen: set[str] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._open({"columns": list(columns), "fingerprint": json.loads(json.dumps(dict(fingerprint)))}, rank)
+        with FileLock(self.folder / f".{META_FILE}.lock"):
+            self._open({"columns": list(columns), "fingerprint": json.loads(json.dumps(dict(fingerprint)))})
         self._done = _stored_keys(self.folder)
 
-    def _open(self, meta: dict[str, Any], rank: int) -> None:
-        path = self.folder / META_FILE
-        if not path.exists():
-            part = self.folder / f".{META_FILE}.{rank}.tmp"
-            part.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-            os.replace(part, path)
+    def _open(self, meta: dict[str, Any]) -> None:
+        if not (self.folder / META_FILE).exists():
+            self._publish(META_FILE, (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
             return
         found = _read_meta(self.folder)
         differs = _differences(_flatten(found), _flatten(meta))
@@ -110,17 +116,26 @@ class SideCarWriter:
             + [(name, pa.string() if isinstance(self._rows[0][name], str) else pa.float64()) for name in self.columns]
         )
         table = pa.Table.from_pylist(self._rows, schema=schema)
-        taken = [int(path.stem.rsplit("-", 1)[1]) for path in self.folder.glob(f"{self._prefix}-*.parquet")]
-        path = self.folder / f"{self._prefix}-{max(taken, default=-1) + 1:06d}.parquet"
-        part = path.with_name(f".{path.name}.tmp")
-        with part.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        data = buffer.getvalue()
+        self._publish(f"{self._prefix}-{self._num_parts:06d}-{zlib.crc32(data):08x}.parquet", data)
+        self._num_parts += 1
         self._done |= {row[_KEY] for row in self._rows}
         self._rows.clear()
         self._seen.clear()
+
+    def _publish(self, name: str, data: bytes) -> None:
+        """Write a file that is there in full, also after a power cut, or not at all."""
+        part = self.folder / f".{name}.tmp"
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.folder / name)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
     def __enter__(self) -> SideCarWriter:
         return self
@@ -246,11 +261,17 @@ def _stored_keys(folder: Path) -> set[str]:
 
 def _read_part(path: Path, columns: list[str]) -> pa.Table:
     try:
-        with pq.ParquetFile(path) as file:
-            return file.read(columns=columns)
+        data = path.read_bytes()
+        checksum = _CHECKSUM.search(path.name)  # tables of early versions have none
+        if checksum is not None and int(checksum[1], 16) != zlib.crc32(data):
+            raise OSError(f"its checksum is {zlib.crc32(data):08x}, its name says {checksum[1]}")
+        return pq.read_table(io.BytesIO(data), columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            "part of a side-car table is damaged", where=path, given=str(error), fix="delete the part and run again"
+            "part of a side-car table is damaged",
+            where=path,
+            given=str(error),
+            fix="delete this part and run the pass again: only the groups in it are made anew",
         ) from error
 
 

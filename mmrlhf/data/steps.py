@@ -10,7 +10,6 @@ group's place at weight 0, and the group's key is reported in the step. `Quarant
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +19,7 @@ from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.data.plan import Quotas, StepPlan, epoch_order, fill_places, micro_batches, num_steps, plan_step
 from mmrlhf.errors import DataError
-from mmrlhf.types import EncodedGroup, PackedBatch, StepBatch
+from mmrlhf.types import EncodedGroup, StepBatch
 
 LOG = logging.getLogger(__name__)
 MAX_DAMAGED_IN_A_ROW = 20
@@ -120,19 +119,22 @@ class StepShare:
         cheapest = min(range(len(costs)), key=lambda i: (costs[i], i))
         damaged: list[str] = []
         batches = []
+        padded = lost = 0
         for members in bins[self._rank :: self._world_size]:
             chosen = [(i, float(plan.weights[i])) for i in members] or [(cheapest, 0.0)]
-            batches.append(self._pack([(int(plan.indices[i]), weight) for i, weight in chosen], damaged))
+            groups = [self._load(int(plan.indices[i]), weight, damaged) for i, weight in chosen]
+            padded += sum(plan.weights[i] == 0 for i in members)
+            lost += sum(weight > 0 and group.weight == 0 for (_, weight), group in zip(chosen, groups, strict=True))
+            batches.append(pack_groups(groups))
         return StepBatch(
             epoch=plan.epoch,
             step=plan.step,
             micro_batches=tuple(batches),
             num_groups=plan.num_groups,
             quarantined=tuple(dict.fromkeys(damaged)),
+            num_padded=int(padded),
+            num_quarantined=lost,
         )
-
-    def _pack(self, rows: Sequence[tuple[int, float]], damaged: list[str]) -> PackedBatch:
-        return pack_groups([self._load(row, weight, damaged) for row, weight in rows])
 
     def _load(self, row: int, weight: float, damaged: list[str]) -> EncodedGroup:
         """Load a row, or the next row that can be loaded at weight 0."""

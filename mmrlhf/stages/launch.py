@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from mmrlhf.data.preemption import PREEMPTION
 from mmrlhf.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _GROUP_VARIABLES = (
 
 
 PROJECT = Path(__file__).resolve().parents[2]
-EXIT_ON_SIGTERM = 128 + signal.SIGTERM
+EXIT_INTERRUPTED = 128 + signal.SIGTERM
 
 
 class WorkerFailed(RuntimeError):
@@ -108,11 +109,20 @@ def single_process(trainer: Mapping[str, Any]) -> dict[str, Any]:
     return {**trainer, "devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 
-def run_processes(arguments: Sequence[str], *, num_processes: int, log_file: Path) -> int:
+def run_processes(
+    arguments: Sequence[str], *, num_processes: int, log_file: Path, workers: Callable[[], Sequence[int]]
+) -> int:
     """Run `python -m arguments...` on several processes of this machine with torchrun, and return its exit code.
 
-    Output streams through to the terminal and into `log_file`. SIGTERM (what a cluster sends) is passed on, so that the
-    stage can save and stop, and then ends this process; on any other interruption the processes are ended, too.
+    Output streams through to the terminal and into `log_file`. A signal of preemption is passed on to the workers
+    themselves, because torchrun would kill them 30 seconds after passing it on, be the checkpoint written or not; they
+    save and stop, and this process ends then. A second Ctrl-C ends everything at once.
+
+    Args:
+        workers: finds the workers' process ids, as far as they have started.
+
+    Raises:
+        SystemExit: the processes ended after a signal.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={num_processes}", "-m", *arguments]
@@ -122,14 +132,15 @@ def run_processes(arguments: Sequence[str], *, num_processes: int, log_file: Pat
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), env.get("PYTHONPATH")]))
     log.debug("starting %s", " ".join(command))
     with log_file.open("wb") as copy:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+        # a process group of its own: Ctrl-C in a terminal then reaches this process alone
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, process_group=0)
         assert child.stdout is not None
         try:
-            with _passing_on(signal.SIGTERM, child) as received:
+            with _passing_on(child, workers) as received:
                 _stream(child.stdout, copy)
                 code = child.wait()
             if received:
-                raise SystemExit(EXIT_ON_SIGTERM)
+                raise SystemExit(EXIT_INTERRUPTED)
             return code
         finally:
             _end(child)
@@ -145,21 +156,29 @@ def _stream(source: IO[bytes], copy: IO[bytes]) -> None:
 
 
 @contextmanager
-def _passing_on(number: signal.Signals, child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+def _passing_on(child: subprocess.Popen[bytes], workers: Callable[[], Sequence[int]]) -> Iterator[list[int]]:
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread may set handlers
         return
 
-    def pass_on(signum: int, _frame: object) -> None:
-        received.append(signum)
-        child.send_signal(number)
+    def pass_on(number: int, _frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        started = workers()
+        for worker in started:
+            with suppress(ProcessLookupError):
+                os.kill(worker, number)
+        if not started:
+            child.terminate()
 
-    before = signal.signal(number, pass_on)
+    before = {number: signal.signal(number, pass_on) for number in PREEMPTION}
     try:
         yield received
     finally:
-        signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(child: subprocess.Popen[bytes], patience: float = 30.0) -> None:

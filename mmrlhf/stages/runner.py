@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,13 +16,22 @@ from mmrlhf import errors
 from mmrlhf.errors import ConfigError, UserError
 from mmrlhf.stages.chain import Node, replace_references
 from mmrlhf.stages.fingerprint import artifact_token, digest, input_tokens
-from mmrlhf.stages.launch import Group, WorkerFailed, count_devices, outside_group, run_processes, single_process
+from mmrlhf.stages.launch import (
+    EXIT_INTERRUPTED,
+    Group,
+    WorkerFailed,
+    count_devices,
+    outside_group,
+    run_processes,
+    single_process,
+)
 from mmrlhf.stages.store import Artifact, Recipe, Store, plain, write_json
 
 log = logging.getLogger(__name__)
 
 WORKER = ("mmrlhf.app", "--worker")
 SUMMARY_FILE, ERROR_FILE, LOG_FILE, CALL_FILE = "summary.json", "error.json", "processes.log", "call.json"
+STOPPED_FILE, PID_FILES = "stopped.txt", "*.pid"
 
 
 @dataclass(frozen=True)
@@ -167,12 +178,20 @@ class Runner:
     def _launch(self, call: StageCall) -> Mapping[str, Any]:
         folder = self.work / call.stage
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in (SUMMARY_FILE, ERROR_FILE):
-            (folder / leftover).unlink(missing_ok=True)
+        for leftover in (folder / SUMMARY_FILE, folder / ERROR_FILE, folder / STOPPED_FILE, *folder.glob(PID_FILES)):
+            leftover.unlink(missing_ok=True)
         call.save(folder / CALL_FILE)
         log.info("%s: starting %d processes", call.stage, self.num_processes)
         arguments = [*WORKER, str(folder / CALL_FILE)]
-        code = run_processes(arguments, num_processes=self.num_processes, log_file=folder / LOG_FILE)
+        code = run_processes(
+            arguments,
+            num_processes=self.num_processes,
+            log_file=folder / LOG_FILE,
+            workers=lambda: [int(path.stem) for path in folder.glob(PID_FILES)],
+        )
+        if (folder / STOPPED_FILE).exists():
+            log.warning("%s; the same command continues", (folder / STOPPED_FILE).read_text())
+            raise SystemExit(EXIT_INTERRUPTED)
         if (folder / ERROR_FILE).exists():
             raise read_error(folder / ERROR_FILE)
         if code != 0 or not (folder / SUMMARY_FILE).exists():
@@ -195,6 +214,7 @@ def _place(artifact: Artifact, sub: str) -> str:
 def work_on(call_file: Path, invoke: Invoke, rank: int) -> int:
     """Be one process of a stage that `Runner` started: run the call, leave its summary or its error beside it."""
     folder = Path(call_file).parent
+    (folder / f"{os.getpid()}.pid").touch()
     try:
         summary = invoke(StageCall.load(call_file))
     except UserError as error:
@@ -202,9 +222,21 @@ def work_on(call_file: Path, invoke: Invoke, rank: int) -> int:
         if not (folder / ERROR_FILE).exists():
             write_error(folder / ERROR_FILE, error)
         return 2
+    except Exception as error:
+        if not was_interrupted(error):
+            raise
+        (folder / STOPPED_FILE).write_text(str(error))
+        return 0
     if rank == 0:
         write_json(folder / SUMMARY_FILE, plain(summary))
     return 0
+
+
+def was_interrupted(error: Exception) -> bool:
+    """Whether training stopped on a signal after saving, and so can be continued."""
+    # Lightning takes seconds to import; where training ran it is there.
+    checkpoints = sys.modules.get("mmrlhf.callbacks.checkpoints")
+    return checkpoints is not None and isinstance(error, checkpoints.TrainingInterrupted)
 
 
 def write_error(path: Path, error: UserError) -> None:

@@ -25,7 +25,8 @@ class Schedule:
         selection: which queries are used; mixing: how often an epoch sees which of them.
         limit: at most this many training queries; val_limit: at most this many held-out ones for validation.
         val_every: optimizer steps between validations; None: only at the end.
-        checkpoint_every: optimizer steps between checkpoints; None: only at the end and on SIGTERM.
+        checkpoint_every: optimizer steps between checkpoints; None: only at the end and on a signal.
+        keep_checkpoints: how many of the newest are kept.
         seed: order of the data, fresh parameters and dropout follow from it.
     """
 
@@ -40,10 +41,12 @@ class Schedule:
     val_limit: int | None = 512
     val_every: int | None = None
     checkpoint_every: int | None = 200
+    keep_checkpoints: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("max_steps", "groups_per_step", "token_budget", "limit", "val_every", "checkpoint_every")
+        counts = ("max_steps", "groups_per_step", "token_budget", "limit", "val_every", "checkpoint_every",
+                  "keep_checkpoints")  # fmt: skip
         wrong = [f"{name}={value}" for name in counts if (value := getattr(self, name)) is not None and value < 1]
         if self.epochs is not None and self.epochs <= 0:
             wrong.append(f"epochs={self.epochs}")

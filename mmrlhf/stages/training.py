@@ -20,6 +20,7 @@ from torch import Tensor
 from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
 from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.callbacks.histograms import PairHistograms
+from mmrlhf.callbacks.ledger import EpochLedger
 from mmrlhf.callbacks.progress import TrainingProgress
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
@@ -205,7 +206,7 @@ def train(
         "heldout": heldout_report(module, bench.categories, seed=bench.schedule.seed),
         "truncated_tokens": truncated,
         "quarantined": list(quarantined),
-        "data": {**bench.data.describe(), "excluded": dict(bench.excluded)},
+        "data": {**bench.data.describe(), "excluded": dict(bench.excluded), "epochs": _ledger(trainer)},
     }
     return trainer, summary
 
@@ -215,7 +216,8 @@ def _make_trainer(bench: Workbench, out: Path, stage: str, runtime: Runtime) -> 
     steps = bench.data.total_steps
     callbacks = [
         TrainingProgress(stage, enabled=runtime.progress),
-        StepCheckpoint(out / CHECKPOINTS, every_steps=schedule.checkpoint_every),
+        StepCheckpoint(out / CHECKPOINTS, every_steps=schedule.checkpoint_every, keep=schedule.keep_checkpoints),
+        EpochLedger(steps_per_epoch=bench.data.steps_per_epoch, groups_per_step=schedule.groups_per_step),
         PairHistograms(),
         *runtime.callbacks,
     ]
@@ -234,6 +236,12 @@ def _make_trainer(bench: Workbench, out: Path, stage: str, runtime: Runtime) -> 
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
+
+
+def _ledger(trainer: L.Trainer) -> list[dict[str, int]]:
+    """What became of the places of every finished epoch."""
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return next(callback.epochs for callback in callbacks if isinstance(callback, EpochLedger))
 
 
 def _step_of(checkpoint: Path | None) -> int:

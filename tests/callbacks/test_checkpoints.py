@@ -23,6 +23,7 @@ from mmrlhf.callbacks.checkpoints import (
     committed_checkpoints,
     latest_checkpoint,
 )
+from mmrlhf.data.preemption import PREEMPTION
 
 
 class Act(L.Callback):
@@ -80,16 +81,37 @@ def test_resuming_a_finished_run_trains_no_further(tmp_path):
     assert again.seen == [] and torch.equal(again.weight, whole.weight)
 
 
-def test_sigterm_saves_the_step_and_stops(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(TrainingInterrupted, match="after step 5"):
-        train(tmp_path / "cut", act=Act(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    assert signal.getsignal(signal.SIGTERM) == before, "the handler is put back"
-    newest = latest_checkpoint(tmp_path / "cut")
-    assert newest.name == "step-00000005.ckpt"
-    resumed, _ = train(tmp_path / "cut", resume=newest)
+@pytest.mark.parametrize("number", PREEMPTION, ids=lambda number: number.name)
+def test_a_signal_saves_the_step_once_and_stops(tmp_path, number):
+    before = signal.getsignal(number)
+    with pytest.raises(TrainingInterrupted, match=f"{number.name} after step 5"):
+        train(tmp_path / "cut", act=Act(4, lambda: os.kill(os.getpid(), number)))
+    assert signal.getsignal(number) == before, "the handler is put back"
+    assert [path.name for path in committed_checkpoints(tmp_path / "cut")] == [
+        "step-00000003.ckpt", "step-00000005.ckpt"
+    ]  # fmt: skip
+    resumed, _ = train(tmp_path / "cut", resume=latest_checkpoint(tmp_path / "cut"))
     whole, _ = train(tmp_path / "whole")
     assert resumed.seen == [5.0, 6.0, 7.0, 8.0, 9.0] and torch.equal(resumed.weight, whole.weight)
+
+
+def test_the_second_ctrl_c_stops_at_once(tmp_path):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(tmp_path, act=Act(4, twice))
+    assert signal.getsignal(signal.SIGINT) == before
+    assert latest_checkpoint(tmp_path).name == "step-00000003.ckpt"
+
+
+def test_a_file_that_was_cut_off_does_not_count(tmp_path, caplog):
+    train(tmp_path)
+    newest = latest_checkpoint(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert latest_checkpoint(tmp_path).name == "step-00000009.ckpt" and "cut off" in caplog.text
 
 
 def test_sigterm_in_the_last_step_lets_training_finish(tmp_path):
@@ -149,7 +171,7 @@ class Sharded(Toy):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(4))
     def configure_model(self):
-        if not hasattr(self, "_done"):
+        if {sharded} and not hasattr(self, "_done"):
             self._done = True
             fully_shard(self, mesh=self.device_mesh["data_parallel"])
     def training_step(self, batch, batch_idx):
@@ -159,42 +181,51 @@ class Sharded(Toy):
         optimizer.step()
         self.seen.append(float(batch.mean()))
 
-class Term(L.Callback):
+class Interrupt(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == {term} and trainer.global_rank == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if trainer.global_step == {at} and trainer.global_rank == 1:
+            os.kill(os.getpid(), {number})
 
-module = Sharded()
-strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
-trainer = build_trainer([StepCheckpoint({folder!r}, every_steps=2), Term()], devices=2, strategy=strategy)
-try:
-    trainer.fit(module, datamodule=Numbers(6), ckpt_path=latest_checkpoint({folder!r}))
-    print("finished", trainer.global_rank, module.seen, module.weight.full_tensor().tolist(), flush=True)
-except TrainingInterrupted as stop:
-    print("interrupted", stop, flush=True)
+if __name__ == "__main__":
+    module = Sharded()
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
+    strategy = strategy if {sharded} else "ddp"
+    trainer = build_trainer([StepCheckpoint({folder!r}, every_steps=2), Interrupt()], devices=2, strategy=strategy)
+    try:
+        trainer.fit(module, datamodule=Numbers(6), ckpt_path=latest_checkpoint({folder!r}))
+        weight = module.weight.full_tensor() if {sharded} else module.weight
+        print("finished", trainer.global_rank, module.seen, weight.tolist(), flush=True)
+    except TrainingInterrupted as stop:
+        print("interrupted", stop, flush=True)
 """
 
 
-def run_two_ranks(folder, term):
-    script = TWO_RANKS.format(tests=str(Path(__file__).parent), folder=str(folder), term=term)
-    (folder.parent / "script.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def run_two_ranks(folder, at, launcher, number=signal.SIGTERM):
+    sharded = launcher == "torchrun"
+    script = folder.parent / "script.py"
+    names = {"tests": str(Path(__file__).parent), "folder": str(folder)}
+    script.write_text(TWO_RANKS.format(**names, at=at, number=int(number), sharded=sharded))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if sharded else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [*command, str(folder.parent / "script.py")], capture_output=True, text=True, timeout=120, env=environment
+        [sys.executable, *torchrun, str(script)], capture_output=True, text=True, timeout=280, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [line for line in done.stdout.splitlines() if line.startswith(("finished", "interrupted"))]
+    return [line for line in done.stdout.splitlines() if "finished" in line or "interrupted" in line]
 
 
 @pytest.mark.slow
-def test_two_sharded_ranks_agree_on_a_signal_to_one_of_them(tmp_path):
-    """SIGTERM reaches rank 1 only, in the third step: both save step 3 and stop; resumed, they end as if never cut."""
-    whole = run_two_ranks(tmp_path / "whole", -1)
-    stopped = run_two_ranks(tmp_path / "cut", 2)
+@pytest.mark.parametrize(("launcher", "number"), [("torchrun", signal.SIGTERM), ("lightning", signal.SIGUSR1)])
+def test_two_ranks_agree_on_a_signal_to_one_of_them(tmp_path, launcher, number):
+    """The signal reaches rank 1 only, in the third step: both save step 3 and stop; resumed, they end as if never cut.
+
+    torchrun starts sharded ranks (FSDP2, a folder), Lightning plain ones (DDP, a file).
+    """
+    whole = run_two_ranks(tmp_path / "whole", -1, launcher)
+    stopped = run_two_ranks(tmp_path / "cut", 2, launcher, number)
     assert len(stopped) == 2 and all("interrupted" in line and "step 3" in line for line in stopped)
-    assert latest_checkpoint(tmp_path / "cut").name == "step-00000003.ckpt"
-    assert latest_checkpoint(tmp_path / "cut").is_dir()
-    resumed = run_two_ranks(tmp_path / "cut", -1)
+    found = latest_checkpoint(tmp_path / "cut")
+    assert found.name == "step-00000003.ckpt" and found.is_dir() == (launcher == "torchrun")
+    resumed = run_two_ranks(tmp_path / "cut", -1, launcher)
     assert sorted(line.split("]", 1)[1] for line in resumed) == sorted(line.split("]", 1)[1] for line in whole)
     assert all("[3.0, 4.0, 5.0]" in line for line in resumed)

@@ -1,5 +1,6 @@
 import json
 import math
+import multiprocessing
 
 import numpy as np
 import pyarrow as pa
@@ -91,7 +92,7 @@ def test_parts_hold_whole_groups(tmp_path):
 
 def test_a_half_written_part_is_ignored(tmp_path):
     write(tmp_path, [("a", "h", {"reward": 1})])
-    (tmp_path / ".part-r0000-000001.parquet.tmp").write_bytes(b"PAR1 half")
+    (tmp_path / ".part-r0000-12345678-000001.parquet.tmp").write_bytes(b"PAR1 half")
     assert SideCar.load(tmp_path).keys() == {"a"}
     write(tmp_path, [("b", "h", {"reward": 2})])
     assert SideCar.load(tmp_path).keys() == {"a", "b"}
@@ -103,6 +104,49 @@ def test_a_damaged_part_is_an_error_that_names_it(tmp_path):
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(DataError, match=part.name):
         SideCar.load(tmp_path)
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_never_read_as_a_value(tmp_path_factory, place, bit):
+    """Wherever it is, in a page or in the footer: the part is named."""
+    folder = tmp_path_factory.mktemp("table")
+    rows = [(f"k{i}", "h", {"reward": i / 7}) for i in range(50)]
+    write(folder, rows)
+    part = next(folder.glob("part-*.parquet"))
+    data = bytearray(part.read_bytes())
+    data[int(place * len(data))] ^= 1 << bit
+    part.write_bytes(data)
+    with pytest.raises(DataError, match=part.name):
+        SideCar.load(folder)
+
+
+def test_going_on_beside_a_damaged_part_names_it_and_deleting_it_is_enough(tmp_path):
+    for key in "ab":
+        write(tmp_path, [(key, "h", {"reward": 1})])
+    part = sorted(tmp_path.glob("part-*.parquet"))[0]
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(DataError, match=part.name):
+        SideCarWriter(tmp_path, columns=["reward"], fingerprint=MADE_BY)
+    part.unlink()
+    assert len(SideCarWriter(tmp_path, columns=["reward"], fingerprint=MADE_BY).done_keys()) == 1
+
+
+def _write_many(folder, name, start, count):
+    with SideCarWriter(folder, columns=["reward"], fingerprint=MADE_BY, rows_per_part=1) as writer:
+        for number in range(start, start + count):
+            writer.add(f"{name}{number}", "h", {"reward": number})
+
+
+def test_two_processes_under_one_rank_lose_nothing(tmp_path):
+    """Both write to a fresh folder at the same time, a part for every group."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_write_many, args=(tmp_path, name, 0, 20)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert SideCar.load(tmp_path).keys() == {f"{name}{number}" for name in "ab" for number in range(20)}
 
 
 @pytest.mark.parametrize(

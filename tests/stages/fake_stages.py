@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmrlhf.callbacks.checkpoints import TrainingInterrupted
 from mmrlhf.errors import ConfigError, DataError
 
 
@@ -51,6 +52,8 @@ def failing(out: Path, *, kind: str = "user", runtime: Any) -> dict[str, Any]:
     (out / "half").touch()
     if kind == "user":
         raise DataError("a shard is damaged", where="shard-7", fix="delete it")
+    if kind == "preempted":
+        raise TrainingInterrupted("stopped after step 3")
     raise RuntimeError("a bug")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.stages.chain import plan_chain, stage_function, with_paths
-from mmrlhf.stages.launch import Group, WorkerFailed, count_devices, outside_group, single_process
+from mmrlhf.stages.launch import EXIT_INTERRUPTED, Group, WorkerFailed, count_devices, outside_group, single_process
 from mmrlhf.stages.runner import Runner, StageCall, read_error, work_on, write_error
 from mmrlhf.stages.store import Artifact, Store
 
@@ -108,6 +109,15 @@ def test_a_users_mistake_comes_through_from_a_process(tmp_path: Path, launched: 
     assert error.value.where == "shard-7" and error.value.fix == "delete it"
 
 
+def test_a_preempted_process_ends_the_run_without_a_result(tmp_path: Path, launched: dict, caplog: Any) -> None:
+    nodes = {"bad": {"_target_": f"{FAKE}.failing", "kind": "preempted"}}
+    runtime = {"trainer": {"devices": 2, "accelerator": "cpu"}}
+    with pytest.raises(SystemExit, match=str(EXIT_INTERRUPTED)):
+        _run(tmp_path, "bad", nodes, runtime=runtime, distributed=["bad"])
+    assert "after step 3; the same command continues" in caplog.text
+    assert list(tmp_path.glob("store/bad/*.building")), "what it has is kept"
+
+
 def test_any_other_failure_of_a_process_names_the_log(tmp_path: Path, launched: dict) -> None:
     nodes = {"bad": {"_target_": f"{FAKE}.failing", "kind": "bug"}}
     runtime = {"trainer": {"devices": 2, "accelerator": "cpu"}}
@@ -120,7 +130,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Run the processes of a stage one after another in this one (test_app starts real ones)."""
     calls: dict[str, int] = {}
 
-    def run_processes(arguments: list[str], *, num_processes: int, log_file: Path) -> int:
+    def run_processes(arguments: list[str], *, num_processes: int, log_file: Path, workers: Any) -> int:
         call_file = Path(arguments[-1])
         calls[call_file.parent.name] = num_processes
         monkeypatch.setenv("WORLD_SIZE", str(num_processes))
@@ -129,6 +139,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
                 monkeypatch.setenv("RANK", str(rank))
                 if work_on(call_file, _invoke, rank):
                     return 1
+                assert workers() == [os.getpid()]
         except RuntimeError:
             return 1
         return 0
