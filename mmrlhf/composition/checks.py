@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mmrlhf.composition.settings import is_open, make, plain_settings
+from mmrlhf.data.remote import is_remote
 from mmrlhf.errors import ConfigError
 from mmrlhf.stages.chain import Node, check_signature, stage_function, stage_module, wants_path, with_paths
 
@@ -65,7 +66,7 @@ def _check_inputs(node: Node, inputs: frozenset[str]) -> None:
     hints = typing.get_type_hints(stage_function(node.target))
     for key, value in node.settings.items():
         for text in _texts(value):
-            if text not in inputs or Path(text).expanduser().exists():
+            if text not in inputs or is_remote(text) or Path(text).expanduser().exists():
                 continue
             if value is text and _may_be_hub_id(text) and not wants_path(hints.get(key)):
                 continue

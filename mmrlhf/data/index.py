@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ import pyarrow as pa
 from mmrlhf.data.entries import Entries
 from mmrlhf.data.manifest import Shard, check_shards, read_index, set_of_shard, write_index
 from mmrlhf.data.records import group_from_members
+from mmrlhf.data.remote import RemoteShards, is_remote
 from mmrlhf.data.scan import scan_shard
 from mmrlhf.data.shard_files import ShardFiles
 from mmrlhf.errors import ConfigError, DataError
@@ -58,23 +60,38 @@ class Index:
     `digest` identifies the content, `shards` lists the files, `entries[i]` describes sample i and `read(i)` reads it.
     """
 
-    def __init__(self, folder: Path, shards: tuple[Shard, ...], digest: str, table: pa.Table) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        shards: tuple[Shard, ...],
+        digest: str,
+        table: pa.Table,
+        locate: Callable[[str], Path],
+    ) -> None:
         self.folder, self.shards, self.digest = folder, shards, digest
         self.entries = Entries(table)
         self._table = table
-        self._files = ShardFiles(folder)
+        self._files = ShardFiles(locate)
 
     @classmethod
     def load(cls, folder: Path | str) -> Index:
         """Load the index of a folder and check that every shard is there in full; fast, no shard is read.
 
+        Of a remote folder (https, s3, gs) the index is fetched, and each shard when it is first read, with its check.
+
         Raises:
             DataError: no index, another schema, a shard that is missing, empty or of another size or count.
+            HubError: a remote folder that cannot be reached.
         """
+        if isinstance(folder, str) and is_remote(folder):
+            remote = RemoteShards(folder)
+            shards, digest, table = read_index(remote.fetch_index())
+            remote.add(shards)
+            return cls(folder, shards, digest, table, remote.locate)
         folder = Path(folder)
         shards, digest, table = read_index(folder)
         check_shards(folder, shards, table)
-        return cls(folder, shards, digest, table)
+        return cls(folder, shards, digest, table, lambda shard: folder / shard)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -115,7 +132,7 @@ class Index:
             if len(data) != size or zlib.crc32(data) != crc32:
                 raise DataError(
                     "member is damaged",
-                    where=f"{self.folder / shard}:{key}:{name}",
+                    where=f"{self.folder}/{shard}:{key}:{name}",
                     given=f"{len(data)} of {size} bytes, checksum {zlib.crc32(data):08x}",
                     expected=f"checksum {crc32:08x}",
                     fix="copy or fetch the shard again, or pack it again",
@@ -159,12 +176,12 @@ class Index:
         Raises:
             DataError: they differ.
         """
-        with (self.folder / shard.name).open("rb") as stream:
+        with self._files.locate(shard.name).open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != shard.sha256:
             raise DataError(
                 "shard has other bytes than when it was written",
-                where=self.folder / shard.name, given=f"sha256 {found}", expected=shard.sha256,
+                where=f"{self.folder}/{shard.name}", given=f"sha256 {found}", expected=shard.sha256,
                 fix="copy or fetch the shard again, or pack it again",
             )  # fmt: skip
 
@@ -190,7 +207,7 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _reopen(folder: Path, digest: str) -> Index:
+def _reopen(folder: Path | str, digest: str) -> Index:
     index = Index.load(folder)
     if index.digest != digest:
         raise DataError("shards changed while they were in use", where=folder, given=index.digest, expected=digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 from mmrlhf.errors import DataError
@@ -13,10 +14,14 @@ _MAX_OPEN_SHARDS = 64
 
 
 class ShardFiles:
-    """Read-only file descriptors of the shards used last; `pread` needs no position, so threads and forks may share."""
+    """Read-only file descriptors of the shards used last; `pread` needs no position, so threads and forks may share.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        locate: a shard's name -> its file on this machine.
+    """
+
+    def __init__(self, locate: Callable[[str], Path]) -> None:
+        self.locate = locate
         self._open: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -35,12 +40,19 @@ class ShardFiles:
     def _add(self, shard: str) -> int:
         if len(self._open) >= _MAX_OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1])
-        try:
-            descriptor = os.open(self._folder / shard, os.O_RDONLY)
-        except OSError as error:
-            raise DataError("shard cannot be read", where=self._folder / shard, given=str(error)) from error
-        self._open[shard] = descriptor
+        descriptor = self._open[shard] = self._open_file(shard)
         return descriptor
+
+    def _open_file(self, shard: str) -> int:
+        for last in (False, True):
+            path = self.locate(shard)
+            try:
+                return os.open(path, os.O_RDONLY)
+            except OSError as error:
+                # between locating and opening, another process may have made room in a cache
+                if last or not isinstance(error, FileNotFoundError):
+                    raise DataError("shard cannot be read", where=path, given=str(error)) from error
+        raise AssertionError("unreachable")
 
     def __del__(self) -> None:
         for descriptor in self._open.values():

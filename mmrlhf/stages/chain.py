@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any
 
+from mmrlhf.data.remote import is_remote
 from mmrlhf.errors import ConfigError
 
 _REFERENCE = re.compile(r"stage:(?P<name>[A-Za-z0-9_-]+)(?:/(?P<sub>.*))?")
@@ -157,11 +158,14 @@ def check_signature(node: Node) -> None:
 def with_paths(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Make `Path`s of the texts that a stage function wants as paths.
 
-    Only where the annotation allows a Path and no text: where both are allowed, the text may be a hub id.
+    Only where the annotation allows a Path and no text: where both are allowed, the text may be a hub id. An address
+    stays as it is.
     """
     hints = typing.get_type_hints(function)
     return {
-        name: Path(value).expanduser() if isinstance(value, str) and wants_path(hints.get(name)) else value
+        name: Path(value).expanduser()
+        if isinstance(value, str) and wants_path(hints.get(name)) and not is_remote(value)
+        else value
         for name, value in arguments.items()
     }
 

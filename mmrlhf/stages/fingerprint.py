@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmrlhf.data.remote import is_remote, manifest_token
 from mmrlhf.errors import ConfigError
 
 ARTIFACT_FILE = "artifact.json"
@@ -86,14 +87,16 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 def input_tokens(settings: Any, inputs: Collection[str]) -> Any:
     """Replace each of the user's own inputs inside settings by what it holds.
 
-    A text counts as an input if it is one of `inputs` or an absolute path, and something exists there; any other text
-    (a hub id, a mode) stays as it is.
+    A text counts as an input if it is one of `inputs` or an absolute path, and something exists there, or if it is the
+    address of remote shards; any other text (a hub id, a mode) stays as it is.
     """
     if isinstance(settings, Mapping):
         return {key: input_tokens(item, inputs) for key, item in settings.items()}
     if isinstance(settings, list | tuple):
         return [input_tokens(item, inputs) for item in settings]
     if isinstance(settings, str) and (settings in inputs or settings.startswith("/")):
+        if is_remote(settings):
+            return manifest_token(settings)
         path = Path(settings).expanduser()
         return path_token(path) if path.exists() else settings
     return settings

@@ -20,8 +20,8 @@ PROJECT = Path(__file__).parents[2]
 # every batch of scores is written at once, so that there is something to go on from
 CODE = """
 import sys
-import mmrlhf.stages.score as score
-score.SECONDS_BETWEEN_WRITES = 0.0
+import mmrlhf.stages.scoring as scoring
+scoring.SECONDS_BETWEEN_WRITES = 0.0
 from mmrlhf.app import main
 main()
 """
