@@ -193,8 +193,10 @@ class Index:
 
 def _border(place: np.ndarray, holdout: float) -> float:
     """Where to cut the keys' places in [0, 1): at the wanted share, or next to it if a side would be empty."""
+    if not 0 < holdout < 1 or len(place) < 2 or place.min() < holdout <= place.max():
+        return holdout
     known = np.unique(place)
-    if not 0 < holdout < 1 or len(known) < 2 or known[0] < holdout <= known[-1]:
+    if len(known) < 2:
         return holdout
     side, border = ("held-out", known[1]) if known[0] >= holdout else ("training", known[-1])
     _warn_once(f"holdout={holdout} of {len(place)} queries leaves the {side} side empty: one query goes there")

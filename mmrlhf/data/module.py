@@ -144,10 +144,10 @@ class PreferenceDataModule(L.LightningDataModule):
         mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
-        rows = np.unique(np.asarray(train_indices, dtype=np.int64))
+        rows = np.sort(np.asarray(train_indices, dtype=np.int64))
         if not len(rows):
             raise DataError("no groups to train on", fix="lower the held-out share, or give more data")
-        if len(rows) != len(train_indices):
+        if (rows[1:] == rows[:-1]).any():
             raise ValueError("training rows repeat")
         mixing = mixing or Mixing()
         window, quotas = mixing.shuffle_window, mixing.quotas(dataset.index, rows)

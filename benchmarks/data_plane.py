@@ -1,0 +1,197 @@
+"""The data plane at its size: start-up and resume with a million queries, the loader against what decoding allows.
+
+    python -m benchmarks.data_plane
+
+Prints one JSON line. The million queries are an index of empty shards, because nothing but the index is read at the
+start. `loader_share` compares one process that runs the training loader (plan, byte ranges, checksums, decoding,
+packing) with the same process that only decodes the same pictures, in CPU time, which neighbours on the machine do not
+change as much; encoding into tokens is left out of both.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from mmrlhf.data.dataset import GroupDataset
+from mmrlhf.data.index import Index
+from mmrlhf.data.manifest import write_index
+from mmrlhf.data.module import PreferenceDataModule
+from mmrlhf.data.scan import SCHEMA, ShardScan
+from mmrlhf.data.selection import select
+from mmrlhf.data.shards import write_shards
+from mmrlhf.media.images import decode_image
+from mmrlhf.types import Branch, EncodedGroup, Media, PreferenceGroup, Response
+
+MILLION, PER_SHARD = 1_000_000, 1000
+PICTURES, ROUNDS = 120, 9
+
+
+def main() -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        million, small = Path(folder) / "million", Path(folder) / "small"
+        write_million(million)
+        write_shards(pictures(), small)
+        found = {"benchmark": "data_plane", "groups": MILLION, **measure_start(million), **measure_loader(small)}
+    print(json.dumps(found))
+
+
+def measure_start(folder: Path) -> dict[str, float]:
+    """Seconds until the first step's groups are known, from the beginning and at the last step of the third epoch."""
+    started, used = time.perf_counter(), time.process_time()
+    data = open_data(folder)
+    data.setup("fit")
+    plan_first(data)
+    start, start_cpu = time.perf_counter() - started, time.process_time() - used
+    step = 3 * data.steps_per_epoch - 1
+    state = data.state_dict() | {"epoch": 2, "step": step}
+    started = time.perf_counter()
+    data.load_state_dict(state)
+    plan_first(data)
+    return {
+        "start_seconds": round(start, 2),
+        "start_cpu_seconds": round(start_cpu, 2),
+        "resume_seconds": round(time.perf_counter() - started, 2),
+        "state_bytes": len(json.dumps(state)),
+    }
+
+
+def open_data(folder: Path) -> PreferenceDataModule:
+    """Load the index, choose rows, make the data module, as a training stage does."""
+    index = Index.load(folder)
+    rows = select(index, "train", holdout=0.02).rows
+    dataset = GroupDataset(index, Pictures())  # pyright: ignore[reportArgumentType]
+    return PreferenceDataModule(
+        dataset, train_indices=rows, epochs=3, groups_per_step=64, token_budget=4096, seed=0
+    )  # fmt: skip
+
+
+def plan_first(data: PreferenceDataModule) -> None:
+    """Ask for the first step of the loader; its shards are empty, so reading them fails, after the plan is made."""
+    try:
+        next(iter(data.train_dataloader()))
+    except ValueError:
+        return
+    raise RuntimeError("the empty shards were read")
+
+
+def measure_loader(folder: Path) -> dict[str, float]:
+    """Queries per CPU second of the loader and of decoding alone, in turns; the best of the rounds."""
+    index = Index.load(folder)
+    media = [index.read(row).media[0].data[0] for row in range(PICTURES)]
+    decoding, loading = [], []
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        for data in media:
+            pixels(data)
+        decoding.append(PICTURES / (time.process_time() - started))
+        module = PreferenceDataModule(
+            GroupDataset(index, Pictures()),  # pyright: ignore[reportArgumentType]
+            train_indices=range(PICTURES), epochs=1, groups_per_step=8, token_budget=4096, seed=0,
+        )  # fmt: skip
+        started = time.process_time()
+        groups = sum(step.num_groups for step in module.train_dataloader())
+        loading.append(groups / (time.process_time() - started))
+    limit, loader = max(decoding), max(loading)
+    return {
+        "decode_per_second": round(limit, 1),
+        "loader_per_second": round(loader, 1),
+        "loader_share": round(loader / limit, 3),
+    }
+
+
+def pixels(data: bytes) -> torch.Tensor:
+    """Decode a picture (H, W, 3) uint8."""
+    return torch.from_numpy(np.array(decode_image(data, where="benchmark")))
+
+
+class Pictures:
+    """Stands for the encoder: decodes the picture and makes up a handful of tokens."""
+
+    def estimate_tokens(self, entry: Any) -> int:
+        """Every group is alike."""
+        return 16
+
+    def __call__(self, group: PreferenceGroup) -> EncodedGroup:
+        """Decode, as every encoder does first."""
+        label = torch.ones(1, dtype=torch.bool)
+        branches = tuple(
+            Branch(torch.ones(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), label, response.hash)
+            for response in group.responses
+        )
+        return EncodedGroup(
+            key=group.key,
+            prefix_ids=torch.ones(8, dtype=torch.long),
+            prefix_positions=torch.arange(8)[None],
+            branches=branches,
+            media={"pixels": pixels(group.media[0].data[0])},
+            num_images=1,
+            num_videos=0,
+            pairs=group.ranked_pairs(),
+        )
+
+
+def pictures() -> list[PreferenceGroup]:
+    """Queries with a photograph-like JPEG of 640 x 480 pixels (about 70 KB) and four responses."""
+    rng = np.random.default_rng(0)
+    groups = []
+    for number in range(PICTURES):
+        rough = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).resize((640, 480))
+        noisy = np.asarray(rough).astype(np.int16) + rng.integers(-9, 9, (480, 640, 3))
+        buffer = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        responses = tuple(Response(f"answer {place}", rank=place + 1) for place in range(4))
+        groups.append(
+            PreferenceGroup(f"q{number}", "what?", responses, media=(Media("image", ("0.jpg",), (buffer.getvalue(),)),))
+        )
+    return groups
+
+
+def write_million(folder: Path) -> None:
+    """Write the index of a million queries, and shards of the size that the manifest says, without content."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    scans = []
+    for number in range(MILLION // PER_SHARD):
+        name, size = f"shard-{number:05d}.tar", PER_SHARD * 80_000
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+        scans.append(ShardScan(name, size, f"{number:064x}", _rows(name, number, rng)))
+    write_index(folder, scans)
+
+
+def _rows(shard: str, number: int, rng: np.random.Generator) -> pa.Table:
+    n = PER_SHARD
+    starts = np.arange(n) * 80_000
+    columns = SimpleNamespace(**{name: [None] * n for name in SCHEMA.names})
+    columns.key = [f"query-{number * n + i:07d}" for i in range(n)]
+    columns.shard = [shard] * n
+    columns.member_names = [["json", "0.jpg"]] * n
+    columns.member_offsets = [[start + 512, start + 5120] for start in starts.tolist()]
+    columns.member_sizes = [[4000, 70_000]] * n
+    columns.member_crc32 = [[7, 7]] * n
+    columns.num_responses, columns.num_pairs, columns.rank_range = [4] * n, [6] * n, [3] * n
+    columns.category = rng.choice(["long", "short", "mcq", "safety"], n).tolist()
+    columns.num_images, columns.image_sizes, columns.video_size = [1] * n, [[640, 480]] * n, [[]] * n
+    columns.num_frames, columns.duration = [0] * n, [0.0] * n
+    columns.text_chars, columns.critique_chars = rng.integers(50, 3000, n).tolist(), [0] * n
+    columns.split_hash = rng.random(n).tolist()
+    return pa.table([pa.array(getattr(columns, item.name), item.type) for item in SCHEMA], schema=SCHEMA)
+
+
+if __name__ == "__main__":
+    main()

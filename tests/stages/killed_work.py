@@ -1,0 +1,52 @@
+"""What the processes of test_random_kills.py do: one stage each, small enough to be done in a second or two."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from mmrlhf.data.importers.released import import_released
+from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.stages import pack, score, scoring, sft
+from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.settings import CritiqueSettings, PassSettings, Schedule, TrainSettings
+
+EPOCHS, GROUPS_PER_STEP = 3, 4
+
+
+def quiet() -> Runtime:
+    """A runtime for a process that nobody watches."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    trainer = partial(L.Trainer, accelerator="cpu", devices=1)
+    return Runtime(trainer=trainer, loggers=lambda *_: [], progress=False)
+
+
+def run_pack(out: Path, raw: Path) -> None:
+    """Pack records, three to a shard."""
+    pack.run(out, importer=partial(import_released, raw), max_groups_per_shard=3, runtime=quiet())
+
+
+def run_training(out: Path, shards: Path, policy: Path) -> None:
+    """Train a policy and save after every step."""
+    schedule = Schedule(
+        epochs=EPOCHS, groups_per_step=GROUPS_PER_STEP, token_budget=600, holdout=0.3, checkpoint_every=1
+    )  # fmt: skip
+    training = TrainSettings(optim=OptimSettings(lr=1e-3), schedule=schedule)
+    sft.run(out, shards=shards, policy=policy, training=training, runtime=quiet())
+
+
+def run_scoring(out: Path, shards: Path, reward_model: Path) -> None:
+    """Score every query and write a part for each."""
+    scoring.SECONDS_BETWEEN_WRITES = -1.0
+    passes, critiques = PassSettings(groups_per_batch=1), CritiqueSettings(max_tokens=12)
+    score.run(
+        out, shards=shards, reward_model=reward_model, passes=passes, critiques=critiques, holdout=0.3,
+        runtime=quiet(),
+    )  # fmt: skip
