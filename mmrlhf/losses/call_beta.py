@@ -19,28 +19,26 @@ from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 from mmrlhf.losses.seeded import generator_for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BetaDPO(Objective):
     """beta-DPO: b = beta * (1 + alpha * (mean(beta * z) - baseline)), at least min_beta, over the kept pairs.
 
     Args:
-        beta: beta_0 > 0.
         alpha: >= 0, how strongly beta follows the gap; 0 is DPO on the kept pairs.
         baseline: M0, the gap at which beta is beta_0.
         filtered: share of the pairs, in [0, 1), furthest from the mean gap, that get weight 0.
         min_beta: > 0, lower bound of b.
     """
 
-    beta: float = 0.1
     alpha: float = 0.6
     baseline: float = 0.0
     filtered: float = 0.2
     min_beta: float = 1e-3
-    sft_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive("BetaDPO", beta=self.beta, min_beta=self.min_beta)
-        require_non_negative("BetaDPO", alpha=self.alpha, sft_weight=self.sft_weight)
+        super().__post_init__()
+        require_positive("BetaDPO", min_beta=self.min_beta)
+        require_non_negative("BetaDPO", alpha=self.alpha)
         require_finite("BetaDPO", baseline=self.baseline)
         require_below("BetaDPO", 1.0, filtered=self.filtered)
 
@@ -59,7 +57,7 @@ class BetaDPO(Objective):
         return PairScale.fill(inputs, b=beta.clamp(min=self.min_beta).expand_as(gap), a=keep)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReleasedImplicitBeta(Objective):
     """What the released MM-RLHF code trains: b = beta * (1 + w * (mean z of a drawn 80% - mean z)), at least 1e-3.
 
@@ -68,14 +66,12 @@ class ReleasedImplicitBeta(Objective):
     label smoothing is not turned round. A named baseline, not something to train with.
     """
 
-    beta: float = 0.1
     w: float = 0.5
     seed: int = 0
-    sft_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive("ReleasedImplicitBeta", beta=self.beta)
-        require_non_negative("ReleasedImplicitBeta", w=self.w, sft_weight=self.sft_weight)
+        super().__post_init__()
+        require_non_negative("ReleasedImplicitBeta", w=self.w)
 
     @property
     def uses_call_statistics(self) -> bool:

@@ -10,54 +10,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmrlhf.losses.bounds import require_below, require_non_negative, require_positive
+from mmrlhf.losses.bounds import require_below
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DPO(Objective):
     """loss = -log sigmoid(beta * z)."""
 
-    beta: float = 0.1
-    sft_weight: float = 0.0
 
-    def __post_init__(self) -> None:
-        require_positive("DPO", beta=self.beta)
-        require_non_negative("DPO", sft_weight=self.sft_weight)
-
-    def scale(self, inputs: PairInputs) -> PairScale:
-        return PairScale.fill(inputs, b=self.beta)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConservativeDPO(Objective):
     """Cross-entropy against the soft label 1 - label_smoothing: q = 1 - label_smoothing."""
 
-    beta: float = 0.1
     label_smoothing: float = 0.1
-    sft_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive("ConservativeDPO", beta=self.beta)
+        super().__post_init__()
         require_below("ConservativeDPO", 0.5, label_smoothing=self.label_smoothing)
-        require_non_negative("ConservativeDPO", sft_weight=self.sft_weight)
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, q=1 - self.label_smoothing)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RobustDPO(Objective):
     """Unbiased under labels flipped with probability label_smoothing: q = (1 - e) / (1 - 2 e), so 1 - q is negative."""
 
-    beta: float = 0.1
     label_smoothing: float = 0.1
-    sft_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive("RobustDPO", beta=self.beta)
+        super().__post_init__()
         require_below("RobustDPO", 0.5, label_smoothing=self.label_smoothing)
-        require_non_negative("RobustDPO", sft_weight=self.sft_weight)
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, q=(1 - self.label_smoothing) / (1 - 2 * self.label_smoothing))

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_non_negative, require_positive
+from mmrlhf.losses.bounds import require_non_negative
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 
 
@@ -24,7 +24,7 @@ def per_token(inputs: PairInputs, chosen: Tensor, rejected: Tensor) -> tuple[Ten
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SimPO(Objective):
     """loss = -log sigmoid(beta * (mean log p(chosen) - mean log p(rejected)) - target_margin), without a reference.
 
@@ -33,13 +33,12 @@ class SimPO(Objective):
 
     beta: float = 2.0
     target_margin: float = 1.0
-    sft_weight: float = 0.0
 
     needs_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_positive("SimPO", beta=self.beta)
-        require_non_negative("SimPO", target_margin=self.target_margin, sft_weight=self.sft_weight)
+        super().__post_init__()
+        require_non_negative("SimPO", target_margin=self.target_margin)
 
     def scores(self, inputs: PairInputs) -> tuple[Tensor, Tensor]:
         return per_token(inputs, inputs.chosen_logprob.float(), inputs.rejected_logprob.float())
@@ -48,19 +47,11 @@ class SimPO(Objective):
         return PairScale.fill(inputs, b=self.beta, m=self.target_margin)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LengthNormalisedDPO(Objective):
     """DPO on log-ratios divided by each response's token count; beta > 0 is per token."""
 
     beta: float = 5.0
-    sft_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_positive("LengthNormalisedDPO", beta=self.beta)
-        require_non_negative("LengthNormalisedDPO", sft_weight=self.sft_weight)
 
     def scores(self, inputs: PairInputs) -> tuple[Tensor, Tensor]:
         return per_token(inputs, *super().scores(inputs))
-
-    def scale(self, inputs: PairInputs) -> PairScale:
-        return PairScale.fill(inputs, b=self.beta)

@@ -11,20 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from mmrlhf.losses.bounds import require_non_negative, require_positive
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WPO(Objective):
     """DPO with a = exp(mean log-probability of chosen + of rejected), in (0, 1] and without gradient."""
-
-    beta: float = 0.1
-    sft_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_positive("WPO", beta=self.beta)
-        require_non_negative("WPO", sft_weight=self.sft_weight)
 
     def scale(self, inputs: PairInputs) -> PairScale:
         chosen_tokens = given(inputs.chosen_tokens, "chosen_tokens").clamp(min=1)

@@ -14,13 +14,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_finite, require_non_negative, require_positive
+from mmrlhf.losses.bounds import require_finite, require_positive
 from mmrlhf.losses.mmdpo import MarginBetaObjective
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 from mmrlhf.losses.seeded import generator_for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OutsideWeight(MarginBetaObjective):
     """MM-DPO's factor as a weight outside the link: a = beta(delta) / beta, b = beta."""
 
@@ -29,7 +29,7 @@ class OutsideWeight(MarginBetaObjective):
         return PairScale.fill(inputs, b=self.beta, a=keep * beta / self.beta)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShuffledMargin(MarginBetaObjective):
     """MM-DPO with the margins permuted among the pairs of the call.
 
@@ -50,7 +50,7 @@ class ShuffledMargin(MarginBetaObjective):
         return PairScale.fill(inputs, b=beta, a=keep)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MeanBetaDPO(MarginBetaObjective):
     """DPO whose beta is the mean of MM-DPO's betas over the kept pairs of the call: the same strength, no ordering."""
 
@@ -65,38 +65,33 @@ class MeanBetaDPO(MarginBetaObjective):
         return PairScale.fill(inputs, b=mean.expand_as(beta), a=keep)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SoftLabels(Objective):
     """Cross-entropy against the reward model's own preference: q = sigmoid(delta / temperature), b = beta."""
 
-    beta: float = 0.1
     temperature: float = 1.0
-    sft_weight: float = 0.0
 
     needs_margin: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_positive("SoftLabels", beta=self.beta, temperature=self.temperature)
-        require_non_negative("SoftLabels", sft_weight=self.sft_weight)
+        super().__post_init__()
+        require_positive("SoftLabels", temperature=self.temperature)
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, q=torch.sigmoid(_margin(inputs) / self.temperature))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HardFilter(Objective):
     """DPO on the pairs with delta > threshold; the others have weight 0 in the preference loss."""
 
-    beta: float = 0.1
     threshold: float = 0.0
-    sft_weight: float = 0.0
 
     needs_margin: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_positive("HardFilter", beta=self.beta)
+        super().__post_init__()
         require_finite("HardFilter", threshold=self.threshold)
-        require_non_negative("HardFilter", sft_weight=self.sft_weight)
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, a=(_margin(inputs) > self.threshold).float())

@@ -12,33 +12,27 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_finite, require_non_negative, require_positive
+from mmrlhf.losses.bounds import require_finite, require_non_negative
 from mmrlhf.losses.links import logistic
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MPO(Objective):
     """a = preference_weight on DPO's term, plus quality_weight * [l(r_chosen - shift) + l(-(r_rejected - shift))].
 
     r is the implicit reward beta * log-ratio and l the logistic link; sft_weight is the paper's w_g.
     """
 
-    beta: float = 0.1
     preference_weight: float = 0.8
     quality_weight: float = 0.2
     shift: float = 0.0
     sft_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        require_positive("MPO", beta=self.beta)
+        super().__post_init__()
         require_finite("MPO", shift=self.shift)
-        require_non_negative(
-            "MPO",
-            preference_weight=self.preference_weight,
-            quality_weight=self.quality_weight,
-            sft_weight=self.sft_weight,
-        )
+        require_non_negative("MPO", preference_weight=self.preference_weight, quality_weight=self.quality_weight)
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, a=self.preference_weight)

@@ -12,29 +12,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from mmrlhf.losses.bounds import require_non_negative
 from mmrlhf.losses.margin_beta import MarginBeta, MarginScale, NegativeMargin
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MarginBetaObjective(Objective):
     """An objective built on beta(delta); abstract.
 
-    Args: as in MarginBeta; sft_weight is the paper's gamma, >= 0.
+    Args: as in MarginBeta, and sft_weight.
     """
 
-    beta: float = 0.1
     w: float = 0.5
     k: float = 0.5
     negative_margin: NegativeMargin = "floor"
     margin_scale: MarginScale = "raw"
-    sft_weight: float = 0.0
 
     needs_margin: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_non_negative(type(self).__name__, sft_weight=self.sft_weight)
+        super().__post_init__()
         _ = self.margin_beta
 
     @cached_property
@@ -47,7 +44,7 @@ class MarginBetaObjective(Objective):
         return self.margin_beta.uses_call_statistics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MMDPO(MarginBetaObjective):
     """loss = -log sigmoid(beta(delta) * z) + sft_weight * NLL(chosen); w = 0 is DPO."""
 

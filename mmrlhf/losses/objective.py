@@ -10,7 +10,6 @@ reduces, and nothing broadcasts: a (P, 1) against a (P,) is an error, not a (P, 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.losses.bounds import require_non_negative, require_positive
 from mmrlhf.losses.links import logistic
 
 
@@ -91,26 +91,42 @@ class PairTerms:
     reward_rejected: Tensor
 
 
-class Objective(ABC):
+@dataclass(frozen=True, kw_only=True)
+class Objective:
     """A pairwise preference objective: call it with PairInputs, get un-reduced PairTerms.
 
-    `needs_reference` and `needs_margin` say which optional inputs must be there. `uses_call_statistics` is True where
-    one pair's scale depends on the other pairs of the same call: to be independent of micro-batching, its scale has to
-    be found from all pairs of a step at once, without pairs of weight 0.
+    What an objective does not say otherwise is DPO's. `needs_reference` and `needs_margin` say which optional inputs
+    must be there.
+
+    Args:
+        beta: > 0, slope on the gap.
+        sft_weight: >= 0, weight of the chosen response's negative log-likelihood per token (the MM-DPO paper's gamma).
+
+    Raises: ConfigError for settings outside their ranges.
     """
+
+    beta: float = 0.1
+    sft_weight: float = 0.0
 
     needs_reference: ClassVar[bool] = True
     needs_margin: ClassVar[bool] = False
-    sft_weight: float
+
+    def __post_init__(self) -> None:
+        require_positive(type(self).__name__, beta=self.beta)
+        require_non_negative(type(self).__name__, sft_weight=self.sft_weight)
 
     @property
     def uses_call_statistics(self) -> bool:
-        """Whether a pair's loss depends on the other pairs of the call."""
+        """Whether a pair's loss depends on the other pairs of the call.
+
+        To be independent of micro-batching, such a scale has to be found from all pairs of a step at once, without
+        pairs of weight 0.
+        """
         return False
 
-    @abstractmethod
     def scale(self, inputs: PairInputs) -> PairScale:
         """Give b, m, a, q of every pair; called without gradient."""
+        return PairScale.fill(inputs, b=self.beta)
 
     def link(self, logit: Tensor) -> Tensor:
         """The link l, (P,) -> (P,); logistic unless an objective says otherwise."""
@@ -133,16 +149,17 @@ class Objective(ABC):
         logit = scale.b * (chosen - rejected) - scale.m
         return scale.a * (scale.q * self.link(logit) + (1 - scale.q) * self.link(-logit))
 
-    def __call__(self, inputs: PairInputs) -> PairTerms:
-        """Score every pair.
+    def __call__(self, inputs: PairInputs, scale: PairScale | None = None) -> PairTerms:
+        """Score every pair, with a scale that was found before (over more pairs than this call's) or its own.
 
         Raises: ConfigError where a needed input is None; ValueError where a shape is not (P,).
         """
         if self.needs_margin:
             given(inputs.margin, "margin")
         chosen, rejected = self.scores(inputs)
-        with torch.no_grad():
-            scale = self.scale(inputs)
+        if scale is None:
+            with torch.no_grad():
+                scale = self.scale(inputs)
         check_shapes({"chosen score": chosen, "b": scale.b, "m": scale.m, "a": scale.a, "q": scale.q})
         loss = self.pair_loss(chosen, rejected, scale)
         if self.sft_weight > 0:

@@ -24,28 +24,26 @@ def _unchanged(margin: Tensor) -> Tensor:
 _OFFSETS: dict[str, Callable[[Tensor], Tensor]] = {"log": torch.log, "linear": _unchanged}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ODPO(Objective):
     """m = alpha * f(max(delta, min_margin)), b = beta.
 
     Args:
-        beta: > 0.
         alpha: >= 0, weight of the offset; 0 is DPO.
         offset: f, `log` or `linear`.
         min_margin: > 0, what a smaller margin is raised to (rewards' unit).
     """
 
-    beta: float = 0.1
     alpha: float = 1.0
     offset: Literal["log", "linear"] = "log"
     min_margin: float = 1e-3
-    sft_weight: float = 0.0
 
     needs_margin: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_positive("ODPO", beta=self.beta, min_margin=self.min_margin)
-        require_non_negative("ODPO", alpha=self.alpha, sft_weight=self.sft_weight)
+        super().__post_init__()
+        require_positive("ODPO", min_margin=self.min_margin)
+        require_non_negative("ODPO", alpha=self.alpha)
         require_choice("ODPO", tuple(_OFFSETS), offset=self.offset)
 
     def scale(self, inputs: PairInputs) -> PairScale:

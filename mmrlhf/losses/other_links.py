@@ -11,44 +11,27 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_non_negative, require_positive
 from mmrlhf.losses.length_normalised import per_token
 from mmrlhf.losses.links import hinge, squared
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HingeDPO(Objective):
     """loss = max(0, 1 - beta * z)."""
-
-    beta: float = 0.1
-    sft_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_positive("HingeDPO", beta=self.beta)
-        require_non_negative("HingeDPO", sft_weight=self.sft_weight)
 
     def link(self, logit: Tensor) -> Tensor:
         return hinge(logit)
 
-    def scale(self, inputs: PairInputs) -> PairScale:
-        return PairScale.fill(inputs, b=self.beta)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IPO(Objective):
     """loss = (z - 1 / (2 beta))^2, so b = 1 and the implicit rewards are plain log-ratios; beta is the paper's tau.
 
     `average` divides each log-ratio by its token count.
     """
 
-    beta: float = 0.1
     average: bool = True
-    sft_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_positive("IPO", beta=self.beta)
-        require_non_negative("IPO", sft_weight=self.sft_weight)
 
     def link(self, logit: Tensor) -> Tensor:
         return squared(logit)

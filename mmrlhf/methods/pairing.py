@@ -97,31 +97,6 @@ def record_pairs(record: StepRecord, inputs: PairInputs, terms: PairTerms, weigh
         record.add("kl_estimate", drift / 2, weight)
 
 
-@dataclass(frozen=True)
-class FixedScale(Objective):
-    """An objective whose b, m, a, q have already been found, over more pairs than this call's."""
-
-    inner: Objective
-    found: PairScale
-
-    @property
-    def sft_weight(self) -> float:  # type: ignore[override]
-        """The inner objective's."""
-        return self.inner.sft_weight
-
-    def scale(self, inputs: PairInputs) -> PairScale:
-        return self.found
-
-    def link(self, logit: Tensor) -> Tensor:
-        return self.inner.link(logit)
-
-    def scores(self, inputs: PairInputs) -> tuple[Tensor, Tensor]:
-        return self.inner.scores(inputs)
-
-    def pair_loss(self, chosen: Tensor, rejected: Tensor, scale: PairScale) -> Tensor:
-        return self.inner.pair_loss(chosen, rejected, scale)
-
-
 def scale_over_step(
     objective: Objective, shares: Sequence[PairInputs], names: Sequence[Sequence[PairName]]
 ) -> list[PairScale]:

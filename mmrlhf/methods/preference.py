@@ -20,7 +20,6 @@ from mmrlhf.losses.objective import Objective, PairInputs, PairTerms, token_nll
 from mmrlhf.methods.base import Counts, PackedModule, PairScores
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import (
-    FixedScale,
     PairScheme,
     pair_inputs,
     pair_names,
@@ -138,8 +137,7 @@ class PreferenceModule(PackedModule):
         """Forward, pair and compare: the parts' sums over pairs, and the terms (P,)."""
         assert counts.pairs is not None
         inputs, weight = self._inputs(batch, counts), counts.pairs.weight
-        objective = self._objective if counts.scale is None else FixedScale(self._objective, counts.scale)
-        terms = objective(inputs)
+        terms = self._objective(inputs, counts.scale)
         record_pairs(record, inputs, terms, weight)
         sums = {"preference": (weight * terms.loss).sum()}
         if self._objective.sft_weight > 0:
