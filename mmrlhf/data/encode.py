@@ -32,6 +32,7 @@ from mmrlhf.data.processing import (
 )
 from mmrlhf.data.templates import Template
 from mmrlhf.errors import DataError, ModelError
+from mmrlhf.media.damage import DAMAGED, Damage
 from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 
 # (token ids (T,), media tensors) -> position ids (A, T); comes from the model family (mmrlhf.models.families).
@@ -67,6 +68,7 @@ class Encoder:
         media: how videos become frames.
         max_tokens: longest prefix + branch; a longer response is cut at its end and counted, a longer prompt is an
             error, and media tokens are never cut.
+        damage: also gives the media tensors of a damaged copy, under names that begin with `DAMAGED`.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Encoder:
         positions: Positions,
         media: MediaSettings | None = None,
         max_tokens: int = 8192,
+        damage: Damage | None = None,
     ) -> None:
         self.processor: Any = processor
         self.tokenizer: Any = processor.tokenizer
@@ -84,6 +87,7 @@ class Encoder:
         self.positions = positions
         self.media = media or MediaSettings()
         self.max_tokens = max_tokens
+        self.damage = damage
         self.chat = Chat(processor)
         self._visual_tokens = lru_cache(maxsize=4096)(self._count_visual_tokens)
 
@@ -195,10 +199,17 @@ class Encoder:
         if decoded:
             output = self._call_processor(rendered[0][0], decoded)
             head, kept = self._expanded_head(group, output["input_ids"][0], plain, is_label)
-            media = media_tensors(output)
+            media = media_tensors(output) | self._damaged(group.key, rendered[0][0], decoded)
         sequences = [torch.cat([head, torch.tensor(ids[kept:], dtype=torch.int64)]) for ids in plain]
         labels = [torch.tensor([False] * len(head) + flags[kept:]) for flags in is_label]
         return sequences, labels, media
+
+    def _damaged(self, key: str, text: str, decoded: DecodedMedia) -> dict[str, Tensor]:
+        """Media tensors of a damaged copy, where wanted; of the originals' size, it needs the same tokens."""
+        if self.damage is None:
+            return {}
+        output = self._call_processor(text, decoded.damaged(self.damage, key))
+        return {DAMAGED + name: tensor for name, tensor in media_tensors(output).items()}
 
     def _call_processor(self, text: str, media: DecodedMedia) -> dict[str, Tensor]:
         return call_processor(self.processor, text, media, add_special_tokens=self.chat.add_special_tokens)

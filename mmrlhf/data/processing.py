@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.media.damage import Damage
 from mmrlhf.media.images import decode_image
 from mmrlhf.media.video import Backend, Sampling, VideoClip, decode_frames, decode_video
 from mmrlhf.types import Media, PreferenceGroup
@@ -77,6 +78,14 @@ class DecodedMedia:
         """The same with every frame of a clip as a picture of its own, for families that read no videos."""
         frames = tuple(Image.fromarray(frame) for clip in self.clips for frame in clip.frames)
         return DecodedMedia(self.images + frames)
+
+    def damaged(self, damage: Damage, key: str) -> DecodedMedia:
+        """Copies of the same sizes that do not show what these do; the group's key fixes what is left of each."""
+        images = (damage.image(image, name=f"{key}/image{i}") for i, image in enumerate(self.images))
+        clips = (
+            replace(clip, frames=damage.frames(clip.frames, name=f"{key}/clip{i}")) for i, clip in enumerate(self.clips)
+        )
+        return DecodedMedia(tuple(images), tuple(clips))
 
 
 def decode_media(group: PreferenceGroup, settings: MediaSettings) -> DecodedMedia:

@@ -1,15 +1,43 @@
-"""mDPO's image-conditional term: the chosen response should be likelier with its image than with a damaged one.
+"""mDPO: DPO, plus the wish that a chosen response be likelier with its image than with a damaged one.
 
-Follows: mDPO (arXiv 2406.11839), conditional preference optimization over images, and the reward anchor.
-Differs in: how the damaged image is made is the caller's business (the paper keeps a crop of 0 to 20%).
+Follows: mDPO (arXiv 2406.11839): L = DPO + conditional preference optimization over images + the reward anchor.
+Differs in: the three terms have weights (the paper: 1 each); a query without media has no image term.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor
 
+from mmrlhf.losses.bounds import require_choice, require_finite, require_non_negative
 from mmrlhf.losses.links import logistic
-from mmrlhf.losses.objective import check_shapes
+from mmrlhf.losses.objective import Objective, check_shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MDPO(Objective):
+    """DPO on pairs; of every chosen response, `image_weight` * image_conditional + `anchor_weight` * anchor.
+
+    Args:
+        image_weight, anchor_weight: >= 0; with both 0 it is DPO.
+        anchor_shift: what a chosen response's implicit reward has to reach.
+        damage: how the damaged image is made: `crop` or `blank` (see `mmrlhf.media.damage`).
+        damage_seed: draws the crop, once for each query.
+    """
+
+    image_weight: float = 1.0
+    anchor_weight: float = 1.0
+    anchor_shift: float = 0.0
+    damage: Literal["crop", "blank"] = "crop"
+    damage_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_non_negative("MDPO", image_weight=self.image_weight, anchor_weight=self.anchor_weight)
+        require_finite("MDPO", anchor_shift=self.anchor_shift)
+        require_choice("MDPO", ("crop", "blank"), damage=self.damage)
 
 
 def image_conditional(log_ratio: Tensor, damaged_log_ratio: Tensor, *, beta: float) -> Tensor:

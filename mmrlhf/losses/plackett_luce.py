@@ -7,10 +7,21 @@ with each other; without ties this is the paper's formula, and for K = 2 it is D
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from mmrlhf.losses.objective import check_shapes
+from mmrlhf.losses.objective import Objective, check_shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlackettLuce(Objective):
+    """The whole ranking of a query in one term; on a pair alone it is DPO, and so are the pairs that are logged."""
+
+    def ranking_loss(self, log_ratio: Tensor, ranks: Tensor, group_of_response: Tensor, *, num_groups: int) -> Tensor:
+        """-log p(ranking) of every group (G,); log_ratio (R,): log policy - log reference; see `plackett_luce`."""
+        return plackett_luce(self.beta * log_ratio.float(), ranks, group_of_response, num_groups=num_groups)
 
 
 def plackett_luce(scores: Tensor, ranks: Tensor, group_of_response: Tensor, *, num_groups: int) -> Tensor:

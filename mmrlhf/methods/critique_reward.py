@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from mmrlhf.losses.pairs import tied_pairs
 from mmrlhf.losses.reward import bradley_terry, centring, tie_loss
 from mmrlhf.methods.base import Counts, PackedModule, PairScores
 from mmrlhf.methods.optim import OptimSettings
@@ -86,7 +87,7 @@ class CritiqueRewardModule(PackedModule):
     def count(self, batch: PackedBatch) -> Counts:
         rank = batch.columns["rank"]
         pairs = weighted_pairs(batch, self._pairs)
-        ties = tied_pairs(rank, batch.group_of_response, batch.group_weight)
+        ties = _ties(rank, batch.group_of_response, batch.group_weight)
         written = _critique_weight(batch)
         compared = pairs.weight.sum()
         divisors = {"critique": written.sum(), "score": compared, "ties": ties.weight.sum(), "centring": compared}
@@ -132,11 +133,9 @@ class CritiqueRewardModule(PackedModule):
             return model.score(outputs).float()
 
 
-def tied_pairs(rank: Tensor, group_of_response: Tensor, group_weight: Tensor) -> PairIndex:
-    """Every two responses of a group that share a rank, each pair once (rank (R,), nan: unknown, never tied)."""
-    same = (rank[:, None] == rank[None, :]) & (group_of_response[:, None] == group_of_response[None, :])
-    same &= (group_weight[group_of_response] > 0)[:, None]
-    first, second = same.triu(1).nonzero(as_tuple=True)
+def _ties(rank: Tensor, group_of_response: Tensor, group_weight: Tensor) -> PairIndex:
+    """Every two responses of a group of positive weight that share a rank, each pair once."""
+    first, second = tied_pairs(torch.where(group_weight[group_of_response] > 0, rank, torch.nan), group_of_response).T
     group = group_of_response[first]
     return PairIndex(first, second, group, group_weight[group].float())
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from mmrlhf.errors import ConfigError
+from mmrlhf.losses.bounds import require_choice
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, PairTerms
-from mmrlhf.losses.pairs import build_pairs
+from mmrlhf.losses.pairs import Scheme, Weighting, build_pairs, ordered_pairs, tied_pairs
 from mmrlhf.methods.base import PairScores, gather_ranks
 from mmrlhf.methods.record import StepRecord
 from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
+
+# Columns of a batch: what a reward model, or the reference, says about each response.
+REWARD, REFERENCE = "reward", "reference_logprob"
+DAMAGED_REFERENCE = "reference_damaged_logprob"
 
 # Group key, hashes of the chosen and the rejected response: the same whatever micro-batch the pair is in.
 PairName = tuple[str, str, str]
@@ -27,20 +33,71 @@ class PairScheme:
         scheme: `all` pairs of different rank, only the `hardest` (best against worst), `adjacent` ranks, or
             `best_vs_rest`.
         weighting: `pair`: every pair weighs the same; `query`: the pairs of a query share a weight of 1.
+        rank_by: `annotators`: the data's ranks and pairs; `reward`: the rewards, for responses that nobody ranked.
+        ties: responses of equal rank: `drop` them; `even`: as pairs whose two sides should come out equal; `reward`:
+            the rewards decide between them.
+        min_margin: pairs whose margin is at or below this do not enter, before `scheme` chooses; None: no filter.
     """
 
-    scheme: Literal["all", "hardest", "adjacent", "best_vs_rest"] = "all"
-    weighting: Literal["pair", "query"] = "pair"
+    scheme: Scheme = "all"
+    weighting: Weighting = "pair"
+    rank_by: Literal["annotators", "reward"] = "annotators"
+    ties: Literal["drop", "even", "reward"] = "drop"
+    min_margin: float | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("the pair scheme", get_args(Scheme), scheme=self.scheme)
+        require_choice("the pair scheme", get_args(Weighting), weighting=self.weighting)
+        require_choice("the pair scheme", ("annotators", "reward"), rank_by=self.rank_by)
+        require_choice("the pair scheme", ("drop", "even", "reward"), ties=self.ties)
+
+    @property
+    def needs_margin(self) -> bool:
+        """Whether pairs cannot be chosen without rewards."""
+        return self.rank_by == "reward" or self.ties == "reward" or self.min_margin is not None
+
+
+def candidate_pairs(batch: PackedBatch, scheme: PairScheme) -> tuple[Tensor, Tensor]:
+    """The pairs (Q, 2) that a scheme chooses from, and the ranks (R,) behind them.
+
+    Raises: ConfigError where the scheme needs rewards and the batch has none.
+    """
+    pairs, ranks, group = batch.pairs, batch.columns["rank"], batch.group_of_response
+    if not scheme.needs_margin:
+        return pairs, ranks
+    reward = batch.columns.get(REWARD)
+    if reward is None:
+        raise ConfigError(
+            "these pairs cannot be chosen without rewards",
+            where="pairs",
+            given=f"rank_by={scheme.rank_by}, ties={scheme.ties}, min_margin={scheme.min_margin}, and no rewards",
+            expected="a table of rewards (inputs.rewards), which a reward model in training does not have",
+        )
+    if scheme.rank_by == "reward":
+        ranks = -reward
+        pairs = ordered_pairs(ranks, group)
+    elif scheme.ties == "reward":
+        tied = tied_pairs(ranks, group)
+        gap = reward[tied[:, 0]] - reward[tied[:, 1]]
+        decided = torch.cat((tied[gap > 0], tied[gap < 0].flip(1)))
+        pairs = torch.cat((pairs, decided))
+        # Less than a rank in sum, so that no response falls behind the next rank.
+        ranks = ranks.index_add(0, decided[:, 1], torch.full_like(gap[gap != 0], 1 / (len(ranks) + 1)))
+    if scheme.min_margin is not None:
+        pairs = pairs[reward[pairs[:, 0]] - reward[pairs[:, 1]] > scheme.min_margin]
+    return pairs, ranks
 
 
 def weighted_pairs(batch: PackedBatch, scheme: PairScheme) -> PairIndex:
     """The micro-batch's pairs of positive weight (P,); pairs of groups that only fill up the step are left out."""
+    candidates, ranks = candidate_pairs(batch, scheme)
     pairs = build_pairs(
-        batch.pairs,
-        batch.columns["rank"],
+        candidates,
+        ranks,
         batch.group_of_response,
         scheme=scheme.scheme,
         weighting=scheme.weighting,
+        ties=tied_pairs(ranks, batch.group_of_response) if scheme.ties == "even" else None,
         group_weight=batch.group_weight,
     )
     kept = pairs.weight > 0

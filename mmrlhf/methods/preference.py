@@ -2,13 +2,13 @@
 
 Follows: MM-DPO (arXiv 2502.10391, section 5: all pairs of a query, margins from a reward model) with any `Objective`.
 Differs in: the reference's log-probabilities come from a table, from the policy without its adapters, or from a frozen
-copy, so a second model is loaded only where asked for; a margin always is a reward model's margin.
+copy, so a second model is loaded only where asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.losses.objective import Objective, PairInputs, PairTerms, token_nll
+from mmrlhf.losses.objective import Objective, PairInputs, given, token_nll
 from mmrlhf.methods.base import Counts, PackedModule, PairScores
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import (
+    REFERENCE,
+    REWARD,
     PairScheme,
     pair_inputs,
     pair_names,
@@ -29,11 +31,23 @@ from mmrlhf.methods.pairing import (
     weighted_pairs,
 )
 from mmrlhf.methods.record import StepRecord
-from mmrlhf.types import PackedBatch, ResponseOutputs
+from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
 
 Reference = Literal["table", "adapter", "frozen_copy", "none"]
+MarginFrom = Literal["reward", "implicit"]
 
-REWARD, REFERENCE = "reward", "reference_logprob"
+
+@dataclass(frozen=True)
+class Responses:
+    """What the policy and its reference (R,), where there is one, say about the responses of a row."""
+
+    outputs: ResponseOutputs
+    reference: Tensor | None
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log policy - log reference (R,) float32."""
+        return self.outputs.logprob.float() - given(self.reference, "reference_logprob").float()
 
 
 class PreferenceModule(PackedModule):
@@ -48,6 +62,8 @@ class PreferenceModule(PackedModule):
             (the policy with its adapters off), `frozen_copy` (the model in `reference_model`), or `none` for
             objectives without a reference.
         reference_model: the frozen copy.
+        margin_from: what a margin is the difference of: `reward` (column `reward`: whoever gave it), or `implicit`,
+            the policy's own beta * log-ratio as it stands, without gradient.
     """
 
     def __init__(
@@ -60,6 +76,7 @@ class PreferenceModule(PackedModule):
         total_steps: int,
         reference: Reference = "table",
         reference_model: nn.Module | None = None,
+        margin_from: MarginFrom = "reward",
         seed: int = 0,
         precision: Literal["float32", "bf16"] = "float32",
     ) -> None:
@@ -73,7 +90,7 @@ class PreferenceModule(PackedModule):
             )
         if (reference == "frozen_copy") != (reference_model is not None):
             raise ValueError("reference_model is given exactly with reference=frozen_copy")
-        self._objective, self._pairs, self._reference = objective, pairs, reference
+        self._objective, self._pairs, self._reference, self._margin_from = objective, pairs, reference, margin_from
         # In a tuple: a registered submodule would be trained by DDP, sharded by FSDP and stored in every checkpoint.
         self._frozen: tuple[nn.Module, ...] = ()
         if reference_model is not None:
@@ -95,7 +112,8 @@ class PreferenceModule(PackedModule):
 
     @override
     def count(self, batch: PackedBatch) -> Counts:
-        self._require(batch, REWARD, self._objective.needs_margin, "score", "rewards")
+        needs_rewards = self._objective.needs_margin and self._margin_from == "reward"
+        self._require(batch, REWARD, needs_rewards, "score", "rewards")
         needs_table = self._objective.needs_reference and self._reference == "table"
         self._require(batch, REFERENCE, needs_table, "reference", "reference log-probabilities")
         pairs = weighted_pairs(batch, self._pairs)
@@ -109,7 +127,7 @@ class PreferenceModule(PackedModule):
             return counts
         both = list(zip(micro_batches, counts, strict=True))
         with torch.no_grad():
-            shares = [self._inputs(batch.to(self.device), own.to(self.device)) for batch, own in both]
+            shares = [self._forward(batch.to(self.device), own.to(self.device))[1] for batch, own in both]
         names = [pair_names(batch, own.pairs) for batch, own in both]
         scales = scale_over_step(self._objective, shares, names)
         return [replace(own, scale=scale) for own, scale in zip(counts, scales, strict=True)]
@@ -120,23 +138,31 @@ class PreferenceModule(PackedModule):
 
     @override
     def score_pairs(self, batch: PackedBatch, counts: Counts, record: StepRecord) -> PairScores:
-        """Score held-out pairs by the implicit reward."""
-        sums, terms = self._compare(batch, counts, record)
+        """Score all of the annotators' held-out pairs by what the objective compares, whatever pairs it trains on."""
+        sums, responses = self._compare(batch, counts, record)
         self._record_parts(sums, counts, record)
-        assert counts.pairs is not None
-        return pair_scores(batch, counts.pairs, terms.reward_chosen, terms.reward_rejected)
+        every = weighted_pairs(batch, PairScheme())
+        chosen, rejected = self._objective.scores(self._pair(batch, responses, every))
+        return pair_scores(batch, every, chosen, rejected)
 
-    def _inputs(self, batch: PackedBatch, counts: Counts) -> PairInputs:
-        """Forward and pair."""
+    def _forward(self, batch: PackedBatch, counts: Counts) -> tuple[Responses, PairInputs]:
+        """Run the policy and its reference, and pair their log-probabilities."""
         assert counts.pairs is not None
         reference = self._reference_logprob(batch)
-        outputs: ResponseOutputs = self.model(batch)
-        return pair_inputs(outputs, reference, batch.columns.get(REWARD), counts.pairs)
+        responses = Responses(self.model(batch), reference)
+        return responses, self._pair(batch, responses, counts.pairs)
 
-    def _compare(self, batch: PackedBatch, counts: Counts, record: StepRecord) -> tuple[dict[str, Tensor], PairTerms]:
-        """Forward, pair and compare: the parts' sums over pairs, and the terms (P,)."""
+    def _pair(self, batch: PackedBatch, responses: Responses, pairs: PairIndex) -> PairInputs:
+        reward = batch.columns.get(REWARD)
+        if self._margin_from == "implicit":
+            reward = self._objective.beta * responses.log_ratio.detach()
+        return pair_inputs(responses.outputs, responses.reference, reward, pairs)
+
+    def _compare(self, batch: PackedBatch, counts: Counts, record: StepRecord) -> tuple[dict[str, Tensor], Responses]:
+        """Forward, pair and compare: the parts' sums over pairs, and what was said about the responses."""
         assert counts.pairs is not None
-        inputs, weight = self._inputs(batch, counts), counts.pairs.weight
+        weight = counts.pairs.weight
+        responses, inputs = self._forward(batch, counts)
         terms = self._objective(inputs, counts.scale)
         record_pairs(record, inputs, terms, weight)
         sums = {"preference": (weight * terms.loss).sum()}
@@ -144,7 +170,13 @@ class PreferenceModule(PackedModule):
             # The objective adds the two up; apart, each has its own curve.
             sums["sft"] = self._objective.sft_weight * (weight * token_nll(inputs)).sum()
             sums["preference"] = sums["preference"] - sums["sft"]
-        return sums, terms
+        return sums | self.sums_over_responses(batch, counts, responses, record), responses
+
+    def sums_over_responses(
+        self, batch: PackedBatch, counts: Counts, responses: Responses, record: StepRecord
+    ) -> dict[str, Tensor]:
+        """Sums of the loss's parts that are not made of pairs; a part of the same name takes the pairs' place."""
+        return {}
 
     def _reference_logprob(self, batch: PackedBatch) -> Tensor | None:
         """The reference's log-probabilities (R,), or None."""

@@ -7,7 +7,7 @@ import torch
 from packed_toy import ToyModel, make_group
 
 from mmrlhf.data.pack import pack_groups
-from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights, tied_pairs
+from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.record import StepRecord
 
@@ -54,9 +54,9 @@ def test_without_critiques_only_scores_count() -> None:
 
 def test_ties_are_within_groups_of_known_rank_and_positive_weight() -> None:
     nan = float("nan")
-    rank = torch.tensor([1.0, 1.0, 1.0, nan, nan, 2.0, 2.0])
-    group = torch.tensor([0, 0, 1, 1, 1, 2, 2])
-    ties = tied_pairs(rank, group, torch.tensor([1.0, 1.0, 0.0]))
+    groups = [make_group(1, (1, 1)), make_group(2, (1, nan, nan)), make_group(3, (2, 2), weight=0.0)]
+    ties = build(tie=1.0).count(pack_groups(groups)).ties
+    assert ties is not None
     assert list(zip(ties.chosen.tolist(), ties.rejected.tolist(), strict=True)) == [(0, 1)]
 
 
