@@ -55,12 +55,13 @@ def is_open(config: DictConfig, key: Any) -> bool:
 
 
 def if_needed(need: str, value: Any, otherwise: Any = None, *, _root_: DictConfig) -> Any:
-    """Resolve `${if_needed:needs_margin,VALUE,OTHERWISE}`: VALUE if the objective says that it needs it.
+    """Resolve `${if_needed:needs_margin,VALUE,OTHERWISE}`: VALUE if the objective, or the choice of pairs, needs it.
 
     So `method=dpo` neither trains a reward model for margins nor scores anything with it.
     """
-    with causes("method"):
-        return value if getattr(instantiate(_root_.method), need) else otherwise
+    with causes("method, pairs"):
+        needed = [getattr(instantiate(node), need, False) for node in (_root_.method, _root_.pairs)]
+        return value if any(needed) else otherwise
 
 
 def plain_settings(node: DictConfig, where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ log-probabilities are tables whose fingerprints are checked, so a margin or a re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,14 @@ from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.data.templates import AnswerTemplate
 from mmrlhf.errors import ConfigError
+from mmrlhf.losses.image_conditional import MDPO
 from mmrlhf.losses.objective import Objective
-from mmrlhf.methods.pairing import PairScheme
-from mmrlhf.methods.preference import REFERENCE, REWARD, PreferenceModule, Reference
+from mmrlhf.losses.plackett_luce import PlackettLuce
+from mmrlhf.media.damage import Damage
+from mmrlhf.methods.image_conditional import ImageConditionalModule
+from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REWARD, PairScheme
+from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
+from mmrlhf.methods.ranking import RankingModule
 from mmrlhf.models.export import save_policy
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
@@ -25,6 +30,12 @@ from mmrlhf.stages.passes import describe_source, untrained
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import TrainSettings
 from mmrlhf.stages.training import MODEL, check_table, finish, need_path, open_workbench, table_facts, train
+
+# the module of an objective that is more than a loss of pairs
+METHODS: dict[type[Objective], type[PreferenceModule]] = {
+    PlackettLuce: RankingModule,
+    MDPO: ImageConditionalModule,
+}
 
 
 def run(
@@ -37,6 +48,7 @@ def run(
     reward_model: Path | None = None,
     reference: Path | None = None,
     reference_from: Reference = "table",
+    margin_from: MarginFrom = "reward",
     pairs: PairScheme | None = None,
     training: TrainSettings | None = None,
     runtime: Runtime,
@@ -52,6 +64,7 @@ def run(
         reference: table of the reference's log-probabilities (column `reference_logprob`).
         reference_from: `table`; `adapter` (LoRA: the policy with its adapters off); `frozen_copy` (a second model in
             memory); `none` for objectives without a reference.
+        margin_from: `reward`: margins are differences of `rewards`; `implicit`: of the policy's own implicit rewards.
         pairs: which pairs of a query are compared.
         training: model, media, optimizer and length of the run.
 
@@ -59,21 +72,33 @@ def run(
         ConfigError: the objective needs a table that is not given.
         DataError: no pairs of different rank; a table that was made with another policy, reward model, shards or media.
     """
-    training = training or TrainSettings()
+    pairs, training = pairs or PairScheme(), training or TrainSettings()
     _check_adapter(reference_from, training.model)
     facts = table_facts(Index.load(shards), policy=policy, template=AnswerTemplate(), media=training.media)
-    tables = _reward_tables(objective, rewards, facts["shards"], reward_model)
+    needs_rewards = pairs.needs_margin or (objective.needs_margin and margin_from == "reward")
+    tables = _reward_tables(objective, rewards, facts["shards"], reward_model, needed=needs_rewards)
+    damage = _damage(objective)
     if objective.needs_reference and reference_from == "table":
-        tables += _reference_tables(reference, facts)
-    bench = open_workbench(shards, policy, AnswerTemplate(), training, tables=tables, needs_pairs=True, runtime=runtime)
-    module = PreferenceModule(
+        tables += _reference_tables(reference, facts, damage)
+    bench = open_workbench(
+        shards,
+        policy,
+        AnswerTemplate(),
+        training,
+        tables=tables,
+        damage=damage,
+        needs_pairs=pairs.rank_by == "annotators",
+        runtime=runtime,
+    )
+    module = METHODS.get(type(objective), PreferenceModule)(
         bench.model,
         objective,
-        pairs or PairScheme(),
+        pairs,
         training.optim,
         total_steps=bench.data.total_steps,
         reference=reference_from if objective.needs_reference else "none",
         reference_model=_frozen_copy(policy, training.model) if reference_from == "frozen_copy" else None,
+        margin_from=margin_from,
         seed=training.schedule.seed,
         precision=bench.precision,
     )
@@ -84,20 +109,30 @@ def run(
     )
 
 
-def _reward_tables(objective: Objective, rewards: Path | None, shards: str, reward_model: Path | None) -> list[SideCar]:
+def _damage(objective: Objective) -> Damage | None:
+    """How an objective wants media damaged, if it does."""
+    if isinstance(objective, MDPO) and objective.image_weight > 0:
+        return Damage(objective.damage, objective.damage_seed)
+    return None
+
+
+def _reward_tables(
+    objective: Objective, rewards: Path | None, shards: str, reward_model: Path | None, *, needed: bool
+) -> list[SideCar]:
     """The rewards, where they are needed or given (then margins are logged at least)."""
-    if not objective.needs_margin and rewards is None:
+    if not needed and rewards is None:
         return []
-    what = f"rewards: {type(objective).__name__} scales with a margin"
+    what = f"rewards: {type(objective).__name__} scales with a margin" if objective.needs_margin else "rewards of pairs"
     table = SideCar.load(need_path(rewards, what=what, where="inputs.rewards", stage="score"), columns=[REWARD])
     expected = {"shards": shards} | ({"reward_model": describe_source(reward_model)} if reward_model else {})
     check_table(table, expected, name="rewards", stage="score")
     return [table]
 
 
-def _reference_tables(reference: Path | None, facts: Mapping[str, Any]) -> list[SideCar]:
+def _reference_tables(reference: Path | None, facts: Mapping[str, Any], damage: Damage | None) -> list[SideCar]:
     folder = need_path(reference, what="the reference's log-probabilities", where="inputs.reference", stage="reference")
-    table = SideCar.load(folder, columns=[REFERENCE])
+    table = SideCar.load(folder, columns=[REFERENCE, *([DAMAGED_REFERENCE] if damage else [])])
+    facts = {**facts, **({"damage": asdict(damage)} if damage else {})}
     check_table(table, facts, name="reference log-probabilities", stage="reference")
     return [table]
 

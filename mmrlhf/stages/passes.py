@@ -23,6 +23,7 @@ from mmrlhf.data.index import Index
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.data.plan import micro_batches
 from mmrlhf.data.templates import AnswerTemplate, Template
+from mmrlhf.media.damage import Damage
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import ModelSettings, load_backbone
@@ -143,6 +144,7 @@ class Policy:
         path: Path | str,
         passes: PassSettings | None = None,
         *,
+        damage: Damage | None = None,
         device: torch.device,
     ) -> Policy:
         """Load a checkpoint folder or hub id onto a device, with nothing trainable."""
@@ -157,6 +159,7 @@ class Policy:
             positions=positions,
             media=passes.media,
             max_tokens=settings.max_tokens,
+            damage=damage,
         )
         return cls(packed, encoder)
 

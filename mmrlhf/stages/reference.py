@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from mmrlhf.callbacks.progress import track
 from mmrlhf.data.index import Index
 from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.sidecar import SideCarWriter
+from mmrlhf.media.damage import Damage, DamageKind, damaged_only
+from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE
 from mmrlhf.stages.passes import (
-    GroupScores,
     Policy,
     describe_source,
     describe_template,
@@ -30,11 +32,11 @@ from mmrlhf.stages.passes import (
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import PassSettings
 from mmrlhf.stages.store import write_json
-from mmrlhf.types import PreferenceGroup
+from mmrlhf.types import EncodedGroup
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("reference_logprob", "reference_tokens")
+COLUMNS: tuple[str, ...] = (REFERENCE, "reference_tokens")
 LOGPROBS = "logprobs"
 SECONDS_BETWEEN_WRITES = 30.0
 
@@ -48,9 +50,11 @@ def run(
     holdout: float = 0.05,
     limit: int | None = None,
     selection: Selection | None = None,
+    damage: DamageKind | None = None,
+    damage_seed: int = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Write `out/logprobs` (a side-car: reference_logprob, reference_tokens per response).
+    """Write `out/logprobs` (a side-car: reference_logprob, reference_tokens per response; with damage one more).
 
     A run that was stopped goes on with the queries that are missing.
 
@@ -61,17 +65,21 @@ def run(
         holdout: share of held-out queries, as in training (all of them are done).
         limit: at most this many training queries.
         selection: which queries, as in training.
+        damage, damage_seed: also ask with damaged media (column `reference_damaged_logprob`), for mDPO; see `Damage`.
     """
     index, passes = Index.load(shards), passes or PassSettings()
-    reference = Policy.load(policy, passes, device=pick_device(runtime))
+    spoil = Damage(damage, damage_seed) if damage is not None else None
+    reference = Policy.load(policy, passes, damage=spoil, device=pick_device(runtime))
     fingerprint = {
         "made_by": "reference",
         "shards": index.digest,
         "policy": describe_source(policy),
         "template": describe_template(reference.encoder.template),
         "media": asdict(reference.encoder.media),
+        **({"damage": asdict(spoil)} if spoil is not None else {}),
     }
-    writer = SideCarWriter(out / LOGPROBS, columns=COLUMNS, fingerprint=fingerprint)
+    columns = (*COLUMNS, *([DAMAGED_REFERENCE] if spoil is not None else []))
+    writer = SideCarWriter(out / LOGPROBS, columns=columns, fingerprint=fingerprint)
     done = writer.done_keys()
     share = {"holdout": holdout, "selection": selection}
     sides = select(index, "heldout", **share), select(index, "train", limit=limit, **share)
@@ -100,9 +108,10 @@ def _score(
     )  # fmt: skip
     total = -(-len(rows) // passes.groups_per_batch)
     for batch in track(batches, "reference log-probabilities (batches)", total, enabled=runtime.progress):
-        found = forward_groups(reference.model, [encoded for _, encoded in batch], token_budget=passes.token_budget)
-        for (group, _), scores in zip(batch, found, strict=True):
-            _add(writer, group, scores)
+        found = _ask(reference, [encoded for _, encoded in batch], passes.token_budget)
+        for (group, _), columns in zip(batch, found, strict=True):
+            for response, *values in zip(group.responses, *columns.values(), strict=True):
+                writer.add(group.key, response.hash, dict(zip(columns, values, strict=True)))
             responses += len(group.responses)
         if time.monotonic() - written > SECONDS_BETWEEN_WRITES:
             writer.flush()
@@ -112,7 +121,14 @@ def _score(
     return {"queries": len(rows), "responses": responses, "responses_per_second": round(responses / seconds, 2)}
 
 
-def _add(writer: SideCarWriter, group: PreferenceGroup, scores: GroupScores) -> None:
-    values = zip(scores.logprob.tolist(), scores.num_tokens.tolist(), strict=True)
-    for response, row in zip(group.responses, values, strict=True):
-        writer.add(group.key, response.hash, dict(zip(COLUMNS, row, strict=True)))
+def _ask(reference: Policy, groups: Sequence[EncodedGroup], token_budget: int) -> list[dict[str, list[float]]]:
+    """The table's columns of each group, one value per response."""
+    found = forward_groups(reference.model, groups, token_budget=token_budget)
+    columns: list[dict[str, list[float]]] = [
+        dict(zip(COLUMNS, (one.logprob.tolist(), one.num_tokens.tolist()), strict=True)) for one in found
+    ]
+    if reference.encoder.damage is not None:
+        spoilt = [replace(group, media=damaged_only(group.media)) for group in groups]
+        for own, one in zip(columns, forward_groups(reference.model, spoilt, token_budget=token_budget), strict=True):
+            own[DAMAGED_REFERENCE] = one.logprob.tolist()
+    return columns

@@ -30,6 +30,7 @@ from mmrlhf.data.selection import select
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.data.templates import Template
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.media.damage import Damage
 from mmrlhf.methods.base import PackedModule
 from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.models.families import positions_for
@@ -71,6 +72,7 @@ def open_workbench(
     training: TrainSettings,
     *,
     tables: Sequence[SideCar] = (),
+    damage: Damage | None = None,
     make_head: Callable[[int], torch.nn.Module] | None = None,
     needs_pairs: bool,
     runtime: Runtime,
@@ -78,6 +80,7 @@ def open_workbench(
     """Load shards and model and build the data module.
 
     Args:
+        damage: groups also hold damaged copies of their media.
         make_head: width of the hidden state -> score head, for reward models.
         needs_pairs: whether a data set without two responses of different rank is an error.
 
@@ -100,6 +103,7 @@ def open_workbench(
         positions=positions_for(backbone),
         media=training.media,
         max_tokens=model.max_tokens,
+        damage=damage,
     )
     dataset = GroupDataset(index, encoder, tables=tables, cache_gib=runtime.cache_gib)
     # What is missing from one record (a critique, a reward) is missing from all: found here, not by the quarantine.

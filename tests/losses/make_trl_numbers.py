@@ -41,7 +41,17 @@ def main() -> None:
     numbers = {
         name: [dpo_loss(i, **{"loss_types": [name], **settings}) for i in range(8)] for name, settings in dpo.items()
     }
-    numbers["simpo"] = simpo_losses(beta=2.0, simpo_gamma=1.0)
+    per_token = [
+        torch.tensor(sums) / torch.tensor(counts)
+        for sums, counts in ((CHOSEN, CHOSEN_TOKENS), (REJECTED, REJECTED_TOKENS))
+    ]
+    numbers["simpo"] = cpo_losses(*per_token, loss_type="simpo", beta=2.0, simpo_gamma=1.0)
+    # TRL's DPO trainer has no smoothed loss any more; its CPO trainer's is the same function of log-ratios.
+    ratios = [
+        torch.tensor(own) - torch.tensor(other)
+        for own, other in ((CHOSEN, REFERENCE_CHOSEN), (REJECTED, REFERENCE_REJECTED))
+    ]
+    numbers["cdpo"] = cpo_losses(*ratios, loss_type="sigmoid", beta=0.1, label_smoothing=0.2)
     numbers["reward"] = [reward_loss(i, coefficient=None) for i in range(8)]
     numbers["reward_centred"] = [reward_loss(i, coefficient=0.01) for i in range(8)]
     inputs = {
@@ -104,22 +114,28 @@ def dpo_loss(
     return float(compute(trainer, lambda **_: outputs, inputs, False))
 
 
-def simpo_losses(*, beta: float, simpo_gamma: float) -> list[float]:
-    """TRL's SimPO losses of all pairs, from log-probabilities per token."""
+def cpo_losses(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    loss_type: str,
+    beta: float,
+    simpo_gamma: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> list[float]:
+    """TRL's reference-free losses of all pairs, from what is compared in each."""
     from trl.experimental.cpo import CPOTrainer  # pyright: ignore[reportMissingImports]
 
     trainer = SimpleNamespace(
         accelerator=stand_in_accelerator(),
         alpha=0.0,
-        loss_type="simpo",
+        loss_type=loss_type,
         beta=beta,
         simpo_gamma=simpo_gamma,
-        label_smoothing=0.0,
+        label_smoothing=label_smoothing,
     )
-    chosen = torch.tensor(CHOSEN, dtype=torch.float64) / torch.tensor(CHOSEN_TOKENS)
-    rejected = torch.tensor(REJECTED, dtype=torch.float64) / torch.tensor(REJECTED_TOKENS)
     compute: Any = CPOTrainer.cpo_loss
-    return compute(trainer, chosen, rejected)[0].tolist()
+    return compute(trainer, chosen.double(), rejected.double())[0].tolist()
 
 
 def reward_loss(i: int, *, coefficient: float | None) -> float:

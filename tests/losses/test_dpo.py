@@ -63,7 +63,9 @@ def test_no_smoothing_prefers_the_chosen_response() -> None:
 def test_conservative_minimum_is_at_the_labels_log_odds() -> None:
     noise, beta = 0.1, 0.1
     best = math.log((1 - noise) / noise) / beta
-    low, middle, high = ConservativeDPO(beta=beta, label_smoothing=noise)(inputs_of([best - 1, best, best + 1])).loss.tolist()
+    low, middle, high = ConservativeDPO(beta=beta, label_smoothing=noise)(
+        inputs_of([best - 1, best, best + 1])
+    ).loss.tolist()
     assert middle < low and middle < high
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrlhf.losses.links import logistic
-from mmrlhf.losses.plackett_luce import plackett_luce
+from mmrlhf.losses.dpo import DPO
+from mmrlhf.losses.objective import PairInputs
+from mmrlhf.losses.plackett_luce import PlackettLuce, plackett_luce
 
 ONE_GROUP = torch.zeros(3, dtype=torch.long)
 
@@ -26,8 +28,23 @@ def test_worked_example() -> None:
 @settings(max_examples=30, deadline=None)
 @given(a=st.floats(-50, 50), b=st.floats(-50, 50))
 def test_two_responses_are_a_pair(a: float, b: float) -> None:
-    loss = plackett_luce(torch.tensor([a, b]), torch.tensor([1.0, 2.0]), ONE_GROUP[:2], num_groups=1)
-    torch.testing.assert_close(loss, logistic(torch.tensor([a - b])), rtol=1e-4, atol=1e-4)
+    """K = 2 is DPO."""
+    ratios, zero = torch.tensor([a, b]), torch.zeros(1)
+    loss = PlackettLuce(beta=0.3).ranking_loss(ratios, torch.tensor([1.0, 2.0]), ONE_GROUP[:2], num_groups=1)
+    dpo = DPO(beta=0.3)(PairInputs(ratios[:1], ratios[1:], zero, zero)).loss
+    torch.testing.assert_close(loss, dpo, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(scores=st.lists(st.floats(-5, 5), min_size=1, max_size=4))
+def test_rankings_are_a_distribution(scores: list[float]) -> None:
+    """The probabilities of all orders of K responses sum to 1."""
+    values, group = torch.tensor(scores, dtype=torch.float32), torch.zeros(len(scores), dtype=torch.long)
+    losses = [
+        plackett_luce(values, torch.tensor(order, dtype=torch.float32), group, num_groups=1)
+        for order in itertools.permutations(range(len(scores)))
+    ]
+    torch.testing.assert_close(torch.exp(-torch.cat(losses)).sum(), torch.tensor(1.0), rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)

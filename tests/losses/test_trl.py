@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmrlhf.losses.dpo import DPO, RobustDPO
+from mmrlhf.losses.dpo import DPO, ConservativeDPO, RobustDPO
 from mmrlhf.losses.length_normalised import LengthNormalisedDPO, SimPO
 from mmrlhf.losses.likelihood_weight import WPO
 from mmrlhf.losses.mixture import MPO
@@ -21,6 +21,7 @@ TRL = json.loads(Path(__file__).with_name("trl_numbers.json").read_text())
 MATCHES: dict[str, Objective] = {
     "sigmoid": DPO(beta=0.1),
     "hinge": HingeDPO(beta=0.1),
+    "cdpo": ConservativeDPO(beta=0.1, label_smoothing=0.2),
     "ipo": IPO(beta=0.1),
     "robust": RobustDPO(beta=0.1, label_smoothing=0.2),
     "sigmoid_norm": LengthNormalisedDPO(beta=5.0),

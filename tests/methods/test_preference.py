@@ -106,6 +106,16 @@ def test_a_reference_cannot_be_left_out_where_it_is_needed() -> None:
         build(DPO(), reference="none")
 
 
+def test_heldout_pairs_are_all_pairs_whatever_is_trained_on() -> None:
+    """So that arms with other pair schemes are measured on the same pairs."""
+    batch = pack_groups([make_group(1, (1, 2, 3))])
+    scores = []
+    for scheme in ("all", "hardest"):
+        module = PreferenceModule(ToyModel(), DPO(), PairScheme(scheme), OptimSettings(), total_steps=1)
+        scores.append(module.score_pairs(batch, module.count(batch), StepRecord()))
+    assert scores[0] == scores[1] and len(scores[0].keys) == 3
+
+
 def test_swapping_ranks_turns_accuracy_round() -> None:
     def accuracy(ranks: tuple[int, int]) -> float:
         record = StepRecord()

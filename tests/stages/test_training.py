@@ -20,6 +20,7 @@ from mmrlhf.data.selection import Selection
 from mmrlhf.data.shards import write_shards
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.losses.dpo import DPO
+from mmrlhf.losses.image_conditional import MDPO
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.critique_reward import RewardWeights
 from mmrlhf.methods.optim import OptimSettings
@@ -193,6 +194,27 @@ def test_all_references_agree(
         train_mmdpo(out, small_shards, small_policy, runtime, **options)
         lora[source] = weights(out)
     torch.testing.assert_close(lora["table"], lora["adapter"], rtol=1e-3, atol=1e-5)
+
+
+def test_mdpo_asks_the_reference_about_damaged_pictures(
+    tmp_path: Path, small_shards: Path, small_policy: Path, tables: dict, runtime: Runtime
+) -> None:
+    """A table of both views trains what a frozen copy does; one view alone, or other damage, is refused."""
+    objective, found = MDPO(damage="crop"), {}
+    asked = {"shards": small_shards, "policy": small_policy, "holdout": SCHEDULE.holdout, "runtime": runtime}
+    reference.run(tmp_path / "both", damage="crop", **asked)
+    both = {"reference": tmp_path / "both" / "logprobs"}
+    for source in ("table", "frozen_copy"):
+        out = tmp_path / source
+        options = {"objective": objective, "reference_from": source, **both}
+        summary = train_mmdpo(out, small_shards, small_policy, runtime, **options)
+        assert {"loss_image", "loss_anchor", "image_margin"} <= summary["train"].keys()
+        found[source] = weights(out)
+    torch.testing.assert_close(found["table"], found["frozen_copy"], rtol=1e-3, atol=1e-5)
+    for other, error in ((tables["reference"], "reference_damaged_logprob"), (both["reference"], "another damage")):
+        changed = replace(objective, damage_seed=1) if other is both["reference"] else objective
+        with pytest.raises(DataError, match=error):
+            train_mmdpo(tmp_path / "no", small_shards, small_policy, runtime, objective=changed, reference=other)
 
 
 def test_a_table_of_another_policy_is_named(

@@ -1,0 +1,113 @@
+"""Which pairs a scheme gives: ties, ranking by reward, filtering by margin; margins of the policy's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from packed_toy import ToyModel, make_group
+
+from mmrlhf.data.pack import pack_groups
+from mmrlhf.errors import ConfigError
+from mmrlhf.losses.dpo import DPO
+from mmrlhf.losses.mmdpo import MMDPO
+from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.methods.pairing import PairScheme, weighted_pairs
+from mmrlhf.methods.preference import PreferenceModule
+from mmrlhf.methods.record import StepRecord
+from mmrlhf.types import EncodedGroup, PairIndex
+
+
+def rewarded(number: int, ranks: tuple[float, ...], rewards: tuple[float, ...]) -> EncodedGroup:
+    group = make_group(number, ranks)
+    return replace(group, columns={**group.columns, "reward": torch.tensor(rewards)})
+
+
+def found(pairs: PairIndex) -> dict[tuple[int, int], float]:
+    rows = zip(pairs.chosen.tolist(), pairs.rejected.tolist(), pairs.weight.tolist(), strict=True)
+    return {(chosen, rejected): weight for chosen, rejected, weight in rows}
+
+
+def select(*groups: EncodedGroup, **scheme: object) -> dict[tuple[int, int], float]:
+    return found(weighted_pairs(pack_groups(groups), PairScheme(**scheme)))  # pyright: ignore
+
+
+TIED = rewarded(1, (1, 2, 2), (0.0, -1.0, 3.0))
+
+
+def test_ties_are_dropped_even_or_decided_by_reward() -> None:
+    assert select(TIED) == {(0, 1): 1, (0, 2): 1}
+    assert select(TIED, ties="even") == {(0, 1): 1, (0, 2): 1, (1, 2): 0.5, (2, 1): 0.5}
+    assert select(TIED, ties="reward") == {(0, 1): 1, (0, 2): 1, (2, 1): 1}
+    assert select(TIED, ties="reward", scheme="adjacent") == {(0, 2): 1, (2, 1): 1}
+    assert select(TIED, ties="reward", scheme="hardest") == {(0, 1): 1}
+    assert select(rewarded(1, (1, 1), (2.0, 2.0)), ties="reward") == {}, "equal rewards decide nothing"
+
+
+def test_even_ties_cost_what_the_cross_entropy_against_one_half_does() -> None:
+    group = make_group(3, (1, 1))
+    batch = pack_groups([group])
+    module = PreferenceModule(ToyModel(), DPO(), PairScheme(ties="even"), OptimSettings(), total_steps=1)
+    counts = module.count(batch)
+    ratio = ToyModel()(batch).logprob - batch.columns["reference_logprob"]
+    u = 0.1 * (ratio[0] - ratio[1])
+    softplus = torch.nn.functional.softplus
+    found_loss = module.loss_sums(batch, counts, StepRecord())["preference"] / counts.divisors["preference"]
+    torch.testing.assert_close(found_loss, (softplus(u) + softplus(-u)) / 2)
+
+
+@given(ranks=st.lists(st.integers(1, 3), min_size=2, max_size=5), ties=st.sampled_from(["drop", "even", "reward"]))
+def test_pairs_of_a_query_share_a_weight_of_one(ranks: list[int], ties: str) -> None:
+    weights = select(make_group(1, tuple(map(float, ranks))), weighting="query", ties=ties)
+    assert not weights or sum(weights.values()) == pytest.approx(1.0)
+
+
+def test_rewards_rank_what_nobody_ranked() -> None:
+    nan = float("nan")
+    group = replace(rewarded(1, (nan, nan, nan), (0.5, 2.0, -1.0)), pairs=())
+    assert set(select(group, rank_by="reward")) == {(1, 0), (1, 2), (0, 2)}
+    assert set(select(group, rank_by="reward", scheme="hardest")) == {(1, 2)}
+    assert set(select(group, rank_by="reward", min_margin=1.5)) == {(1, 2)}
+
+
+def test_a_filter_comes_before_the_choice() -> None:
+    """The hardest pair has a negative margin, so the hardest of the others is taken."""
+    group = rewarded(1, (1, 2, 3), (0.0, -1.0, 5.0))
+    assert set(select(group, scheme="hardest")) == {(0, 2)}
+    assert set(select(group, scheme="hardest", min_margin=0.0)) == {(0, 1)}
+    assert set(select(group, min_margin=1.0)) == set(), "a margin at the threshold does not enter"
+
+
+def test_rewards_are_asked_for_where_they_choose() -> None:
+    group = make_group(1)
+    bare = replace(group, columns={name: column for name, column in group.columns.items() if name != "reward"})
+    for scheme in (PairScheme(rank_by="reward"), PairScheme(ties="reward"), PairScheme(min_margin=0.0)):
+        assert scheme.needs_margin
+        with pytest.raises(ConfigError, match="without rewards"):
+            weighted_pairs(pack_groups([bare]), scheme)
+    assert not PairScheme().needs_margin
+
+
+@pytest.mark.parametrize("wrong", [{"scheme": "best"}, {"ties": "keep"}, {"rank_by": "length"}, {"weighting": "none"}])
+def test_unknown_choices_are_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        PairScheme(**wrong)
+
+
+def test_an_implicit_margin_is_the_policys_own() -> None:
+    """The margin is beta * z without gradient, whatever the rewards say, and needs none."""
+    group = make_group(2, (1, 2))
+    bare = replace(group, columns={name: column for name, column in group.columns.items() if name != "reward"})
+    objective = MMDPO(w=1.0, k=2.0, negative_margin="signed")
+    module = PreferenceModule(
+        ToyModel(), objective, PairScheme(), OptimSettings(), total_steps=1, margin_from="implicit"
+    )
+    batch = pack_groups([bare])
+    record = StepRecord()
+    module.loss_sums(batch, module.count(batch), record)["preference"].backward()
+    ratio = ToyModel()(batch).logprob - batch.columns["reference_logprob"]
+    seen = record.reduce(lambda tensor, _: tensor)
+    assert seen["margin"] == pytest.approx(0.1 * float((ratio[0] - ratio[1]).detach()), rel=1e-4)
