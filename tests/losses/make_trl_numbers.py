@@ -42,7 +42,7 @@ def main() -> None:
         name: [dpo_loss(i, **{"loss_types": [name], **settings}) for i in range(8)] for name, settings in dpo.items()
     }
     per_token = [
-        torch.tensor(sums) / torch.tensor(counts)
+        torch.tensor(sums, dtype=torch.float64) / torch.tensor(counts)
         for sums, counts in ((CHOSEN, CHOSEN_TOKENS), (REJECTED, REJECTED_TOKENS))
     ]
     numbers["simpo"] = cpo_losses(*per_token, loss_type="simpo", beta=2.0, simpo_gamma=1.0)
