@@ -23,7 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmrlhf.composition.checks import check_chain, check_checkpoints
 from mmrlhf.composition.overrides import explain
-from mmrlhf.composition.settings import CONF, make, read_runtime, read_stage, user_inputs
+from mmrlhf.composition.settings import (
+    CONF,
+    distributed_names,
+    make,
+    read_runtime,
+    read_stage,
+    stage_names,
+    user_inputs,
+)
 from mmrlhf.errors import UserError
 from mmrlhf.stages.chain import plan_chain, stage_function, with_paths
 from mmrlhf.stages.launch import EXIT_INTERRUPTED, Group, WorkerFailed
@@ -88,7 +96,7 @@ def run_chain(config: DictConfig, folder: Path) -> list[Artifact]:
     missing values, impossible objects, inputs that do not exist, checkpoints that cannot be fetched.
     """
     inputs = user_inputs(config)
-    chain = plan_chain(str(config.stage), lambda name: read_stage(config, name), list(config.stages))
+    chain = plan_chain(str(config.stage), lambda name: read_stage(config, name), stage_names(config))
     runtime = read_runtime(config)
     check_checkpoints(config, chain)
     check_chain(chain, runtime, inputs)
@@ -97,7 +105,7 @@ def run_chain(config: DictConfig, folder: Path) -> list[Artifact]:
         invoke,
         runtime=runtime,
         inputs=inputs,
-        distributed=list(config.distributed),
+        distributed=distributed_names(config),
         work=folder,
     )
     log.info("stages: %s", " -> ".join(node.name for node in chain))

@@ -14,9 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmrlhf.errors import ConfigError, UserError
+from mmrlhf.stages.rounds import in_round, round_names, split_name
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OmegaConf.register_new_resolver("if_needed", lambda *given, _root_: if_needed(*given, _root_=_root_), replace=True)
+# `${each_round:evaluate}`: the artefacts of a stage in every round, first round first
+OmegaConf.register_new_resolver(
+    "each_round",
+    lambda stage, _root_: [f"stage:{name}" for name in round_names([stage], _root_.rounds.number)],
+    replace=True,
+)
 # a stage's artefact fits what is made from it by construction; only a path of the user's can be another one
 OmegaConf.register_new_resolver(
     "if_own", lambda value: None if str(value).startswith("stage:") else value, replace=True
@@ -25,7 +32,24 @@ OmegaConf.register_new_resolver(
 
 def read_stage(config: DictConfig, name: str) -> dict[str, Any]:
     """Resolve the settings of one stage; raises ConfigError for a value that the user still has to give."""
-    return plain_settings(config.stages[name], f"stages.{name}")
+    stages = config.rounds.stages
+    found = split_name(name, stages)
+    if found is None:
+        return plain_settings(config.stages[name], f"stages.{name}")
+    stage, turn = found
+    settings = plain_settings(stages[stage], f"rounds.stages.{stage}")
+    return in_round(settings, turn, first=str(config.rounds.first), stages=list(stages))
+
+
+def stage_names(config: DictConfig) -> list[str]:
+    """Name all stages, those of rounds included."""
+    return [*config.stages, *round_names(list(config.rounds.stages), config.rounds.number)]
+
+
+def distributed_names(config: DictConfig) -> list[str]:
+    """Name the stages that run on all devices, those of rounds included."""
+    shared = [stage for stage in config.rounds.stages if stage in config.distributed]
+    return [*config.distributed, *round_names(shared, config.rounds.number)]
 
 
 def read_runtime(config: DictConfig) -> dict[str, Any]:

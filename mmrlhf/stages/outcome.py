@@ -84,15 +84,29 @@ def results_table(summary: Mapping[str, Any]) -> Table | None:
     return table if table.row_count else None
 
 
+def rounds_table(summary: Mapping[str, Any]) -> Table | None:
+    """What every round of self-improvement left on held-out queries; None for a run without rounds."""
+    rows = summary.get("rounds") or []
+    if not rows:
+        return None
+    names = [name for name in rows[0] if name != "round" and any(row[name] for row in rows)]
+    table = Table("after round", *names, title="rounds (95% interval)", title_justify="left", title_style="bold")
+    for row in rows:
+        cells = [f"{v['mean']:.3f} ({v['low']:.3f} to {v['high']:.3f})" if (v := row[name]) else "" for name in names]
+        table.add_row(str(row["round"] or "start"), *cells)
+    return table
+
+
 def show_outcome(
     folder: Path, artifacts: Sequence[Artifact], *, next_commands: Sequence[str] = (), console: Console | None = None
 ) -> None:
     """Print the chain, what the report found, where the results are, and what could be run next."""
     console = console or Console()
     console.print(chain_table(artifacts))
-    results = results_table(artifacts[-1].summary) if artifacts else None
-    if results is not None:
-        console.print(results)
+    for make_table in (results_table, rounds_table):
+        table = make_table(artifacts[-1].summary) if artifacts else None
+        if table is not None:
+            console.print(table)
     report = folder / REPORT_FILE
     console.print(Text(f"results  {short_path(folder)}"), soft_wrap=True)
     if report.exists():

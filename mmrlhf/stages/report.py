@@ -30,6 +30,7 @@ from mmrlhf.stages.report_inputs import (
     reward_table,
 )
 from mmrlhf.stages.report_judge import annotation_section, judge_section
+from mmrlhf.stages.report_rounds import MEASURES, plain_interval, read_rounds, rounds_section, write_rounds
 from mmrlhf.stages.report_samples import build_sample, choose_rows, sample_card
 from mmrlhf.stages.report_sections import Answers, Section
 from mmrlhf.stages.runtime import Runtime
@@ -43,6 +44,7 @@ ANNOTATED = 2000  # at most so many queries enter the agreement of annotators
 CONTENTS = (
     ("overview", "Overview"),
     ("policy", "Policy"),
+    ("rounds", "Rounds"),
     ("reward", "Reward model"),
     ("judge", "Its judgement"),
     ("beta", "Margin to beta"),
@@ -65,6 +67,7 @@ def run(
     mmdpo: str | Path | None = None,
     before: str | Path | None = None,
     after: str | Path | None = None,
+    rounds: Sequence[str | Path] = (),
     objective: Objective | None = None,
     title: str = "Multimodal preference alignment",
     command: str = "python run.py",
@@ -82,6 +85,7 @@ def run(
         pack, sft, reward, reference, mmdpo: the stages' folders: times, settings, training curves.
         score: the score stage's folder, or a side-car of rewards.
         before, after: evaluations of the policy before and after preference training.
+        rounds: evaluations after every round of self-improvement; `before` is where the first one started.
         objective: what turns margins into betas.
         command: what makes this page again.
         num_samples: queries shown with picture and responses.
@@ -101,6 +105,11 @@ def run(
         _log_samples(out, samples, runtime)
     page = _page(stages, index, rewards, pairs, answers, objective, seed)
     summary = headline(stages, pairs, answers, seed=seed)
+    if rounds:
+        rows = read_rounds(before, rounds)
+        write_rounds(out / "rounds.csv", rows)
+        page["rounds"] = rounds_section(rows)
+        summary["rounds"] = [{**row, **{k: plain_interval(row[k]) for k in MEASURES}} for row in rows]
     page["samples"] = _samples_section(samples)
     page["run"] = _run_section(stages, command)
     html = render(title, _subtitle(stages, index), page, build_cards(summary, stages))
@@ -212,6 +221,7 @@ def render(title: str, subtitle: str, page: Mapping[str, Section], cards: Sequen
     """Lay out the page; all text is escaped, plots are inserted as they are."""
     css = Markup((TEMPLATES / "page.css").read_text())  # noqa: S704 - our own file
     contents = [(anchor, name, "missing" in page.get(anchor, {})) for anchor, name in CONTENTS]
+    contents = [entry for entry in contents if entry[0] != "rounds" or "rounds" in page]
     return (
         _environment()
         .get_template("report.html.j2")

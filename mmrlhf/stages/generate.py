@@ -1,0 +1,160 @@
+"""Stage `generate`: the policy answers queries itself, several times each; the answers are the next round's responses.
+
+Follows: the paper's open question (arXiv 2502.10391, section 7: whether small models can improve on their own), and
+iterative DPO as in self-rewarding language models (arXiv 2401.10020). Differs in: a separate reward model is the judge.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrlhf.callbacks.progress import track
+from mmrlhf.data.index import Index
+from mmrlhf.data.shards import write_shards
+from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.models.generate import generate
+from mmrlhf.stages.passes import BATCHES_PER_WINDOW, Policy, decode_text, encoded_batches, pick_device
+from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.settings import PassSettings
+from mmrlhf.stages.store import write_json
+from mmrlhf.types import PreferenceGroup, Response
+
+log = logging.getLogger(__name__)
+
+SHARDS, ANSWERS = "shards", "answers"
+Judge = Callable[[Mapping[str, Any], str], float]
+
+
+def run(
+    out: Path,
+    *,
+    shards: Path,
+    policy: Path | str,
+    passes: PassSettings | None = None,
+    judge: Judge | None = None,
+    holdout: float = 0.05,
+    limit: int | None = None,
+    val_limit: int | None = 256,
+    num_samples: int = 4,
+    temperature: float = 1.0,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """Write `out/shards`: the same queries with the policy's distinct answers as responses that nobody has ranked.
+
+    A run that was stopped goes on with the windows of queries that are missing, and ends as if it had not been.
+
+    Args:
+        shards: the queries; their own responses are not used.
+        policy: checkpoint folder or hub id.
+        passes: how the model runs.
+        judge: (group's meta, answer) -> true quality, where it is known; for the report only.
+        holdout, limit, val_limit: share of held-out queries; at most so many training and held-out queries.
+        num_samples, temperature, max_new_tokens, seed: of the answers.
+    """
+    check_settings({"num_samples": num_samples, "temperature": temperature})
+    index, passes = Index.load(shards), passes or PassSettings()
+    rows = np.concatenate([index.split("heldout", holdout, val_limit), index.split("train", holdout, limit)])
+    size = passes.groups_per_batch * BATCHES_PER_WINDOW
+    windows = [rows[start : start + size] for start in range(0, len(rows), size)]
+    missing = [number for number in range(len(windows)) if not _part(out, number).is_file()]
+    (out / ANSWERS).mkdir(parents=True, exist_ok=True)
+    if missing:
+        asked = Policy.load(policy, passes, device=pick_device(runtime))
+        writing = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens}
+        for number in track(missing, "answering (windows)", enabled=runtime.progress):
+            batches = encoded_batches(
+                index, windows[number], asked.encoder, asked.encoder.context,
+                groups_per_batch=passes.groups_per_batch, num_workers=runtime.num_workers,
+            )  # fmt: skip
+            said: dict[str, list[str]] = {}
+            for place, batch in enumerate(batches):
+                # Seeded by its place, so that a resumed run draws what it would have drawn.
+                said |= _answer(asked, batch, seed=seed + number * BATCHES_PER_WINDOW + place, **writing)
+            write_json(_part(out, number), said)
+    answers = {key: texts for number in range(len(windows)) for key, texts in _read(_part(out, number)).items()}
+    summary = _write(out, index, rows, answers, judge)
+    write_json(out / "metrics.json", summary)
+    return summary
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings under which a query's answers cannot differ (ConfigError)."""
+    if settings["num_samples"] < 2 or settings["temperature"] <= 0:
+        raise ConfigError(
+            "answers to choose from have to differ",
+            where="rounds.stages.generate",
+            given=f"num_samples={settings['num_samples']}, temperature={settings['temperature']}",
+            expected="num_samples of 2 or more, a temperature above 0",
+        )
+
+
+def _part(out: Path, number: int) -> Path:
+    return out / ANSWERS / f"{number:06d}.json"
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    return json.loads(path.read_text())
+
+
+def _answer(policy: Policy, batch: Sequence[Any], *, seed: int, **writing: Any) -> dict[str, list[str]]:
+    contexts = [context for _, context in batch]
+    written = generate(policy.model, contexts, end_tokens=policy.encoder.end_tokens, seed=seed, **writing)
+    return {
+        group.key: [decode_text(policy.encoder.processor, ids) for ids in each]
+        for (group, _), each in zip(batch, written, strict=True)
+    }
+
+
+def _write(
+    out: Path, index: Index, rows: np.ndarray, answers: Mapping[str, Sequence[str]], judge: Judge | None
+) -> dict[str, Any]:
+    """Write the queries that have two different answers as shards; count the others."""
+    shutil.rmtree(out / SHARDS, ignore_errors=True)
+    counts = {"queries": len(rows), "queries_without_a_choice": 0, "answers": 0, "distinct_answers": 0}
+    quality: list[float] = []
+
+    def answered() -> Iterator[PreferenceGroup]:
+        for row in rows:
+            group = index.read(int(row))
+            texts = answers[group.key]
+            distinct = [text for text in dict.fromkeys(texts) if text.strip()]
+            counts["answers"] += len(texts)
+            counts["distinct_answers"] += len(distinct)
+            truth = [judge(group.meta, text) for text in distinct] if judge is not None and group.meta else None
+            quality.extend(truth or [])
+            if len(distinct) < 2:
+                counts["queries_without_a_choice"] += 1
+                continue
+            yield _with_answers(group, distinct, truth)
+
+    write_shards(answered(), out / SHARDS)
+    left_out = counts["queries_without_a_choice"]
+    if left_out == len(rows):
+        raise DataError(
+            "the policy answers every query in one way only",
+            where=out,
+            given=f"{len(rows)} queries",
+            expected="at least one query with two different answers",
+            fix="raise rounds.stages.generate.temperature or num_samples",
+        )
+    if left_out:
+        log.warning("%d of %d queries got no two different answers and are left out", left_out, len(rows))
+    return {**counts, "quality_of_distinct_answers": float(np.mean(quality)) if quality else None}
+
+
+def _with_answers(group: PreferenceGroup, texts: Sequence[str], quality: Sequence[float] | None) -> PreferenceGroup:
+    """The same query with the policy's answers, and their true qualities in place of the old responses'."""
+    meta = {name: value for name, value in group.meta.items() if name != "quality"}
+    meta |= {"quality": list(quality)} if quality is not None else {}
+    responses = tuple(Response(text, model="policy") for text in texts)
+    return replace(group, responses=responses, pairs=None, meta=meta)

@@ -1,0 +1,95 @@
+"""The policy's own answers as unranked responses: distinct, resumable, and ready for the stages that follow."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_data import wanted_word
+
+from mmrlhf.data.index import Index
+from mmrlhf.errors import ConfigError
+from mmrlhf.losses.mmdpo import MMDPO
+from mmrlhf.methods.pairing import PairScheme
+from mmrlhf.stages import generate, mmdpo, reference, score
+from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.settings import PassSettings, Schedule, TrainSettings
+
+ASKED: Mapping[str, Any] = {
+    "holdout": 0.3,
+    "num_samples": 3,
+    "max_new_tokens": 6,
+    "passes": PassSettings(groups_per_batch=1),
+}
+
+
+def answer(out: Path, shards: Path, policy: Path, runtime: Runtime, **changes: Any) -> dict[str, Any]:
+    return generate.run(out, shards=shards, policy=policy, runtime=runtime, judge=wanted_word, **{**ASKED, **changes})
+
+
+def texts(out: Path) -> dict[str, list[str]]:
+    index = Index.load(out / "shards")
+    groups = [index.read(row) for row in range(len(index))]
+    return {group.key: [response.text for response in group.responses] for group in groups}
+
+
+def test_answers_are_distinct_and_unranked(
+    tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime
+) -> None:
+    summary = answer(tmp_path, small_shards, small_policy, runtime)
+    found = texts(tmp_path)
+    assert len(found) == summary["queries"] - summary["queries_without_a_choice"] > 0
+    assert all(2 <= len(set(each)) == len(each) <= 3 for each in found.values())
+    source, own = Index.load(small_shards), Index.load(tmp_path / "shards")
+    for row in range(len(own)):
+        group = own.read(row)
+        before = next(source.read(i) for i, entry in enumerate(source.entries) if entry.key == group.key)
+        assert [media.data for media in group.media] == [media.data for media in before.media]
+        assert group.ranked_pairs() == () and len(group.meta["quality"]) == len(group.responses)
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
+    tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "BATCHES_PER_WINDOW", 4)
+    answer(tmp_path / "whole", small_shards, small_policy, runtime)
+    parts = sorted((tmp_path / "whole" / "answers").iterdir())
+    assert len(parts) > 2
+    (tmp_path / "cut" / "answers").mkdir(parents=True)
+    shutil.copy(parts[1], tmp_path / "cut" / "answers")
+    answer(tmp_path / "cut", small_shards, small_policy, runtime)
+    assert texts(tmp_path / "cut") == texts(tmp_path / "whole")
+
+
+def test_the_next_stages_take_them(
+    tmp_path: Path, small_shards: Path, small_policy: Path, scalar_model: Path, runtime: Runtime
+) -> None:
+    """generate -> score -> reference -> mmdpo, ranked by reward alone."""
+    answer(tmp_path / "answers", small_shards, small_policy, runtime)
+    shards = tmp_path / "answers" / "shards"
+    asked: dict[str, Any] = {"shards": shards, "holdout": 0.3, "runtime": runtime}
+    scored = score.run(tmp_path / "score", reward_model=scalar_model, **asked)
+    assert "annotators" not in scored["heldout"]["accuracy"], "nobody has ranked them"
+    reference.run(tmp_path / "reference", policy=small_policy, **asked)
+    training = TrainSettings(schedule=Schedule(max_steps=2, groups_per_step=4, token_budget=600, holdout=0.3))
+    summary = mmdpo.run(
+        tmp_path / "policy",
+        shards=shards,
+        policy=small_policy,
+        objective=MMDPO(),
+        pairs=PairScheme(rank_by="reward"),
+        rewards=tmp_path / "score" / "rewards",
+        reference=tmp_path / "reference" / "logprobs",
+        training=training,
+        runtime=runtime,
+    )
+    assert summary["steps"] == 2 and summary["train"]["margin_min"] > 0
+
+
+@pytest.mark.parametrize("wrong", [{"num_samples": 1}, {"temperature": 0.0}])
+def test_answers_that_cannot_differ_are_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match="have to differ"):
+        generate.check_settings({**{"num_samples": 4, "temperature": 1.0}, **wrong})
