@@ -188,8 +188,9 @@ def draw(rows: Sequence[Mapping]) -> Figure:
             style |= {"marker": "o" if row["pairs"] == "all" else "s", "linestyle": "none"}
             label = row["method"] if row["pairs"] == "all" else f"{row['method']}, {row['pairs']} pairs"
             axes.errorbar(
-                x, y, xerr=[[max(x - x_low, 0)], [max(x_high - x, 0)]], yerr=[[max(y - y_low, 0)], [max(y_high - y, 0)]],
-                label=label, **style,
+                x, y, label=label, **style,
+                xerr=[[max(x - x_low, 0)], [max(x_high - x, 0)]],
+                yerr=[[max(y - y_low, 0)], [max(y_high - y, 0)]],
             )  # fmt: skip
         axes.set_title(f"label flips: {float(flip):.0%}")
         axes.set_xlabel("KL to the reference, nats an answer")

@@ -34,7 +34,8 @@ def _interval(summary: Mapping[str, Any], name: str, turn: int) -> Interval | No
     found = summary.get(name)
     if not isinstance(found, Mapping) or found.get("mean") is None:
         return None
-    return Interval(f"round {turn}" if turn else "start", *(float(found[part]) for part in PARTS), strong=turn > 0)
+    value, low, high = (float(found[part]) for part in PARTS)
+    return Interval(f"round {turn}" if turn else "start", value, low, high, strong=turn > 0)
 
 
 def plain_interval(found: Interval | None) -> dict[str, float] | None:
