@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,13 +17,15 @@ from mmrlhf.stages.sweep import read_jobs
 
 
 @pytest.fixture(scope="module")
-def study() -> ModuleType:
+def study() -> Iterator[ModuleType]:
     path = Path(__file__).parents[1] / "experiments" / "03_rivals" / "run.py"
     specification = importlib.util.spec_from_file_location("rivals", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
+    sys.modules["rivals"] = module  # where dataclasses look their module up
     specification.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules["rivals"]
 
 
 def job(folder: Path, method: str, seed: int, quality: float, flip: str = "0.32", failed: bool = False) -> None:
