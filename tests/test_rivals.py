@@ -81,7 +81,8 @@ def test_a_sweep_is_one_command(study: ModuleType, tmp_path: Path, monkeypatch: 
     calls: list[list[str]] = []
     monkeypatch.setattr(study.subprocess, "run", lambda command, **_: calls.append(command))
     monkeypatch.setattr(study, "read_jobs", lambda folder: [])
-    study.main(["--seeds", "0", "--out", str(tmp_path), "--results", str(tmp_path), "scale=tiny"])
+    with pytest.raises(SystemExit, match="no job"):
+        study.main(["--seeds", "0", "--out", str(tmp_path), "--results", str(tmp_path), "scale=tiny"])
     assert [call[-3] for call in calls] == ["pairs=all", "pairs=hardest"]
     assert all(call[1:3] == ["run.py", "-m"] and call[-1] == "scale=tiny" for call in calls)
     assert f"method={study.METHODS}" in calls[0] and f"{study.FLIP_RATE}=0.0,0.32" in calls[0]

@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for pairs, folder in folders.items():
             run_sweep(folder, pairs, sweeps_of(options)[pairs], options, overrides)
     arms = read_arms([job for folder in folders.values() for job in read_jobs(folder)])
+    if not arms:
+        sys.exit(f"no job below {options.out} has finished")
     write_results(options.results, summarise(arms))
 
 
