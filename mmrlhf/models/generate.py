@@ -38,7 +38,8 @@ class _Decoding:
         self.token, self.rows = self.token[alive], self.rows[alive]
 
 
-@torch.inference_mode()
+# Not inference_mode: while training, a sharded model keeps what it gathers here for its next steps.
+@torch.no_grad()
 def generate(
     model: PackedModel,
     groups: Sequence[EncodedGroup],

@@ -26,6 +26,7 @@ from mmrlhf.methods.ranking import RankingModule
 from mmrlhf.models.export import save_policy
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.stages.heldout_answers import AnswerSettings, answer_callbacks
 from mmrlhf.stages.passes import describe_source, untrained
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import TrainSettings
@@ -51,6 +52,7 @@ def run(
     margin_from: MarginFrom = "reward",
     pairs: PairScheme | None = None,
     training: TrainSettings | None = None,
+    answers: AnswerSettings | None = None,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Train a policy and write `out/model`, a Hugging Face folder.
@@ -67,6 +69,7 @@ def run(
         margin_from: `reward`: margins are differences of `rewards`; `implicit`: of the policy's own implicit rewards.
         pairs: which pairs of a query are compared.
         training: model, media, optimizer and length of the run.
+        answers: held-out queries that the policy answers at every validation, in `out/answers`; None: none.
 
     Raises:
         ConfigError: the objective needs a table that is not given.
@@ -102,6 +105,10 @@ def run(
         seed=training.schedule.seed,
         precision=bench.precision,
     )
+    if answers is not None:
+        settings = {"holdout": training.schedule.holdout, "runtime": runtime}
+        taken = answer_callbacks(out, answers, bench.index, bench.encoder, training.model, **settings)
+        runtime = replace(runtime, callbacks=[*runtime.callbacks, *taken])
     trainer, summary = train(module, bench, out=out, stage="mmdpo", runtime=runtime)
     summary["objective"] = type(objective).__name__
     return finish(

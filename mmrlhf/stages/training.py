@@ -51,13 +51,18 @@ class Workbench:
     """A model with its encoder and data, ready for a method."""
 
     model: PackedModel
-    processor: Any
+    encoder: Encoder
     index: Index
     data: PreferenceDataModule
     schedule: Schedule
     precision: Any
     categories: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def processor(self) -> Any:
+        """The model's own processor."""
+        return self.encoder.processor
 
     @property
     def validates(self) -> bool:
@@ -111,7 +116,7 @@ def open_workbench(
     data = _data_module(dataset, train, heldout, schedule, runtime)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
     packed = PackedModel(backbone, model, score_head=head)
-    return Workbench(packed, processor, index, data, schedule, model.precision, categories, chosen.excluded)
+    return Workbench(packed, encoder, index, data, schedule, model.precision, categories, chosen.excluded)
 
 
 def _data_module(

@@ -12,6 +12,7 @@ import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_data import wanted_word
 
 from mmrlhf.callbacks.checkpoints import latest_checkpoint
 from mmrlhf.callbacks.curves import read_curves
@@ -27,6 +28,7 @@ from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.stages import mmdpo, reference, reward, score, sft
+from mmrlhf.stages.heldout_answers import AnswerSettings
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import Schedule, TrainSettings
 from mmrlhf.types import PreferenceGroup, Response
@@ -194,6 +196,23 @@ def test_all_references_agree(
         train_mmdpo(out, small_shards, small_policy, runtime, **options)
         lora[source] = weights(out)
     torch.testing.assert_close(lora["table"], lora["adapter"], rtol=1e-3, atol=1e-5)
+
+
+def test_heldout_queries_are_answered_beside_the_reference(
+    tmp_path: Path, small_shards: Path, small_policy: Path, scalar_model: Path, tables: dict, runtime: Runtime
+) -> None:
+    """At every validation; a resumed run finds the reference's answers where they were left."""
+    wanted = AnswerSettings(num_queries=2, max_new_tokens=4, reward_model=scalar_model, judge=wanted_word)
+    out = tmp_path / "out"
+    train_mmdpo(out, small_shards, small_policy, runtime, answers=wanted, **tables)
+    files = sorted(path.name for path in (out / "answers").iterdir())
+    assert files == ["reference.json", "step-00000002.jsonl", "step-00000003.jsonl"]
+    rows = [json.loads(line) for line in (out / "answers" / files[-1]).read_text().splitlines()]
+    assert len(rows) == 2 and {"answer", "reference", "reward", "reward_reference", "quality"} <= rows[0].keys()
+    curves = read_curves(out)
+    steps, gains = curves["heldout/reward_gain"]
+    assert steps.tolist() == [2, 3]
+    assert gains[-1] == pytest.approx(sum(row["reward"] - row["reward_reference"] for row in rows) / 2)
 
 
 def test_mdpo_asks_the_reference_about_damaged_pictures(

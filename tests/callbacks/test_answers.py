@@ -1,0 +1,78 @@
+"""Held-out answers: beside the reference's of step 0, at every validation, and found again after a resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from mmrlhf.callbacks.answers import HeldOutAnswers
+
+SAMPLES = [
+    {"key": f"query-{i}", "category": "short", "prompt": "what ?", "image": None, "frames": []} for i in range(2)
+]
+
+
+class Trainer(SimpleNamespace):
+    """As much of a trainer as the callback asks for; keeps what is logged."""
+
+    def __init__(self, step: int) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        target = SimpleNamespace(log_metrics=lambda values, step: self.logged.append((step, dict(values))))
+        super().__init__(
+            global_step=step, is_global_zero=True, sanity_checking=False, loggers=[target],
+            strategy=SimpleNamespace(barrier=lambda name: None),
+        )  # fmt: skip
+
+
+def build(folder: Path, answers: list[str]) -> tuple[HeldOutAnswers, Any]:
+    model = nn.Dropout()
+    callback = HeldOutAnswers(
+        folder, SAMPLES, answer=lambda _: answers, measure=lambda texts: {"length": [float(len(t)) for t in texts]}
+    )
+    return callback, SimpleNamespace(model=model)
+
+
+def test_answers_lie_beside_the_references(tmp_path: Path) -> None:
+    answers = ["a", "bb"]
+    callback, module = build(tmp_path, answers)
+    callback.on_train_start(Trainer(0), module)  # type: ignore[arg-type]
+    answers[:] = ["aaa", "bbbb"]
+    trainer = Trainer(7)
+    callback.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    rows = [json.loads(line) for line in (tmp_path / "step-00000007.jsonl").read_text().splitlines()]
+    assert [(row["reference"], row["answer"]) for row in rows] == [("a", "aaa"), ("bb", "bbbb")]
+    assert rows[1]["length_reference"] == 2 and rows[1]["length"] == 4
+    assert trainer.logged == [(7, {"heldout/length": 3.5, "heldout/length_gain": 2.0})]
+
+
+def test_a_resumed_run_finds_the_references_answers(tmp_path: Path) -> None:
+    first, module = build(tmp_path, ["a", "bb"])
+    first.on_train_start(Trainer(0), module)  # type: ignore[arg-type]
+    again, module = build(tmp_path, ["changed", "since"])
+    again.on_train_start(Trainer(5), module)  # type: ignore[arg-type]
+    trainer = Trainer(6)
+    again.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert trainer.logged[0][1]["heldout/length_gain"] == pytest.approx(6 - 1.5)
+
+
+def test_without_the_references_answers_it_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback, module = build(tmp_path, ["a", "bb"])
+    with caplog.at_level(logging.WARNING):
+        callback.on_train_start(Trainer(5), module)  # type: ignore[arg-type]
+    trainer = Trainer(6)
+    callback.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert "without the reference's" in caplog.text
+    assert trainer.logged[0][1] == {"heldout/length": 1.5}
+
+
+def test_the_model_stays_in_its_mode(tmp_path: Path) -> None:
+    callback, module = build(tmp_path, ["a", "bb"])
+    module.model.train()
+    callback.on_train_start(Trainer(0), module)  # type: ignore[arg-type]
+    assert module.model.training
