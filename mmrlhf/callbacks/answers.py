@@ -1,7 +1,7 @@
 """Held-out answers while training: at every validation the policy answers a few queries, beside its reference.
 
-The policy of step 0 is the reference, so its answers are taken before the first step and kept in a file, where a resumed
-run finds them. Every rank generates, because a sharded model's forward needs all of them; rank 0 scores and writes.
+The policy of step 0 is the reference, so its answers are taken before the first step and kept in a file, where a
+resumed run finds them. Every rank generates, because a sharded model's forward needs all of them; rank 0 scores and writes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Measures = Mapping[str, Sequence[float]]
 
 
 class HeldOutAnswers(L.Callback):
-    """Writes `step-N.jsonl` (one row a query), logs the means as `heldout/NAME`, and sends a table with pictures to W&B.
+    """Writes `step-N.jsonl` (one row a query), logs means as `heldout/NAME`, and sends a table with pictures to W&B.
 
     `heldout/NAME_gain` is the mean difference to the reference's answers.
 
@@ -60,7 +60,7 @@ class HeldOutAnswers(L.Callback):
         else:
             answers = self._write_answers(pl_module)
             if trainer.is_global_zero:
-                self._reference = {"answers": answers, "measures": _plain(self._measure(answers))}
+                self._reference = {"answers": list(answers), "measures": _plain(self._measure(answers))}
                 self._folder.mkdir(parents=True, exist_ok=True)
                 partial = path.with_suffix(".part")
                 partial.write_text(json.dumps(self._reference, ensure_ascii=False))
