@@ -1,7 +1,8 @@
 """Held-out answers while training: at every validation the policy answers a few queries, beside its reference.
 
 The policy of step 0 is the reference, so its answers are taken before the first step and kept in a file, where a
-resumed run finds them. Every rank generates, because a sharded model's forward needs all of them; rank 0 scores and writes.
+resumed run finds them. Every rank generates, because a sharded model's forward needs all of them; rank 0 scores and
+writes.
 """
 
 from __future__ import annotations
