@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from typing_extensions import override
 from mmrlhf.losses.image_conditional import MDPO, anchor, image_conditional
 from mmrlhf.media.damage import DAMAGED, damaged_only
 from mmrlhf.methods.base import Counts
-from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, PairScheme
+from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE
 from mmrlhf.methods.preference import PreferenceModule, Responses
 from mmrlhf.methods.record import StepRecord
 from mmrlhf.types import PackedBatch
@@ -26,12 +25,13 @@ from mmrlhf.types import PackedBatch
 class ImageConditionalModule(PreferenceModule):
     """Trains a policy with mDPO's three terms; batches hold damaged media (`Encoder(damage=...)`).
 
-    Args: as for `PreferenceModule`.
+    Args: as for `PreferenceModule`, with an `MDPO` objective.
     """
 
-    def __init__(self, model: Any, objective: MDPO, pairs: PairScheme, optim: Any, **settings: Any) -> None:
-        super().__init__(model, objective, pairs, optim, **settings)
-        self._mdpo = objective
+    @property
+    def _mdpo(self) -> MDPO:
+        assert isinstance(self._objective, MDPO)
+        return self._objective
 
     @property
     @override

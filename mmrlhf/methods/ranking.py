@@ -7,7 +7,6 @@ for the supervised term, so that a run can be laid beside a pairwise one.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,25 +25,15 @@ from mmrlhf.types import PackedBatch
 class RankingModule(PreferenceModule):
     """Trains a policy on the rankings of `candidate_pairs`; the loss is the mean over queries that have a ranking.
 
-    Args: as for `PreferenceModule`.
+    Args: as for `PreferenceModule`, with a `PlackettLuce` objective.
 
     Raises:
-        ConfigError: a pair scheme that would take pairs out of the ranking.
+        ConfigError: from `count`: a pair scheme that would take pairs out of the ranking.
     """
-
-    def __init__(self, model: Any, objective: PlackettLuce, pairs: PairScheme, optim: Any, **settings: Any) -> None:
-        if pairs.scheme != "all" or pairs.ties == "even" or pairs.min_margin is not None:
-            raise ConfigError(
-                "Plackett-Luce reads the whole ranking of a query, not chosen pairs",
-                where="pairs",
-                given=f"scheme={pairs.scheme}, ties={pairs.ties}, min_margin={pairs.min_margin}",
-                expected="scheme=all, ties drop or reward, no min_margin",
-            )
-        super().__init__(model, objective, pairs, optim, **settings)
-        self._ranking, self._scheme = objective, pairs
 
     @override
     def count(self, batch: PackedBatch) -> Counts:
+        require_whole_ranking(self._pairs)
         counts = super().count(batch)
         assert counts.pairs is not None
         ranked = torch.zeros_like(batch.group_weight).index_fill(0, counts.pairs.group, 1.0)
@@ -54,7 +43,19 @@ class RankingModule(PreferenceModule):
     def sums_over_responses(
         self, batch: PackedBatch, counts: Counts, responses: Responses, record: StepRecord
     ) -> dict[str, Tensor]:
-        group = batch.group_of_response
-        ranks = listed_ranks(*candidate_pairs(batch, self._scheme), group)
-        losses = self._ranking.ranking_loss(responses.log_ratio, ranks, group, num_groups=len(batch.keys))
+        objective, group = self._objective, batch.group_of_response
+        assert isinstance(objective, PlackettLuce)
+        ranks = listed_ranks(*candidate_pairs(batch, self._pairs), group)
+        losses = objective.ranking_loss(responses.log_ratio, ranks, group, num_groups=len(batch.keys))
         return {"preference": (batch.group_weight * losses).sum()}
+
+
+def require_whole_ranking(pairs: PairScheme) -> None:
+    """Refuse a scheme that takes pairs out of a ranking, or has pairs that no ranking has (ConfigError)."""
+    if pairs.scheme != "all" or pairs.ties == "even" or pairs.min_margin is not None:
+        raise ConfigError(
+            "Plackett-Luce reads the whole ranking of a query, not chosen pairs",
+            where="pairs",
+            given=f"scheme={pairs.scheme}, ties={pairs.ties}, min_margin={pairs.min_margin}",
+            expected="scheme=all, ties drop or reward, no min_margin",
+        )

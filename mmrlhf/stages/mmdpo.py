@@ -22,7 +22,7 @@ from mmrlhf.media.damage import Damage
 from mmrlhf.methods.image_conditional import ImageConditionalModule
 from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REWARD, PairScheme
 from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
-from mmrlhf.methods.ranking import RankingModule
+from mmrlhf.methods.ranking import RankingModule, require_whole_ranking
 from mmrlhf.models.export import save_policy
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
@@ -114,6 +114,12 @@ def run(
     return finish(
         trainer, module, out, summary, lambda state: save_policy(bench.model, bench.processor, out / MODEL, state=state)
     )
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse pairs that the objective cannot use (ConfigError), before anything is trained for it."""
+    if isinstance(settings["objective"], PlackettLuce):
+        require_whole_ranking(settings.get("pairs") or PairScheme())
 
 
 def _damage(objective: Objective) -> Damage | None:

@@ -59,4 +59,4 @@ def test_rewards_can_rank() -> None:
 @pytest.mark.parametrize("pairs", [PairScheme(scheme="hardest"), PairScheme(ties="even"), PairScheme(min_margin=0.0)])
 def test_chosen_pairs_are_refused(pairs: PairScheme) -> None:
     with pytest.raises(ConfigError, match="whole ranking"):
-        build(pairs=pairs)
+        build(pairs=pairs).count(pack_groups([make_group(1)]))
