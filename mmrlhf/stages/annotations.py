@@ -15,6 +15,7 @@ import numpy as np
 
 from mmrlhf.callbacks.progress import track
 from mmrlhf.data.index import Index
+from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.sidecar import SideCar, SideCarWriter
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.methods.pairing import REWARD
@@ -35,6 +36,7 @@ def run(
     judge: Judge | None = None,
     holdout: float = 0.05,
     limit: int | None = None,
+    selection: Selection | None = None,
     report_queries: int = 5000,
     seed: int = 0,
     runtime: Runtime,
@@ -46,6 +48,7 @@ def run(
         weights: dimension -> weight; a reward is the weighted mean of a response's scores.
         judge: (group's meta, response) -> true quality, in place of weights.
         holdout, limit: share of held-out queries (all are done), and training queries at most.
+        selection: which queries, as in training.
         report_queries: at most this many queries on each side enter the report.
         seed: draws bootstrap samples.
 
@@ -54,7 +57,8 @@ def run(
     """
     check_settings({"weights": weights, "judge": judge})
     index = Index.load(shards)
-    heldout, train = index.split("heldout", holdout), index.split("train", holdout, limit)
+    heldout = select(index, "heldout", holdout=holdout, selection=selection).rows
+    train = select(index, "train", holdout=holdout, limit=limit, selection=selection).rows
     fingerprint = {"made_by": "annotations", "shards": index.digest, "weights": dict(weights or {}) or "truth"}
     with SideCarWriter(out / REWARDS, columns=[REWARD], fingerprint=fingerprint) as writer:
         done = writer.done_keys()

@@ -18,6 +18,7 @@ import numpy as np
 
 from mmrlhf.callbacks.progress import track
 from mmrlhf.data.index import Index
+from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.shards import write_shards
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.generate import generate
@@ -43,6 +44,7 @@ def run(
     holdout: float = 0.05,
     limit: int | None = None,
     val_limit: int | None = 256,
+    selection: Selection | None = None,
     num_samples: int = 4,
     temperature: float = 1.0,
     max_new_tokens: int = 256,
@@ -59,11 +61,14 @@ def run(
         passes: how the model runs.
         judge: (group's meta, answer) -> true quality, where it is known; for the report only.
         holdout, limit, val_limit: share of held-out queries; at most so many training and held-out queries.
+        selection: which queries, as in training.
         num_samples, temperature, max_new_tokens, seed: of the answers.
     """
     check_settings({"num_samples": num_samples, "temperature": temperature})
     index, passes = Index.load(shards), passes or PassSettings()
-    rows = np.concatenate([index.split("heldout", holdout, val_limit), index.split("train", holdout, limit)])
+    heldout = select(index, "heldout", holdout=holdout, limit=val_limit, selection=selection).rows
+    train = select(index, "train", holdout=holdout, limit=limit, selection=selection).rows
+    rows = np.concatenate([heldout, train])
     size = passes.groups_per_batch * BATCHES_PER_WINDOW
     windows = [rows[start : start + size] for start in range(0, len(rows), size)]
     missing = [number for number in range(len(windows)) if not _part(out, number).is_file()]

@@ -14,6 +14,7 @@ from torch import nn
 from mmrlhf.callbacks.answers import HeldOutAnswers
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
+from mmrlhf.data.selection import select
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.generate import generate
 from mmrlhf.models.load import ModelSettings
@@ -22,7 +23,7 @@ from mmrlhf.stages.passes import decode_text, pick_device
 from mmrlhf.stages.report_samples import read_pictures
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import CritiqueSettings, PassSettings
+from mmrlhf.stages.settings import CritiqueSettings, PassSettings, Schedule
 from mmrlhf.types import PreferenceGroup
 
 ANSWERS = "answers"
@@ -64,13 +65,14 @@ def answer_callbacks(
     index: Index,
     encoder: Encoder,
     model: ModelSettings,
-    *,
-    holdout: float,
+    schedule: Schedule,
     runtime: Runtime,
 ) -> list[HeldOutAnswers]:
     """The callback that takes held-out answers into `out/answers`; none where there is nothing to answer."""
-    rows = index.split("heldout", holdout, settings.num_queries) if settings.num_queries else []
-    groups = [index.read(int(row)) for row in rows]
+    if settings.num_queries == 0:
+        return []
+    share = {"holdout": schedule.holdout, "selection": schedule.selection}
+    groups = [index.read(int(row)) for row in select(index, "heldout", limit=settings.num_queries, **share).rows]
     if not groups:
         return []
 

@@ -106,8 +106,7 @@ def run(
         precision=bench.precision,
     )
     if answers is not None:
-        settings = {"holdout": training.schedule.holdout, "runtime": runtime}
-        taken = answer_callbacks(out, answers, bench.index, bench.encoder, training.model, **settings)
+        taken = answer_callbacks(out, answers, bench.index, bench.encoder, training.model, training.schedule, runtime)
         runtime = replace(runtime, callbacks=[*runtime.callbacks, *taken])
     trainer, summary = train(module, bench, out=out, stage="mmdpo", runtime=runtime)
     summary["objective"] = type(objective).__name__
