@@ -45,10 +45,10 @@ class RoomyLayer(DynamicLayer):
         self._room = None
 
 
-def _with_room(old: Tensor, new: Tensor, length: int, capacity: int) -> Tensor:
+def _with_room(old: Tensor | None, new: Tensor, length: int, capacity: int) -> Tensor:
     """The first `length` tokens of `old` in a buffer (B, H, capacity, D)."""
     buffer = torch.empty((*new.shape[:-2], capacity, new.shape[-1]), dtype=new.dtype, device=new.device)
-    if length:
+    if old is not None and length:
         buffer[..., :length, :] = old
     return buffer
 

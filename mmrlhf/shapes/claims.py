@@ -94,26 +94,27 @@ class Claim:
     def said(self, question: Question | None = None) -> str:
         """The words of the claim that evidence is compared with; a critique repeats them beside it."""
         if self.kind == "answer":
-            assert question is not None
-            return question.options[LETTERS.index(self.parts[0])]
-        where = {"count": (0,), "cell": (1, 0), "relation": (1,), "neighbour": (2, 1), "motion": (0, 1)}
+            return " ".join(self._answered(question))
+        where = {"count": (0,), "cell": (1, 0), "relation": (1,), "neighbour": (2,), "motion": (0, 1)}
         return " ".join(self.parts[i] for i in where[self.kind])
 
     def evidence(self, scene: Scene, question: Question | None = None) -> str:
-        """What one sees on looking at the places the claim speaks of; it ends with `said()` if the claim is true."""
+        """What one sees on looking for the things that the claim names; it ends with `said()` if the claim is true."""
         parts = self.parts
         if self.kind == "count":
             return seen_count(scene)
-        if self.kind == "cell":
-            return seen_shape(scene, parts[1])
         if self.kind == "motion":
             return scene.event
-        if self.kind == "answer":
-            assert question is not None
-            return seen_at(scene, question.cell)
+        if self.kind in ("cell", "answer"):
+            return seen_shape(scene, parts[1] if self.kind == "cell" else self._answered(question)[0])
         if self.kind == "neighbour":
-            return f"{seen_shape(scene, parts[0])} {parts[2]} {seen_beside(scene, parts[0], parts[2])}"
+            return f"{seen_shape(scene, parts[0])} {seen_shape(scene, parts[1])} {seen_side(scene, *parts[:2])}"
         return f"{seen_shape(scene, parts[0])} {seen_shape(scene, parts[2])} {seen_relation(scene, *parts)}"
+
+    def _answered(self, question: Question | None) -> tuple[str, str]:
+        """What a letter says: which thing is in which cell."""
+        assert question is not None
+        return question.options[LETTERS.index(self.parts[0])], question.cell
 
 
 def related(subject: int, relation: str, other: int) -> bool:
@@ -153,10 +154,12 @@ def seen_shape(scene: Scene, thing: str) -> str:
     return seen_thing(scene, thing)
 
 
-def seen_beside(scene: Scene, thing: str, direction: str) -> str:
-    """What is next to a thing: "blue square", or "empty" (also behind the border, and where the thing is not there)."""
-    cell = scene.find(thing)
-    return ("" if cell is None else scene.neighbour(cell, direction)) or "empty"
+def seen_side(scene: Scene, thing: str, other: str) -> str:
+    """On which side of a thing another one is: "above", "below", "left", "right", "apart"; or "absent"."""
+    here, there = scene.find(thing), scene.find(other)
+    if here is None or there is None:
+        return "absent"
+    return next((side for side in STEPS if adjoining(here, side) == there), "apart")
 
 
 def seen_relation(scene: Scene, thing: str, relation: str, other: str) -> str:
