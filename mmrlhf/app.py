@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,12 @@ from mmrlhf.composition.settings import (
     user_inputs,
 )
 from mmrlhf.errors import UserError
-from mmrlhf.stages.chain import plan_chain, stage_function, with_paths
+from mmrlhf.stages.chain import Node, plan_chain, stage_function, with_paths
 from mmrlhf.stages.launch import EXIT_INTERRUPTED, Group, WorkerFailed
 from mmrlhf.stages.outcome import record_failure, record_outcome, show_error, show_outcome
 from mmrlhf.stages.runner import Runner, StageCall, was_interrupted, work_on
 from mmrlhf.stages.runtime import Runtime, wandb_folders
-from mmrlhf.stages.store import Artifact, Store
+from mmrlhf.stages.store import Artifact, Store, write_json
 
 log = logging.getLogger(__name__)
 
@@ -109,12 +109,28 @@ def run_chain(config: DictConfig, folder: Path) -> list[Artifact]:
         work=folder,
     )
     log.info("stages: %s", " -> ".join(node.name for node in chain))
+    if config.plan:
+        show_plan(chain, runner, folder)
+        return []
     with wandb_folders(folder):
         artifacts = runner.run(chain)
     if runner.group.rank == 0:
         record_outcome(folder, artifacts, {"stages": {node.name: node.settings for node in chain}, "runtime": runtime})
         show_outcome(folder, artifacts, next_commands=list(config.next))
     return artifacts
+
+
+def show_plan(chain: Sequence[Node], runner: Runner, folder: Path) -> None:
+    """Print what every training stage would do and leave it in `plan.json`; nothing is trained."""
+    from mmrlhf.stages.preview import as_record, preview_chain, show_previews
+
+    def made(node: Node) -> dict[str, Any]:
+        return make(node.settings, f"stages.{node.name}")
+
+    previews = preview_chain(chain, runner, training=runner.distributed, make=made)
+    if runner.group.rank == 0:
+        show_previews(previews)
+        write_json(folder / "plan.json", {name: as_record(preview) for name, preview in previews.items()})
 
 
 def invoke(call: StageCall) -> Mapping[str, Any]:

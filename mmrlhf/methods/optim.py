@@ -82,7 +82,8 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: int)
         for half in split_sharded(trainable)
         if (members := [parameter for parameter in half if (parameter.ndim >= 2) == decays])
     ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+    # fused: one pass over the parameters instead of a dozen, on CPUs too
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     factor: Callable[[int], float] = lambda step: schedule_factor(step, total_steps, settings)  # noqa: E731
     return optimizer, LambdaLR(optimizer, factor)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmrlhf.errors import ModelError
+from mmrlhf.models.attention import NAME as PACKED
 from mmrlhf.models.masks import FULL, SLIDING, attention_pattern
 
 # The names under which transformers itself looks for an image encoder and a decoder.
@@ -101,7 +102,7 @@ def check_packable(backbone: PreTrainedModel) -> str | None:
     if other:
         return f"it has layers that are not attention over tokens: {', '.join(sorted(other))}"
     implementation = getattr(config, "_attn_implementation", "sdpa")
-    if implementation not in ("sdpa", "eager"):
+    if implementation not in ("sdpa", "eager", PACKED):
         return f"attention '{implementation}' ignores the mask of a packed row"
     return None
 

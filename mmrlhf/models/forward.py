@@ -18,9 +18,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from mmrlhf.errors import ModelError
+from mmrlhf.models.attention import choose_back_end, use_packed_attention
 from mmrlhf.models.families import base_model, check_packable, media_arguments, vision_modules
+from mmrlhf.models.layout import grouped, single_row
 from mmrlhf.models.load import ModelSettings, set_trainable
-from mmrlhf.models.masks import attention_masks, attention_pattern, slot_in_group
+from mmrlhf.models.masks import attention_pattern
 from mmrlhf.types import PackedBatch, ResponseOutputs
 
 
@@ -47,6 +49,8 @@ class PackedModel(nn.Module):
         if settings.layout == "auto":
             self.layout = "rows" if check_packable(backbone) else "packed"
         self._pattern = attention_pattern(backbone)
+        if self.layout == "packed" and self._pattern.plain:
+            use_packed_attention(backbone)
         # In a list, so that the adapters' owner is not registered as a second path to the same parameters.
         self._adapters = [adapters] if adapters is not None else []
 
@@ -111,25 +115,19 @@ class PackedModel(nn.Module):
             yield
 
     def _hidden_packed(self, batch: PackedBatch) -> Tensor:
-        """Hidden states of the whole row (T, D).
-
-        The dense mask of a row of several groups is zero outside a block per group, so the blocks are computed as a
-        batch with one group each: the cost is the sum of the squared group lengths, not the square of their sum.
-        """
-        group, slot = batch.group_of_token, slot_in_group(batch)
-        shape = (len(batch.keys), int(slot.max()) + 1)
-        ids = batch.input_ids.new_zeros(shape).index_put((group, slot), batch.input_ids)
-        num_axes = batch.position_ids.shape[0]
-        positions = batch.position_ids.new_zeros((num_axes, *shape))
-        positions[:, group, slot] = batch.position_ids
+        """Hidden states of the whole row (T, D)."""
+        if choose_back_end(self.settings.attention, batch, self._pattern) == "flex":
+            layout = single_row(batch)
+        else:
+            layout = grouped(batch, self._pattern, _compute_dtype(batch.input_ids.device))
         outputs = base_model(self.backbone)(
-            input_ids=ids,
-            attention_mask=attention_masks(batch, self._pattern),  # type: ignore[arg-type]
-            position_ids=_model_positions(positions),
+            input_ids=layout.ids,
+            attention_mask=layout.mask,  # type: ignore[arg-type]
+            position_ids=_model_positions(layout.positions),
             use_cache=False,
-            **media_arguments(self.backbone, ids, batch.media, batch.num_images),
+            **media_arguments(self.backbone, layout.ids, batch.media, batch.num_images),
         )
-        return outputs.last_hidden_state[group, slot]
+        return layout.unpack(outputs.last_hidden_state)
 
     def _hidden_rows(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """The reference layout: one padded row per response, one call per group; states at labels and ends."""
@@ -177,6 +175,13 @@ class PackedModel(nn.Module):
 def _chunk_logprobs(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
     logits = head(hidden).float()
     return logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(dim=1)
+
+
+def _compute_dtype(device: torch.device) -> torch.dtype:
+    """What attention runs in on a device now; a mask of that type is used as it is by every layer."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return torch.float32
 
 
 def _model_positions(positions: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _CHOICES = {
     "precision": ("float32", "bf16"),
     "layout": ("auto", "packed", "rows"),
+    "attention": ("auto", "sdpa", "flex"),
     "vision": ("frozen", "full"),
     "projector": ("frozen", "full"),
     "language": ("frozen", "full", "lora"),
@@ -35,6 +36,8 @@ class ModelSettings:
         precision: `float32`, or `bf16` (autocast, weights kept in float32).
         layout: `packed` (one row per micro-batch), `rows` (one padded row per response: the reference), or `auto`:
             packed where a self-check finds that the model reads it right, else rows.
+        attention: of packed rows: `sdpa` (one group per batch entry), `flex` (FlexAttention: groups behind one another
+            in one row, compiled, GPU), or `auto`: flex on a GPU where the layers allow, sdpa elsewhere.
         vision, projector, language: `frozen`, `full`, or for the language model `lora`.
         lora_rank, lora_alpha, lora_dropout: of the adapters (peft).
         gradient_checkpointing: recompute each decoder layer in backward.
@@ -45,6 +48,7 @@ class ModelSettings:
     family: str = ""
     precision: str = "float32"
     layout: str = "auto"
+    attention: str = "auto"
     vision: str = "frozen"
     projector: str = "full"
     language: str = "full"

@@ -34,6 +34,11 @@ class AttentionPattern:
     window: int | None = None
     image_token: int | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether all layers are causal attention to everything before."""
+        return self.window is None and self.image_token is None
+
 
 def attention_pattern(backbone: PreTrainedModel) -> AttentionPattern:
     """Read the pattern off a model's configuration."""

@@ -1,0 +1,123 @@
+"""Time and memory: ways of doing the same in turn, so that noise meets all of them; peaks in a fresh process each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Rounds of one way: wall seconds, and CPU seconds of this process, which a busy machine disturbs least."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = True) -> dict[str, Timing]:
+    """Time each way in turn: one round runs every way once, after a warm-up of each."""
+    if warm_up:
+        for way in ways.values():
+            way()
+    timings = {name: Timing([], []) for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            started = time.process_time()
+            timings[name].wall.append(seconds_of(way))
+            timings[name].cpu.append(time.process_time() - started)
+    return timings
+
+
+def seconds_of(way: Callable[[], object]) -> float:
+    """Seconds that a call takes, until the device is done with it."""
+    _synchronize()
+    started = time.perf_counter()
+    way()
+    _synchronize()
+    return time.perf_counter() - started
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """Median over rounds of how many times longer one way took than another in the same round."""
+    return round(median(s / f for s, f in zip(slow, fast, strict=True)), 2)
+
+
+def peak_memory(step: Callable[[], object]) -> dict[str, float]:
+    """MiB that the process (or GPU) holds before a step, and the most it holds during one.
+
+    The step runs once before, so that what stays (gradients, optimizer state) is there. Meant for a process that does
+    nothing else: see `in_fresh_process`.
+    """
+    step()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return {"before_mib": before / MIB, "peak_mib": torch.cuda.max_memory_allocated() / MIB}
+    before = resident()
+    # Sets the kernel's high-water mark of this process back to what it holds now.
+    Path("/proc/self/clear_refs").write_text("5")
+    step()
+    return {"before_mib": before / MIB, "peak_mib": _status("VmHWM") / MIB}
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return _status("VmRSS")
+
+
+def in_fresh_process(module: str, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Run `python -m MODULE --point JSON` and return the JSON object that it prints last."""
+    command = [sys.executable, "-m", module, "--point", json.dumps(point)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{module} failed on {point}:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def count_flops(step: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and attention of a step."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        step()
+    return counter.get_total_flops()
+
+
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product here and now (the best of five)."""
+    size = 8192 if device == "cuda" else 1024
+    left, right = (
+        torch.randn(size, size, device=device, dtype=dtype),
+        torch.randn(size, size, device=device, dtype=dtype),
+    )
+    seconds_of(lambda: left @ right)
+    return 2 * size**3 / min(seconds_of(lambda: left @ right) for _ in range(5))
+
+
+def report(**fields: Any) -> None:
+    """Print one JSON line."""
+    print(json.dumps({name: round(v, 4) if isinstance(v, float) else v for name, v in fields.items()}), flush=True)
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"the kernel does not say {field}")

@@ -1,0 +1,99 @@
+"""One optimizer step of DPO on one query, TRL's way: its DPOTrainer on every pair, chosen and rejected with the media.
+
+The trainer is used through its collator and its `training_step`; its reference is always a second forward, because it
+cannot cache one for images. `matched` trains and recomputes what we do; otherwise TRL's own defaults stay: everything
+trains, the vision tower too, and layers are recomputed in backward.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workload import open_pictures
+from mmrlhf.models.families import parts
+from mmrlhf.models.load import ModelSettings
+from mmrlhf.types import PreferenceGroup
+
+
+class TheirStep:
+    """TRL's DPOTrainer with one pair per forward, as many forwards as a query has pairs, and one optimizer step.
+
+    Args:
+        folder: checkpoint; the reference is the same.
+        settings: which parts train, precision and gradient checkpointing are taken from here.
+        query: only to tell the trainer what records look like.
+        matched: train the same parts, with the same gradient checkpointing, as `settings` say.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(
+        self, folder: str | Path, settings: ModelSettings, query: PreferenceGroup, *, matched: bool, device: str
+    ) -> None:
+        import torch
+        from datasets import Dataset  # pyright: ignore[reportMissingImports]
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from trl.trainer.dpo_config import DPOConfig  # pyright: ignore[reportMissingImports]
+        from trl.trainer.dpo_trainer import DPOTrainer  # pyright: ignore[reportMissingImports]
+
+        def load() -> Any:
+            return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+
+        model = load()
+        for part, parameters in parts(model).items():
+            for parameter in parameters:
+                parameter.requires_grad_(not matched or getattr(settings, part) == "full")
+        config = DPOConfig(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=1,
+            gradient_checkpointing=settings.gradient_checkpointing or not matched,
+            bf16=settings.precision == "bf16",
+            use_cpu=device == "cpu",
+            max_length=None,
+            learning_rate=1e-6,
+            report_to=[],
+        )
+        self.trainer: Any = DPOTrainer(
+            model=model,
+            ref_model=load(),
+            args=config,
+            train_dataset=Dataset.from_list(pair_records(query)),
+            processing_class=AutoProcessor.from_pretrained(folder),
+        )
+        self.trainer.create_optimizer()
+
+    def train(self, query: PreferenceGroup) -> None:
+        """Take one optimizer step on all pairs of a query."""
+        trainer = self.trainer
+        records = pair_records(query)
+        trainer.current_gradient_accumulation_steps = len(records)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for record in records:
+                trainer.training_step(trainer.model, trainer.data_collator([record]))
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    def logprobs(self, query: PreferenceGroup) -> list[tuple[float, float]]:
+        """Log-probabilities of (chosen, rejected) of every pair under the reference, to check that we agree."""
+        found = []
+        for record in pair_records(query):
+            inputs = self.trainer._prepare_inputs(self.trainer.data_collator([record]))
+            chosen, rejected = self.trainer.compute_ref_log_probs(self.trainer.ref_model, inputs)
+            found.append((float(chosen), float(rejected)))
+        return found
+
+
+def pair_records(query: PreferenceGroup) -> list[dict[str, Any]]:
+    """A query as TRL's records, one for each pair."""
+    records = []
+    for i, j in query.ranked_pairs():
+        record: dict[str, Any] = {
+            "prompt": [{"role": "user", "content": query.prompt}],
+            "chosen": [{"role": "assistant", "content": query.responses[i].text}],
+            "rejected": [{"role": "assistant", "content": query.responses[j].text}],
+        }
+        records.append(record | ({"images": open_pictures(query)} if query.media else {}))
+    return records

@@ -1,0 +1,156 @@
+"""One training step per query, ours and TRL's DPOTrainer side by side: same weights, same records, same run.
+
+    pip install -e ".[bench]"
+    python -m benchmarks.vs_trl                       # about fifteen minutes on two cores
+    python -m benchmarks.vs_trl --shape tiny          # to try it out
+    python -m benchmarks.vs_trl --shape 0.5b --device cuda --visual 7000 --responses 4
+
+A step goes from the record to the updated weights: processor, forward, reference, backward, AdamW. TRL's reference is
+always a second forward; ours is a table that was made before (`ours`) or a second forward (`ours_with_reference`).
+TRL runs with its defaults (`trl`: everything trains, layers are recomputed in backward) and with our settings
+(`trl_matched`: frozen tower, nothing recomputed). Steps of the ways alternate; ratios are medians over rounds, of wall
+time and of the process's CPU time. Peak memory is taken in fresh processes: ours for all pairs of the largest K, TRL's
+for a single pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Timing, in_fresh_process, in_turn, median_ratio, peak_memory, report
+from benchmarks.ours import OurStep
+from benchmarks.theirs import TheirStep
+from benchmarks.workload import SHAPES, VISUALS, build_model, make_query
+from mmrlhf.models.load import ModelSettings
+
+
+def settings_for(options: argparse.Namespace) -> ModelSettings:
+    """The frozen tower and everything else in full, on both sides."""
+    precision = "bf16" if options.device == "cuda" else "float32"
+    return ModelSettings(precision=precision, gradient_checkpointing=options.checkpointing, max_tokens=32768)
+
+
+def time_steps(folder: str, options: argparse.Namespace, num_responses: int) -> None:
+    """Print one JSON line with times and ratios for one K."""
+    query = make_query(num_responses, options.visual, shape=SHAPES[options.shape])
+    settings = settings_for(options)
+    ours = OurStep(folder, settings, with_reference=True, device=options.device)
+    trl = TheirStep(folder, settings, query, matched=False, device=options.device)
+    matched = TheirStep(folder, settings, query, matched=True, device=options.device)
+    difference = compare(ours, matched, query)
+    timings = in_turn(
+        {
+            "ours": partial(ours.train, query),
+            "ours_with_reference": partial(ours.train, query, count_reference=True),
+            "trl": partial(trl.train, query),
+            "trl_matched": partial(matched.train, query),
+        },
+        options.rounds,
+        warm_up=options.warm_up,
+    )
+    report(
+        benchmark="vs_trl",
+        shape=options.shape,
+        device=options.device,
+        threads=torch.get_num_threads(),
+        visual_tokens=options.visual,
+        responses=num_responses,
+        pairs=len(query.ranked_pairs()),
+        rounds=options.rounds,
+        **{f"{name}_seconds": median(timing.wall) for name, timing in timings.items()},
+        **{f"{name}_cpu_seconds": median(timing.cpu) for name, timing in timings.items()},
+        **ratios(timings),
+        largest_logprob_difference=difference,
+    )
+
+
+def ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
+    """How many times longer TRL takes, with its defaults and matched, wall and CPU, reference cached and counted."""
+    found = {}
+    for theirs in ("trl", "trl_matched"):
+        for ours in ("ours", "ours_with_reference"):
+            slow, fast = timings[theirs], timings[ours]
+            found[f"{theirs}_over_{ours}"] = median_ratio(slow.wall, fast.wall)
+            found[f"{theirs}_over_{ours}_cpu"] = median_ratio(slow.cpu, fast.cpu)
+    return found
+
+
+def compare(ours: OurStep, theirs: TheirStep, query: Any) -> float:
+    """Largest difference between the two sides' log-probabilities of the same response, before any step."""
+    with torch.no_grad():
+        own = ours.model(ours.prepare(query).to(ours.device)).logprob.tolist()
+    both = zip(query.ranked_pairs(), theirs.logprobs(query), strict=True)
+    return max(abs(own[i] - value) for pair, found in both for i, value in zip(pair, found, strict=True))
+
+
+def memory_point(point: dict[str, Any]) -> None:
+    """Print the peak of one side's step, in this process."""
+    options = argparse.Namespace(**point)
+    query = make_query(options.num_responses, options.visual, shape=SHAPES[options.shape])
+    if options.side == "ours":
+        ours = OurStep(options.folder, settings_for(options), device=options.device)
+        peak = peak_memory(partial(ours.train, query))
+    else:
+        matched = options.side == "trl_matched"
+        theirs = TheirStep(options.folder, settings_for(options), query, matched=matched, device=options.device)
+        peak = peak_memory(partial(theirs.train, query))
+    report(**peak)
+
+
+def compare_memory(folder: str, options: argparse.Namespace) -> None:
+    """Print one JSON line: our peak for all pairs of the largest K, TRL's for one pair."""
+    most = max(options.responses)
+    point = {name: getattr(options, name) for name in ("shape", "device", "visual", "checkpointing")} | {
+        "folder": folder
+    }
+    peaks = {
+        side: in_fresh_process("benchmarks.vs_trl", point | {"side": side, "num_responses": count})["peak_mib"]
+        for side, count in {"ours": most, "trl": 2, "trl_matched": 2}.items()
+    }
+    report(
+        benchmark="vs_trl_memory",
+        shape=options.shape,
+        device=options.device,
+        visual_tokens=options.visual,
+        responses=most,
+        ours_peak_mib=peaks["ours"],
+        trl_one_pair_peak_mib=peaks["trl"],
+        trl_matched_one_pair_peak_mib=peaks["trl_matched"],
+        ours_over_trl=peaks["ours"] / peaks["trl"],
+        ours_over_trl_matched=peaks["ours"] / peaks["trl_matched"],
+    )
+
+
+def main() -> None:
+    """Print a JSON line for each K and one for memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--visual", type=int, choices=[tokens for tokens in VISUALS if tokens != 576], default=1176)
+    parser.add_argument("--responses", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
+    parser.add_argument("--no-warm-up", dest="warm_up", action="store_false", help="save a round where a step is long")
+    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.point:
+        memory_point(options.point)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        build_model(SHAPES[options.shape], Path(folder))
+        compare_memory(folder, options)
+        for num_responses in options.responses:
+            time_steps(folder, options, num_responses)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The models and queries that every benchmark runs on: LLaVA-OneVision shapes with random weights, and one query."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaOnevisionConfig, PreTrainedModel
+
+from mmrlhf.models.tiny import TinySize, build_tiny
+from mmrlhf.types import Media, PreferenceGroup, Response
+
+WORDS = "the picture shows a quiet street with two red cars and a tall tree near an old house under grey clouds".split()
+RESPONSE_WORDS = 64
+# What a query shows, named by about how many visual tokens that makes at 384 pixels and patches of 16.
+VISUALS = {0: ("none", 0), 576: ("frames", 4), 1176: ("picture", 1), 7000: ("pictures", 12)}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a LLaVA-OneVision: the language model's, the vision tower's, and the picture's in pixels."""
+
+    hidden: int
+    layers: int
+    heads: int
+    key_heads: int
+    intermediate: int
+    vocabulary: int
+    vision_hidden: int
+    vision_layers: int
+    vision_heads: int
+    vision_intermediate: int
+    patch: int
+    image: int = 384
+
+
+SHAPES = {
+    # for trying a benchmark out
+    "tiny": Shape(64, 2, 4, 4, 128, 2000, 32, 2, 2, 64, patch=48),
+    # 40M parameters: what two CPU cores can measure
+    "small": Shape(512, 8, 8, 8, 1024, 32000, 192, 6, 12, 384, patch=16),
+    # the published configurations
+    "0.5b": Shape(896, 24, 14, 2, 4864, 152000, 1152, 26, 16, 4304, patch=14),
+    "7b": Shape(3584, 28, 28, 4, 18944, 152128, 1152, 26, 16, 4304, patch=14),
+}
+
+
+def build_model(shape: Shape, folder: str | Path, *, seed: int = 0) -> PreTrainedModel:
+    """Write a random model and its processor to a folder, and return the model (float32, on the CPU)."""
+    size = TinySize(image=shape.image, patch=shape.patch, vocabulary=2000, max_positions=32768)
+    build_tiny("llava_onevision", folder, texts=[" ".join(WORDS)] * 20, size=size)
+    processor = AutoProcessor.from_pretrained(folder)
+    settings: dict[str, Any] = LlavaOnevisionConfig.from_pretrained(folder).to_dict()
+    # Random weights of this spread give logits of unit size whatever the width.
+    text = {
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_heads,
+        "intermediate_size": shape.intermediate,
+        "vocab_size": shape.vocabulary,
+        "initializer_range": shape.hidden**-0.5,
+        "layer_types": ["full_attention"] * shape.layers,
+    }
+    vision = {
+        "hidden_size": shape.vision_hidden,
+        "num_hidden_layers": shape.vision_layers,
+        "num_attention_heads": shape.vision_heads,
+        "intermediate_size": shape.vision_intermediate,
+        "patch_size": shape.patch,
+        "image_size": shape.image,
+    }
+    pinpoints = [[shape.image * rows, shape.image * columns] for rows in range(1, 4) for columns in range(1, 4)]
+    settings |= {
+        "text_config": settings["text_config"] | text,
+        "vision_config": settings["vision_config"] | vision,
+        "image_grid_pinpoints": pinpoints,
+    }
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(LlavaOnevisionConfig(**settings))
+    model.save_pretrained(folder)
+    processor.image_processor.image_grid_pinpoints = pinpoints
+    processor.save_pretrained(folder)
+    return model
+
+
+def make_query(num_responses: int, visual_tokens: int, *, shape: Shape, seed: int = 0) -> PreferenceGroup:
+    """A query with responses of `RESPONSE_WORDS` words, one token each, ranked in order.
+
+    Args:
+        visual_tokens: a key of `VISUALS`, exact for patches of 16.
+    """
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(WORDS, RESPONSE_WORDS)) for _ in range(num_responses)]
+    responses = tuple(Response(text, rank=rank) for rank, text in enumerate(texts, 1))
+    kind, count = VISUALS[visual_tokens]
+    pictures = [_png(rng, shape.image) for _ in range(count)]
+    media = tuple(Media("image", (f"{i}.png",), (data,)) for i, data in enumerate(pictures))
+    if kind == "frames":
+        media = (Media("frames", tuple(f"f{i:03d}.png" for i in range(count)), tuple(pictures)),)
+    return PreferenceGroup("query", "describe what you see", responses, media)
+
+
+def open_pictures(query: PreferenceGroup) -> list[Image.Image]:
+    """The query's pictures, as other trainers take them."""
+    return [Image.open(io.BytesIO(data)) for media in query.media for data in media.data]
+
+
+def num_pairs(num_responses: int) -> int:
+    """All pairs of differently ranked responses."""
+    return math.comb(num_responses, 2)
+
+
+def _png(rng: np.random.Generator, pixels: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (pixels, pixels, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,139 @@
+"""Memory of a training step, predicted from a model's configuration: no weight is loaded, nothing is computed.
+
+The model is built on torch's meta device. What backward keeps for each token is counted by running the language model
+there and listing the tensors that autograd saves, so it holds for any architecture, adapters and checkpointing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextToText
+
+from mmrlhf.models.families import LANGUAGE_NAMES, base_model, parts
+from mmrlhf.models.load import ModelSettings, set_trainable
+
+_NAME = "footprint"
+_TOKENS = 256
+FLOAT32, BF16 = 4, 2
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model needs, in numbers of parameters and bytes.
+
+    sharded: parameters of the language model, which FSDP splits; replicated: the others; trainable_sharded and
+    trainable_replicated of them train. saved_per_token: bytes that backward keeps for a token of a row, over all
+    layers; recomputed_per_token: bytes that one recomputed layer adds for a token during its backward; vocabulary and
+    logprob_chunk: of the largest logits; bf16: whether it computes in bfloat16.
+    """
+
+    sharded: int
+    replicated: int
+    trainable_sharded: int
+    trainable_replicated: int
+    saved_per_token: float
+    recomputed_per_token: float
+    vocabulary: int
+    logprob_chunk: int
+    bf16: bool
+
+    def predict(self, *, row_tokens: int, label_tokens: int, num_shards: int) -> dict[str, float]:
+        """Bytes on one rank: parameters, gradients, optimizer, activations and their total.
+
+        Args:
+            row_tokens: of the largest micro-batch.
+            label_tokens: of them, tokens whose log-probability counts.
+            num_shards: ranks that share the language model (1 without FSDP).
+        """
+        parameters = self.sharded / num_shards + self.replicated
+        trainable = self.trainable_sharded / num_shards + self.trainable_replicated
+        # Autocast keeps a bfloat16 copy of every weight from forward to backward; FSDP frees its copies layer by layer.
+        copies = BF16 * parameters if self.bf16 and num_shards == 1 else 0
+        # Logits in float32, their softmax, and the gradient of the logits exist at once in a chunk's backward.
+        logits = 3 * FLOAT32 * self.vocabulary * min(label_tokens, self.logprob_chunk)
+        found = {
+            "parameters": FLOAT32 * parameters,
+            "gradients": FLOAT32 * trainable,
+            "optimizer": 2 * FLOAT32 * trainable,
+            "activations": (self.saved_per_token + self.recomputed_per_token) * row_tokens + logits + copies,
+        }
+        return found | {"total": sum(found.values())}
+
+
+def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
+    """Read a checkpoint's configuration and count."""
+    config = AutoConfig.from_pretrained(path)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
+        set_trainable(model, settings)
+    language = set(parts(model)["language"])
+    counts = {(kept, trains): 0 for kept in (True, False) for trains in (True, False)}
+    for parameter in model.parameters():
+        counts[parameter in language, parameter.requires_grad] += parameter.numel()
+    text: Any = config.get_text_config()
+    bf16 = settings.precision == "bf16"
+    model = model.to(torch.bfloat16) if bf16 else model
+    saved = _saved_per_token(model, text.hidden_size)
+    recomputed = 0.0
+    if settings.gradient_checkpointing:
+        recomputed = footprint(path, replace(settings, gradient_checkpointing=False)).saved_per_token
+        recomputed /= text.num_hidden_layers
+    return Footprint(
+        sharded=counts[True, True] + counts[True, False],
+        replicated=counts[False, True] + counts[False, False],
+        trainable_sharded=counts[True, True],
+        trainable_replicated=counts[False, True],
+        saved_per_token=saved,
+        recomputed_per_token=recomputed,
+        vocabulary=text.vocab_size,
+        logprob_chunk=settings.logprob_chunk,
+        bf16=bf16,
+    )
+
+
+def _saved_per_token(model: Any, width: int) -> float:
+    """Bytes that the language model's backward keeps for one token, weights left out."""
+    base: Any = base_model(model)
+    language = next(getattr(base, name) for name in LANGUAGE_NAMES if hasattr(base, name))
+    language.set_attn_implementation(_NAME)
+    model.train()
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in weights:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    states = torch.zeros(1, _TOKENS, width, device="meta", dtype=next(model.parameters()).dtype, requires_grad=True)
+    positions = torch.arange(_TOKENS, device="meta")[None]
+    mask = torch.zeros(1, 1, 1, _TOKENS, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        language(inputs_embeds=states, position_ids=positions, attention_mask=mask, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / _TOKENS
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Keeps what fused attention keeps: queries, keys, values and the result, but no scores."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return ctx.saved_tensors[:3]
+
+
+def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+    return _FusedAttention.apply(query, key, value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_NAME, _attend)

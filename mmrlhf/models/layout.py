@@ -1,0 +1,144 @@
+"""How a packed row is laid out for an attention back end, and who may attend to whom there.
+
+Follows: the tree attention of prefix-shared preference training (arXiv 2410.20305). Two layouts say the same thing:
+
+- `grouped`: one group per batch entry, padded to the longest. Only branch tokens need a mask: a prefix is plain causal
+  attention, and is computed as such (see `mmrlhf.models.attention`).
+- `single_row`: all groups behind one another, with a FlexAttention block mask that skips whatever nobody attends to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from mmrlhf.models.masks import AttentionPattern, attention_masks, slot_in_group
+from mmrlhf.types import PackedBatch
+
+BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Arguments of a stock forward, and where each token of the packed row is in them.
+
+    ids (B, L); positions (A, B, L); mask: who may attend to whom; entry, slot (T,): place of each token.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor | dict[str, Tensor] | BlockMask
+    entry: Tensor
+    slot: Tensor
+
+    def unpack(self, hidden: Tensor) -> Tensor:
+        """Hidden states (B, L, D) -> (T, D) in the order of the packed row."""
+        return hidden[self.entry, self.slot]
+
+
+def grouped(batch: PackedBatch, pattern: AttentionPattern, dtype: torch.dtype) -> Layout:
+    """One group per batch entry.
+
+    Where all layers are plain causal attention, the mask (G, 1, L - P, L) of the given type is added to the attention
+    scores of the last L - P slots, P being the shortest prefix: 0 where a token may look, else -inf. The P slots before
+    them have no rows. Other patterns get their masks whole.
+    """
+    entry, slot = batch.group_of_token, slot_in_group(batch)
+    shape = (len(batch.keys), int(slot.max()) + 1)
+    if not pattern.plain:
+        return _place(batch, shape, attention_masks(batch, pattern), entry, slot)
+    visible = branch_masks(batch)
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
+    return _place(batch, shape, mask[:, None], entry, slot)
+
+
+def single_row(batch: PackedBatch) -> Layout:
+    """All groups in one row, filled up to a bucket of lengths, so that few shapes are ever compiled."""
+    entry, slot = torch.zeros_like(batch.group_of_token), torch.arange(batch.num_tokens, device=batch.input_ids.device)
+    length = bucket_length(batch.num_tokens)
+    return _place(batch, (1, length), block_mask(batch, length), entry, slot)
+
+
+def _place(
+    batch: PackedBatch,
+    shape: tuple[int, int],
+    mask: Tensor | dict[str, Tensor] | BlockMask,
+    entry: Tensor,
+    slot: Tensor,
+) -> Layout:
+    ids = batch.input_ids.new_zeros(shape).index_put((entry, slot), batch.input_ids)
+    positions = batch.position_ids.new_zeros((batch.position_ids.shape[0], *shape))
+    positions[:, entry, slot] = batch.position_ids
+    return Layout(ids, positions, mask, entry, slot)
+
+
+def branch_masks(batch: PackedBatch) -> Tensor:
+    """Who may attend to whom from slot P on, P the shortest prefix (G, L - P, L) bool: see the legend in `grouped`.
+
+    A token sees earlier tokens of its own prefix and branch. Slots behind a group's last token (branch -1) see the
+    prefix and each other, so that no row of the mask is empty; nothing sees them, because they come last.
+    """
+    group, slot = batch.group_of_token, slot_in_group(batch)
+    length = int(slot.max()) + 1
+    branch = batch.branch_of_token.new_full((len(batch.keys), length), -1)
+    branch[group, slot] = batch.branch_of_token
+    first = int((branch == 0).sum(dim=1).min())
+    rows = branch[:, first:, None]
+    visible = (branch[:, None, :] == 0) | (rows == branch[:, None, :])
+    return visible.tril(diagonal=first)
+
+
+def bucket_length(num_tokens: int) -> int:
+    """Round up to a multiple of the block, four lengths to a doubling: at most a quarter more than asked for."""
+    step = max(BLOCK, 2 ** (max(num_tokens - 1, 1).bit_length() - 1) // 4)
+    return -(-num_tokens // step) * step
+
+
+def block_mask(batch: PackedBatch, length: int) -> BlockMask:
+    """FlexAttention's mask of a packed row, filled up to `length` with tokens that see only each other.
+
+    Which blocks are empty, full or mixed follows from which segments (prefixes and branches) each block touches, so
+    nothing of size (T, T) is ever made.
+    """
+    segment, owner = _segments(batch, length)
+    num_blocks = length // BLOCK
+    num_segments = int(owner.shape[0])
+    touches = torch.zeros(num_blocks, num_segments, device=segment.device)
+    touches[torch.arange(length, device=segment.device) // BLOCK, segment] = 1.0
+    numbers = torch.arange(num_segments, device=segment.device)
+    allowed = ((numbers[:, None] == numbers) | (owner[:, None] == numbers)).float()
+    earlier = torch.ones(num_blocks, num_blocks, dtype=torch.bool, device=segment.device).tril(-1)
+    some = (touches @ allowed @ touches.T > 0) & earlier
+    every = some & (touches @ (1 - allowed) @ touches.T == 0)
+    # On the diagonal every token sees itself and nothing behind it: always mixed.
+    mixed = (some & ~every) | torch.eye(num_blocks, dtype=torch.bool, device=segment.device)
+
+    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & ((segment[q] == segment[k]) | (owner[segment[q]] == segment[k]))
+
+    return BlockMask.from_kv_blocks(
+        *_columns(mixed), *_columns(every), BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(length, length)
+    )
+
+
+def _segments(batch: PackedBatch, length: int) -> tuple[Tensor, Tensor]:
+    """Segment of each token (length,), and of each segment the prefix that it may also see (its own for a prefix).
+
+    Segment g < G is the prefix of group g, then come the branches, and last what fills the row up.
+    """
+    num_groups, device = len(batch.keys), batch.input_ids.device
+    filling = num_groups + batch.num_responses
+    segment = torch.full((length,), filling, device=device)
+    in_branch = batch.branch_of_token + num_groups - 1
+    segment[: batch.num_tokens] = torch.where(batch.branch_of_token == 0, batch.group_of_token, in_branch)
+    own = torch.arange(num_groups, device=device)
+    return segment, torch.cat([own, batch.group_of_response, torch.tensor([filling], device=device)])
+
+
+def _columns(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of chosen key blocks of each query block (1, 1, B), and their indices, chosen ones first (1, 1, B, B)."""
+    order = chosen.int().argsort(dim=-1, descending=True, stable=True)
+    return chosen.sum(dim=-1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]

@@ -1,0 +1,104 @@
+"""Who may attend to whom: both layouts against the rule spelled out token by token, and against torch's own builder."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask
+
+from mmrlhf.data.pack import pack_groups
+from mmrlhf.models.layout import BLOCK, block_mask, branch_masks, bucket_length, grouped, single_row
+from mmrlhf.models.masks import AttentionPattern
+from mmrlhf.types import Branch, EncodedGroup, PackedBatch
+
+# A group is its prefix's length and its branches' lengths.
+GROUPS = st.lists(
+    st.tuples(st.integers(1, 300), st.lists(st.integers(1, 200), min_size=1, max_size=4)), min_size=1, max_size=3
+)
+
+
+def batch_of(sizes: list[tuple[int, list[int]]]) -> PackedBatch:
+    """A packed row of groups with these lengths; token ids count up over the row."""
+    groups, start = [], 0
+    for prefix, branches in sizes:
+        pieces = []
+        for length in (prefix, *branches):
+            pieces.append(torch.arange(start, start + length))
+            start += length
+        made = tuple(
+            Branch(ids, prefix + torch.arange(len(ids))[None], torch.ones(len(ids), dtype=torch.bool), str(start))
+            for ids in pieces[1:]
+        )
+        groups.append(
+            EncodedGroup(
+                "k", pieces[0], torch.arange(prefix)[None], made, {}, 0, 0, (), {"rank": torch.ones(len(made))}
+            )
+        )
+    return pack_groups(groups)
+
+
+def allowed(batch: PackedBatch, query: int, key: int) -> bool:
+    """The rule: earlier tokens of one's own prefix and branch."""
+    if key > query or batch.group_of_token[query] != batch.group_of_token[key]:
+        return False
+    return bool(batch.branch_of_token[key] == 0 or batch.branch_of_token[key] == batch.branch_of_token[query])
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), min_size=1, max_size=3)), min_size=1, max_size=3)
+)
+def test_branch_masks_say_the_rule(sizes: list[tuple[int, list[int]]]) -> None:
+    """From the shortest prefix on, as written; before it, every group's tokens are prefix tokens: plain causal."""
+    batch = batch_of(sizes)
+    layout, masks = grouped(batch, AttentionPattern(), torch.float32), branch_masks(batch)
+    shared = layout.ids.shape[1] - masks.shape[1]
+    assert shared == min(prefix for prefix, _ in sizes)
+    torch.testing.assert_close(layout.mask[:, 0] == 0, masks)
+    for query in range(batch.num_tokens):
+        entry, slot = int(layout.entry[query]), int(layout.slot[query])
+        for key in range(batch.num_tokens):
+            if layout.entry[key] != entry:
+                continue
+            place = int(layout.slot[key])
+            found = bool(masks[entry, slot - shared, place]) if slot >= shared else place <= slot
+            assert found == allowed(batch, query, key)
+    assert masks.any(dim=-1).all()
+
+
+@settings(max_examples=15)
+@given(GROUPS)
+def test_block_mask_is_what_torch_builds_from_the_rule(sizes: list[tuple[int, list[int]]]) -> None:
+    """Empty, full and mixed blocks equal those that torch finds by trying every pair of tokens."""
+    batch = batch_of(sizes)
+    length = bucket_length(batch.num_tokens)
+    ours = block_mask(batch, length)
+    theirs = create_block_mask(ours.mask_mod, None, None, length, length, device="cpu", BLOCK_SIZE=BLOCK)
+    torch.testing.assert_close(ours.to_dense(), theirs.to_dense())
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), check_dtype=False)
+    numbers = torch.arange(batch.num_tokens)
+    query, key = torch.meshgrid(numbers, numbers, indexing="ij")
+    same = batch.group_of_token[query] == batch.group_of_token[key]
+    branch = batch.branch_of_token
+    rule = same & (key <= query) & ((branch[key] == 0) | (branch[key] == branch[query]))
+    torch.testing.assert_close(ours.mask_mod(query, query, query, key), rule)
+
+
+@given(st.integers(1, 200_000))
+def test_buckets_are_few_and_close(num_tokens: int) -> None:
+    length = bucket_length(num_tokens)
+    assert num_tokens <= length <= max(BLOCK, 1.25 * num_tokens + BLOCK) and length % BLOCK == 0
+    assert bucket_length(length) == length
+
+
+def test_few_lengths_up_to_a_large_budget() -> None:
+    assert len({bucket_length(n) for n in range(1, 32769, 7)}) <= 28
+
+
+def test_both_layouts_give_the_row_back() -> None:
+    batch = batch_of([(3, [2, 4]), (5, [1])])
+    for layout in (grouped(batch, AttentionPattern(), torch.float32), single_row(batch)):
+        hidden = torch.stack([layout.ids, layout.positions[0]], dim=-1)
+        torch.testing.assert_close(layout.unpack(hidden), torch.stack([batch.input_ids, batch.position_ids[0]], dim=-1))

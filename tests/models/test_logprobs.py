@@ -1,0 +1,99 @@
+"""What backward keeps: nothing of a frozen tower, no logits, whatever the head is; and the ways to a reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_forward import TRAIN_ALL, build, gradients
+
+from mmrlhf.data.pack import pack_groups
+from mmrlhf.models.forward import PackedModel, autocast
+from mmrlhf.types import PackedBatch, PreferenceGroup, ResponseOutputs
+
+
+def saved_by(model: PackedModel, batch: PackedBatch) -> tuple[list[torch.Tensor], ResponseOutputs]:
+    """Every tensor that autograd keeps for the backward of a forward, and the forward's outputs."""
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model(batch)
+    return kept, outputs
+
+
+@pytest.mark.parametrize("changes", [{}, {"language": "lora", "lora_rank": 4}], ids=["full", "lora"])
+def test_no_logits_are_kept(changes: dict, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]) -> None:
+    """No kept tensor is as wide as the vocabulary but the head's own weight: logits live for one chunk at a time."""
+    model, encoder = build(tiny_folders["llava_onevision"], logprob_chunk=4, **changes)
+    kept, _ = saved_by(model, pack_groups([encoder(group) for group in groups]))
+    vocabulary = model.backbone.config.get_text_config().vocab_size
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    wide = [t for t in kept if vocabulary in t.shape and t.untyped_storage().data_ptr() not in weights]
+    assert kept and not wide
+
+
+def test_a_frozen_tower_keeps_nothing(tiny_folders: dict[str, Path], groups: list[PreferenceGroup]) -> None:
+    """Between entering and leaving the tower, autograd keeps no tensor; with a tower that trains it does."""
+    for vision, expected in (("frozen", False), ("full", True)):
+        model, encoder = build(tiny_folders["llava_onevision"], vision=vision)
+        kept_before: list[int] = []
+        count = [0]
+        tower = model.train().backbone.base_model.vision_tower
+        tower.register_forward_pre_hook(lambda m, args, c=count, k=kept_before: k.append(c[0]))
+        tower.register_forward_hook(lambda m, args, out, c=count, k=kept_before: k.append(c[0]))
+
+        def keep(tensor: torch.Tensor, c: list[int] = count) -> torch.Tensor:
+            c[0] += 1
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(pack_groups([encoder(groups[0])]))
+        entered, left = kept_before
+        assert (left > entered) == expected
+
+
+def test_bf16_has_float32_log_probabilities(tiny_folders: dict[str, Path], groups: list[PreferenceGroup]) -> None:
+    """Log-sum-exp runs in float32: results are float32 and near those of a float32 policy."""
+    model, encoder = build(tiny_folders["llava_onevision"], precision="bf16")
+    exact, _ = build(tiny_folders["llava_onevision"])
+    batch = pack_groups([encoder(group) for group in groups])
+    with torch.no_grad(), autocast(model.settings, torch.device("cpu")):
+        found = model(batch)
+    with torch.no_grad():
+        wanted = exact(batch)
+    assert found.logprob.dtype == torch.float32
+    # bfloat16 has 8 bits, sums have a few dozen terms
+    torch.testing.assert_close(found.logprob, wanted.logprob, rtol=2e-2, atol=0.2)
+
+
+def test_a_tied_head_trains_through_both_of_its_uses(
+    tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
+) -> None:
+    """Chunks change nothing in the gradient of a weight that embeds and predicts."""
+    model, encoder = build(tiny_folders["qwen2_5_vl"], logprob_chunk=2, **TRAIN_ALL)
+    whole, _ = build(tiny_folders["qwen2_5_vl"], **TRAIN_ALL)
+    assert model.backbone.get_output_embeddings().weight is model.backbone.get_input_embeddings().weight
+    batch = pack_groups([encoder(group) for group in groups])
+    chunked, plain = gradients(model, model(batch)), gradients(whole, whole(batch))
+    name = next(name for name in chunked if "embed_tokens" in name)
+    torch.testing.assert_close(chunked[name], plain[name], rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_off_and_a_frozen_copy_are_one_reference(
+    tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
+) -> None:
+    """At initialisation of LoRA: policy, adapters off, and frozen copy; what the table holds is the copy's forward."""
+    policy, encoder = build(tiny_folders["internvl"], language="lora", lora_rank=4, projector="frozen")
+    copy, _ = build(tiny_folders["internvl"], language="frozen", projector="frozen")
+    batch = pack_groups([encoder(group) for group in groups])
+    with torch.no_grad():
+        table, moving = copy(batch).logprob, policy(batch).logprob
+        with policy.adapters_off():
+            off = policy(batch).logprob
+    torch.testing.assert_close(off, table)
+    torch.testing.assert_close(moving, table)
