@@ -150,7 +150,9 @@ CHOICES = {
 def test_every_choice_of_every_group_composes(turn: int) -> None:
     """Turn i takes the i-th choice of every group, so that the largest group decides how many turns there are."""
     words = [f"{group}={names[turn % len(names)]}" for group, names in CHOICES.items()]
-    _check_composed(_compose(*words, *(["data.warmup_root=somewhere"] if "data=mm_rlhf" in words else [])))
+    data = _compose(*words).data
+    open_folders = [name for name in ("root", "warmup_root") if OmegaConf.is_missing(data, name)]
+    _check_composed(_compose(*words, *(f"data.{name}=somewhere" for name in open_folders)))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

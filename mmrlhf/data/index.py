@@ -19,10 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from mmrlhf.data.entries import Entries
-from mmrlhf.data.manifest import Shard, check_shards, read_index, set_of_shard, write_index
+from mmrlhf.data.manifest import Shard, check_shards, read_index, set_of_shard
 from mmrlhf.data.records import group_from_members
 from mmrlhf.data.remote import RemoteShards, is_remote
-from mmrlhf.data.scan import scan_shard
 from mmrlhf.data.shard_files import ShardFiles
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import PreferenceGroup
@@ -31,27 +30,6 @@ log = logging.getLogger(__name__)
 
 Split = Literal["train", "heldout", "all"]
 Modality = Literal["text", "image", "images", "video"]
-
-
-def build_index(folder: Path | str) -> Index:
-    """Scan a folder of tars that someone else wrote, and write the index and the manifest beside them.
-
-    Raises:
-        DataError: no tars, compressed tars, or any damage that `scan_shard` finds.
-    """
-    folder = Path(folder)
-    tars = sorted(folder.glob("*.tar"))
-    if not tars:
-        found = sorted(path.name for path in folder.iterdir())[:12] if folder.is_dir() else "no such folder"
-        raise DataError(
-            "folder has no shards",
-            where=folder,
-            given=found,
-            expected="*.tar files, not compressed: samples are read by byte range",
-            fix="unpack compressed shards with gunzip",
-        )
-    write_index(folder, [scan_shard(path) for path in tars])
-    return Index.load(folder)
 
 
 class Index:

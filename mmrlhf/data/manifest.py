@@ -50,7 +50,9 @@ def write_index(folder: Path, scans: Sequence[ShardScan]) -> None:
     shards = [Shard(scan.name, scan.bytes, len(scan.rows), scan.sha256) for scan in scans]
     digest = content_digest(shards)
     part = folder / f"{INDEX_FILE}.part"
-    pq.write_table(table.replace_schema_metadata({"digest": digest}), part, compression="zstd")
+    pq.write_table(
+        table.replace_schema_metadata({"digest": digest}), part, compression="zstd", write_page_checksum=True
+    )
     os.replace(part, folder / INDEX_FILE)
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -101,8 +103,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             where=folder,
             given=f"{tars} tar files" if folder.is_dir() else "no such folder",
             expected=f"{MANIFEST_FILE} and {INDEX_FILE} beside the shards",
-            fix=f"python -c \"from mmrlhf.data.index import build_index; build_index('{folder}')\" indexes tars that "
-            "another program wrote; raw records are packed by the stage `pack`",
+            fix=f"`python run.py stage=index inputs.tars={folder}` indexes tars of another program; raw records "
+            f"are packed by `python run.py stage=pack data.root={folder}`",
         )
     try:
         manifest = json.loads(path.read_text())
@@ -119,7 +121,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _read_table(folder: Path) -> pa.Table:
     path = folder / INDEX_FILE
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError("index cannot be read", where=path, given=str(error), fix="pack the data again") from error
     if table.schema.names != SCHEMA.names:

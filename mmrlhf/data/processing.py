@@ -16,7 +16,7 @@ from transformers.video_utils import VideoMetadata
 from mmrlhf.errors import ConfigError
 from mmrlhf.media.damage import Damage
 from mmrlhf.media.images import decode_image
-from mmrlhf.media.video import Backend, Sampling, VideoClip, decode_frames, decode_video
+from mmrlhf.media.video import Backend, Sampling, VideoClip, decode_frames, decode_video, packed_record
 from mmrlhf.types import Media, PreferenceGroup
 
 # What a processor returns about tokens or for its own use, and not about pixels.
@@ -38,7 +38,7 @@ class MediaSettings:
         num_frames: frames taken from a video or a folder of frames.
         sampling: `uniform`, `fps` (capped at num_frames) or `keyframes`.
         fps: frames per second for `sampling=fps`.
-        backend: `decord`, `pyav`, or `auto` (decord where the file passes its checks).
+        backend: `decord`, `pyav`, or `auto`, which is PyAV (`mmrlhf.media.video` says why).
     """
 
     num_frames: int = 16
@@ -100,7 +100,7 @@ def decode_media(group: PreferenceGroup, settings: MediaSettings) -> DecodedMedi
         if item.kind == "image":
             images.append(decode_image(item.data[0], where=where))
         else:
-            clips.append(_decode_clip(item, settings, where))
+            clips.append(_decode_clip(item, settings, packed_record(group.meta), where))
     return DecodedMedia(tuple(images), tuple(clips))
 
 
@@ -141,9 +141,16 @@ def media_tensors(output: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: torch.as_tensor(value) for name, value in output.items() if name not in _NOT_MEDIA}
 
 
-def _decode_clip(item: Media, settings: MediaSettings, where: str) -> VideoClip:
+def _decode_clip(item: Media, settings: MediaSettings, packed: Mapping[str, Any] | None, where: str) -> VideoClip:
     if item.kind == "frames":
-        return decode_frames(item.data, num_frames=settings.num_frames, where=where)
+        return decode_frames(
+            item.data,
+            num_frames=settings.num_frames,
+            sampling=settings.sampling,  # type: ignore[arg-type]
+            fps=settings.fps,
+            packed=packed,
+            where=where,
+        )
     return decode_video(
         item.data[0],
         num_frames=settings.num_frames,

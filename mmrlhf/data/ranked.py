@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmrlhf.data.importers.ranking import Pair, Ranking, rank_from_pairs
+from mmrlhf.data.json_text import Row
 from mmrlhf.data.rows import (
-    Row,
+    PROMPT,
+    MediaRef,
     media_fields,
     number_map,
     optional_text,
@@ -26,7 +29,6 @@ from mmrlhf.data.rows import (
 )
 from mmrlhf.types import Response
 
-PROMPT = ("prompt", "question", "query", "instruction")
 _TEXT = ("text", "response", "answer")
 _MODEL = ("model", "model_name")
 _SCORES, _REASONS, _CRITIQUES = ("scores", "score"), ("reasons", "reason"), ("critiques", "critique")
@@ -45,8 +47,8 @@ class RankedRecord:
     prompt: str
     responses: tuple[Response, ...]
     pairs: tuple[Pair, ...] | None
-    images: tuple[str, ...]
-    video: str | None
+    images: tuple[MediaRef, ...]
+    video: MediaRef | None
     category: str | None
     meta: Mapping[str, Any]
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -66,9 +68,7 @@ def parse_ranked(row: Row, where: str) -> RankedRecord:
     images, video = media_fields(row, where)
     given = _responses(row, where)
     pairs = _explicit_pairs(row, len(given), where)
-    meta = row.get("meta") or {}
-    if not isinstance(meta, dict):
-        raise wrong_type(where, "meta", meta, "an object")
+    meta = _meta(row, where)
     responses, ranking = _merge(given, pairs)
     notes = Counter({f"ignored field: {name}": 1 for name in row.keys() - _RECORD_FIELDS})
     for item in row["responses"]:
@@ -79,6 +79,19 @@ def parse_ranked(row: Row, where: str) -> RankedRecord:
         prompt, responses, ranking.pairs, images, video, optional_text(row, ("category",), where), meta,
         {name: count for name, count in notes.items() if count}, ranking.problems,
     )  # fmt: skip
+
+
+def from_pair(row: Row, where: str) -> Row:
+    """Turn a record of one pair, `chosen` and `rejected` texts, into a ranked one.
+
+    Raises:
+        DataError: a text is missing.
+    """
+    texts = [text_field(row, (name,), where) for name in ("chosen", "rejected")]
+    tie = bool(row.get("is_tie"))
+    responses = [{"text": text, "rank": 1 if tie else place} for place, text in enumerate(texts, start=1)]
+    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected", "is_tie")}
+    return {**rest, "responses": responses}
 
 
 def _responses(row: Row, where: str) -> list[Response]:
@@ -101,6 +114,17 @@ def _responses(row: Row, where: str) -> list[Response]:
             )
         )
     return found
+
+
+def _meta(row: Row, where: str) -> dict[str, Any]:
+    meta = row.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise wrong_type(where, "meta", meta, "an object")
+    try:
+        json.dumps(meta)
+    except TypeError as error:
+        raise wrong_type(where, "meta", meta, "nothing but what JSON holds (no bytes)") from error
+    return meta
 
 
 def _explicit_pairs(row: Row, num_responses: int, where: str) -> list[Pair] | None:

@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from mmrlhf.data.ranked import parse_ranked
-from mmrlhf.data.rows import parse_row
+from mmrlhf.data.importers.conversations import as_pair, is_pair
+from mmrlhf.data.json_text import parse_row
+from mmrlhf.data.ranked import from_pair, parse_ranked
 from mmrlhf.errors import DataError
 from mmrlhf.types import Media, MediaKind, PreferenceGroup, Response
 
@@ -65,8 +66,8 @@ def group_from_members(
 ) -> PreferenceGroup:
     """Put a group together from its record and its media members.
 
-    Records without a schema number are other people's: they are read like a line of `data.jsonl`, and all members
-    that look like images, frames or a video become their media.
+    Records without a schema number are other people's: they are read like a ranked record or a pair of any form that
+    `as_pair` knows, and all members that look like images, frames or a video become their media.
 
     Args:
         json_bytes: the member `json`.
@@ -140,7 +141,7 @@ def _take_media(kind: str, names: list[str], members: Mapping[str, bytes], where
 def _foreign_group(
     row: dict[str, Any], members: Mapping[str, bytes], shard: str, key: str | None, where: str
 ) -> PreferenceGroup:
-    record = parse_ranked(row, where)
+    record = parse_ranked(from_pair(as_pair(row, where), where) if is_pair(row) else row, where)
     if key is None:
         raise ValueError("a record without a schema needs the sample's key")
     names = sorted(members, key=natural_order)

@@ -5,42 +5,21 @@ Every complaint is a `DataError` whose place reads `file:line:field`.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmrlhf.data.embedded import Embedded
 from mmrlhf.errors import DataError
 
-Row = dict[str, Any]
+# A media file: a path below the data folder, or where it lies inside the record.
+MediaRef = str | Embedded
+PROMPT = ("prompt", "question", "query", "instruction")
+# Above these, numbers do not fit into the tables and tensors that hold them.
+MAX_RANK, MAX_NUMBER = 2**31 - 1, 1e300
 
 _PLACEHOLDERS = re.compile(r"\s*(?:<(?:image|video)>\s*)+")
-
-
-def parse_row(raw: bytes, where: str) -> Row:
-    """Read one line of JSON as an object; NaN and Infinity, which are not JSON, count as missing values.
-
-    Raises:
-        DataError: not UTF-8, not JSON, not an object, or text that no UTF-8 file can hold.
-    """
-    try:
-        row = json.loads(raw.decode("utf-8-sig"), parse_constant=lambda _: None)
-        if b"\\ud" in raw.lower():
-            json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError("text holds half of a surrogate pair", where=where, given=error.object[:60]) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            "line is not JSON",
-            where=where,
-            given=f"{raw[:60].decode(errors='replace')!r} ({error})",
-            expected="one JSON object per line",
-            fix="repair the line, or set on_bad_line=reject to leave it out and list it in the report",
-        ) from error
-    if not isinstance(row, dict):
-        raise DataError("line is not a JSON object", where=where, given=type(row).__name__, expected="{...}")
-    return row
+_LAST_PLACEHOLDER = re.compile(r"(.*?)\s*<(?:image|video)>\s*", re.DOTALL)
 
 
 def pick(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
@@ -72,9 +51,9 @@ def optional_text(row: Mapping[str, Any], names: Sequence[str], where: str) -> s
     return value
 
 
-def id_field(row: Mapping[str, Any], where: str) -> str:
+def id_field(row: Mapping[str, Any], where: str, names: Sequence[str] = ("id", "question_id")) -> str:
     """Return the record's id as text (ids are text or whole numbers)."""
-    name, value = pick(row, ("id", "question_id"))
+    name, value = pick(row, names)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return text_field(row, (name,), where)
@@ -99,7 +78,8 @@ def number_map(row: Mapping[str, Any], names: Sequence[str], default_key: str, w
         value = {default_key: value}
     items = _object(value, where, name)
     for kind, number in items.items():
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        # an integer of any length can be compared, but not always made a float; a NaN fails the comparison
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= MAX_NUMBER:
             raise wrong_type(where, f"{name}.{kind}", number, "a finite number")
     return items
 
@@ -109,28 +89,37 @@ def rank_field(row: Mapping[str, Any], where: str) -> int | None:
     name, value = pick(row, ("rank", "ranking", "overall_rank"))
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RANK):
         raise wrong_type(where, name, value, "a whole number, 1 for the best response")
     return value
 
 
-def media_fields(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], str | None]:
-    """Return (image paths, video path) of a record; either may be absent, as may both (text only)."""
+def media_fields(row: Mapping[str, Any], where: str) -> tuple[tuple[MediaRef, ...], MediaRef | None]:
+    """Return (images, video) of a record; either may be absent, as may both (text only)."""
     name, value = pick(row, ("images", "image"))
-    if isinstance(value, str):
+    if isinstance(value, str | Embedded):
         value = [value] if value else []
     value = [] if value is None else value
-    if not isinstance(value, list) or not all(isinstance(path, str) and path for path in value):
-        raise wrong_type(where, name, value, "a path or a list of paths")
-    return tuple(value), optional_text(row, ("video",), where) or None
+    if not isinstance(value, list) or not all(isinstance(item, str | Embedded) and item for item in value):
+        raise wrong_type(where, name, value, "an image or a list of images, each a path or embedded bytes")
+    video = row.get("video")
+    if video is not None and not isinstance(video, str | Embedded):
+        raise wrong_type(where, "video", video, "a path or embedded bytes")
+    return tuple(value), video or None
 
 
 def strip_placeholders(prompt: str) -> tuple[str, int]:
-    """Cut `<image>` and `<video>` off the front of a prompt (LLaVA's convention); also return how many there were."""
+    """Cut `<image>` and `<video>` off the front of a prompt (LLaVA's convention); also return how many there were.
+
+    An only one at the end goes, too: LLaVA's own preprocessing moves it to the front, where media always are here.
+    """
     match = _PLACEHOLDERS.match(prompt)
-    if match is None:
-        return prompt, 0
-    return prompt[match.end() :], match.group().count("<")
+    if match is not None:
+        return prompt[match.end() :], match.group().count("<")
+    match = _LAST_PLACEHOLDER.fullmatch(prompt)
+    if match is not None and "<image>" not in match[1] and "<video>" not in match[1]:
+        return match[1], 1
+    return prompt, 0
 
 
 def wrong_type(where: str, name: str, value: object, expected: str) -> DataError:

@@ -22,7 +22,7 @@ from webdataset.tariterators import base_plus_ext
 from mmrlhf.data.records import group_from_members
 from mmrlhf.errors import DataError
 from mmrlhf.media.images import image_size
-from mmrlhf.media.video import probe_video
+from mmrlhf.media.video import packed_record, probe_video
 from mmrlhf.types import Media, PreferenceGroup
 
 logger = logging.getLogger(__name__)
@@ -217,8 +217,8 @@ def _image_size(media: Media, group: PreferenceGroup) -> tuple[int, int]:
 def _video_facts(media: Media, group: PreferenceGroup) -> tuple[int, float, int, int]:
     """(frames, seconds, width, height) of a video file or of pre-extracted frames."""
     where = f"{group.shard}:{group.key}:{media.names[0]}"
-    clip = group.meta.get("video")
-    seconds = float(clip.get("duration", 0.0)) if isinstance(clip, dict) else 0.0
+    packed = packed_record(group.meta)
+    seconds = float(packed["duration"]) if packed is not None else float(len(media.data))
     try:
         if media.kind == "video":
             return probe_video(media.data[0], where)

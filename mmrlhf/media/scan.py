@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -51,30 +52,50 @@ class Scan:
         return at if at < len(self.pts) and self.pts[at] == pts else None
 
 
-def scan_video(data: bytes, where: str) -> Scan:
+class Deadline:
+    """Work that one clip may take, in seconds of this thread's processor time: waiting for the machine is no fault."""
+
+    def __init__(self, seconds: float, where: str) -> None:
+        self.seconds, self.where = seconds, where
+        self._end = time.thread_time() + seconds
+
+    def check(self) -> None:
+        """Raise DataError if the work takes too long."""
+        if time.thread_time() > self._end:
+            raise damaged(self.where, f"it takes longer than {self.seconds:g} s of work")
+
+
+def scan_video(data: bytes, where: str, deadline: Deadline) -> Scan:
     """Scan the first video stream.
 
     Raises:
-        DataError: unreadable, empty, cut short, not beginning with a key frame, mirrored or tilted.
+        DataError: unreadable, empty, cut short, not beginning with a key frame, mirrored or tilted; or more work than
+            the deadline allows.
     """
     try:
-        with av.open(io.BytesIO(data), mode="r") as container:
+        with open_clip(data) as container:
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise _unusable(where, "no video stream that FFmpeg can decode")
             stream = container.streams.video[0]
-            packets = _read_packets(container, stream, where)
+            packets = _read_packets(container, stream, deadline)
             return _build(packets, stream, _first_picture(data, where), where)
     except av.error.FFmpegError as error:
         raise _unusable(where, f"{type(error).__name__}: {error}") from error
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, where: str) -> list[Packet]:
+def open_clip(data: bytes) -> InputContainer:
+    """Open an encoded video; damaged names and titles in it are not worth an error."""
+    return av.open(io.BytesIO(data), mode="r", metadata_errors="replace")
+
+
+def _read_packets(container: InputContainer, stream: VideoStream, deadline: Deadline) -> list[Packet]:
     """The video packets, after checking that the file is as long as its header says.
 
     FFmpeg reads a truncated Matroska or fast-start MP4 without complaint, as a shorter clip.
     """
-    packets, end = [], 0.0
+    packets, end, where = [], 0.0, deadline.where
     for packet in container.demux():
+        deadline.check()
         if packet.size and packet.stream.index == stream.index:
             packets.append(packet)
         if packet.pts is not None and packet.time_base:
@@ -120,7 +141,7 @@ def _build(packets: list[Packet], stream: VideoStream, picture: tuple[int, int, 
 
 def _first_picture(data: bytes, where: str) -> tuple[int, int, int]:
     """(rotation, width, height) from the first decoded frame, where the display matrix is at hand."""
-    with av.open(io.BytesIO(data), mode="r") as container:
+    with open_clip(data) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         frame = next(container.decode(stream), None)
@@ -143,4 +164,15 @@ def _unusable(where: str, given: str) -> DataError:
         given=given,
         expected="a complete video file that begins with a key frame, turned by a multiple of 90 degrees if at all",
         fix="re-encode it (for example with ffmpeg), or drop the record",
+    )
+
+
+def damaged(where: str, given: str) -> DataError:
+    """Make the error for a clip whose frames cannot be had."""
+    return DataError(
+        "video cannot be decoded faithfully",
+        where=where,
+        given=given,
+        expected="a complete file whose sampled frames all decode",
+        fix="re-encode or replace the file, or drop the record; `pack` rejects such records and lists them",
     )

@@ -6,34 +6,27 @@ time stamps and is what both back ends are held to, so sampling cannot depend on
 `auto` is PyAV. On good files both give equal bytes at equal speed. Of 400 damaged clips, PyAV refused 82% and showed
 a wrong picture for 8% (damage inside the picture data that still parses), decord refused 60% and showed a wrong
 picture for 30%: it conceals what it cannot decode, and no check short of decoding tells. decord belongs on packed
-shards, whose clips were decoded by PyAV when they were packed and whose bytes are checksummed since.
-It is made as safe as it gets: it reads from a file and never from bytes (damaged bytes crash it), a reader lives for
-one call and so never crosses a fork, it must agree with the scan on frame count and time stamps, and it must not
-substitute frames.
+shards, whose clips were decoded by PyAV when they were packed and whose bytes are checksummed since. It runs in a
+process of its own (`decord_reader`), because on some damaged files it crashes or never returns.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
-import av
-import av.error
 import numpy as np
 
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.media.decord_reader import decode_with_decord, has_decord
 from mmrlhf.media.images import decode_image
-from mmrlhf.media.scan import Scan, scan_video
+from mmrlhf.media.pyav_reader import decode_with_pyav
+from mmrlhf.media.scan import Deadline, Scan, scan_video
 
 Sampling = Literal["uniform", "fps", "keyframes"]
 Backend = Literal["auto", "decord", "pyav"]
+TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +63,7 @@ def decode_video(
     sampling: Sampling = "uniform",
     fps: float | None = None,
     backend: Backend = "auto",
+    timeout: float = TIMEOUT,
     where: str,
 ) -> VideoClip:
     """Sample frames of one encoded video; rotation metadata is applied.
@@ -81,34 +75,112 @@ def decode_video(
             1 and num_frames; "keyframes": evenly over the key frames only.
         fps: frames a second for sampling="fps".
         backend: "pyav", "decord", or "auto", which is PyAV (the module's docstring says why).
+        timeout: seconds of work that a clip may take; a machine that stands still does not count (for decord it does).
         where: what to call it in an error (key, shard, member).
 
     Raises:
-        DataError: the file is damaged, has no frames or cannot be shown upright; never wrong frames instead.
+        DataError: the file is damaged, has no frames, cannot be shown upright or takes too long; never wrong frames.
         ConfigError: settings that do not go together.
     """
-    scan = scan_video(data, where)
+    deadline = Deadline(timeout, where)
+    scan = scan_video(data, where, deadline)
     indices = _choose(scan, num_frames, sampling, fps)
     distinct, inverse = np.unique(indices, return_inverse=True)
-    frames = _decode(data, scan, distinct.tolist(), backend, where)[inverse]
+    frames = _decode(data, scan, distinct.tolist(), backend, deadline)[inverse]
     return VideoClip(frames, scan.times[indices], scan.fps, scan.num_frames, scan.duration)
 
 
-def decode_frames(images: Sequence[bytes], *, num_frames: int, fps: float = 1.0, where: str) -> VideoClip:
-    """Sample a video that is given as pre-extracted frames, `fps` of them per second, like `decode_video` "uniform".
+def decode_frames(
+    images: Sequence[bytes],
+    *,
+    num_frames: int,
+    sampling: Sampling = "uniform",
+    fps: float | None = None,
+    packed: Mapping[str, Any] | None = None,
+    where: str,
+) -> VideoClip:
+    """Sample a video that is given as frames: those of `pack` with `video=frames`, or a folder of the user's.
+
+    Frames that were packed with these settings come back all and in order, with their times in the clip. Of a folder,
+    one frame counts as one second, and frames are chosen as `decode_video` chooses them.
+
+    Args:
+        images: the encoded frames, in order.
+        num_frames, sampling, fps: as in `decode_video`.
+        packed: what `frames_record` said when the frames were packed; None for a folder of frames.
+        where: what to call it in an error.
 
     Raises:
         DataError: no frames, an unreadable one, or frames of different sizes.
+        ConfigError: the frames were packed with other settings and cannot give what is asked for.
     """
     if not images:
         raise DataError("video without frames", where=where, expected="at least one frame image")
-    indices = sample_indices(len(images), num_frames)
+    times, total, duration = np.arange(len(images), dtype=float), len(images), float(len(images))
+    if packed is not None:
+        times, total, duration = np.array(packed["timestamps"]), int(packed["total_frames"]), float(packed["duration"])
+    wanted = _count(duration, num_frames, sampling, fps)
+    if packed is not None:
+        _check_packed(packed, len(images), wanted, sampling, fps, where)
+        indices = sample_indices(len(images), wanted)
+    else:
+        indices = choose_from_folder(len(images), num_frames, sampling, fps, where)
     decoded = {i: np.asarray(decode_image(images[i], where=f"{where} frame {i}")) for i in np.unique(indices).tolist()}
     sizes = {frame.shape[:2] for frame in decoded.values()}
     if len(sizes) > 1:
         raise DataError("frames of one video differ in size", where=where, given=sorted(sizes), expected="one size")
     frames = np.stack([decoded[i] for i in indices.tolist()])
-    return VideoClip(frames, indices / fps, fps, len(images), len(images) / fps)
+    return VideoClip(frames, times[indices], total / duration if duration else 1.0, total, duration)
+
+
+def choose_from_folder(total: int, num_frames: int, sampling: Sampling, fps: float | None, where: str) -> np.ndarray:
+    """Indices (F,) of the frames to take from a folder of `total` frames, one a second; ConfigError for key frames."""
+    if sampling == "keyframes":
+        raise ConfigError(
+            "a folder of frames has no key frames", where=where, given="sampling=keyframes", expected="uniform or fps"
+        )
+    return sample_indices(total, _count(float(total), num_frames, sampling, fps))
+
+
+def frames_record(clip: VideoClip, sampling: Sampling, fps: float | None) -> dict[str, Any]:
+    """Say how the frames of a clip were chosen, in JSON; `decode_frames` reads it as `packed`."""
+    return {
+        "timestamps": [round(float(time), 6) for time in clip.timestamps],
+        "fps": round(float(clip.fps), 6),
+        "total_frames": int(clip.total_frames),
+        "duration": round(float(clip.duration), 6),
+        "sampling": sampling,
+        "sampled_fps": fps,
+    }
+
+
+def packed_record(meta: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Find what `frames_record` said in the meta data of a group; None if nothing of that form is there."""
+    record = meta.get("video")
+    if not isinstance(record, Mapping) or not isinstance(record.get("timestamps"), list):
+        return None
+    numbers = [*record["timestamps"], record.get("total_frames"), record.get("duration")]
+    return record if all(isinstance(number, int | float) for number in numbers) else None
+
+
+def _check_packed(
+    packed: Mapping[str, Any], stored: int, wanted: int, sampling: Sampling, fps: float | None, where: str
+) -> None:
+    said = packed.get("sampling", "uniform"), packed.get("sampled_fps")
+    if len(packed["timestamps"]) != stored:
+        raise DataError(
+            "frames are not those that were packed",
+            where=where, given=f"{stored} frames", expected=f"{len(packed['timestamps'])}", fix="pack the data again",
+        )  # fmt: skip
+    too_few = wanted > stored < packed["total_frames"]
+    if said != (sampling, fps) or too_few:
+        raise ConfigError(
+            "videos were packed as frames, chosen in another way than they are wanted now",
+            where=f"data.media, {where}",
+            given=f"packed: {stored} frames, sampling={said[0]}, fps={said[1]}",
+            expected=f"{wanted} frames, sampling={sampling}, fps={fps}",
+            fix="set data.media as it was when they were packed, or pack again (data.video=keep leaves it open)",
+        )
 
 
 def probe_video(data: bytes, where: str) -> tuple[int, float, int, int]:
@@ -117,132 +189,34 @@ def probe_video(data: bytes, where: str) -> tuple[int, float, int, int]:
     Raises:
         DataError: as `decode_video`, as far as it shows without decoding.
     """
-    scan = scan_video(data, where)
+    scan = scan_video(data, where, Deadline(TIMEOUT, where))
     width, height = (scan.height, scan.width) if scan.rotation % 180 else (scan.width, scan.height)
     return scan.num_frames, scan.duration, width, height
 
 
-def _choose(scan: Scan, num_frames: int, sampling: Sampling, fps: float | None) -> np.ndarray:
+def _count(duration: float, num_frames: int, sampling: Sampling, fps: float | None) -> int:
+    """How many frames to take; raises ConfigError for settings that do not go together."""
+    if sampling not in ("uniform", "fps", "keyframes"):
+        raise ConfigError("unknown frame sampling", given=sampling, expected="uniform, fps or keyframes")
     if (sampling == "fps") != (fps is not None) or (fps is not None and fps <= 0):
         raise ConfigError(
             "fps goes with sampling=fps, and only with it", given=f"sampling={sampling}, fps={fps}", expected="fps > 0"
         )
-    if sampling == "fps" and fps is not None:
-        return sample_indices(scan.num_frames, max(1, min(num_frames, round(scan.duration * fps))))
+    return num_frames if fps is None else max(1, min(num_frames, round(duration * fps)))
+
+
+def _choose(scan: Scan, num_frames: int, sampling: Sampling, fps: float | None) -> np.ndarray:
+    count = _count(scan.duration, num_frames, sampling, fps)
     if sampling == "keyframes":
-        return scan.keyframes[sample_indices(len(scan.keyframes), num_frames)]
-    if sampling != "uniform":
-        raise ConfigError("unknown frame sampling", given=sampling, expected="uniform, fps or keyframes")
-    return sample_indices(scan.num_frames, num_frames)
+        return scan.keyframes[sample_indices(len(scan.keyframes), count)]
+    return sample_indices(scan.num_frames, count)
 
 
-def _decode(data: bytes, scan: Scan, indices: list[int], backend: Backend, where: str) -> np.ndarray:
+def _decode(data: bytes, scan: Scan, indices: list[int], backend: Backend, deadline: Deadline) -> np.ndarray:
     if backend not in ("auto", "decord", "pyav"):
         raise ConfigError("unknown video back end", given=backend, expected="auto, decord or pyav")
     if backend == "decord":
-        if not _has_decord():
+        if not has_decord():
             raise ConfigError("decord is not installed", given="backend=decord", fix="install decord, or backend=pyav")
-        return _decode_with_decord(data, scan, indices, where)
-    return _decode_with_pyav(data, scan, indices, where)
-
-
-@cache
-def _has_decord() -> bool:
-    return importlib.util.find_spec("decord") is not None
-
-
-def _decode_with_decord(data: bytes, scan: Scan, indices: list[int], where: str) -> np.ndarray:
-    """Frames (F, H, W, 3) at the given display positions."""
-    import decord  # not at the top: some platforms lack it, and it loads an FFmpeg of its own
-
-    if not scan.plain:
-        raise _damaged(where, "edit lists or missing time stamps, which decord gets wrong; backend=pyav may read it")
-    decord.logging.set_level(decord.logging.QUIET)
-    with _as_path(data) as path:
-        try:
-            # decord fills gaps with copies of other frames; one such copy is too many (a tolerance of 0 means any).
-            reader = decord.VideoReader(path, num_threads=1, fault_tol=1e-9)  # pyright: ignore[reportArgumentType]
-            _check_reader(reader, scan, indices, where)
-            return reader.get_batch(indices).asnumpy()
-        except (decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, RuntimeError) as error:
-            raise _damaged(where, f"decord: {str(error).strip().splitlines()[0][:300]}") from error
-
-
-def _check_reader(reader, scan: Scan, indices: list[int], where: str) -> None:
-    if len(reader) != scan.num_frames:
-        raise _damaged(where, f"decord counts {len(reader)} frames, the file has {scan.num_frames}")
-    times = reader.get_frame_timestamp([0, *indices])[:, 0]
-    if np.abs(times[1:] - times[0] - scan.times[indices]).max() > 0.25 / scan.fps:
-        raise _damaged(where, "decord's time stamps are not the file's")
-
-
-@contextlib.contextmanager
-def _as_path(data: bytes) -> Iterator[str]:
-    """Give bytes a path without touching the disk where the system can (Linux), else a temporary file."""
-    if hasattr(os, "memfd_create"):
-        with os.fdopen(os.memfd_create("clip"), "wb") as file:
-            file.write(data)
-            file.flush()
-            yield f"/proc/self/fd/{file.fileno()}"
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "clip")
-            with open(path, "wb") as file:
-                file.write(data)
-            yield path
-
-
-def _decode_with_pyav(data: bytes, scan: Scan, indices: list[int], where: str) -> np.ndarray:
-    """Frames (F, H, W, 3) at the given display positions; every one is identified by its time stamp."""
-    try:
-        frames = _collect(data, scan, indices, seeking=scan.stamped)
-        if len(frames) < len(indices) and scan.stamped:
-            frames = _collect(data, scan, indices, seeking=False)
-    except (av.error.FFmpegError, _Corrupt) as error:
-        raise _damaged(where, f"{type(error).__name__}: {error}") from error
-    missing = [i for i in indices if i not in frames]
-    if missing:
-        raise _damaged(where, f"no picture for frames {missing[:8]} of {scan.num_frames}")
-    if len({frames[i].shape for i in indices}) > 1:
-        raise _damaged(where, "the picture size changes inside the clip")
-    return np.stack([frames[i] for i in indices])
-
-
-class _Corrupt(Exception):
-    """The decoder marked a picture as damaged."""
-
-
-def _collect(data: bytes, scan: Scan, indices: list[int], *, seeking: bool) -> dict[int, np.ndarray]:
-    """Decode forward, jumping to a later key frame where that saves work; returns what was found."""
-    found: dict[int, np.ndarray] = {}
-    with av.open(io.BytesIO(data), mode="r") as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        position, pictures = -1, enumerate(container.decode(stream))
-        for index in indices:
-            key = int(scan.keyframes[np.searchsorted(scan.keyframes, index, side="right") - 1])
-            if seeking and key > position + 1:
-                container.seek(int(scan.pts[key]), stream=stream)
-                pictures = enumerate(container.decode(stream))
-            for count, frame in pictures:
-                position = scan.position(frame.pts) if scan.stamped else count
-                if position is None or (seeking and position < key):
-                    position = -1
-                    continue
-                if frame.is_corrupt:
-                    raise _Corrupt(f"frame {position}")
-                if position == index:
-                    found[index] = np.rot90(frame.to_ndarray(format="rgb24"), k=scan.rotation // 90)
-                if position >= index:
-                    break
-    return found
-
-
-def _damaged(where: str, given: str) -> DataError:
-    return DataError(
-        "video cannot be decoded faithfully",
-        where=where,
-        given=given,
-        expected="a complete file whose sampled frames all decode",
-        fix="re-encode or replace the file, or drop the record; `pack` rejects such records and lists them",
-    )
+        return decode_with_decord(data, scan, indices, deadline.where, deadline.seconds)
+    return decode_with_pyav(data, scan, indices, deadline)

@@ -134,6 +134,13 @@ def stage_function(target: str) -> Callable[..., Mapping[str, Any]]:
     return functions[name]
 
 
+def determinants(node: Node) -> list[Any]:
+    """What a stage's result depends on beside settings and inputs, if its module has a function `determinants`."""
+    function = getattr(stage_module(node.target), "determinants", None)
+    found = function(node.settings) if function is not None else None
+    return [] if found is None else [found]
+
+
 def check_signature(node: Node) -> None:
     """Compare a stage's settings with its function's arguments; raises ConfigError for unknown or missing ones."""
     parameters = inspect.signature(stage_function(node.target)).parameters

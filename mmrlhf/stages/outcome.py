@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmrlhf.errors import UserError
+from mmrlhf.stages.pack_report import pack_table
 from mmrlhf.stages.provenance import git_commit, versions
 from mmrlhf.stages.store import Artifact, chain_table, plain, short_path, write_json
 
@@ -103,7 +104,7 @@ def show_outcome(
     """Print the chain, what the report found, where the results are, and what could be run next."""
     console = console or Console()
     console.print(chain_table(artifacts))
-    for make_table in (results_table, rounds_table):
+    for make_table in (results_table, rounds_table, pack_table):
         table = make_table(artifacts[-1].summary) if artifacts else None
         if table is not None:
             console.print(table)

@@ -9,86 +9,43 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import multiprocessing
 import operator
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmrlhf.callbacks.progress import track
-from mmrlhf.data.importers.draft import Draft, Rejection, VideoForm
-from mmrlhf.data.importers.lines import load_or_reject
-from mmrlhf.data.importers.released import UNREAD_LINES
+from mmrlhf.data.importers.draft import Draft, Rejection, VideoForm, load_or_reject
+from mmrlhf.data.importers.own import find_function, import_own, source_digest
 from mmrlhf.data.index import Index
 from mmrlhf.data.shards import ShardSink
-from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.errors import ConfigError
+from mmrlhf.media.isolation import ProcessDied, map_isolated
+from mmrlhf.media.video import Sampling
+from mmrlhf.stages.pack_report import REPORT_FILE, Tally, build_report, require_groups, warn
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.types import PreferenceGroup
 
 logger = logging.getLogger(__name__)
 
-REPORT_FILE = "report.json"
-_AHEAD = 4  # drafts that each worker process has waiting
-
-
-@dataclass
-class _Tally:
-    """What was seen since the last finished shard; it is stored with the shard and added up in the end."""
-
-    consumed: int = 0
-    last_id: str = ""
-    counts: Counter[str] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[str] = field(default_factory=Counter)
-    categories: Counter[str] = field(default_factory=Counter)
-    rejections: list[dict[str, str]] = field(default_factory=list)
-    contradictions: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, item: Draft | Rejection, outcome: PreferenceGroup | Rejection) -> None:
-        self.consumed += 1
-        self.last_id = item.id
-        if isinstance(item, Draft):
-            self.notes.update(item.notes)
-        if isinstance(outcome, Rejection):
-            self.rejections.append(asdict(outcome))
-            return
-        if isinstance(item, Draft) and item.problems:
-            self.contradictions.append({"id": item.id, "where": item.where, "problems": list(item.problems)})
-        self.sizes[str(len(outcome.responses))] += 1
-        self.categories[outcome.category] += 1
-        self.counts.update(_group_counts(outcome))
-
-    def __add__(self, other: _Tally) -> _Tally:
-        return _Tally(
-            self.consumed + other.consumed,
-            other.last_id or self.last_id,
-            self.counts + other.counts,
-            self.notes + other.notes,
-            self.sizes + other.sizes,
-            self.categories + other.categories,
-            self.rejections + other.rejections,
-            self.contradictions + other.contradictions,
-        )
-
-    @staticmethod
-    def of(note: dict[str, Any]) -> _Tally:
-        counted = {name: Counter(note[name]) for name in ("counts", "notes", "sizes", "categories")}
-        return _Tally(**{**note, **counted})
+Importer = Callable[[Path], Iterator[Draft | Rejection]]
 
 
 def run(
     out: Path,
     *,
-    importer: Callable[[], Iterator[Draft | Rejection]],
+    root: Path,
+    importer: Importer | str,
     video: VideoForm = "keep",
     num_frames: int = 16,
+    sampling: Sampling = "uniform",
+    fps: float | None = None,
     max_groups_per_shard: int = 1000,
     max_megabytes: float = 1024,
+    seconds_per_record: float = 300,
     limit: int | None = None,
     runtime: Runtime,
 ) -> dict[str, Any]:
@@ -96,12 +53,17 @@ def run(
 
     Args:
         out: the folder to fill; finished shards of an interrupted run in it are kept.
-        importer: called without arguments, e.g. a partial of `import_released` with its root.
-        video: "keep" stores video files as they are, "frames" as `num_frames` JPEGs (faster to read in training).
-        num_frames: frames per video for "frames"; for "keep", how many are decoded as a check.
+        root: the folder (or file) with the records.
+        importer: called with the root, e.g. a partial of `import_released`; or the name of a function of the user's,
+            `my_module.my_function` (see `mmrlhf.data.importers.own`).
+        video: "keep" stores video files as they are, "frames" as JPEGs (faster to read in training, but the choice of
+            frames is made here).
+        num_frames, sampling, fps: the frames of a video that "frames" stores, and "keep" decodes as a check.
         max_groups_per_shard, max_megabytes: a shard is finished when it reaches either.
+        seconds_per_record: a record whose media take longer to read is rejected (only with worker processes).
         limit: take only the first so many records of the input.
-        runtime: `num_workers` processes decode media.
+        runtime: `num_workers` processes decode media; a file that crashes or blocks one of them is a rejected record.
+            With 0, media are decoded here.
 
     Returns:
         Counts of groups, responses, pairs, ties and media, of what was merged or stripped, and of rejections by reason.
@@ -109,35 +71,49 @@ def run(
     Raises:
         DataError: what the importer raises; or nothing usable was found.
     """
-    if video not in ("keep", "frames") or num_frames < 1 or (limit is not None and limit < 1):
+    numbers_fit = num_frames >= 1 and seconds_per_record > 0 and (limit is None or limit >= 1)
+    if video not in ("keep", "frames") or not numbers_fit:
         raise ConfigError(
             "pack cannot work with these settings",
-            given=f"video={video}, num_frames={num_frames}, limit={limit}",
-            expected="video keep or frames, num_frames >= 1, limit >= 1 or none",
+            given=f"video={video}, num_frames={num_frames}, seconds_per_record={seconds_per_record}, limit={limit}",
+            expected="video keep or frames, num_frames >= 1, seconds above 0, limit >= 1 or none",
         )
+    if isinstance(importer, str):
+        importer = partial(import_own, function=importer)
     sink = ShardSink(out, max_groups_per_shard=max_groups_per_shard, max_megabytes=max_megabytes)
-    tally = _Tally()
-    total, items = _remaining(importer, limit, sink)
-    load = partial(load_or_reject, video=video, num_frames=num_frames)
-    with closing(_in_order(load, items, runtime.num_workers)) as outcomes, closing(sink):
+    tally = Tally()
+    total, items = _remaining(partial(importer, root), limit, sink)
+    load = partial(load_or_reject, partial(Draft.load, video=video, num_frames=num_frames, sampling=sampling, fps=fps))
+    with closing(_in_order(load, items, runtime.num_workers, seconds_per_record)) as outcomes, closing(sink):
         for item, outcome in track(outcomes, "pack", total, enabled=runtime.progress):
             tally.add(item, outcome)
             if isinstance(outcome, PreferenceGroup):
                 sink.add(outcome)
                 if sink.full:
                     sink.close_shard(vars(tally))
-                    tally = _Tally()
-        everything = sum((_Tally.of(note) for note in sink.notes), start=_Tally()) + tally
-        _require_groups(everything)
+                    tally = Tally()
+        everything = sum((Tally.of(note) for note in sink.notes), start=Tally()) + tally
+        require_groups(everything)
         if sink.pending:
             sink.close_shard(vars(tally))
         sink.finish()
-    summary = _summary(everything, Index.load(out))
-    report = {"summary": summary, "rejections": everything.rejections, "contradictions": everything.contradictions}
+    report = build_report(everything, Index.load(out))
     (out / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     sink.clear_records()
-    _warn(summary, out)
-    return summary
+    warn(report["summary"], out)
+    return report["summary"]
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a function of the user's that cannot be found, before anything runs."""
+    if isinstance(settings.get("importer"), str):
+        find_function(settings["importer"])
+
+
+def determinants(settings: Mapping[str, Any]) -> str | None:
+    """What the artefact depends on beside its settings: the code of a function of the user's."""
+    importer = settings.get("importer")
+    return source_digest(importer) if isinstance(importer, str) else None
 
 
 def _remaining(
@@ -170,82 +146,22 @@ def _first(items: Iterable[Draft | Rejection], limit: int | None) -> Iterator[Dr
 
 def _in_order(
     load: Callable[[Draft | Rejection], PreferenceGroup | Rejection],
-    items: Iterator[Draft | Rejection],
+    items: Iterable[Draft | Rejection],
     num_workers: int,
+    seconds: float,
 ) -> Generator[tuple[Draft | Rejection, PreferenceGroup | Rejection], None, None]:
     """Yield (item, what it became) in the order of the items, loading a few ahead in processes of their own."""
     if num_workers == 0:
         for item in items:
             yield item, load(item)
         return
-    # Spawned, not forked: video decoders do not survive a fork.
-    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        waiting = deque((item, pool.submit(load, item)) for item in itertools.islice(items, num_workers * _AHEAD))
-        while waiting:
-            item, outcome = waiting.popleft()
-            yield item, outcome.result()
-            waiting.extend((item, pool.submit(load, item)) for item in itertools.islice(items, 1))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with closing(map_isolated(load, items, num_processes=num_workers, timeout=seconds)) as outcomes:
+        for item, outcome in outcomes:
+            if isinstance(outcome, ProcessDied):
+                outcome = Rejection(item.id, "media ended the process that read them", f"{_place(item)} ({outcome})")
+            yield item, outcome
 
 
-def _group_counts(group: PreferenceGroup) -> Counter[str]:
-    shared = Counter(response.rank for response in group.responses if response.rank is not None)
-    pairs = len(group.ranked_pairs())
-    return Counter(
-        {
-            "groups": 1,
-            "responses": len(group.responses),
-            "pairs": pairs,
-            "ties": sum(count * (count - 1) // 2 for count in shared.values()),
-            "images": sum(media.kind == "image" for media in group.media),
-            "videos": sum(media.kind != "image" for media in group.media),
-            "text_only_groups": not group.media,
-            "groups_without_pairs": pairs == 0,
-            "groups_with_explicit_pairs": group.pairs is not None,
-        }
-    )
-
-
-def _require_groups(tally: _Tally) -> None:
-    if tally.counts["groups"]:
-        return
-    reasons = Counter(item["reason"] for item in tally.rejections)
-    raise DataError(
-        "no record could be used",
-        where=tally.rejections[0]["where"] if tally.rejections else None,
-        given="; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5)) or "no records",
-        expected="records whose media lie below the data folder",
-        fix="put the media there, or read the records as text only with importer.media=false",
-    )
-
-
-def _summary(tally: _Tally, index: Index) -> dict[str, Any]:
-    ignored = {name.removeprefix("ignored field: "): n for name, n in tally.notes.items() if name.startswith("ignored")}
-    return {
-        **{name: tally.counts[name] for name in _group_counts(PreferenceGroup("", "", ()))},
-        "responses_per_group": {size: tally.sizes[size] for size in sorted(tally.sizes, key=int)},
-        "categories": dict(sorted(tally.categories.items())),
-        "contradictions": len(tally.contradictions),
-        "repeated_responses_merged": tally.notes["repeated responses merged"],
-        "repeated_pairs_merged": tally.notes["repeated pairs merged"],
-        "placeholders_stripped": tally.notes["placeholders stripped"],
-        "ignored_fields": ignored,
-        "lines_in_another_layout": tally.notes[UNREAD_LINES],
-        "rejected": len(tally.rejections),
-        "rejected_by_reason": dict(Counter(item["reason"] for item in tally.rejections).most_common()),
-        "shards": len(index.shards),
-        "bytes": sum(shard.bytes for shard in index.shards),
-        "digest": index.digest,
-    }
-
-
-def _warn(summary: dict[str, Any], out: Path) -> None:
-    if summary["rejected"]:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in summary["rejected_by_reason"].items())
-        logger.warning("%d records were left out (%s); %s lists them", summary["rejected"], reasons, out / REPORT_FILE)
-    if summary["contradictions"]:
-        logger.warning("%d records contradict themselves; their pairs are kept as given", summary["contradictions"])
-    if summary["ignored_fields"]:
-        logger.warning("fields that nothing reads: %s", ", ".join(sorted(summary["ignored_fields"])))
+def _place(item: Draft | Rejection) -> str:
+    media = [*item.images, item.video] if isinstance(item, Draft) else []
+    return ": ".join([item.where, *(str(ref) for ref in media if ref is not None)])

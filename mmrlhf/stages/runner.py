@@ -14,7 +14,7 @@ from typing import Any
 
 from mmrlhf import errors
 from mmrlhf.errors import ConfigError, UserError
-from mmrlhf.stages.chain import Node, replace_references
+from mmrlhf.stages.chain import Node, determinants, replace_references
 from mmrlhf.stages.fingerprint import artifact_token, digest, input_tokens
 from mmrlhf.stages.launch import (
     EXIT_INTERRUPTED,
@@ -134,7 +134,7 @@ class Runner:
             lambda name, sub: artifact_token(artifacts[name].fingerprint, sub),
         )
         inputs = {name: artifacts[name].fingerprint for name in node.references}
-        return Recipe(node.name, digest(node.target, tokens), node.settings, inputs)
+        return Recipe(node.name, digest(node.target, tokens, *determinants(node)), node.settings, inputs)
 
     def _build(self, node: Node, recipe: Recipe, settings: Mapping[str, Any]) -> Artifact:
         def call(out: Path, trainer: Mapping[str, Any]) -> StageCall:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf.data.rows import id_field, media_fields, number_map, parse_row, rank_field, strip_placeholders, text_map
+from mmrlhf.data.json_text import parse_row
+from mmrlhf.data.rows import id_field, media_fields, number_map, rank_field, strip_placeholders, text_map
 from mmrlhf.errors import DataError
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

@@ -3,6 +3,7 @@ import os
 import random
 
 import av
+import calls_that_fail
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,11 +12,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.media import video
-from mmrlhf.media.video import decode_frames, decode_video, probe_video, sample_indices
+from mmrlhf.media import decord_reader
+from mmrlhf.media.decord_reader import has_decord
+from mmrlhf.media.scan import Deadline
+from mmrlhf.media.video import decode_frames, decode_video, frames_record, probe_video, sample_indices
 
 GOOD = ["video_0.mov", "video_90.mov", "video_180.mov", "video_270.mov", "unordered.mov"]
-BACKENDS = ["pyav", pytest.param("decord", marks=pytest.mark.skipif(not video._has_decord(), reason="no decord"))]
+BACKENDS = ["pyav", pytest.param("decord", marks=pytest.mark.skipif(not has_decord(), reason="no decord"))]
 
 
 def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -88,7 +91,7 @@ def test_each_sampled_frame_is_the_one_asked_for(name, backend):
     assert clip.total_frames == 50
 
 
-@pytest.mark.skipif(not video._has_decord(), reason="no decord")
+@pytest.mark.skipif(not has_decord(), reason="no decord")
 @pytest.mark.parametrize("name", GOOD)
 def test_back_ends_give_the_same_bytes_on_phone_clips(name, shared_data):
     data = (shared_data / "video" / name).read_bytes()
@@ -96,7 +99,7 @@ def test_back_ends_give_the_same_bytes_on_phone_clips(name, shared_data):
     assert np.array_equal(one.frames, other.frames) and np.array_equal(one.timestamps, other.timestamps)
 
 
-@pytest.mark.skipif(not video._has_decord(), reason="no decord")
+@pytest.mark.skipif(not has_decord(), reason="no decord")
 def test_back_ends_give_the_same_bytes_on_a_real_clip(shared_data):
     data = (shared_data / "real_pairs" / "video" / "flipping_a_pancake.mkv").read_bytes()
     one, other = (decode_video(data, num_frames=16, backend=b, where="pancake") for b in ("decord", "pyav"))
@@ -233,7 +236,7 @@ class _InWorker:
         return [number(frame) for frame in clip.frames]
 
 
-@pytest.mark.skipif(not video._has_decord() or not hasattr(os, "fork"), reason="no decord or no fork")
+@pytest.mark.skipif(not has_decord() or not hasattr(os, "fork"), reason="no decord or no fork")
 def test_decord_works_in_a_forked_worker_after_use_in_the_parent():
     """A decord reader that crosses a fork hangs; ours lives for one call, so nothing crosses."""
     dataset = _InWorker(make_clip())
@@ -242,16 +245,66 @@ def test_decord_works_in_a_forked_worker_after_use_in_the_parent():
     assert list(loader) == [[0, 24, 49]] * 2
 
 
-def test_pre_extracted_frames_follow_the_same_rule():
-    images = []
-    for index in range(10):
-        out = io.BytesIO()
-        Image.fromarray(picture(index)).save(out, "PNG")
-        images.append(out.getvalue())
+def png(frame: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(frame).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_folder_of_frames_follows_the_same_rule():
+    images = [png(picture(index)) for index in range(10)]
     clip = decode_frames(images, num_frames=4, where="x")
     assert [number(frame) for frame in clip.frames] == sample_indices(10, 4).tolist()
+    # one frame a second: half a frame a second are five of ten
+    assert len(decode_frames(images, num_frames=9, sampling="fps", fps=0.5, where="x").frames) == 5
     with pytest.raises(DataError, match="at least one frame"):
         decode_frames([], num_frames=4, where="x")
+    with pytest.raises(ConfigError, match="no key frames"):
+        decode_frames(images, num_frames=4, sampling="keyframes", where="x")
+
+
+SAMPLINGS = [{}, {"sampling": "fps", "fps": 2.0}, {"sampling": "keyframes"}]
+
+
+@pytest.mark.parametrize("how", SAMPLINGS, ids=lambda how: how.get("sampling", "uniform"))
+def test_frames_that_were_packed_are_those_that_the_file_gives(how):
+    """The same frames at the same times, whether a video was packed as a file or as frames."""
+    clip = decode_video(make_clip(gop=10), num_frames=7, **how, where="x")
+    packed = frames_record(clip, how.get("sampling", "uniform"), how.get("fps"))
+    again = decode_frames([png(frame) for frame in clip.frames], num_frames=7, packed=packed, **how, where="x")
+    assert np.array_equal(again.frames, clip.frames)
+    np.testing.assert_allclose(again.timestamps, clip.timestamps, atol=1e-6)
+    assert (again.total_frames, round(again.duration, 6)) == (clip.total_frames, round(clip.duration, 6))
+
+
+def test_frames_that_were_packed_in_another_way_are_refused():
+    clip = decode_video(make_clip(), num_frames=4, where="x")
+    images, packed = [png(frame) for frame in clip.frames], frames_record(clip, "uniform", None)
+    assert len(decode_frames(images, num_frames=2, packed=packed, where="x").frames) == 2
+    for wanted in ({"num_frames": 5}, {"num_frames": 4, "sampling": "fps", "fps": 1.0}):
+        with pytest.raises(ConfigError, match="packed as frames"):
+            decode_frames(images, **wanted, packed=packed, where="x")
+    with pytest.raises(DataError, match="not those that were packed"):
+        decode_frames(images[1:], num_frames=4, packed=packed, where="x")
+
+
+def test_work_without_end_is_a_data_error(monkeypatch):
+    """The limit is processor time: a machine that stands still breaks no clip."""
+    data = make_clip()
+    ticks = iter(range(0, 100_000, 40))
+    monkeypatch.setattr("mmrlhf.media.scan.time.thread_time", lambda: next(ticks))
+    with pytest.raises(DataError, match="longer than 120 s of work"):
+        decode_video(data, num_frames=4, where="key k1")
+    with pytest.raises(DataError, match="longer than 1 s"):
+        Deadline(1, "x").check()
+
+
+@pytest.mark.skipif(not has_decord(), reason="no decord")
+def test_a_crash_or_hang_of_decord_is_a_data_error(monkeypatch):
+    for call, words in ((calls_that_fail.crash_with, "crashed"), (calls_that_fail.hang_with, "took longer than")):
+        monkeypatch.setattr(decord_reader, "_read", call)
+        with pytest.raises(DataError, match=f"decord {words}"):
+            decode_video(make_clip(), num_frames=4, backend="decord", timeout=1.0, where="key k1")
 
 
 def test_unknown_settings_are_refused():

@@ -14,12 +14,12 @@ from sample_groups import picture, write_pictures, write_records
 
 from mmrlhf.data.importers.draft import Draft, Drafts, Rejection
 from mmrlhf.data.importers.released import import_released
-from mmrlhf.data.importers.rewardbench import import_rewardbench
 from mmrlhf.data.index import Index
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.stages.pack import run
 from mmrlhf.stages.runtime import Runtime
 
+REWARDBENCH = partial(import_released, file="mm_reward_bench.jsonl")
 QUIET = Runtime(trainer=L.Trainer, progress=False)
 
 
@@ -42,7 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_counts_and_report(raw: Path, tmp_path: Path) -> None:
-    summary = run(tmp_path / "out", importer=partial(import_released, raw), max_groups_per_shard=3, runtime=QUIET)
+    summary = run(tmp_path / "out", root=raw, importer=import_released, max_groups_per_shard=3, runtime=QUIET)
     assert (summary["groups"], summary["responses"], summary["pairs"], summary["ties"]) == (8, 24, 16, 8)
     assert summary["responses_per_group"] == {"3": 8} and summary["categories"] == {"long": 8}
     assert summary["placeholders_stripped"] == 10 and summary["shards"] == 3 and summary["rejected"] == 2
@@ -68,21 +68,21 @@ def interrupted(root: Path, *, after: int) -> Iterator[Draft | Rejection]:
 @pytest.mark.parametrize("after", [0, 2, 5, 9])
 def test_an_interruption_changes_nothing(raw: Path, tmp_path: Path, after: int) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(whole, importer=partial(import_released, raw), max_groups_per_shard=2, runtime=QUIET)
+    run(whole, root=raw, importer=import_released, max_groups_per_shard=2, runtime=QUIET)
     with pytest.raises(KeyboardInterrupt):
-        run(broken, importer=partial(interrupted, raw, after=after), max_groups_per_shard=2, runtime=QUIET)
+        run(broken, root=raw, importer=partial(interrupted, after=after), max_groups_per_shard=2, runtime=QUIET)
     finished = {path: path.stat().st_mtime_ns for path in broken.glob("*.tar")}
     assert len(finished) == {0: 0, 2: 1, 5: 2, 9: 3}[after]
-    run(broken, importer=partial(import_released, raw), max_groups_per_shard=2, runtime=QUIET)
+    run(broken, root=raw, importer=import_released, max_groups_per_shard=2, runtime=QUIET)
     assert files(whole) == files(broken)
     assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
 
 
 def test_changed_records_start_over(raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "out", importer=partial(interrupted, raw, after=5), max_groups_per_shard=2, runtime=QUIET)
+        run(tmp_path / "out", root=raw, importer=partial(interrupted, after=5), max_groups_per_shard=2, runtime=QUIET)
     write_records(raw, "data.jsonl", [record(number) for number in (9, 8, 7)])
-    run(tmp_path / "out", importer=partial(import_released, raw), max_groups_per_shard=2, runtime=QUIET)
+    run(tmp_path / "out", root=raw, importer=import_released, max_groups_per_shard=2, runtime=QUIET)
     assert "start" in caplog.text
     assert [entry.key for entry in Index.load(tmp_path / "out").entries] == ["q9", "q8", "q7"]
 
@@ -90,7 +90,7 @@ def test_changed_records_start_over(raw: Path, tmp_path: Path, caplog: pytest.Lo
 def test_contradictions_are_listed_and_kept(tmp_path: Path) -> None:
     pairs = [{"id": 1, "prompt": "p", "chosen": a, "rejected": b} for a, b in ("ab", "ba")]
     root = write_records(tmp_path / "raw", "dpo_pairs.jsonl", pairs)
-    summary = run(tmp_path / "out", importer=partial(import_released, root), runtime=QUIET)
+    summary = run(tmp_path / "out", root=root, importer=import_released, runtime=QUIET)
     assert (summary["contradictions"], summary["pairs"], summary["groups_with_explicit_pairs"]) == (1, 2, 1)
     [listed] = json.loads((tmp_path / "out" / "report.json").read_text())["contradictions"]
     assert listed["id"] == "1" and listed["where"] == "dpo_pairs.jsonl:1"
@@ -99,45 +99,44 @@ def test_contradictions_are_listed_and_kept(tmp_path: Path) -> None:
 def test_a_bad_line_stops_before_anything_is_written(raw: Path, tmp_path: Path) -> None:
     write_records(raw, "data.jsonl", [record(0), "{"])
     with pytest.raises(DataError, match=r"data\.jsonl:2"):
-        run(tmp_path / "out", importer=partial(import_released, raw), runtime=QUIET)
+        run(tmp_path / "out", root=raw, importer=import_released, runtime=QUIET)
     assert files(tmp_path / "out") == {}
-    summary = run(tmp_path / "out", importer=partial(import_released, raw, on_bad_line="reject"), runtime=QUIET)
+    summary = run(tmp_path / "out", root=raw, importer=partial(import_released, on_bad_line="reject"), runtime=QUIET)
     assert summary["groups"] == 1 and summary["rejected"] == 1
 
 
 def test_nothing_usable_is_an_error(shared_data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="46 x media file is missing"):
-        run(tmp_path / "out", importer=partial(import_rewardbench, shared_data / "rewardbench"), runtime=QUIET)
-    text_only = partial(import_rewardbench, shared_data / "rewardbench", media=False)
-    summary = run(tmp_path / "out", importer=text_only, runtime=QUIET)
+        run(tmp_path / "out", root=shared_data / "rewardbench", importer=REWARDBENCH, runtime=QUIET)
+    text_only = partial(REWARDBENCH, media=False)
+    summary = run(tmp_path / "out", root=shared_data / "rewardbench", importer=text_only, runtime=QUIET)
     assert (summary["groups"], summary["pairs"], summary["responses"]) == (46, 170, 170)
 
 
 def test_real_pictures_and_videos(shared_data: Path, tmp_path: Path) -> None:
-    summary = run(tmp_path / "out", importer=partial(import_released, shared_data / "real_pairs"), runtime=QUIET)
+    summary = run(tmp_path / "out", root=shared_data / "real_pairs", importer=import_released, runtime=QUIET)
     assert (summary["groups"], summary["images"], summary["rejected"]) == (3, 3, 0)
 
 
 def test_limit_counts_records_and_not_rejections(raw: Path, tmp_path: Path) -> None:
-    def importer() -> Drafts:
-        drafts = list(import_released(raw))
+    def importer(root: Path) -> Drafts:
+        drafts = list(import_released(root))
         return Drafts(iter([Rejection("x", "reason", "where"), *drafts]), len(drafts) + 1)
 
-    summary = run(tmp_path / "out", importer=importer, limit=2, runtime=QUIET)
+    summary = run(tmp_path / "out", root=raw, importer=importer, limit=2, runtime=QUIET)
     assert (summary["groups"], summary["rejected"]) == (2, 1)
 
 
 def test_settings_that_cannot_work(raw: Path, tmp_path: Path) -> None:
-    importer = partial(import_released, raw)
     with pytest.raises(ConfigError):
-        run(tmp_path, importer=importer, video="gif", runtime=QUIET)  # type: ignore[arg-type]
+        run(tmp_path, root=raw, importer=import_released, video="gif", runtime=QUIET)  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
-        run(tmp_path, importer=importer, limit=0, runtime=QUIET)
+        run(tmp_path, root=raw, importer=import_released, limit=0, runtime=QUIET)
 
 
 @pytest.mark.slow
 def test_worker_processes_change_nothing(raw: Path, tmp_path: Path) -> None:
     workers = Runtime(trainer=L.Trainer, progress=False, num_workers=2)
-    run(tmp_path / "one", importer=partial(import_released, raw), runtime=QUIET)
-    run(tmp_path / "two", importer=partial(import_released, raw), runtime=workers)
+    run(tmp_path / "one", root=raw, importer=import_released, runtime=QUIET)
+    run(tmp_path / "two", root=raw, importer=import_released, runtime=workers)
     assert files(tmp_path / "one") == files(tmp_path / "two")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmrlhf.data.importers.rewardbench import import_rewardbench
+from mmrlhf.data.importers.released import import_released
 from mmrlhf.data.index import Index
 from mmrlhf.data.records import safe_key
 from mmrlhf.data.shards import write_shards
@@ -25,8 +25,8 @@ from mmrlhf.types import response_hash
 @pytest.fixture
 def benchmark(tmp_path: Path, shared_data: Path, runtime) -> Path:
     """The real benchmark's text; its pictures are not at hand."""
-    importer = partial(import_rewardbench, shared_data / "rewardbench", media=False)
-    pack.run(tmp_path / "packed", importer=importer, runtime=runtime)
+    importer = partial(import_released, file="mm_reward_bench.jsonl", media=False)
+    pack.run(tmp_path / "packed", root=shared_data / "rewardbench", importer=importer, runtime=runtime)
     return next((tmp_path / "packed").rglob("manifest.json")).parent
 
 

@@ -1,20 +1,23 @@
-"""Drafts: preference groups whose media are still paths below a root folder, and records that cannot be used."""
+"""Drafts: preference groups whose media are still to be read, and records that cannot be used."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import os
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 from PIL import Image
 
-from mmrlhf.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order
+from mmrlhf.data.importers.media_files import frame_folder, frame_names, read_image, read_video
+from mmrlhf.data.records import safe_key
+from mmrlhf.data.rows import MediaRef
 from mmrlhf.errors import DataError
-from mmrlhf.media.images import decode_image
-from mmrlhf.media.video import VideoClip, decode_video, sample_indices
+from mmrlhf.media.video import Sampling, VideoClip, choose_from_folder, decode_video, frames_record
 from mmrlhf.types import Media, PreferenceGroup
 
 VideoForm = Literal["keep", "frames"]
@@ -34,56 +37,56 @@ class Rejection:
 class Draft:
     """One query as a layout's importer found it.
 
-    `group` has no media yet; `images` and `video` are paths below `root` as the record spells them. `notes` counts what
-    the importer changed (placeholders stripped, repetitions merged), `problems` names contradictory annotations.
+    `group` has no media yet; `images` and `video` are paths below `root` as the record spells them, or embedded in the
+    record. `notes` counts what the importer changed (placeholders stripped, repetitions merged), `problems` names
+    contradictory annotations.
     """
 
     id: str
     group: PreferenceGroup
     root: Path
-    images: tuple[str, ...] = ()
-    video: str | None = None
+    images: tuple[MediaRef, ...] = ()
+    video: MediaRef | None = None
     where: str = ""
     notes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
-    def load(self, *, video: VideoForm = "keep", num_frames: int = 16) -> PreferenceGroup:
+    def load(
+        self,
+        *,
+        video: VideoForm = "keep",
+        num_frames: int = 16,
+        sampling: Sampling = "uniform",
+        fps: float | None = None,
+    ) -> PreferenceGroup:
         """Read the media and decode each once, so that nothing broken gets into a shard.
 
         Args:
-            video: "keep" stores a video file as it is, "frames" as `num_frames` JPEGs spread evenly over it.
-            num_frames: frames to decode of a video (for "keep": as a check).
+            video: "keep" stores a video file as it is, "frames" as JPEGs of the frames that training would take.
+            num_frames, sampling, fps: which frames to decode of a video, as in `decode_video` (for "keep": as a check).
 
         Raises:
             DataError: a path that leaves the root, a missing, empty or unreadable file.
         """
-        media = [self._image(path, number) for number, path in enumerate(self.images)]
+        media = [read_image(self.root, ref, number, self.where) for number, ref in enumerate(self.images)]
         meta = dict(self.group.meta)
-        if self.video is not None:
-            clip, item = self._video(self.video, video, num_frames)
-            media.append(item)
-            if clip is not None and item.kind == "frames":
-                meta["video"] = _clip_record(clip)
-        return replace(self.group, media=tuple(media), meta=meta)
-
-    def _image(self, relative: str, number: int) -> Media:
-        path = locate(self.root, relative)
-        if not path.is_file():
-            raise _missing(path, relative)
-        data = _read(path)
-        decode_image(data, where=str(path))
-        return Media("image", (f"{number}.{_image_suffix(path)}",), (data,))
-
-    def _video(self, relative: str, form: VideoForm, num_frames: int) -> tuple[VideoClip | None, Media]:
-        path = locate_video(self.root, relative)
-        if path.is_dir():
-            return None, _frame_folder(path, num_frames if form == "frames" else None)
-        data = _read(path)
-        clip = decode_video(data, num_frames=num_frames, where=str(path))
-        if form == "frames":
+        if self.video is None:
+            return replace(self.group, media=tuple(media), meta=meta)
+        found = read_video(self.root, self.video, self.where)
+        if isinstance(found, Path):
+            item = frame_folder(found)
+            chosen = choose_from_folder(len(item.data), num_frames, sampling, fps, str(found))
+            if video == "frames" and len(chosen) < len(item.data):
+                item, meta["video"] = _some_frames(item, chosen.tolist(), sampling, fps)
+            return replace(self.group, media=(*media, item), meta=meta)
+        suffix, data, where = found
+        clip = decode_video(data, num_frames=num_frames, sampling=sampling, fps=fps, where=where)
+        item = Media("video", (suffix,), (data,))
+        if video == "frames":
             frames = [_to_jpeg(Image.fromarray(frame)) for frame in clip.frames]
-            return clip, Media("frames", _frame_names(["jpg"] * len(frames)), tuple(frames))
-        return clip, Media("video", (path.suffix[1:].lower(),), (data,))
+            item = Media("frames", frame_names(["jpg"] * len(frames)), tuple(frames))
+            meta["video"] = frames_record(clip, sampling, fps)
+        return replace(self.group, media=(*media, item), meta=meta)
 
 
 class Drafts(Iterator["Draft | Rejection"]):
@@ -101,103 +104,46 @@ class Drafts(Iterator["Draft | Rejection"]):
         return max(self._left, 0)
 
 
-def locate(root: Path, relative: str) -> Path:
-    """Return root/relative, refusing paths that leave the root; links that the user put below the root are fine.
+def rejection(record_id: object, error: DataError, where: str) -> Rejection:
+    """Turn what is wrong with a record into an entry of the report."""
+    detail = f"{error.where or where}" + (f" ({error.given})" if error.given is not None else "")
+    return Rejection(str(record_id), error.problem, detail if detail.startswith(where) else f"{where}: {detail}")
 
-    Raises:
-        DataError: an absolute path, one with too many `..`, or one that no file system takes.
-    """
-    steps = PurePosixPath(os.path.normpath(relative))
-    if steps.is_absolute() or ".." in steps.parts or "\0" in relative:
-        raise DataError(
-            "media path leaves the data folder",
-            where=relative, given=f"relative to {root}", expected="a path below the data folder",
-        )  # fmt: skip
-    path = root / steps
+
+def load_or_reject(load: Callable[[Draft], PreferenceGroup], item: Draft | Rejection) -> PreferenceGroup | Rejection:
+    """Load a draft's media, or say why it cannot be used; rejections pass through."""
+    if isinstance(item, Rejection):
+        return item
     try:
-        path.exists()
-    except OSError as error:
-        raise DataError("media path is not usable", where=relative, given=str(error)) from error
-    return path
+        return load(item)
+    except DataError as error:
+        return rejection(item.id, error, item.where)
 
 
-def locate_video(root: Path, relative: str) -> Path:
-    """Find a video as a file, as a file whose extension the record left out, or as a folder of frames.
-
-    Raises:
-        DataError: none of them exists.
-    """
-    path = locate(root, relative)
-    if path.exists():
-        return path
-    for suffix in VIDEO_SUFFIXES:
-        candidate = path.with_name(f"{path.name}.{suffix}")
-        if candidate.is_file():
-            return candidate
-    if path.suffix[1:].lower() in VIDEO_SUFFIXES and path.with_suffix("").is_dir():
-        return path.with_suffix("")
-    raise _missing(path, relative)
+def query_hash(prompt: str, images: tuple[MediaRef, ...], video: MediaRef | None) -> str:
+    """Hash what, beside the id, tells two queries apart."""
+    media = [str(image) for image in images], None if video is None else str(video)
+    return hashlib.blake2b(json.dumps([prompt, *media]).encode(), digest_size=5).hexdigest()
 
 
-def category_of(images: tuple[str, ...], video: str | None) -> str:
-    """Return the first folder of the media path (the released layout's category), or "unknown"."""
-    first = images[0] if images else video
-    parts = PurePosixPath(os.path.normpath(first)).parts if first else ()
-    return parts[0] if len(parts) > 1 and parts[0] not in ("/", "..") else "unknown"
+def query_key(record_id: str, query: str, num_queries: int) -> str:
+    """Return the sample key of a query; ids that several different queries share get the query's hash appended."""
+    return safe_key(record_id) if num_queries == 1 else safe_key(f"{record_id}-{query}")
 
 
-def _missing(path: Path, relative: str) -> DataError:
-    return DataError(
-        "media file is missing", where=relative, given=f"nothing at {path}", expected="a file below the data folder"
-    )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError("media file cannot be read", where=path, given=str(error)) from error
-    if not data:
-        raise DataError("media file is empty", where=path, given="0 bytes")
-    return data
-
-
-def _frame_folder(folder: Path, num_frames: int | None) -> Media:
-    paths = sorted(
-        (path for path in folder.iterdir() if path.suffix[1:].lower() in IMAGE_SUFFIXES),
-        key=lambda path: natural_order(path.name),
-    )
-    if not paths:
-        raise DataError("video folder has no frames", where=folder, expected="numbered image files")
-    if num_frames is not None and num_frames < len(paths):
-        paths = [paths[i] for i in sample_indices(len(paths), num_frames).tolist()]
-    data = [_read(path) for path in paths]
-    sizes = {decode_image(frame, where=str(path)).size for path, frame in zip(paths, data, strict=True)}
-    if len(sizes) > 1:
-        raise DataError("frames of one video differ in size", where=folder, given=sorted(sizes), expected="one size")
-    return Media("frames", _frame_names([_image_suffix(path) for path in paths]), tuple(data))
-
-
-def _frame_names(suffixes: list[str]) -> tuple[str, ...]:
-    width = max(3, len(str(len(suffixes) - 1)))
-    return tuple(f"f{number:0{width}d}.{suffix}" for number, suffix in enumerate(suffixes))
-
-
-def _image_suffix(path: Path) -> str:
-    suffix = path.suffix[1:].lower()
-    return {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix) if suffix in IMAGE_SUFFIXES else "img"
+def _some_frames(
+    folder: Media, chosen: list[int], sampling: Sampling, fps: float | None
+) -> tuple[Media, dict[str, Any]]:
+    """The chosen frames of a folder, one frame a second, and how they were chosen."""
+    suffixes = [folder.names[i].rpartition(".")[2] for i in chosen]
+    total = len(folder.data)
+    times = np.array(chosen, dtype=float)
+    clip = VideoClip(np.empty((len(chosen), 0, 0, 3), np.uint8), times, 1.0, total, float(total))
+    item = Media("frames", frame_names(suffixes), tuple(folder.data[i] for i in chosen))
+    return item, frames_record(clip, sampling, fps)
 
 
 def _to_jpeg(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format="JPEG", quality=_JPEG_QUALITY)
     return stream.getvalue()
-
-
-def _clip_record(clip: VideoClip) -> dict[str, object]:
-    return {
-        "timestamps": [round(float(time), 6) for time in clip.timestamps],
-        "fps": round(float(clip.fps), 6),
-        "total_frames": int(clip.total_frames),
-        "duration": round(float(clip.duration), 6),
-    }

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sample_groups import picture, write_pictures
 
-from mmrlhf.data.importers.draft import Draft, category_of, locate, locate_video
+from mmrlhf.data.importers.draft import Draft
+from mmrlhf.data.importers.media_files import category_of, locate, locate_video
 from mmrlhf.errors import DataError
 from mmrlhf.types import PreferenceGroup, Response
 

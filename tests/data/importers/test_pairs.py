@@ -14,6 +14,7 @@ from sample_groups import write_records
 
 from mmrlhf.data.importers.draft import Draft, Rejection
 from mmrlhf.data.importers.pairs import import_pairs
+from mmrlhf.data.importers.sources import file_source
 from mmrlhf.errors import DataError
 
 texts = st.sampled_from(["a", "b", "c", " a", "", "ä\u2028"])
@@ -33,7 +34,7 @@ rows = st.fixed_dictionaries(
 
 
 def read(path: Path, name: str = "p.jsonl", **options: Any) -> tuple[list[Draft], list[Rejection]]:
-    items = list(import_pairs(path / name, **options))
+    items = list(import_pairs(file_source(path / name), **options))
     return [i for i in items if isinstance(i, Draft)], [i for i in items if isinstance(i, Rejection)]
 
 
@@ -109,7 +110,7 @@ def test_a_bad_line_stops_or_is_listed(tmp_path: Path, line: str, words: str) ->
     good = b'{"id": 1, "prompt": "p", "chosen": "a", "rejected": "b"}\n\n'
     (tmp_path / "p.jsonl").write_bytes(good + line.encode(errors="surrogateescape") + b"\n")
     with pytest.raises(DataError, match=r"p\.jsonl:3") as error:
-        import_pairs(tmp_path / "p.jsonl")
+        import_pairs(file_source(tmp_path / "p.jsonl"))
     assert words in str(error.value)
     drafts, [rejection] = read(tmp_path, on_bad_line="reject")
     assert len(drafts) == 1 and rejection.where.startswith("p.jsonl:3") and words in rejection.reason
@@ -123,4 +124,4 @@ def test_unknown_fields_are_counted(tmp_path: Path) -> None:
 
 def test_a_file_without_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no records"):
-        import_pairs(write_records(tmp_path, "p.jsonl", [""]) / "p.jsonl")
+        import_pairs(file_source(write_records(tmp_path, "p.jsonl", [""]) / "p.jsonl"))

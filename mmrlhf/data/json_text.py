@@ -1,0 +1,98 @@
+"""JSON of records, read so that whatever comes out can be written again: no NaN, no infinity, no half characters."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mmrlhf.errors import DataError
+
+Row = dict[str, Any]
+
+
+def parse_row(raw: bytes, where: str) -> Row:
+    """Read one line of JSON as an object; numbers that are not finite, which JSON cannot hold, count as missing values.
+
+    Raises:
+        DataError: not UTF-8, not JSON, not an object, or text that no UTF-8 file can hold.
+    """
+    return as_row(_parse(raw, where, "one JSON object per line"), where)
+
+
+def parse_array(raw: bytes, where: str) -> list[Any]:
+    """Read a file that is one JSON array; its items are checked by `as_row`.
+
+    Raises:
+        DataError: not UTF-8, not JSON, not an array, or text that no UTF-8 file can hold.
+    """
+    items = _parse(raw, where, "a JSON array of records")
+    if not isinstance(items, list):
+        raise DataError(
+            "file is not a JSON array", where=where, given=type(items).__name__, expected="[{...}, {...}, ...]"
+        )
+    return items
+
+
+def as_row(value: Any, where: str) -> Row:
+    """Return a value that is an object; raises DataError for any other."""
+    if not isinstance(value, dict):
+        raise DataError("line is not a JSON object", where=where, given=type(value).__name__, expected="{...}")
+    return value
+
+
+def plain_row(value: Mapping[str, Any], where: str) -> Row:
+    """Return a record from a table or a program with what JSON cannot hold left out (NaN) or written as text (dates).
+
+    Raises:
+        DataError: text that no UTF-8 file can hold, numbers of thousands of digits, a structure that contains itself.
+    """
+    try:
+        row = {str(key): _plain(item) for key, item in value.items()}
+        _check_text(row, where)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError("record cannot be written as JSON", where=where, given=str(error)) from error
+    return row
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    # Bytes stay: media may lie inside a record; anywhere else they are a field of the wrong type.
+    return value if value is None or isinstance(value, bool | int | str | bytes) else str(value)
+
+
+def _parse(raw: bytes, where: str, expected: str) -> Any:
+    try:
+        value = json.loads(raw.decode("utf-8-sig"), parse_constant=lambda _: None, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            "line is not JSON",
+            where=where,
+            given=f"{raw[:60].decode(errors='replace')!r} ({error})",
+            expected=expected,
+            fix="repair the line, or set on_bad_line=reject to leave it out and list it in the report",
+        ) from error
+    if b"\\ud" in raw.lower():
+        _check_text(value, where)
+    return value
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _check_text(value: Any, where: str) -> None:
+    try:
+        # bytes have no place in JSON, and no surrogates either
+        json.dumps(value, ensure_ascii=False, default=repr).encode()
+    except UnicodeEncodeError as error:
+        raise DataError("text holds half of a surrogate pair", where=where, given=ascii(error.object[:60])) from error
