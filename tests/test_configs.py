@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmrlhf.composition.overrides import iterate_keys
 from mmrlhf.composition.settings import CONF, read_runtime, read_stage, stage_names, user_inputs
+from mmrlhf.models.tiny import FAMILIES
 from mmrlhf.stages.chain import check_signature, plan_chain
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -212,7 +213,24 @@ def test_an_experiment_starts_with_its_command(experiment: str) -> None:
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     first = next(line for line in lines if not line.startswith("# @"))
     assert first.startswith(f"# python run.py experiment={experiment}")
-    assert _compose(f"experiment={experiment}", "scale=default").name == experiment
+    name = _compose(f"experiment={experiment}", "scale=default").name
+    assert name == experiment or name.startswith(f"{experiment}_")
+
+
+@pytest.mark.parametrize("model", CHOICES["model"])
+def test_every_model_takes_every_general_experiment(model: str) -> None:
+    """`experiment=mmdpo model=gemma3`: the model that is named wins over the experiment's own."""
+    family = _compose(f"model={model}").model.family
+    for experiment in ("mmdpo", "dpo", "reward"):
+        config = _compose(f"experiment={experiment}", f"model={model}", "scale=tiny")
+        _check_composed(config)
+        assert config.model.family == family and config.name == f"{experiment}_{family}"
+
+
+@pytest.mark.parametrize("model", sorted(set(CHOICES["model"]) - {"shapes"}))
+def test_every_model_has_a_tiny_recipe(model: str) -> None:
+    config = _compose(f"model={model}")
+    assert config.model.family in FAMILIES and config.model.settings.family == config.model.family
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)

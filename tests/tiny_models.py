@@ -12,7 +12,7 @@ from PIL import Image
 from mmrlhf.models.tiny import FAMILIES, build_tiny, is_available
 from mmrlhf.types import Media, PreferenceGroup, Response
 
-# Families whose processors need a package that is not installed are left out (`pip install mmrlhf[dev]` has them all).
+# Families whose processors need a package that is not installed are left out (`pip install mmrlhf[smolvlm]`).
 AVAILABLE = [family for family in FAMILIES if is_available(family)]
 
 TEXTS = [

@@ -54,7 +54,11 @@ def _with_room(old: Tensor | None, new: Tensor, length: int, capacity: int) -> T
 
 
 def build_cache(config: PreTrainedConfig) -> DynamicCache:
-    """The stock cache of a model, with its full-attention layers replaced by roomy ones."""
+    """The stock cache of a model, with its attention layers replaced by roomy ones.
+
+    Sliding-window layers keep everything, too: the stock ones count padding as part of the window, and here the masks
+    (`mmrlhf.models.masks.cached_masks`) count it.
+    """
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [RoomyLayer() if isinstance(layer, DynamicLayer) else layer for layer in cache.layers]
     return cache

@@ -165,6 +165,11 @@ def _count(ids: Tensor, media: Mapping[str, Tensor]) -> Tensor:
     return torch.arange(len(ids))[None]
 
 
+def media_kinds(config: Any, ids: Tensor) -> Tensor:
+    """Which tokens are pictures (1), video frames (2), or text (0), in the shape of `ids`."""
+    return (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()
+
+
 class _RopeIndex:
     """Calls a weightless model's `get_rope_index` for one sequence."""
 
@@ -173,8 +178,7 @@ class _RopeIndex:
         self.accepted = inspect.signature(model.get_rope_index).parameters
 
     def __call__(self, ids: Tensor, media: Mapping[str, Tensor]) -> Tensor:
-        config = self.model.config
-        kinds = (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()
+        kinds = media_kinds(self.model.config, ids)
         if not kinds.any():
             return torch.arange(len(ids))[None].expand(3, -1)
         arguments = {name: tensor for name, tensor in media.items() if name in self.accepted}

@@ -19,6 +19,8 @@ from transformers import DynamicCache
 from mmrlhf.models.cache import build_cache
 from mmrlhf.models.families import base_model, media_arguments
 from mmrlhf.models.forward import PackedModel, autocast
+from mmrlhf.models.generate_rows import generate_rows
+from mmrlhf.models.masks import attention_pattern, cached_masks
 from mmrlhf.types import EncodedGroup
 
 
@@ -62,6 +64,19 @@ def generate(
     """
     was_training = model.training
     model.eval()
+    if model.layout == "rows":
+        with autocast(model.settings, model.device):
+            rows = generate_rows(
+                model,
+                groups,
+                max_new_tokens=max_new_tokens,
+                end_tokens=end_tokens,
+                temperature=temperature,
+                num_samples=num_samples,
+                seed=seed,
+            )
+        model.train(was_training)
+        return rows
     with autocast(model.settings, model.device):
         state, logits = _prefill(model, groups, num_samples)
         written = _decode(model, state, logits, max_new_tokens, end_tokens, temperature, seed)
@@ -148,9 +163,10 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> T
 def _hidden(
     model: PackedModel, cache: DynamicCache, *, ids: Tensor, positions: Tensor, mask: Tensor, **media: Any
 ) -> Tensor:
+    pattern = attention_pattern(model.backbone)
     outputs = base_model(model.backbone)(
         input_ids=ids,
-        attention_mask=mask,
+        attention_mask=mask if pattern.window is None else cached_masks(mask, ids, pattern),
         position_ids=positions[0] if positions.shape[0] == 1 else positions,
         past_key_values=cache,
         use_cache=True,

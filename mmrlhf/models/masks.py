@@ -61,13 +61,27 @@ def attention_masks(batch: PackedBatch, pattern: AttentionPattern) -> Tensor | d
     if pattern.image_token is not None:
         picture = _by_group(batch, picture_of_token(batch, pattern.image_token), fill=-1)
         full |= (picture[:, :, None] == picture[:, None, :]) & (picture[:, :, None] >= 0)
-    if pattern.window is None:
-        return full[:, None]
     index = _by_group(batch, index_in_sequence(batch), fill=0)
-    sliding = full & (index[:, :, None] - index[:, None, :] < pattern.window)
-    if not pattern.kinds:
-        return sliding[:, None]
-    return {FULL: full[:, None], SLIDING: sliding[:, None]}
+    return _by_kind(full, index[:, :, None] - index[:, None, :], pattern)
+
+
+def cached_masks(valid: Tensor, ids: Tensor, pattern: AttentionPattern) -> Tensor | dict[str, Tensor]:
+    """The masks of a step of generation, in which padding lies between prefixes, branches and new tokens.
+
+    Args:
+        valid: which slots of the cache hold tokens (B, S), the step's own included; ids: the step's tokens (B, Q).
+
+    Returns:
+        who may attend to whom (B, 1, Q, S) bool; by kind of layer where kinds differ.
+    """
+    index = valid.cumsum(dim=1) - 1
+    of_query = index[:, -ids.shape[1] :, None]
+    full = valid[:, None, :].bool() & (index[:, None, :] <= of_query)
+    if pattern.image_token is not None and valid.shape == ids.shape:
+        inside = ids == pattern.image_token
+        picture = (inside & ~torch.nn.functional.pad(inside, (1, 0))[:, :-1]).cumsum(dim=1)
+        full |= (picture[:, :, None] == picture[:, None, :]) & inside[:, :, None] & inside[:, None, :]
+    return _by_kind(full, of_query - index[:, None, :], pattern)
 
 
 def group_masks(batch: PackedBatch) -> Tensor:
@@ -107,6 +121,14 @@ def picture_of_token(batch: PackedBatch, image_token: int) -> Tensor:
     edge = batch.group_of_token.diff(prepend=batch.group_of_token[:1]) != 0
     before = torch.cat([inside.new_zeros(1), inside[:-1]]) & ~edge
     return torch.where(inside, (inside & ~before).cumsum(0), -1)
+
+
+def _by_kind(full: Tensor, distance: Tensor, pattern: AttentionPattern) -> Tensor | dict[str, Tensor]:
+    """Add the window to a mask (B, Q, K), given each key's distance from the query, as far as layers have one."""
+    if pattern.window is None:
+        return full[:, None]
+    sliding = (full & (distance < pattern.window))[:, None]
+    return {FULL: full[:, None], SLIDING: sliding} if pattern.kinds else sliding
 
 
 def _by_group(batch: PackedBatch, values: Tensor, *, fill: int) -> Tensor:

@@ -100,7 +100,7 @@ def run(
         training.optim,
         total_steps=bench.data.total_steps,
         reference=reference_from if objective.needs_reference else "none",
-        reference_model=_frozen_copy(policy, training.model) if reference_from == "frozen_copy" else None,
+        reference_model=_frozen_copy(policy, bench.model) if reference_from == "frozen_copy" else None,
         margin_from=margin_from,
         seed=training.schedule.seed,
         precision=bench.precision,
@@ -162,7 +162,7 @@ def _check_adapter(reference_from: str, model: ModelSettings) -> None:
     )
 
 
-def _frozen_copy(policy: Path | str, model: ModelSettings) -> PackedModel:
-    settings = replace(untrained(model), gradient_checkpointing=False)
+def _frozen_copy(policy: Path | str, model: PackedModel) -> PackedModel:
+    settings = replace(untrained(model.settings), gradient_checkpointing=False, layout=model.layout)
     backbone, _ = load_backbone(policy, settings)
     return PackedModel(backbone, settings)

@@ -28,6 +28,7 @@ from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.stages.fingerprint import path_token
+from mmrlhf.stages.layout import settle
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import PassSettings
 from mmrlhf.types import EncodedGroup, PreferenceGroup
@@ -161,7 +162,7 @@ class Policy:
             max_tokens=settings.max_tokens,
             damage=damage,
         )
-        return cls(packed, encoder)
+        return cls(settle(packed, encoder), encoder)
 
 
 def untrained(settings: ModelSettings) -> ModelSettings:

@@ -25,6 +25,7 @@ from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.generate import generate
+from mmrlhf.stages.layout import settle
 from mmrlhf.stages.passes import decode_text, forward_groups, untrained
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 from mmrlhf.types import EncodedGroup, Media, PreferenceGroup, Response
@@ -76,6 +77,7 @@ class RewardModel:
             media=media,
             max_tokens=model.settings.max_tokens,
         )
+        settle(self.model, self.encoder)
 
     @classmethod
     def from_pretrained(

@@ -37,6 +37,7 @@ from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import load_backbone
 from mmrlhf.models.sharding import gather_state, is_sharded
+from mmrlhf.stages.layout import settle
 from mmrlhf.stages.passes import describe_source, describe_template
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import Schedule, TrainSettings
@@ -115,7 +116,7 @@ def open_workbench(
     dataset[int(train[0])]
     data = _data_module(dataset, train, heldout, schedule, runtime)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
-    packed = PackedModel(backbone, model, score_head=head)
+    packed = settle(PackedModel(backbone, model, score_head=head), encoder)
     return Workbench(packed, encoder, index, data, schedule, model.precision, categories, chosen.excluded)
 
 

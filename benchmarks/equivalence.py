@@ -1,0 +1,160 @@
+"""Packed rows against the stock model, row by row: worst error per cell of family x modality x way of training.
+
+    python -m benchmarks.equivalence [FAMILY ...]
+
+One JSON line per cell, and at the end the table of docs/performance.md. Every cell is one packed row of six queries
+with 1 to 6 responses of different length, on a tiny random model with the family's real architecture, processor and
+chat template; the other side is the stock model's forward on its processor's own tensors, one response at a time.
+Errors: log-probability of a response per token (absolute), and the gradient of a fixed mix of all log-probabilities and
+last hidden states over all trained parameters (relative, in the 2-norm).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmrlhf.data.encode import Encoder
+from mmrlhf.data.pack import pack_groups
+from mmrlhf.data.processing import MediaSettings
+from mmrlhf.data.templates import AnswerTemplate
+from mmrlhf.models.families import positions_for
+from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.tiny import FAMILIES, build_tiny, is_available
+from mmrlhf.types import Media, PreferenceGroup, Response, ResponseOutputs
+
+MODALITIES = ("image", "images", "video", "text")
+# How the model trains: every part; adapters in the decoder layers; every part with recomputed layers.
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "full": {"vision": "full", "projector": "full", "language": "full"},
+    "lora": {"vision": "frozen", "projector": "frozen", "language": "lora", "lora_rank": 4, "lora_alpha": 4.0},
+    "checkpointing": {"vision": "full", "projector": "full", "language": "full", "gradient_checkpointing": True},
+}
+WORDS = "a red circle above two blue squares near the left edge , four objects in all".split()
+TEXTS = [" ".join(WORDS), "what is in the picture ? Frame1: Frame2: user assistant"] * 20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Worst errors of one cell."""
+
+    family: str
+    modality: str
+    way: str
+    logprob: float
+    gradient: float
+
+
+def query(modality: str, num_responses: int, seed: int) -> PreferenceGroup:
+    """A query with random media and `num_responses` answers of 1 to 12 words."""
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(1, 13))) for _ in range(num_responses)]
+    media: tuple[Media, ...] = ()
+    if modality in ("image", "images"):
+        media = tuple(Media("image", (f"{i}.png",), (_png(rng),)) for i in range(2 if modality == "images" else 1))
+    elif modality == "video":
+        width, height = rng.integers(40, 70, 2)
+        names = tuple(f"f{i:03d}.png" for i in range(4))
+        media = (Media("frames", names, tuple(_png(rng, width, height) for _ in names)),)
+    responses = tuple(Response(text, rank=rank) for rank, text in enumerate(texts, 1))
+    return PreferenceGroup(f"{modality}-{num_responses}", " ".join(rng.choice(WORDS, 5)), responses, media)
+
+
+def measure(folder: Path, family: str, modality: str, way: str) -> Cell:
+    """Worst errors of one cell, for a model saved in `folder`."""
+    settings = ModelSettings(layout="packed", **WAYS[way])
+    backbone, processor = load_backbone(folder, settings)
+    positions = positions_for(backbone)
+    torch.manual_seed(0)
+    model = PackedModel(backbone, settings).train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    encoder = Encoder(processor, template=AnswerTemplate(), positions=positions, media=MediaSettings(num_frames=4))
+    queries = [query(modality, k, seed=k) for k in (3, 1, 6, 2, 5, 4)]
+    packed = model(pack_groups([encoder(q) for q in queries]))
+    packed_gradient = _gradient(model, packed)
+    stock = stock_outputs(model, encoder, queries)
+    stock_gradient = _gradient(model, stock)
+    per_token = ((packed.logprob - stock.logprob).abs() / stock.num_tokens).max()
+    gradient = (packed_gradient - stock_gradient).norm() / stock_gradient.norm()
+    return Cell(family, modality, way, float(per_token.detach()), float(gradient))
+
+
+def stock_outputs(model: PackedModel, encoder: Encoder, queries: list[PreferenceGroup]) -> ResponseOutputs:
+    """Each response alone through the stock model's own forward, on its processor's own tensors."""
+    logprob, count, hidden = [], [], []
+    for group in queries:
+        for response in group.responses:
+            inputs, labels = encoder.stock_inputs(group, response)
+            output: Any = model.backbone(**inputs, output_hidden_states=True, use_cache=False)
+            ids = inputs["input_ids"][0]
+            num_labels = len(encoder.tokenizer(labels, add_special_tokens=False)["input_ids"])
+            logs = output.logits[0].log_softmax(-1)[-num_labels - 1 : -1]
+            logprob.append(logs.gather(1, ids[-num_labels:, None]).sum())
+            count.append(float(num_labels))
+            hidden.append(output.hidden_states[-1][0, -1])
+    return ResponseOutputs(torch.stack(logprob), torch.tensor(count), torch.stack(hidden))
+
+
+def _gradient(model: PackedModel, outputs: ResponseOutputs) -> Tensor:
+    """All parameter gradients of a fixed mix of log-probabilities and hidden states, as one vector."""
+    model.zero_grad()
+    weights = torch.linspace(-1, 1, len(outputs.logprob))
+    (outputs.logprob @ weights + outputs.hidden.sum(1) @ weights).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def _png(rng: np.random.Generator, width: int | None = None, height: int | None = None) -> bytes:
+    shape = (height or int(rng.integers(40, 100)), width or int(rng.integers(40, 100)), 3)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def cells(families: list[str]) -> Iterator[Cell]:
+    """Measure every cell of the matrix for these families, one tiny model each."""
+    with tempfile.TemporaryDirectory() as root:
+        for family in families:
+            build_tiny(family, Path(root) / family, texts=TEXTS)
+            for modality in MODALITIES:
+                for way in WAYS:
+                    yield measure(Path(root) / family, family, modality, way)
+
+
+def table(found: list[Cell]) -> str:
+    """Markdown: one row per family, worst error over the ways of training; log-probability / gradient."""
+    lines = ["| family | " + " | ".join(MODALITIES) + " |", "|---|" + "---|" * len(MODALITIES)]
+    for family in dict.fromkeys(cell.family for cell in found):
+        entries = []
+        for modality in MODALITIES:
+            here = [cell for cell in found if (cell.family, cell.modality) == (family, modality)]
+            entries.append(f"{max(c.logprob for c in here):.0e} / {max(c.gradient for c in here):.0e}")
+        lines.append(f"| {family} | " + " | ".join(entries) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print a JSON line per cell and the table; families may be named on the command line."""
+    families = sys.argv[1:] or [family for family in FAMILIES if is_available(family)]
+    found = []
+    for cell in cells(families):
+        found.append(cell)
+        print(json.dumps({"benchmark": "equivalence", **cell.__dict__}), flush=True)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
