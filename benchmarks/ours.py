@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from mmrlhf.data.encode import Encoder, MediaSettings
+from mmrlhf.data.encode import Encoder
 from mmrlhf.data.pack import pack_groups
+from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.templates import AnswerTemplate
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.methods.optim import OptimSettings, build_optimizer

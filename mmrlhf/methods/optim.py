@@ -76,14 +76,15 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: int)
             where="model settings vision, projector, language",
             expected="at least one of them `full` or `lora`",
         )
+    # fused: one pass over the parameters instead of a dozen, on CPUs too; sharded ones are left to torch's default
+    halves = zip(split_sharded(trainable), (None, True), strict=True)
     groups = [
-        {"params": members, "weight_decay": settings.weight_decay if decays else 0.0}
+        {"params": members, "weight_decay": settings.weight_decay if decays else 0.0, "fused": fused}
+        for half, fused in halves
         for decays in (True, False)
-        for half in split_sharded(trainable)
         if (members := [parameter for parameter in half if (parameter.ndim >= 2) == decays])
     ]
-    # fused: one pass over the parameters instead of a dozen, on CPUs too
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
     factor: Callable[[int], float] = lambda step: schedule_factor(step, total_steps, settings)  # noqa: E731
     return optimizer, LambdaLR(optimizer, factor)
 
