@@ -37,8 +37,9 @@ from mmrlhf.stages.chain import Node, plan_chain, stage_function, with_paths
 from mmrlhf.stages.launch import EXIT_INTERRUPTED, Group, WorkerFailed
 from mmrlhf.stages.outcome import record_failure, record_outcome, show_error, show_outcome
 from mmrlhf.stages.runner import Runner, StageCall, was_interrupted, work_on
-from mmrlhf.stages.runtime import Runtime, wandb_folders
-from mmrlhf.stages.store import Artifact, Store, write_json
+from mmrlhf.stages.runtime import Loggers, Runtime, wandb_folders
+from mmrlhf.stages.store import Artifact, Store, plain, short_path, write_json
+from mmrlhf.stages.sweep_results import flatten
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +67,16 @@ def main() -> None:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _job(config: DictConfig) -> None:
-    """Run one job; in a sweep a failed job is recorded and the next one goes on."""
+def _job(config: DictConfig) -> float | None:
+    """Run one job; in a sweep a failed job is recorded and the next one goes on.
+
+    Returns the first of `sweep_metrics`, for sweepers that search for it; None where this job does not have it.
+    """
     settings = HydraConfig.get()
     folder, sweeping = Path(settings.runtime.output_dir), settings.mode == RunMode.MULTIRUN
     try:
-        run_chain(config, folder)
+        artifacts = run_chain(config, folder, shows=not sweeping)
+        return _searched(config, artifacts)
     except (UserError, WorkerFailed) as error:
         show_error(error)
         _stop(folder, error, sweeping, code=2 if isinstance(error, UserError) else 1)
@@ -81,6 +86,13 @@ def _job(config: DictConfig) -> None:
             sys.exit(EXIT_INTERRUPTED)
         log.exception("this job failed; the sweep goes on" if sweeping else "the run failed")
         _stop(folder, error, sweeping, code=1)
+    return None
+
+
+def _searched(config: DictConfig, artifacts: Sequence[Artifact]) -> float | None:
+    numbers = dict(flatten({artifact.stage: artifact.summary for artifact in artifacts}))
+    first = next(iter(config.sweep_metrics.values()), None)
+    return numbers.get(str(first.path)) if first is not None else None
 
 
 def _stop(folder: Path, error: Exception, sweeping: bool, *, code: int) -> None:
@@ -89,8 +101,8 @@ def _stop(folder: Path, error: Exception, sweeping: bool, *, code: int) -> None:
     record_failure(folder, error)
 
 
-def run_chain(config: DictConfig, folder: Path) -> list[Artifact]:
-    """Run the stages that `config.stage` needs and leave the outcome in `folder`.
+def run_chain(config: DictConfig, folder: Path, *, shows: bool = True) -> list[Artifact]:
+    """Run the stages that `config.stage` needs, leave the outcome in `folder`, and show it.
 
     Everything that can be known to be wrong is raised before the first stage starts: unknown stages and settings,
     missing values, impossible objects, inputs that do not exist, checkpoints that cannot be fetched.
@@ -116,7 +128,10 @@ def run_chain(config: DictConfig, folder: Path) -> list[Artifact]:
         artifacts = runner.run(chain)
     if runner.group.rank == 0:
         record_outcome(folder, artifacts, {"stages": {node.name: node.settings for node in chain}, "runtime": runtime})
-        show_outcome(folder, artifacts, next_commands=list(config.next))
+        if shows:
+            show_outcome(folder, artifacts, next_commands=list(config.next))
+        else:
+            log.info("this job is done: %s", short_path(folder))
     return artifacts
 
 
@@ -141,14 +156,18 @@ def invoke(call: StageCall) -> Mapping[str, Any]:
     arguments = make(call.settings, f"stages.{call.stage}")
     quieten_libraries()
     runtime = Runtime(**make(call.runtime, "runtime"))
-    if hasattr(runtime.loggers, "config"):
-        runtime.loggers.config = {"stage": call.stage, **call.settings}  # type: ignore[attr-defined]
+    loggers = runtime.loggers
+    if isinstance(loggers, Loggers):
+        loggers.config = {"stage": call.stage, **call.settings}
     try:
         with progress_switch(runtime.progress):
-            return function(Path(call.out), **with_paths(function, arguments), runtime=runtime)
+            summary = function(Path(call.out), **with_paths(function, arguments), runtime=runtime)
+        if isinstance(loggers, Loggers):
+            loggers.record(dict(flatten(plain(summary))))
+        return summary
     finally:
-        finish: Callable[[], None] = getattr(runtime.loggers, "finish", lambda: None)
-        finish()
+        if isinstance(loggers, Loggers):
+            loggers.finish()
 
 
 def quieten_libraries() -> None:

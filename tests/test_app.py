@@ -50,7 +50,7 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("override", "kind", "message"),
     [
-        ("method.w=-1", ConfigError, "w"),
+        ("method.w=-1", ConfigError, "cannot use this w"),
         ("stages.fake_world.size=-1", DataError, "negative size"),
         ("+stages.fake_train.rte=1", ConfigError, "did you mean rate"),
         ("stage=fake_trian", ConfigError, "did you mean fake_train"),
@@ -58,7 +58,7 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("+stages.fake_train.policy=${data.benchmark_root}", ConfigError, "add data.benchmark_root=..."),
         ("+stages.fake_world.root=${nothing.there}", ConfigError, "not there"),
         ("trainer.devices=none", ConfigError, "trainer.devices"),
-        ("logger.wandb=maybe", ConfigError, "logger.wandb"),
+        ("+logger.wandb=maybe", ConfigError, "logger.wandb"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(
@@ -130,16 +130,28 @@ def test_help_shows_commands_and_groups(tmp_path: Path) -> None:
 
 def test_a_sweep_shares_stages_goes_on_after_a_failure_and_collects(tmp_path: Path, own_store: Path) -> None:
     # method.w=-1 fails: the objective says whether it needs a policy here, and refuses to be made
-    arguments = ["-m", *USUAL, "sweep_metrics=[fake_train/rate]", "method.w=0.5,-1", "method.k=0.25,0.5"]
+    arguments = [
+        "-m",
+        *USUAL,
+        "+sweep_metrics.rate={path: fake_train/rate, better: low}",
+        "method.w=0.5,-1",
+        "method.k=0.25,0.5",
+    ]
     arguments.append("+stages.fake_train.policy=${if_needed:needs_margin,org/model}")
     screen = _start(tmp_path, *arguments, "hydra.sweep.dir=sweep", expected=1)
     rows = list(csv.DictReader((tmp_path / "sweep" / "sweep.csv").read_text().splitlines()))
     assert [row["method.w"] for row in rows] == ["0.5", "0.5", "-1", "-1"]
     assert [row["fake_train/rate"] for row in rows] == ["0.5", "0.5", "", ""]
     assert all(row["failure"] for row in rows[2:]) and not any(row["failure"] for row in rows[:2])
-    assert "2 of 4 jobs failed" in screen
-    assert (tmp_path / "sweep" / "sweep.html").exists() and (tmp_path / "sweep" / "fake_train-rate.png").exists()
+    assert "2 of 4 jobs failed" in screen and "the same command runs the failed jobs again" in screen
+    assert (tmp_path / "sweep" / "sweep.html").exists() and (tmp_path / "sweep" / "rate.svg").exists()
     assert len(list((own_store / "fake_world").glob("*/artifact.json"))) == 1, "built once for all jobs"
+
+
+def test_a_mistake_behind_an_interpolation_is_shown_as_itself(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot use this k") as caught:
+        _run(tmp_path, "method.k=-1", "+stages.fake_train.policy=${if_needed:needs_margin,org/model}")
+    assert caught.value.given is not None
 
 
 @pytest.mark.slow  # starts torchrun

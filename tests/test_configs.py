@@ -143,8 +143,9 @@ def _check_composed(config: DictConfig) -> None:
 CHOICES = {
     folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
     for folder in sorted(CONF.iterdir())
-    if folder.is_dir() and folder.name not in ("experiment", "sweep", "hydra", "stages")
+    if folder.is_dir() and folder.name not in ("experiment", "sweep", "launcher", "hydra", "stages")
 }
+LAUNCHERS = {"joblib": "joblib_launcher", "slurm": "submitit_launcher", "slurm_local": "submitit_launcher"}
 
 
 @pytest.mark.parametrize("turn", range(max(map(len, CHOICES.values()))))
@@ -231,6 +232,29 @@ def test_every_model_takes_every_general_experiment(model: str) -> None:
 def test_every_model_has_a_tiny_recipe(model: str) -> None:
     config = _compose(f"model={model}")
     assert config.model.family in FAMILIES and config.model.settings.family == config.model.family
+
+
+@pytest.mark.parametrize("launcher", sorted(file.stem for file in (CONF / "launcher").glob("*.yaml")))
+def test_every_launcher_composes(launcher: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{LAUNCHERS[launcher]}", reason="needs the extra `sweeps`")
+    _check_composed(_compose(f"launcher={launcher}"))
+
+
+@pytest.mark.parametrize("experiment", ["mmdpo_llava", "mmdpo_qwen2_5_vl"])
+def test_an_ablation_changes_what_it_says(experiment: str) -> None:
+    def chosen(*ablation: str) -> tuple[str, str, str]:
+        config = _compose(f"experiment={experiment}", *(f"ablation={name}" for name in ablation))
+        pairs = OmegaConf.to_container(config.pairs)
+        return config.method._target_.rpartition(".")[2], config.data.critique, str(pairs)
+
+    full = chosen("full")
+    assert full == chosen() and full[:2] == ("MMDPO", "full")
+    changed = {name: chosen(name) for name in CHOICES["ablation"] if name != "full"}
+    assert {
+        name: [a != b for a, b in zip(full, found, strict=True)].count(True) for name, found in changed.items()
+    } == {name: 1 for name in changed}
+    assert changed["no_critique"][1] == "none" and changed["dpo"][0] == "DPO"
+    assert len(set(changed.values())) == len(changed)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)

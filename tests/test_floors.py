@@ -23,6 +23,7 @@ FLOORS = {
     "stages": 4,
     "composition": 5,
     "app": 6,
+    "dashboard": 6,
 }
 FILES = sorted((PROJECT / "mmrlhf").rglob("*.py"))
 

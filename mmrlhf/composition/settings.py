@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +30,31 @@ OmegaConf.register_new_resolver(
 OmegaConf.register_new_resolver(
     "if_own", lambda value: None if str(value).startswith("stage:") else value, replace=True
 )
+OmegaConf.register_new_resolver("run_name", lambda name: run_name(name), replace=True)
+OmegaConf.register_new_resolver("run_group", lambda name: run_group(name), replace=True)
+OmegaConf.register_new_resolver("run_choices", lambda: run_choices(), replace=True)
+
+
+def run_name(name: str) -> str:
+    """Resolve `${run_name:NAME}`: NAME, with the number of a sweep's job."""
+    return f"{name} #{HydraConfig.get().job.num}" if _in_sweep() else name
+
+
+def run_group(name: str) -> str:
+    """Resolve `${run_group:NAME}`: NAME, with the date and time of the sweep that the job belongs to."""
+    return " ".join((name, *Path(HydraConfig.get().sweep.dir).parts[-2:])) if _in_sweep() else name
+
+
+def run_choices() -> dict[str, str]:
+    """Resolve `${run_choices:}`: the option that each config group was set to; empty outside a run of the app."""
+    if not HydraConfig.initialized():
+        return {}
+    choices = HydraConfig.get().runtime.choices
+    return {group: str(option) for group, option in choices.items() if "/" not in group and "@" not in group}
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def read_stage(config: DictConfig, name: str) -> dict[str, Any]:
@@ -93,8 +120,9 @@ def plain_settings(node: DictConfig, where: str) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
+        mistake = _mistake_behind(error)
+        if mistake is not None:
+            raise mistake from None
         raise _open_value(error, where) from error
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
@@ -123,10 +151,15 @@ def causes(where: str) -> Iterator[None]:
     try:
         yield
     except HydraException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        if cause is not None:
-            raise cause from None
+        mistake = _mistake_behind(error)
+        if mistake is not None:
+            raise mistake from None
         problem, _, rest = str(error).partition("\n")
         raise ConfigError(problem, where=where, given=rest.replace("\n", " ") or None) from error
+
+
+def _mistake_behind(error: BaseException | None) -> UserError | None:
+    """Find the user's mistake that a library wrapped in an error of its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error

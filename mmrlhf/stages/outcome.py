@@ -19,6 +19,7 @@ from mmrlhf.stages.provenance import git_commit, versions
 from mmrlhf.stages.store import Artifact, chain_table, plain, short_path, write_json
 
 METRICS_FILE, FAILURE_FILE, REPORT_FILE = "metrics.json", "failure.json", "report.html"
+STAGES_FILE = "stages.json"
 _COPIED = (".html", ".png", ".csv", ".md")
 
 
@@ -26,12 +27,20 @@ def record_outcome(folder: Path, artifacts: Sequence[Artifact], settings: Mappin
     """Write into a run's folder what determined it and what came out.
 
     `resolved.yaml` (settings), `versions.json` (libraries and commit), `metrics.json` (every stage's summary),
-    `artifacts/<stage>` (links to the artefacts), and copies of the last stage's report and pictures.
+    `stages.json` (what was built and what was reused, in how many seconds), `artifacts/<stage>` (links to the
+    artefacts), and copies of the last stage's report and pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "resolved.yaml").write_text(yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True))
     write_json(folder / "versions.json", {"versions": versions(), "git": git_commit()})
     write_json(folder / METRICS_FILE, {artifact.stage: artifact.summary for artifact in artifacts})
+    write_json(
+        folder / STAGES_FILE,
+        {
+            item.stage: {"reused": item.reused, "seconds": item.seconds, "folder": str(item.folder)}
+            for item in artifacts
+        },
+    )
     (folder / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier try in the same folder
     links = folder / "artifacts"
     links.mkdir(exist_ok=True)

@@ -26,6 +26,7 @@ SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
 _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
     colour: f"var(--c{number})" for number, colour in enumerate(SERIES, start=1)
 }
+PALETTE = ("#2f6fd0", "#d9662c", "#17927a", "#8a5cc2", "#a98411", "#c0477e")  # page.css has the same
 MAX_POINTS = 300
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -165,7 +166,7 @@ def intervals(rows: Sequence[Interval], *, label: str, mark: float | None = None
 
 
 @styled
-def training_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str) -> Markup:
+def training_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, legend: bool = True) -> Markup:
     """Draw one panel of curves, name -> (steps, values): long ones smoothed, with the raw values behind them."""
     figure, axes = new_axes(3.5, 2.15)
     for number, (name, (steps, values)) in enumerate(series.items()):
@@ -180,7 +181,7 @@ def training_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], *, titl
     axes.set_title(title)
     axes.set_xlabel("step")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
-    if len(series) > 1:
+    if len(series) > 1 and legend:
         axes.margins(y=0.05 + 0.12 * len(series))  # room for the legend
         axes.legend(loc="upper right")
     return to_svg(figure, f"training curve: {title}")
@@ -253,20 +254,25 @@ def heat_map(
     labels: tuple[str, str],
     title: str,
     best: tuple[int, int],
+    notes: Mapping[tuple[int, int], str] | None = None,
+    higher_is_better: bool = True,
 ) -> Markup:
-    """Draw a table of numbers (rows, columns) with the higher ones in stronger colour; nan is left empty.
+    """Draw a table of numbers (rows, columns) with the better ones in stronger colour; nan is left empty.
 
-    labels: what rows and columns are; best: the cell to frame.
+    labels: what rows and columns are; best: the cell to frame; notes: a small second line of a cell, its interval.
     """
-    figure, axes = new_axes(1.8 + 0.95 * len(columns), 1.2 + 0.55 * len(rows))
+    figure, axes = new_axes(1.9 + 1.15 * len(columns), 1.2 + 0.62 * len(rows))
     known = grid[np.isfinite(grid)]
     low, span = (known.min(), max(np.ptp(known), 1e-12)) if len(known) else (0.0, 1.0)
     for (row, column), value in np.ndenumerate(grid):
-        place = len(rows) - 1 - row
+        place, note = len(rows) - 1 - row, (notes or {}).get((row, column), "")
         if np.isfinite(value):
-            strength = 0.06 + 0.6 * (value - low) / span
+            share = (value - low) / span
+            strength = 0.06 + 0.6 * (share if higher_is_better else 1 - share)
             axes.add_patch(_cell(column, place, color=SERIES[0], alpha=strength))
-        axes.text(column, place, f"{value:.4g}" if np.isfinite(value) else "-", ha="center", va="center", fontsize=10)
+        shown = f"{value:.4g}" if np.isfinite(value) else "-"
+        axes.text(column, place + 0.15 * bool(note), shown, ha="center", va="center", fontsize=10)
+        axes.text(column, place - 0.22, note, ha="center", va="center", fontsize=7.5)
     axes.add_patch(_cell(best[1], len(rows) - 1 - best[0], fill=False, edgecolor=SERIES[1], linewidth=2))
     axes.set_xticks(range(len(columns)), list(columns))
     axes.set_yticks(range(len(rows)), list(rows)[::-1])
@@ -276,6 +282,13 @@ def heat_map(
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelcolor=INK)
     return to_svg(figure, f"{title} over {labels[0]} and {labels[1]}")
+
+
+def standalone(svg: Markup) -> str:
+    """Give a page's plot the page's light colours, so that it can be a file of its own."""
+    light = {"--ink": "#1b2330", "--muted": "#5c6878", "--grid": "#dde2e9"}
+    light |= dict(zip((f"--c{n}" for n in range(1, 7)), PALETTE, strict=True))
+    return re.sub(r"var\((--\w+)\)", lambda match: light[match[1]], str(svg))
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

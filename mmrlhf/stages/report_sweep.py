@@ -1,7 +1,8 @@
-"""The page of a sweep: one number over two settings as a heat map, the best point, and every job in a table."""
+"""The page of a sweep: best point, every number over the settings, training curves, answers side by side, all jobs."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,102 +11,179 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from mmrlhf.errors import ConfigError
+from mmrlhf.callbacks.curves import FILE_NAME as CURVE_FILE
+from mmrlhf.callbacks.curves import read_curves
+from mmrlhf.data.index import Index
 from mmrlhf.stages import report_plots as plots
+from mmrlhf.stages.report_inputs import read_answers, read_stage
+from mmrlhf.stages.report_samples import SMALL_SIDE, data_uri, read_pictures
+from mmrlhf.stages.sweep_results import Job, Metric, Point, Sweep, varying
 
 TEMPLATES = Path(__file__).parent / "templates"
+TRAINING_STAGES = ("mmdpo", "reward", "sft")
+CURVES = ("loss", "accuracy", "reward_margin", "beta", "kl_estimate", "gradient_norm")
+MOST_CURVES, MOST_POINTS = 9, 9
+NUM_QUERIES = 4
 
 
-def sweep_report(
-    rows: Sequence[Mapping[str, Any]],
-    params: Sequence[str],
-    metric: str,
-    out: Path,
-    *,
-    title: str | None = None,
-    higher_is_better: bool = True,
-    command: str = "",
-) -> dict[str, Any]:
-    """Write a self-contained page to `out`; jobs at the same point (seeds) are averaged.
-
-    Args:
-        rows: one mapping per job with its settings and its number; a job without the number is listed as failed.
-        params: the settings that were swept; the first two make the heat map, one makes a bar chart.
-        metric: the number's name in `rows`.
-        out: the file.
-        command: what ran the sweep.
-
-    Returns: {"best": {setting: value}, "value", "num_jobs", "num_failed"}.
-
-    Raises:
-        ConfigError: no setting, or no job with the number.
-    """
-    done = [row for row in rows if isinstance(row.get(metric), int | float) and np.isfinite(row[metric])]
-    if not params or not done:
-        raise ConfigError(
-            "there is nothing to report about this sweep",
-            given=f"{len(rows)} jobs, {len(done)} with {metric}, settings {list(params)}",
-            expected="at least one setting and one job with the number",
-        )
-    points = _average(done, params, metric)
-    pick = max if higher_is_better else min
-    best = pick(points, key=lambda point: points[point])
-    summary = {
-        "best": dict(zip(params, best, strict=True)),
-        "value": points[best],
-        "num_jobs": len(rows),
-        "num_failed": len(rows) - len(done),
-    }
-    names = [*params, *[name for name in dict.fromkeys(key for row in rows for key in row) if name not in params]]
+def write_page(sweep: Sweep, out: Path) -> None:
+    """Write a self-contained page to `out`, and beside it every map as `<metric>.svg`."""
+    maps = {metric: _picture(sweep, metric) for metric in sweep.metrics} if sweep.settings else {}
+    for metric, picture in maps.items():
+        name = re.sub(r"\W+", "-", metric.name)
+        out.with_name(f"{name}.svg").write_text(plots.standalone(picture), encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("sweep.html.j2").render(
-        title=title or f"Sweep over {' and '.join(params)}",
+        title=f"Sweep over {' and '.join(sweep.labels)}" if sweep.settings else "Sweep",
         css=Markup((TEMPLATES / "page.css").read_text()),  # noqa: S704 - our own file
-        summary=summary,
-        metric=metric,
-        picture=_picture(points, best, params, metric),
-        names=names,
-        rows=sorted(rows, key=lambda row: _sort_key(row.get(metric)), reverse=higher_is_better),
-        command=command,
+        sweep=sweep,
+        cards=_cards(sweep),
+        pictures=list(maps.values()),
+        curves=_curves(sweep),
+        samples=_samples(sweep),
+        points=_rows(sweep),
+        jobs=[_job(job, sweep, out.parent) for job in sweep.jobs],
+        job_settings=varying(sweep.jobs),
     )
     out.write_text(page, encoding="utf-8")
-    return summary
 
 
-def _average(rows: Sequence[Mapping[str, Any]], params: Sequence[str], metric: str) -> dict[tuple[Any, ...], float]:
-    """The mean number at every point of the sweep."""
-    values: dict[tuple[Any, ...], list[float]] = {}
-    for row in rows:
-        values.setdefault(tuple(row.get(name) for name in params), []).append(float(row[metric]))
-    return {point: float(np.mean(found)) for point, found in values.items()}
+def _cards(sweep: Sweep) -> list[dict[str, str]]:
+    """The best point of every number."""
+    cards = []
+    for metric in sweep.metrics if sweep.settings else ():
+        point = sweep.best(metric)
+        if point is not None:
+            label = f"{'highest' if metric.better == 'high' else 'lowest'} {metric.name}"
+            estimate = point.estimates[metric.name]
+            value, _, interval = str(estimate).partition(" ")
+            cards.append({"label": label, "value": value, "interval": interval, "detail": sweep.describe(point)})
+    return cards
 
 
-def _picture(
-    points: Mapping[tuple[Any, ...], float], best: tuple[Any, ...], params: Sequence[str], metric: str
-) -> Markup:
-    if len(params) == 1:
-        ordered = {f"{params[0]} = {point[0]}": points[point] for point in sorted(points, key=lambda p: _order(p[0]))}
-        return plots.bars(ordered, label=metric, format_value="{:.4g}")
-    axes = [sorted({point[axis] for point in points}, key=_order) for axis in (0, 1)]
-    sums = np.zeros((len(axes[0]), len(axes[1])))
-    counts = np.zeros_like(sums)
-    for point, value in points.items():
-        place = axes[0].index(point[0]), axes[1].index(point[1])
-        sums[place] += value
-        counts[place] += 1
-    grid = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-    rows, columns = ([str(value) for value in axis] for axis in axes)
-    framed = axes[0].index(best[0]), axes[1].index(best[1])
-    return plots.heat_map(grid, rows, columns, labels=(params[0], params[1]), title=metric, best=framed)
+def _picture(sweep: Sweep, metric: Metric) -> Markup:
+    """A map over two settings, else one dot with its interval for every point."""
+    best = sweep.best(metric)
+    assert best is not None
+    axes = sweep.axes()
+    if axes is not None:
+        return _map(sweep, metric, best, *axes)
+    rows = []
+    for point in sweep.points:
+        if (found := point.estimates.get(metric.name)) is not None:
+            low, high = (found.mean, found.mean) if found.low is None or found.high is None else (found.low, found.high)
+            strong = point is best
+            rows.append(plots.Interval(sweep.describe(point), found.mean, low, high, group=int(strong), strong=strong))
+    return plots.intervals(rows, label=metric.name)
 
 
-def _order(value: Any) -> tuple[int, float, str]:
-    """Numbers (also written as text) by size, then everything else by name."""
-    try:
-        return 0, float(value), str(value)
-    except (TypeError, ValueError):
-        return 1, 0.0, str(value)
+def _map(sweep: Sweep, metric: Metric, best: Point, rows: list[str], columns: list[str]) -> Markup:
+    grid = np.full((len(rows), len(columns)), np.nan)
+    notes = {}
+    for point in sweep.points:
+        place = rows.index(point.values[0]), columns.index(point.values[1])
+        if (found := point.estimates.get(metric.name)) is not None:
+            grid[place] = found.mean
+            notes[place] = str(found).partition(" ")[2]
+    return plots.heat_map(
+        grid,
+        rows,
+        columns,
+        labels=(sweep.labels[0], sweep.labels[1]),
+        title=metric.name,
+        best=(rows.index(best.values[0]), columns.index(best.values[1])),
+        notes=notes,
+        higher_is_better=metric.better == "high",
+    )
 
 
-def _sort_key(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else -np.inf
+def _curves(sweep: Sweep) -> list[Markup]:
+    """Training curves of the first job of each point, one panel for each number."""
+    found = {}
+    for point in sweep.points[:MOST_CURVES]:
+        for job in point.jobs:
+            folder = next((place for name in TRAINING_STAGES if (place := _artifact(job, name)) is not None), None)
+            if folder is not None and (folder / CURVE_FILE).is_file():
+                found[sweep.describe(point) or job.folder.name] = read_curves(folder)
+                break
+    panels = []
+    for name in CURVES:
+        series = {point: curves[f"train/{name}"] for point, curves in found.items() if f"train/{name}" in curves}
+        if series:
+            panels.append(plots.training_curves(series, title=name, legend=not panels))
+    return panels
+
+
+def _artifact(job: Job, stage: str) -> Path | None:
+    folder = job.folder / "artifacts" / stage
+    return folder if folder.is_dir() else None
+
+
+def _samples(sweep: Sweep) -> list[dict[str, Any]]:
+    """What every point answers to the same held-out queries, with their pictures."""
+    answers = []
+    for point in sweep.points[:MOST_POINTS]:
+        job = next((job for job in point.jobs if _artifact(job, "evaluate")), None)
+        rows = read_answers(read_stage("evaluate", _artifact(job, "evaluate"))) if job is not None else {}
+        if job is not None and rows:
+            answers.append((point, job, rows))
+    if not answers:
+        return []
+    keys = [key for key in answers[0][2] if all(key in rows for _, _, rows in answers)]
+    packed = next((place for _, job, _ in answers if (place := _artifact(job, "pack")) is not None), None)
+    return [_sample(sweep, key, answers, packed) for key in keys[:NUM_QUERIES]]
+
+
+def _sample(
+    sweep: Sweep,
+    key: str,
+    answers: Sequence[tuple[Point, Job, Mapping[str, Sequence[Mapping[str, Any]]]]],
+    packed: Path | None,
+) -> dict[str, Any]:
+    prompt, pictures = "", []
+    if packed is not None:
+        index = Index.load(packed)
+        place = np.flatnonzero(index.column("key") == key)
+        if len(place):
+            group = index.read(int(place[0]))
+            prompt = group.prompt
+            pictures = [
+                {"uri": data_uri(image), "small": max(image.size) <= SMALL_SIDE} for image in read_pictures(group)[0]
+            ]
+    given = [
+        {
+            "point": sweep.describe(point),
+            **{name: rows[key][0].get(name) for name in ("generation", "quality", "reward")},
+        }
+        for point, _, rows in answers
+    ]
+    return {"key": key, "prompt": prompt, "pictures": pictures, "answers": given}
+
+
+def _rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """The points as a table, best first."""
+    points = list(sweep.points)
+    if sweep.metrics:
+        first = sweep.metrics[0]
+        sign = -1 if first.better == "high" else 1
+        points.sort(key=lambda p: sign * p.estimates[first.name].mean if first.name in p.estimates else np.inf)
+    return [
+        {
+            "values": point.values,
+            "numbers": [point.estimates.get(metric.name) for metric in sweep.metrics],
+            "jobs": len(point.jobs),
+        }
+        for point in points
+    ]
+
+
+def _job(job: Job, sweep: Sweep, folder: Path) -> dict[str, Any]:
+    report = job.folder / "report.html"
+    return {
+        "number": job.folder.name,
+        "link": report.relative_to(folder).as_posix() if report.exists() else None,
+        "values": [job.overrides.get(key, "") for key in varying(sweep.jobs)],
+        "numbers": [job.metrics.get(metric.path) for metric in sweep.metrics],
+        "state": job.first_line or ("was there already" if job.reused else "done"),
+        "failed": job.failure is not None,
+    }

@@ -38,17 +38,23 @@ class Loggers:
         wandb: "auto" is online when logged in to Weights & Biases and offline otherwise; the environment variable
             WANDB_MODE wins over it.
         tensorboard: also write TensorBoard event files.
+        csv: also write one row per step and one column per number.
         project: Weights & Biases project.
         entity: Weights & Biases team or user; None is the account's default.
         run_name: the name that runs carry, followed by the stage.
-        config: settings that are stored with the run.
+        group: runs that W&B shows together; None is the run's name.
+        columns: facts about the whole run that are stored with each stage's W&B run.
+        config: settings of the stage, stored with its W&B run.
     """
 
-    wandb: WandbMode = "auto"
+    wandb: WandbMode = "off"
     tensorboard: bool = False
+    csv: bool = False
     project: str = "mmrlhf"
     entity: str | None = None
     run_name: str = "run"
+    group: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,10 +65,12 @@ class Loggers:
         logs = Path(folder) / "logs"
         loggers: list[Logger] = []
         mode = wandb_mode(self.wandb)
-        if self.tensorboard or mode != "off":
+        if self.tensorboard or self.csv or mode != "off":
             logs.mkdir(parents=True, exist_ok=True)
         if self.tensorboard:
             loggers.append(_tensorboard(logs))
+        if self.csv:
+            loggers.append(_csv(logs))
         if mode != "off":
             loggers.append(self._wandb(logs, stage, mode))
         return loggers
@@ -75,22 +83,46 @@ class Loggers:
         logger = WandbLogger(
             project=self.project,
             entity=self.entity,
-            name=f"{self.run_name}-{stage}",
-            group=self.run_name,
+            name=f"{self.run_name} {stage}",
+            group=self.group or self.run_name,
             job_type=stage,
             save_dir=logs,
             offline=mode == "offline",
-            config=dict(self.config),
+            config={**self.columns, **self.config},
         )
         # Lightning passes it on even where it is not set, and W&B then warns on every run that it has no effect.
         getattr(logger, "_wandb_init", {}).pop("anonymous", None)
         return logger
 
+    def record(self, numbers: Mapping[str, float]) -> None:
+        """Store a finished stage's numbers in its W&B run, and the checkpoints it read by reference, without upload.
+
+        A stage's own model is a reference in the runs of the stages that read it: it has not got its final place yet.
+        """
+        run = _open_run()
+        if run is None:
+            return
+        run.summary.update(dict(numbers))
+        for name, value in self.config.items():
+            folder = Path(value) if isinstance(value, str) and value.startswith("/") else None
+            if folder is not None and (folder / "config.json").is_file():
+                import wandb
+
+                model = wandb.Artifact(f"{name}-{folder.parent.name}", type="model")
+                # by name only: a checksum would read every weight
+                model.add_reference(folder.as_uri(), name=folder.name, checksum=False)
+                run.log_artifact(model)
+
     def finish(self) -> None:
         """Close the run, so that the next stage opens its own and the folder may be moved."""
-        wandb = sys.modules.get("wandb")  # never imported for a stage that did not log
-        if wandb is not None and getattr(wandb, "run", None) is not None:
-            wandb.finish()
+        run = _open_run()
+        if run is not None:
+            run.finish()
+
+
+def _open_run() -> Any:
+    """The W&B run that is open in this process, if any; W&B is never imported for a stage that did not log."""
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 @contextmanager
@@ -145,6 +177,12 @@ def _tensorboard(logs: Path) -> Logger:
             fix="pip install -c constraints.txt tensorboard, or choose logger=csv",
         )
     return TensorBoardLogger(save_dir=logs, name="", version="tensorboard")
+
+
+def _csv(logs: Path) -> Logger:
+    from lightning.pytorch.loggers import CSVLogger
+
+    return CSVLogger(save_dir=logs, name="", version="csv")
 
 
 def sharded_strategy(*, devices: int | str | list[int], num_nodes: int, accelerator: str) -> Strategy:

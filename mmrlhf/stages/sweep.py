@@ -1,190 +1,156 @@
-"""One table and one picture for a sweep: which settings varied, what came out, which jobs failed."""
+"""The end of a sweep: a table and a map on the terminal, sweep.csv, and one page with everything."""
 
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
 from hydra.experimental.callback import Callback
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mmrlhf.stages.outcome import FAILURE_FILE, METRICS_FILE
-from mmrlhf.stages.report_sweep import sweep_report
+from mmrlhf.errors import ConfigError
+from mmrlhf.stages.launch import Group
+from mmrlhf.stages.outcome import show_error
+from mmrlhf.stages.report_sweep import write_page
+from mmrlhf.stages.store import short_path
+from mmrlhf.stages.sweep_results import Metric, Sweep, read_sweep, varying
 
 log = logging.getLogger(__name__)
 
-LOW_IS_GOOD = ("kl/mean", "loss", "nll", "seconds")
+PAGE, TABLE = "sweep.html", "sweep.csv"
 
 
-@dataclass(frozen=True)
-class Job:
-    """One job of a sweep: its overrides, its numbers as `stage/name`, and why it failed if it did."""
+class SweepReport(Callback):
+    """Collects a sweep's results when all of its jobs are done; exit code 1 if any of them failed.
 
-    folder: Path
-    overrides: Mapping[str, str]
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    failure: str | None = None
+    Args:
+        metrics: numbers to show, name -> {path: `stage/name`, better: high | low}; those that no job has are left out,
+            the first decides which point is best.
+    """
 
+    def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        self.metrics = dict(metrics)
 
-def read_jobs(folder: Path) -> list[Job]:
-    """Read every job of a sweep's folder, in the order of their numbers."""
-    jobs = []
-    numbered = [item for item in folder.iterdir() if item.is_dir() and item.name.isdigit()]
-    for job in sorted(numbered, key=lambda item: int(item.name)):
-        overrides = dict(
-            line.partition("=")[::2] for line in _load(job / ".hydra" / "overrides.yaml", yaml.safe_load, [])
-        )
-        metrics = dict(flatten(_load(job / METRICS_FILE, json.loads, {})))
-        failure = _load(job / FAILURE_FILE, json.loads, None)
-        message = None if metrics else "no results"
-        jobs.append(Job(job, overrides, metrics, failure["message"] if failure else message))
-    return jobs
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse what cannot work before the first job: Hydra would go on after an exception of a callback's."""
+        try:
+            make_metrics(self.metrics)
+            if Group.from_environment().size > 1:
+                raise ConfigError(
+                    "a sweep was started as a group of processes",
+                    given=f"{Group.from_environment().size} processes",
+                    expected="one process: every job starts its own",
+                    fix="leave torchrun or srun away and add trainer.devices=N; on a cluster, launcher=slurm",
+                )
+        except ConfigError as error:
+            show_error(error)
+            sys.exit(2)
 
-
-def _load(path: Path, parse: Any, default: Any) -> Any:
-    return parse(path.read_text()) if path.is_file() else default
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers inside nested mappings as (`outer/inner`, value)."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{key}", float(value)
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write sweep.csv and the page beside the jobs, and print the table."""
+        sweep = read_sweep(Path(config.hydra.sweep.dir), make_metrics(self.metrics))
+        show_sweep(sweep)
+        if sweep.failed:
+            sys.exit(1)
 
 
-def varying(jobs: Sequence[Job]) -> list[str]:
-    """Name the settings that differ between jobs, in the order they were given."""
-    keys = dict.fromkeys(key for job in jobs for key in job.overrides)
-    return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
+def make_metrics(settings: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
+    """Make the metrics that a config describes; raises ConfigError for a path or a direction that cannot be."""
+    metrics = []
+    for name, item in settings.items():
+        if not isinstance(item, Mapping) or "path" not in item or set(item) - {"path", "better"}:
+            raise ConfigError(
+                "not a metric", where=f"sweep_metrics.{name}", given=item, expected="{path: stage/name, better: high}"
+            )
+        metrics.append(Metric(str(name), str(item["path"]), item.get("better", "high")))
+    return metrics
 
 
-def write_csv(path: Path, jobs: Sequence[Job]) -> None:
+def show_sweep(sweep: Sweep, console: Console | None = None) -> None:
+    """Write a sweep's table and page into its folder, and print what it found, what failed and where things are."""
+    console = console or Console()
+    write_csv(sweep.folder / TABLE, sweep)
+    written = [("results", sweep.folder / TABLE)]
+    if sweep.points:
+        write_page(sweep, sweep.folder / PAGE)
+        written.append(("report", sweep.folder / PAGE))
+    console.print(results_table(sweep))
+    for metric in sweep.metrics[:1]:
+        table = map_table(sweep, metric)
+        if table is not None:
+            console.print(table)
+        point = sweep.best(metric)
+        if point is not None and sweep.settings:
+            console.print(Text(f"best     {sweep.describe(point)}: {metric.name} {point.estimates[metric.name]}"))
+            equals = sum(item.estimates.get(metric.name) == point.estimates[metric.name] for item in sweep.points) - 1
+            if equals:
+                console.print(Text(f"         {equals} other point{'s' * (equals > 1)} the same"))
+    _show_failures(sweep, console)
+    for label, path in written:
+        console.print(Text(f"{label:8} {short_path(path)}"), soft_wrap=True)
+
+
+def _show_failures(sweep: Sweep, console: Console) -> None:
+    if sweep.failed:
+        console.print(Text(f"\n{len(sweep.failed)} of {len(sweep.jobs)} jobs failed", style="bold red"))
+    for job in sweep.failed:
+        where = " ".join(f"{key}={job.overrides.get(key, '')}" for key in varying(sweep.jobs))
+        console.print(Text(f"  {job.folder.name}: {where}\n     {job.first_line}"), soft_wrap=True)
+        console.print(Text(f"     {short_path(job.folder / 'run.log')}"), soft_wrap=True)
+    if sweep.failed:
+        console.print(Text("  the same command runs the failed jobs again and reuses the others\n"))
+
+
+def write_csv(path: Path, sweep: Sweep) -> None:
     """Write one row per job: number, varying settings, all numbers, failure."""
-    settings, metrics = varying(jobs), sorted({name for job in jobs for name in job.metrics})
+    settings = varying(sweep.jobs)
+    metrics = sorted({name for job in sweep.jobs for name in job.metrics})
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["job", *settings, *metrics, "failure"])
-        for job in jobs:
+        for job in sweep.jobs:
             row = [job.overrides.get(key, "") for key in settings] + [job.metrics.get(name, "") for name in metrics]
             writer.writerow([job.folder.name, *row, job.failure or ""])
 
 
-def results_table(jobs: Sequence[Job], metrics: Sequence[str]) -> Table:
-    """Show the jobs on the terminal with their varying settings and the chosen numbers."""
-    settings = varying(jobs)
-    table = Table("job", *settings, *metrics, "", title="sweep", title_justify="left")
-    for job in jobs:
-        numbers = [f"{job.metrics[name]:.4g}" if name in job.metrics else "-" for name in metrics]
-        failure = (job.failure or "").splitlines()[0] if job.failure else ""
-        table.add_row(job.folder.name, *[job.overrides.get(key, "") for key in settings], *numbers, failure)
+def results_table(sweep: Sweep) -> Table:
+    """Show every point with its numbers and 95% intervals, and how its jobs went."""
+    jobs = sweep.jobs
+    reused = sum(job.reused for job in jobs)
+    title = f"sweep: {len(jobs)} jobs" + (f", {reused} of them were there already" if reused else "")
+    table = Table(*sweep.labels, *[metric.name for metric in sweep.metrics], "jobs", title=title, title_justify="left")
+    for point in sweep.points:
+        numbers = [str(point.estimates.get(metric.name, "-")) for metric in sweep.metrics]
+        failed = sum(job.failure is not None for job in point.jobs)
+        state = f"{len(point.jobs) - failed} of {len(point.jobs)}" if failed else str(len(point.jobs))
+        table.add_row(*point.values, *numbers, Text(state, style="red" if failed else ""))
     return table
 
 
-def heat_map(jobs: Sequence[Job], metric: str) -> Figure | None:
-    """Draw a number over two varying settings; None unless exactly two vary and some job has the number."""
-    settings = varying(jobs)
-    done = [job for job in jobs if metric in job.metrics]
-    if len(settings) != 2 or not done:
+def map_table(sweep: Sweep, metric: Metric) -> Table | None:
+    """Show a number over two settings, better cells greener; None unless exactly two vary."""
+    axes = sweep.axes()
+    known = [point.estimates[metric.name].mean for point in sweep.points if metric.name in point.estimates]
+    if axes is None or not known:
         return None
-    rows, columns = (sorted({job.overrides.get(key, "") for job in jobs}, key=_numeric) for key in settings)
-    cells: dict[tuple[int, int], list[float]] = {}
-    for job in done:
-        place = rows.index(job.overrides.get(settings[0], "")), columns.index(job.overrides.get(settings[1], ""))
-        cells.setdefault(place, []).append(job.metrics[metric])
-    grid = np.full((len(rows), len(columns)), np.nan)
-    for place, values in cells.items():
-        grid[place] = float(np.mean(values))
-    return _draw(grid, rows, columns, settings, metric)
-
-
-def _draw(grid: np.ndarray, rows: list[str], columns: list[str], settings: list[str], metric: str) -> Figure:
-    figure = Figure(figsize=(1.6 + 1.1 * len(columns), 1.4 + 0.8 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(grid, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set_xlabel(settings[1])
-    axes.set_ylabel(settings[0])
-    axes.set_title(metric)
-    middle = np.nanmean(grid)
-    for (row, column), value in np.ndenumerate(grid):
-        text = "-" if np.isnan(value) else f"{value:.4g}"
-        axes.text(column, row, text, ha="center", va="center", color="black" if value > middle else "white")
-    figure.colorbar(image, ax=axes)
-    return figure
-
-
-def _numeric(text: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(text), text
-    except ValueError:
-        return 1, 0.0, text
-
-
-def write_pages(folder: Path, jobs: Sequence[Job], metrics: Sequence[str]) -> list[Path]:
-    """Write a page for each number: the best setting, a picture, every job. The first page is sweep.html."""
-    settings = varying(jobs)
-    pages = []
-    for name in metrics if settings else ():
-        page = folder / ("sweep.html" if not pages else f"sweep-{_file_name(name)}.html")
-        rows = [
-            {**job.overrides, **{key: job.metrics.get(key) for key in metrics}, "job": job.folder.name} for job in jobs
-        ]
-        rows = [{key: value for key, value in row.items() if key in (*settings, *metrics, "job")} for row in rows]
-        sweep_report(rows, settings, name, page, higher_is_better=not name.endswith(LOW_IS_GOOD))
-        pages.append(page)
-    return pages
-
-
-def _file_name(metric: str) -> str:
-    return metric.replace("/", "-")
-
-
-class SweepReport(Callback):
-    """Collect a sweep's results when all of its jobs are done; exit code 1 if any of them failed.
-
-    Args:
-        metrics: numbers to show, as `stage/name`; those that no job has are left out.
-    """
-
-    def __init__(self, metrics: Sequence[str]) -> None:
-        self.metrics = tuple(metrics)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write sweep.csv, pages and heat maps beside the jobs, and print the table."""
-        folder = Path(config.hydra.sweep.dir)
-        jobs = report_sweep(folder, self.metrics)
-        failed = [job for job in jobs if job.failure]
-        if failed:
-            log.error("%d of %d jobs failed: %s", len(failed), len(jobs), ", ".join(str(job.folder) for job in failed))
-            sys.exit(1)
-
-
-def report_sweep(folder: Path, metrics: Sequence[str], console: Console | None = None) -> list[Job]:
-    """Write a sweep's table, pictures and pages into its folder and print the table; returns the jobs."""
-    console = console or Console()
-    jobs = read_jobs(folder)
-    shown = [name for name in metrics if any(name in job.metrics for job in jobs)]
-    write_csv(folder / "sweep.csv", jobs)
-    for name in shown:
-        figure = heat_map(jobs, name)
-        if figure is not None:
-            figure.savefig(folder / f"{_file_name(name)}.png", dpi=120)
-    pages = write_pages(folder, jobs, shown)
-    console.print(results_table(jobs, shown))
-    for label, path in (("results", folder / "sweep.csv"), *(("report", page) for page in pages)):
-        console.print(f"{label:8} {path}", soft_wrap=True, markup=False, highlight=False)
-    return jobs
+    rows, columns = axes
+    found = {point.values: point.estimates.get(metric.name) for point in sweep.points}
+    low, span = min(known), max(known) - min(known)
+    title = f"{metric.name} over {sweep.labels[0]} (down) and {sweep.labels[1]} (across)"
+    table = Table("", *columns, title=title, title_justify="left")
+    for row in rows:
+        cells = []
+        for column in columns:
+            cell = found.get((row, column))
+            share = 0.5 if cell is None or span == 0 else (cell.mean - low) / span
+            shade = round(40 + 110 * (share if metric.better == "high" else 1 - share))
+            cells.append(Text("-") if cell is None else Text(str(cell), style=f"white on rgb(20,{shade},60)"))
+        table.add_row(Text(row, style="bold"), *cells)
+    return table
