@@ -16,6 +16,7 @@ from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.data.index import Index
 from mmrlhf.stages import report_plots as plots
 from mmrlhf.stages.report_inputs import read_answers, read_stage
+from mmrlhf.stages.report_maps import heat_map, standalone
 from mmrlhf.stages.report_samples import SMALL_SIDE, data_uri, read_pictures
 from mmrlhf.stages.sweep_results import Job, Metric, Point, Sweep, varying
 
@@ -31,7 +32,7 @@ def write_page(sweep: Sweep, out: Path) -> None:
     maps = {metric: _picture(sweep, metric) for metric in sweep.metrics} if sweep.settings else {}
     for metric, picture in maps.items():
         name = re.sub(r"\W+", "-", metric.name)
-        out.with_name(f"{name}.svg").write_text(plots.standalone(picture), encoding="utf-8")
+        out.with_name(f"{name}.svg").write_text(standalone(picture), encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("sweep.html.j2").render(
         title=f"Sweep over {' and '.join(sweep.labels)}" if sweep.settings else "Sweep",
@@ -85,7 +86,7 @@ def _map(sweep: Sweep, metric: Metric, best: Point, rows: list[str], columns: li
         if (found := point.estimates.get(metric.name)) is not None:
             grid[place] = found.mean
             notes[place] = str(found).partition(" ")[2]
-    return plots.heat_map(
+    return heat_map(
         grid,
         rows,
         columns,
