@@ -25,6 +25,7 @@ from mmrlhf.stages.chain import check_signature, plan_chain
 FILES = sorted(CONF.rglob("*.yaml"))
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 SWEEPS = sorted(file.stem for file in (CONF / "sweep").glob("*.yaml"))
+NEEDED = {"score_llava": ["responses=answers.jsonl"]}  # what the user has to give beside the experiment
 SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 GIVEN_LATER = {"out", "runtime"}
 
@@ -160,7 +161,7 @@ def test_every_choice_of_every_group_composes(turn: int) -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("scale", ["default", "tiny"])
 def test_every_experiment_composes(experiment: str, scale: str) -> None:
-    config = _compose(f"experiment={experiment}", f"scale={scale}")
+    config = _compose(f"experiment={experiment}", f"scale={scale}", *NEEDED.get(experiment, []))
     _check_composed(config)
     chain = [node.name for node in plan_chain(config.stage, lambda name: read_stage(config, name), stage_names(config))]
     drawn = scale == "tiny" or _compose(f"experiment={experiment}").data.root.startswith("stage:world")
@@ -172,7 +173,7 @@ def test_every_experiment_composes(experiment: str, scale: str) -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_own_data_fetches_nothing(experiment: str) -> None:
-    config = _compose(f"experiment={experiment}", "scale=default").copy()
+    config = _compose(f"experiment={experiment}", "scale=default", *NEEDED.get(experiment, [])).copy()
     config.data.root = "my_data"
     chain = plan_chain(config.stage, lambda name: read_stage(config, name), stage_names(config))
     assert "fetch" not in [node.name for node in chain] and "my_data" in user_inputs(config)

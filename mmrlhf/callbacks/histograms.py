@@ -6,22 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 from typing_extensions import override
 
 
 class PairHistograms(L.Callback):
-    """Logs histograms of per-pair values of a step, as rank 0 saw them.
+    """Logs histograms of per-pair values of a step, as rank 0 saw them, and of the margins of held-out pairs.
 
-    Needs the `record` that a training step returns; names that it does not hold are passed over.
+    Needs the `record` that a training step returns; names that it does not hold are passed over. The margins are those
+    of the module's `heldout_scores` after each validation, where it has some.
 
     Args:
         names: values to show.
         every_steps: optimizer steps between two histograms; the last step always has one.
     """
 
-    def __init__(self, names: Sequence[str] = ("beta", "margin"), *, every_steps: int = 50) -> None:
+    def __init__(self, names: Sequence[str] = ("beta", "margin", "reward_margin"), *, every_steps: int = 50) -> None:
         if every_steps < 1:
             raise ValueError(f"every_steps must be at least 1, got {every_steps}")
         self._names, self._every_steps = tuple(names), every_steps
@@ -40,6 +42,15 @@ class PairHistograms(L.Callback):
             if values is not None and len(values):
                 for logger in trainer.loggers:
                     log_histogram(logger, f"train/{name}_histogram", values.float().cpu(), trainer.global_step)
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        scores: Any = getattr(pl_module, "heldout_scores", None)
+        if scores is None or not trainer.is_global_zero:
+            return
+        margins = torch.tensor(scores.chosen) - torch.tensor(scores.rejected)
+        for logger in trainer.loggers:
+            log_histogram(logger, "val/margin_histogram", margins, trainer.global_step)
 
 
 def log_histogram(logger: Logger, name: str, values: Tensor, step: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import ConfigError
-from mmrlhf.types import EncodedGroup
+from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from mmrlhf.data.encode import Encoder
@@ -24,6 +24,7 @@ class GroupDataset(Dataset[EncodedGroup]):
         index: the shards' index.
         encoder: turns a group into tokens.
         tables: side-car tables; each column goes into `EncodedGroup.columns` under its own name, (K,) float32.
+        prepare: changes a group before it is encoded (`mmrlhf.data.critiques`).
         cache_gib: memory for encoded groups; what fits is encoded once, however many epochs read it. Each worker
             process has a cache of its own.
 
@@ -33,9 +34,16 @@ class GroupDataset(Dataset[EncodedGroup]):
     """
 
     def __init__(
-        self, index: Index, encoder: Encoder, tables: Sequence[SideCar] = (), *, cache_gib: float = 0.0
+        self,
+        index: Index,
+        encoder: Encoder,
+        tables: Sequence[SideCar] = (),
+        *,
+        prepare: Callable[[PreferenceGroup], PreferenceGroup] | None = None,
+        cache_gib: float = 0.0,
     ) -> None:
         self.index, self.encoder, self.tables = index, encoder, tuple(tables)
+        self._prepare = prepare
         self._cache: dict[int, EncodedGroup] = {}
         self._free_bytes = int(cache_gib * 2**30)
         names = [name for table in tables for name in table.columns]
@@ -59,7 +67,8 @@ class GroupDataset(Dataset[EncodedGroup]):
         row = int(row)
         if row in self._cache:
             return self._cache[row]
-        group = self.encoder(self.index.read(row))
+        record = self.index.read(row)
+        group = self.encoder(record if self._prepare is None else self._prepare(record))
         size = _num_bytes(group)
         if size <= self._free_bytes:
             self._free_bytes -= size

@@ -69,6 +69,7 @@ class Encoder:
         max_tokens: longest prefix + branch; a longer response is cut at its end and counted, a longer prompt is an
             error, and media tokens are never cut.
         damage: also gives the media tensors of a damaged copy, under names that begin with `DAMAGED`.
+        dimensions: annotated scores that become columns `score_<dimension>` (K,), nan where unknown.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Encoder:
         media: MediaSettings | None = None,
         max_tokens: int = 8192,
         damage: Damage | None = None,
+        dimensions: Sequence[str] = (),
     ) -> None:
         self.processor: Any = processor
         self.tokenizer: Any = processor.tokenizer
@@ -88,6 +90,7 @@ class Encoder:
         self.media = media or MediaSettings()
         self.max_tokens = max_tokens
         self.damage = damage
+        self.dimensions = tuple(dimensions)
         self.chat = Chat(processor)
         self._visual_tokens = lru_cache(maxsize=4096)(self._count_visual_tokens)
 
@@ -151,7 +154,6 @@ class Encoder:
             self._branch(ids, is_label, cut, media, response)
             for ids, is_label, response in zip(sequences, labels, responses, strict=True)
         ]
-        rank = [float("nan") if r.rank is None else float(r.rank) for r in responses]
         return EncodedGroup(
             key=group.key,
             prefix_ids=sequences[0][:cut],
@@ -161,8 +163,13 @@ class Encoder:
             num_images=len(decoded.images),
             num_videos=len(decoded.clips),
             pairs=group.ranked_pairs() if with_answer or len(responses) == len(group.responses) else (),
-            columns={"rank": torch.tensor(rank)},
+            columns=self._columns(responses),
         )
+
+    def _columns(self, responses: tuple[Response, ...]) -> dict[str, Tensor]:
+        rank = [math.nan if response.rank is None else float(response.rank) for response in responses]
+        scores = {name: [response.scores.get(name, math.nan) for response in responses] for name in self.dimensions}
+        return {"rank": torch.tensor(rank)} | {f"score_{name}": torch.tensor(each) for name, each in scores.items()}
 
     def _decode(self, group: PreferenceGroup) -> DecodedMedia:
         return self._readable(decode_media(group, self.media))
@@ -172,16 +179,19 @@ class Encoder:
 
     def _render(
         self, group: PreferenceGroup, response: Response, media: DecodedMedia, with_answer: bool
-    ) -> tuple[str, int]:
-        """The conversation as text with one placeholder per medium, and the character at which labels begin."""
+    ) -> tuple[str, tuple[int, int]]:
+        """The conversation as text with one placeholder per medium, and the characters between which labels lie."""
         user = self.template.user(group, response)
         answer = self.template.assistant(group, response) if with_answer else None
         self.chat.refuse_placeholders(group, user + (answer or ""))
         text = self.chat.prompt(user, num_images=len(media.images), num_videos=len(media.clips))
-        return (text, len(text)) if answer is None else (text + answer + self.chat.turn_end, len(text))
+        if answer is None:
+            return text, (len(text), len(text))
+        turn = text + answer + self.chat.turn_end
+        return turn + self.template.closing, (len(text), len(turn))
 
     def _tokenize(
-        self, group: PreferenceGroup, rendered: Sequence[tuple[str, int]], decoded: DecodedMedia
+        self, group: PreferenceGroup, rendered: Sequence[tuple[str, tuple[int, int]]], decoded: DecodedMedia
     ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
         """Complete token ids (T,) of every response, which of them are labels (T,), and the group's media tensors."""
         tokens = self.tokenizer(
@@ -192,8 +202,8 @@ class Encoder:
         plain = tokens["input_ids"]
         # A token that straddles the border carries the response's first characters, so it is a label.
         is_label = [
-            [end > label_start for _, end in offsets]
-            for offsets, (_, label_start) in zip(tokens["offset_mapping"], rendered, strict=True)
+            [end > first and start < last for start, end in offsets]
+            for offsets, (_, (first, last)) in zip(tokens["offset_mapping"], rendered, strict=True)
         ]
         head, kept, media = torch.zeros(0, dtype=torch.int64), 0, {}
         if decoded:

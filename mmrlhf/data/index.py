@@ -94,13 +94,14 @@ class Index:
         names = np.array([set_of_shard(shard) for shard in shards.dictionary.to_pylist()], dtype=object)
         return names[shards.indices.to_numpy()]
 
-    def read(self, i: int) -> PreferenceGroup:
-        """Read sample i from its shard.
+    def read(self, i: int, *, media: bool = True) -> PreferenceGroup:
+        """Read sample i from its shard, or its text alone.
 
         Raises:
             DataError: bytes that are missing or fail their checksum, naming shard, key and member.
         """
         key, shard, members = self.entries.place(int(i))
+        members = members if media else {"json": members["json"]}
         start = min(offset for offset, _, _ in members.values())
         end = max(offset + size for offset, size, _ in members.values())
         block = self._files.read(shard, start, end - start)
@@ -118,7 +119,8 @@ class Index:
             found[name] = data
         # in a mixture the record has its own key, without the name of the set
         prefix = f"{set_of_shard(shard)}/" if set_of_shard(shard) else ""
-        group = group_from_members(found.pop("json"), found, shard=shard, key=key.removeprefix(prefix))
+        text, others = found.pop("json"), found if media else None
+        group = group_from_members(text, others, shard=shard, key=key.removeprefix(prefix))
         return replace(group, key=key) if prefix else group
 
     def split(self, name: Split, holdout: float, limit: int | None = None) -> np.ndarray:

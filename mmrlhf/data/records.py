@@ -62,7 +62,7 @@ def group_to_sample(group: PreferenceGroup) -> dict[str, Any]:
 
 
 def group_from_members(
-    json_bytes: bytes, members: Mapping[str, bytes], *, shard: str, key: str | None = None
+    json_bytes: bytes, members: Mapping[str, bytes] | None, *, shard: str, key: str | None = None
 ) -> PreferenceGroup:
     """Put a group together from its record and its media members.
 
@@ -71,7 +71,7 @@ def group_from_members(
 
     Args:
         json_bytes: the member `json`.
-        members: {suffix: bytes} of the other members.
+        members: {suffix: bytes} of the other members; None leaves the media out.
         shard: the shard's name, kept in the group and used in errors.
         key: the sample's key in the shard; required for other people's records, checked for ours.
 
@@ -81,7 +81,7 @@ def group_from_members(
     where = f"{shard}:{key or '?'}:json"
     row = parse_row(json_bytes, where)
     if "schema" not in row:
-        return _foreign_group(row, members, shard, key, where)
+        return _foreign_group(row, members or {}, shard, key, where)
     if row["schema"] != SCHEMA_VERSION:
         raise DataError(
             "record has another schema version",
@@ -98,13 +98,15 @@ def group_from_members(
         raise DataError("record is damaged", where=where, given=f"{type(error).__name__}: {error}") from error
 
 
-def _own_group(row: dict[str, Any], members: Mapping[str, bytes], shard: str) -> PreferenceGroup:
+def _own_group(row: dict[str, Any], members: Mapping[str, bytes] | None, shard: str) -> PreferenceGroup:
     place = f"{shard}:{row['key']}"
     return PreferenceGroup(
         key=row["key"],
         prompt=row["prompt"],
         responses=tuple(Response(**response) for response in row["responses"]),
-        media=tuple(_take_media(media["kind"], media["names"], members, place) for media in row["media"]),
+        media=tuple(
+            _take_media(media["kind"], media["names"], members, place) for media in row["media"] if members is not None
+        ),
         category=row["category"],
         source=row["source"],
         licence=row["licence"],

@@ -21,12 +21,21 @@ EVALUATOR_INSTRUCTION = (
 )
 
 
+# MM-RLHF's released prompt names question and response like this.
+REQUEST = "[Question]: {question}\n[LMM Response]: {response}\n[Evaluation]:"
+
+
 class Template(Protocol):
     """Fills the turns of one conversation for one response."""
 
     @property
     def name(self) -> str:
         """Short name that enters fingerprints."""
+        ...
+
+    @property
+    def closing(self) -> str:
+        """Text behind the end of the assistant's turn: read, and where a score is pooled, but never learned."""
         ...
 
     def user(self, group: PreferenceGroup, response: Response) -> str:
@@ -43,6 +52,7 @@ class AnswerTemplate:
     """The user asks the prompt, the assistant gives the response (supervised training, preference training)."""
 
     name: str = "answer"
+    closing: str = ""
 
     def user(self, group: PreferenceGroup, response: Response) -> str:
         """The prompt alone."""
@@ -61,10 +71,17 @@ class CritiqueTemplate:
         critique: which of a response's critiques is the assistant's turn; `none` ends the sequence before it, which is
             both the context to generate a critique from and the input of a reward model without critiques.
         instruction: what the evaluator is told; empty for models too small to read it.
+        request: how `{question}` and `{response}` are shown.
+        closing: text behind the end of the critique, at whose last token the score is read.
+        allow_missing: a response without the critique ends before the assistant's turn (only its score is learned)
+            instead of being an error.
     """
 
     critique: str = "full"
     instruction: str = EVALUATOR_INSTRUCTION
+    request: str = REQUEST
+    closing: str = ""
+    allow_missing: bool = False
     name: str = "critique"
 
     def __post_init__(self) -> None:
@@ -79,12 +96,11 @@ class CritiqueTemplate:
     def user(self, group: PreferenceGroup, response: Response) -> str:
         """Instruction, question and response, in the order of the released prompt."""
         parts = [self.instruction] if self.instruction else []
-        parts += [f"[Question]: {group.prompt}", f"[LMM Response]: {response.text}", "[Evaluation]:"]
-        return "\n".join(parts)
+        return "\n".join([*parts, self.request.format(question=group.prompt, response=response.text)])
 
     def assistant(self, group: PreferenceGroup, response: Response) -> str | None:
         """The chosen kind of critique, or None."""
-        if self.critique == "none":
+        if self.critique == "none" or (self.allow_missing and self.critique not in response.critiques):
             return None
         if self.critique not in response.critiques:
             raise DataError(

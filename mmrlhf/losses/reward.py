@@ -2,7 +2,7 @@
 
 Follows: L_score of MM-RLHF (arXiv 2502.10391), a Bradley-Terry likelihood; the centring term of its released training
 script, which is Eisenstein et al. 2023 (arXiv 2312.09244).
-Differs in: ties, on which the released trainer crashes, get the cross-entropy against one half.
+Differs in: ties, on which the released trainer crashes, get the squared difference of their scores.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def tie_loss(a: Tensor, b: Tensor) -> Tensor:
-    """Cross-entropy of sigmoid(r_a - r_b) against 1/2: rewards (P,) each, loss (P,), symmetric, log 2 where equal."""
+    """(r_a - r_b)^2 of responses that share a rank: rewards (P,) each, loss (P,), symmetric, 0 where equal."""
     check_shapes({"a": a, "b": b})
-    gap = a.float() - b.float()
-    return 0.5 * (logistic(gap) + logistic(-gap))
+    return (a.float() - b.float()).square()
 
 
 def centring(chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ released code has it at 0.01, the paper does not mention it).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -33,14 +33,16 @@ class RewardWeights:
     Args:
         critique: next-token loss of the critique, mean over responses of the mean over tokens.
         score: Bradley-Terry loss of the scores, mean over pairs.
-        tie: cross-entropy of responses that share a rank against one half, mean over such pairs.
+        tie: squared difference of the scores of responses that share a rank, mean over such pairs.
         centring: squared sum of a pair's scores (keeps scores around zero), mean over pairs.
+        dimensions: Bradley-Terry loss on each annotated dimension's own score, mean over the pairs of all dimensions.
     """
 
     critique: float = 1.0
     score: float = 1.0
     tie: float = 0.0
     centring: float = 0.0
+    dimensions: float = 0.0
 
     def without_critique(self) -> RewardWeights:
         """The same weights for a model that writes no critique."""
@@ -51,10 +53,11 @@ class CritiqueRewardModule(PackedModule):
     """Trains a critique head (the language-model head) and a score head on one backbone.
 
     Args:
-        model: has `score(outputs) -> (R,)`; batches are encoded with `CritiqueTemplate`.
+        model: has `scores(outputs) -> (R, 1 + dimensions)`; batches are encoded with `CritiqueTemplate`.
         weights: of the loss's parts; use `without_critique` where the template has none.
         optim, total_steps, seed, precision: see `PackedModule`.
         pairs: which pairs are compared.
+        dimensions: names of the scores behind the reward, in the head's order; batches have columns `score_<name>`.
     """
 
     def __init__(
@@ -65,16 +68,18 @@ class CritiqueRewardModule(PackedModule):
         *,
         total_steps: int,
         pairs: PairScheme | None = None,
+        dimensions: Sequence[str] = (),
         seed: int = 0,
         precision: Literal["float32", "bf16"] = "float32",
     ) -> None:
         super().__init__(model, optim, total_steps=total_steps, seed=seed, precision=precision)
-        self._pairs = pairs or PairScheme()
+        self._pairs, self._dimensions = pairs or PairScheme(), tuple(dimensions)
         parts = {
             "critique": weights.critique,
             "score": weights.score,
             "ties": weights.tie,
             "centring": weights.centring,
+            "dimensions": weights.dimensions if self._dimensions else 0.0,
         }
         self._part_weights = {name: weight for name, weight in parts.items() if weight != 0}
 
@@ -90,7 +95,14 @@ class CritiqueRewardModule(PackedModule):
         ties = _ties(rank, batch.group_of_response, batch.group_weight)
         written = _critique_weight(batch)
         compared = pairs.weight.sum()
-        divisors = {"critique": written.sum(), "score": compared, "ties": ties.weight.sum(), "centring": compared}
+        on_dimensions = [pairs.weight.sum() for pairs in self._dimension_pairs(batch)]
+        divisors = {
+            "critique": written.sum(),
+            "score": compared,
+            "ties": ties.weight.sum(),
+            "centring": compared,
+            "dimensions": torch.stack(on_dimensions).sum() if on_dimensions else compared.new_zeros(()),
+        }
         return Counts(divisors, pairs, ties)
 
     @override
@@ -110,7 +122,8 @@ class CritiqueRewardModule(PackedModule):
         pairs, ties = counts.pairs, counts.ties
         assert pairs is not None and ties is not None
         outputs: ResponseOutputs = self.model(batch)
-        rewards = self._rewards(outputs)
+        scores = self._scores(outputs)
+        rewards = scores[:, 0]
         chosen, rejected = rewards[pairs.chosen], rewards[pairs.rejected]
         written = _critique_weight(batch)
         nll = -outputs.logprob / outputs.num_tokens.clamp(min=1)
@@ -119,6 +132,7 @@ class CritiqueRewardModule(PackedModule):
             "score": (pairs.weight * bradley_terry(chosen, rejected)).sum(),
             "ties": (ties.weight * tie_loss(rewards[ties.chosen], rewards[ties.rejected])).sum(),
             "centring": (pairs.weight * centring(chosen, rejected)).sum(),
+            "dimensions": self._compare_dimensions(batch, scores[:, 1:], record),
         }
         record.add("accuracy", (chosen > rejected).float(), pairs.weight)
         record.add("reward_margin", chosen - rejected, pairs.weight)
@@ -126,11 +140,25 @@ class CritiqueRewardModule(PackedModule):
         record.add("reward", rewards, batch.group_weight[batch.group_of_response], spread=True)
         return sums, rewards
 
-    def _rewards(self, outputs: ResponseOutputs) -> Tensor:
-        """Rewards (R,), in float32: in bfloat16 close scores would tie."""
+    def _compare_dimensions(self, batch: PackedBatch, scores: Tensor, record: StepRecord) -> Tensor:
+        """The sum over dimensions and their pairs, of the dimensions' own scores (R, number of dimensions)."""
+        total = scores.new_zeros(())
+        for number, (name, pairs) in enumerate(zip(self._dimensions, self._dimension_pairs(batch), strict=True)):
+            better, worse = scores[pairs.chosen, number], scores[pairs.rejected, number]
+            total = total + (pairs.weight * bradley_terry(better, worse)).sum()
+            record.add(f"accuracy_{name}", (better > worse).float(), pairs.weight)
+        return total
+
+    def _dimension_pairs(self, batch: PackedBatch) -> list[PairIndex]:
+        """For each dimension, the pairs that its annotated scores tell apart."""
+        columns = [batch.columns[f"score_{name}"] for name in self._dimensions]
+        return [scored_pairs(column, batch.group_of_response, batch.group_weight) for column in columns]
+
+    def _scores(self, outputs: ResponseOutputs) -> Tensor:
+        """Rewards and dimensions' scores, in float32: in bfloat16 close scores would tie."""
         model: Any = self.model
         with torch.autocast(outputs.hidden.device.type, enabled=False):
-            return model.score(outputs).float()
+            return model.scores(outputs).float()
 
 
 def _ties(rank: Tensor, group_of_response: Tensor, group_weight: Tensor) -> PairIndex:
@@ -138,6 +166,15 @@ def _ties(rank: Tensor, group_of_response: Tensor, group_weight: Tensor) -> Pair
     first, second = tied_pairs(torch.where(group_weight[group_of_response] > 0, rank, torch.nan), group_of_response).T
     group = group_of_response[first]
     return PairIndex(first, second, group, group_weight[group].float())
+
+
+def scored_pairs(score: Tensor, group_of_response: Tensor, group_weight: Tensor) -> PairIndex:
+    """Every pair of a group's responses of which one has the higher score (score (R,), nan: unknown, in no pair)."""
+    higher = (score[:, None] > score[None, :]) & (group_of_response[:, None] == group_of_response[None, :])
+    higher &= (group_weight[group_of_response] > 0)[:, None]
+    chosen, rejected = higher.nonzero(as_tuple=True)
+    group = group_of_response[chosen]
+    return PairIndex(chosen, rejected, group, group_weight[group].float())
 
 
 def _critique_weight(batch: PackedBatch) -> Tensor:

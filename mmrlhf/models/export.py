@@ -66,7 +66,7 @@ def save_reward_model(
     prefix = "score_head."
     weights = {name[len(prefix) :]: value.contiguous() for name, value in full.items() if name.startswith(prefix)}
     save_file(weights, Path(folder) / HEAD_FILE)
-    facts = {"head": head.kind, "width": head.out.in_features, **card}
+    facts = {"head": head.kind, "width": head.out.in_features, "dimensions": list(head.dimensions), **card}
     (Path(folder) / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -90,7 +90,7 @@ def load_reward_model(
             )
     card = json.loads((folder / CARD_FILE).read_text())
     backbone, processor = load_backbone(folder, settings)
-    head = build_head(card["head"], card["width"])
+    head = build_head(card["head"], card["width"], dimensions=card["dimensions"])
     try:
         head.load_state_dict(load_file(folder / HEAD_FILE))
     except RuntimeError as error:

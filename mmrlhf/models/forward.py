@@ -88,7 +88,11 @@ class PackedModel(nn.Module):
         )
 
     def score(self, outputs: ResponseOutputs) -> Tensor:
-        """Rewards (R,) of a forward's responses.
+        """Rewards (R,) of a forward's responses; raises as `scores`."""
+        return self.scores(outputs)[:, 0]
+
+    def scores(self, outputs: ResponseOutputs) -> Tensor:
+        """Rewards and scores on the head's dimensions (R, 1 + dimensions) of a forward's responses.
 
         Raises:
             ModelError: where the model has no score head.

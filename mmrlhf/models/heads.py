@@ -1,6 +1,9 @@
-"""Score heads: hidden state (R, D) -> scalar reward (R,)."""
+"""Score heads: hidden state (R, D) -> reward, and scores on named dimensions, (R, 1 + number of dimensions)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -14,28 +17,53 @@ class ScoreHead(nn.Module):
 
     `linear`: one linear map. `tanh2`: linear, tanh, linear, as in the released MM-RLHF code. `silu2`: linear, SiLU,
     linear, the best head in BaseReward (arXiv 2509.16127). The last layer starts at zero, so training starts from
-    equal scores whatever the scale of the hidden states.
+    equal scores whatever the scale of the hidden states. `dimensions` names further outputs beside the reward.
     """
 
-    def __init__(self, kind: str, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, kind: str, width: int, dropout: float = 0.0, dimensions: Sequence[str] = ()) -> None:
         super().__init__()
-        if kind not in HEADS:
-            raise ConfigError("unknown score head", where="head", given=kind, expected=f"one of {', '.join(HEADS)}")
-        self.kind = kind
+        _check_kind(kind)
+        self.kind, self.dimensions = kind, tuple(dimensions)
         self.hidden = nn.Identity() if kind == "linear" else nn.Linear(width, width)
         self.activation = {"linear": nn.Identity(), "tanh2": nn.Tanh(), "silu2": nn.SiLU()}[kind]
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(width, 1)
+        self.out = nn.Linear(width, 1 + len(self.dimensions))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Score hidden states (R, D) -> (R,), in float32 whatever the model's precision."""
+        """Score hidden states (R, D) -> (R, 1 + dimensions), the reward first, in float32 whatever the model's type."""
         weight_dtype = self.out.weight.dtype
-        score = self.out(self.dropout(self.activation(self.hidden(hidden.to(weight_dtype)))))
-        return score[:, 0].float()
+        return self.out(self.dropout(self.activation(self.hidden(hidden.to(weight_dtype))))).float()
 
 
-def build_head(kind: str, width: int, dropout: float = 0.0) -> ScoreHead:
+def build_head(kind: str, width: int, dropout: float = 0.0, dimensions: Sequence[str] = ()) -> ScoreHead:
     """Make a fresh score head of a kind in `HEADS` for hidden states of a width."""
-    return ScoreHead(kind, width, dropout)
+    return ScoreHead(kind, width, dropout, dimensions)
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """What reads scores off a reward model's hidden states.
+
+    Args:
+        kind: `linear`, `tanh2` or `silu2`.
+        dropout: inside it.
+        dimensions: annotated scores that it learns beside the reward, such as helpfulness.
+    """
+
+    kind: str = "tanh2"
+    dropout: float = 0.0
+    dimensions: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        _check_kind(self.kind)
+
+    def build(self, width: int) -> ScoreHead:
+        """Make a fresh head for hidden states of a width."""
+        return build_head(self.kind, width, self.dropout, self.dimensions)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in HEADS:
+        raise ConfigError("unknown score head", where="head", given=kind, expected=f"one of {', '.join(HEADS)}")

@@ -40,11 +40,15 @@ BATCHES_PER_WINDOW = 16
 
 @dataclass(frozen=True)
 class GroupScores:
-    """What a forward says about one group: logprob (K,), num_tokens (K,), and reward (K,) or None; on the CPU."""
+    """What a forward says about one group, on the CPU.
+
+    logprob (K,), num_tokens (K,); reward (K,) and dimensions (K, D), the head's other scores, or None without a head.
+    """
 
     logprob: Tensor
     num_tokens: Tensor
-    reward: Tensor | None
+    reward: Tensor | None = None
+    dimensions: Tensor | None = None
 
 
 @torch.inference_mode()
@@ -58,13 +62,15 @@ def forward_groups(model: PackedModel, groups: Sequence[EncodedGroup], *, token_
         batch = pack_groups(chosen).to(model.device)
         with autocast(model.settings, model.device):
             outputs = model(batch)
-            reward = model.score(outputs) if model.score_head is not None else None
+            scores = model.scores(outputs).float().cpu() if model.score_head is not None else None
         counts = [len(group.branches) for group in chosen]
         logprob = outputs.logprob.float().cpu().split(counts)
         num_tokens = outputs.num_tokens.float().cpu().split(counts)
-        rewards = reward.float().cpu().split(counts) if reward is not None else [None] * len(counts)
-        for number, *values in zip(members, logprob, num_tokens, rewards, strict=True):
-            found[number] = GroupScores(*cast("tuple[Tensor, Tensor, Tensor | None]", values))
+        for number, *values in zip(members, logprob, num_tokens, strict=True):
+            found[number] = GroupScores(*values)
+        if scores is not None:
+            for number, each in zip(members, scores.split(counts), strict=True):
+                found[number] = replace(cast(GroupScores, found[number]), reward=each[:, 0], dimensions=each[:, 1:])
     return cast("list[GroupScores]", found)
 
 

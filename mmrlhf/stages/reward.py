@@ -1,30 +1,32 @@
 """Stage `reward`: trains the critique-based reward model.
 
 Follows: MM-RLHF (arXiv 2502.10391), section 4. Differs in: which critique is learned is an option, with `none` as the
-plain scalar reward model that every claim about critiques has to be compared with.
+plain scalar reward model that every claim about critiques has to be compared with, `self` as CLoud (arXiv 2408.11791)
+found better, and `shuffled` as the control.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from mmrlhf.callbacks.samples import SampleTable
 from mmrlhf.data.index import Index
-from mmrlhf.data.templates import EVALUATOR_INSTRUCTION, CritiqueTemplate
+from mmrlhf.errors import ConfigError
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.models.export import save_reward_model
-from mmrlhf.models.heads import build_head
+from mmrlhf.models.heads import HeadSettings
+from mmrlhf.stages.critique_samples import critique_samples
+from mmrlhf.stages.reward_inputs import CritiqueChoice, check_dimensions
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import TrainSettings
-from mmrlhf.stages.training import MODEL, finish, open_workbench, train
+from mmrlhf.stages.settings import CritiqueSettings, TrainSettings
+from mmrlhf.stages.training import MODEL, Workbench, finish, open_workbench, train
 
 log = logging.getLogger(__name__)
-
-Critique = Literal["full", "short", "evidence", "none"]
 
 
 def run(
@@ -33,70 +35,87 @@ def run(
     shards: Path,
     policy: Path | str,
     training: TrainSettings | None = None,
-    critique: Critique = "full",
-    instruction: str | None = None,
-    head: str = "tanh2",
-    head_dropout: float = 0.0,
+    critique: CritiqueChoice | None = None,
+    head: HeadSettings | None = None,
     weights: RewardWeights | None = None,
     pairs: PairScheme | None = None,
+    num_samples: int = 4,
+    max_critique_tokens: int = 512,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Train a reward model and write `out/model`: a Hugging Face folder with a score head and a card.
 
     Args:
-        shards: folder of shards.
-        policy: checkpoint folder or hub id to start from.
+        shards: folder of shards; policy: checkpoint folder or hub id to start from.
         training: model, media, optimizer and length of the run.
-        critique: which annotated critique it learns to write; `none`: scores at the end of the response, which is also
-            what happens, with a warning, where the data hold no critique of any kind.
-        instruction: of the evaluator's prompt; None: the evaluator instruction, "": none.
-        head: `linear`, `tanh2` or `silu2`; head_dropout: inside it.
-        weights: of the loss's parts.
-        pairs: which pairs of a query are compared.
+        critique: which critique it learns; none at all, with a warning, where the data hold none of any kind.
+        head: what reads the score.
+        weights: of the loss's parts; pairs: which pairs of a query are compared.
+        num_samples: held-out queries whose critiques, of `max_critique_tokens` at most, W&B shows at validations.
 
     Raises:
-        DataError: no pairs of different rank, or a response without the wanted critique.
+        DataError: no pairs of different rank, responses without the wanted critique, no scores on a dimension.
     """
-    training, weights = training or TrainSettings(), weights or RewardWeights()
-    critique = _available(critique, shards)
-    template = CritiqueTemplate(critique, EVALUATOR_INSTRUCTION if instruction is None else instruction)
+    training, head, weights = training or TrainSettings(), head or HeadSettings(), weights or RewardWeights()
+    index, schedule = Index.load(shards), training.schedule
+    critique = _available(critique or CritiqueChoice(), index)
+    critique.check(index, schedule)
+    check_dimensions(index, schedule, head.dimensions)
     bench = open_workbench(
-        shards,
-        policy,
-        template,
-        training,
-        make_head=lambda width: build_head(head, width, head_dropout),
-        needs_pairs=True,
-        runtime=runtime,
-    )
+        shards, policy, critique.template, training, prepare=critique.prepare(shards, schedule.seed),
+        make_head=head.build, dimensions=head.dimensions, needs_pairs=True, runtime=runtime,
+    )  # fmt: skip
     module = CritiqueRewardModule(
-        bench.model,
-        weights.without_critique() if critique == "none" else weights,
-        training.optim,
-        total_steps=bench.data.total_steps,
-        pairs=pairs,
-        seed=training.schedule.seed,
+        bench.model, weights.without_critique() if critique.kind == "none" else weights, training.optim,
+        total_steps=bench.data.total_steps, pairs=pairs, dimensions=head.dimensions, seed=schedule.seed,
         precision=bench.precision,
-    )
+    )  # fmt: skip
+    asking = CritiqueSettings(max_tokens=max_critique_tokens)
+    shown = critique_samples(bench, critique.template, training, number=num_samples, critiques=asking)
+    table = SampleTable(shown, every_steps=schedule.val_every, name="critiques")
+    runtime = replace(runtime, callbacks=[*runtime.callbacks, table])
     trainer, summary = train(module, bench, out=out, stage="reward", runtime=runtime)
-    card = {"critique": template.critique, "instruction": template.instruction, "media": asdict(training.media)}
-    return finish(
-        trainer,
-        module,
-        out,
-        {**summary, "critique": critique, "head": head},
-        lambda state: save_reward_model(bench.model, bench.processor, out / MODEL, card=card, state=state),
-    )
+    summary |= _facts(critique)
+    return finish(trainer, module, out, summary, lambda state: _save(bench, out, critique, training, state))
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse an unknown kind of critique (ConfigError) before data are prepared for it."""
-    CritiqueTemplate(settings.get("critique", "full"))
+    """Refuse combinations that cannot work (ConfigError) before data are prepared for them."""
+    weights: RewardWeights = settings.get("weights") or RewardWeights()
+    critique: CritiqueChoice = settings.get("critique") or CritiqueChoice()
+    dimensions = (settings.get("head") or HeadSettings()).dimensions
+    if bool(dimensions) != (weights.dimensions > 0):
+        raise ConfigError(
+            "dimensions are learned where they are named and have a weight",
+            where="stages.reward.head.dimensions, stages.reward.weights.dimensions",
+            given=f"dimensions={list(dimensions)}, weight {weights.dimensions}",
+            expected="both or neither",
+        )
+    if weights.score <= 0 and (critique.kind == "none" or weights.critique <= 0):
+        raise ConfigError(
+            "nothing is left of the reward model's loss",
+            where="stages.reward.weights",
+            given=f"score={weights.score}, critique={weights.critique}, critiques: {critique.kind}",
+            expected="a weight above 0 on the score, or on critiques that are learned",
+        )
 
 
-def _available(wanted: Critique, shards: Path) -> Critique:
+def _available(wanted: CritiqueChoice, index: Index) -> CritiqueChoice:
     """The wanted critique, or none of it where nobody wrote any."""
-    if wanted == "none" or int(Index.load(shards).column("critique_chars").sum()) > 0:
+    if wanted.kind == "none" or wanted.source == "self" or int(index.column("critique_chars").sum()) > 0:
         return wanted
-    log.warning("%s holds no critiques, so the reward model learns scores only (as with data.critique=none)", shards)
-    return "none"
+    log.warning(
+        "%s holds no critiques, so the reward model learns scores only (as with data.critique=none)", index.folder
+    )
+    return replace(wanted, kind="none")
+
+
+def _facts(critique: CritiqueChoice) -> dict[str, Any]:
+    return {"critique": critique.kind, "critique_source": critique.source if critique.kind != "none" else "none"}
+
+
+def _save(bench: Workbench, out: Path, critique: CritiqueChoice, training: TrainSettings, state: Any) -> None:
+    template = critique.template
+    asked = {"instruction": template.instruction, "request": template.request, "closing": template.closing}
+    card = {**_facts(critique), **asked, "media": asdict(training.media)}
+    save_reward_model(bench.model, bench.processor, out / MODEL, card=card, state=state)

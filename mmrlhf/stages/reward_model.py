@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -19,7 +19,7 @@ from transformers import ProcessorMixin
 
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.processing import MediaSettings
-from mmrlhf.data.templates import CritiqueTemplate
+from mmrlhf.data.templates import REQUEST, CritiqueTemplate
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.families import positions_for
@@ -28,6 +28,7 @@ from mmrlhf.models.generate import generate
 from mmrlhf.stages.layout import settle
 from mmrlhf.stages.passes import decode_text, forward_groups, untrained
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings
+from mmrlhf.stages.verdicts import Verdict, verdicts_on
 from mmrlhf.types import EncodedGroup, Media, PreferenceGroup, Response
 
 log = logging.getLogger(__name__)
@@ -35,15 +36,6 @@ log = logging.getLogger(__name__)
 CritiqueSource = Literal["generate", "given"]
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 Picture = Image.Image | bytes | str | Path
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the reward model says about one response; critique "" and 0 tokens where it writes none."""
-
-    reward: float
-    critique: str
-    critique_tokens: int
 
 
 class RewardModel:
@@ -102,7 +94,12 @@ class RewardModel:
         settings = replace(untrained(passes.model), family="")  # the card says what it is
         packed, processor, card = load_reward_model(folder, settings)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        template = CritiqueTemplate(critique=card["critique"], instruction=card["instruction"])
+        template = CritiqueTemplate(
+            critique=card["critique"],
+            instruction=card["instruction"],
+            request=card.get("request", REQUEST),
+            closing=card.get("closing", ""),
+        )
         trained_media = MediaSettings(**card.get("media", {}))
         if passes.media is not None and passes.media != trained_media:
             log.warning("%s was trained with %s and is asked with %s", folder, trained_media, passes.media)
@@ -119,6 +116,11 @@ class RewardModel:
     def writes_critiques(self) -> bool:
         """Whether it was trained to write a critique before it scores."""
         return self.template.critique != "none"
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the scores that it gives beside the reward."""
+        return getattr(self.model.score_head, "dimensions", ())
 
     def without_critiques(self) -> RewardModel:
         """The same model, asked to score at once: at the end of the response, where its critique would begin."""
@@ -177,15 +179,26 @@ class RewardModel:
                 given=critique_source,
                 expected="generate, given",
             )
+        samples = 1
         if self.writes_critiques and critique_source == "generate":
-            groups = self._with_critiques(groups, contexts)
+            groups, samples = self._with_critiques(groups, contexts), self.critiques.num_samples
         scores = forward_groups(self.model, [self.encoder(group) for group in groups], token_budget=self.token_budget)
-        return [self._verdicts(group, score) for group, score in zip(groups, scores, strict=True)]
+        return [
+            verdicts_on(
+                group,
+                score,
+                kind=self.template.critique,
+                dimensions=self.dimensions,
+                samples=samples,
+                combine=self.critiques.combine,
+            )
+            for group, score in zip(groups, scores, strict=True)
+        ]
 
     def _with_critiques(
         self, groups: Sequence[PreferenceGroup], contexts: Sequence[EncodedGroup] | None
     ) -> list[PreferenceGroup]:
-        """Replace every response's critique by one that the model writes now.
+        """Put `num_samples` copies of every response in its place, each with a critique that the model writes now.
 
         The text is what counts: it is encoded again like an annotated one, so that giving it back reproduces the score.
         """
@@ -195,23 +208,20 @@ class RewardModel:
             max_new_tokens=self.critiques.max_tokens,
             end_tokens=self.encoder.end_tokens,
             temperature=self.critiques.temperature,
+            num_samples=self.critiques.num_samples,
             seed=self.critiques.seed,
         )
         result = []
         for group, ids in zip(groups, written, strict=True):
-            # Equal responses share one context, hence one critique.
-            texts = [decode_text(self.processor, each) for each in ids] * (len(group.responses) if len(ids) == 1 else 1)
+            copies = [response for response in group.responses for _ in range(self.critiques.num_samples)]
+            # Equal responses share one context, hence its critiques.
+            texts = [decode_text(self.processor, each) for each in ids] * (len(copies) // len(ids))
             responses = [
                 replace(response, critiques={self.template.critique: text})
-                for response, text in zip(group.responses, texts, strict=True)
+                for response, text in zip(copies, texts, strict=True)
             ]
-            result.append(replace(group, responses=tuple(responses)))
+            result.append(replace(group, responses=tuple(responses), pairs=()))
         return result
-
-    def _verdicts(self, group: PreferenceGroup, score: Any) -> list[Verdict]:
-        critiques = [response.critiques.get(self.template.critique, "") for response in group.responses]
-        tokens = score.num_tokens.int().tolist() if self.writes_critiques else [0] * len(critiques)
-        return [Verdict(*values) for values in zip(score.reward.tolist(), critiques, tokens, strict=True)]
 
 
 def _read_media(media: Picture | Sequence[Picture] | None) -> tuple[Media, ...]:

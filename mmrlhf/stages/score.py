@@ -15,8 +15,8 @@ import numpy as np
 from mmrlhf.data.index import Index
 from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.sidecar import SideCar
-from mmrlhf.stages.passes import pick_device
 from mmrlhf.stages.ranking_report import GENERATED, GIVEN, ranking_summary
+from mmrlhf.stages.ranks import share_pass
 from mmrlhf.stages.reward_model import CritiqueSource, RewardModel
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.scoring import Scoring
@@ -60,16 +60,21 @@ def run(
         seed: of the bootstrap samples.
     """
     index, passes = Index.load(shards), passes or PassSettings()
-    judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=pick_device(runtime))
-    scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime)
     heldout = select(index, "heldout", holdout=holdout, selection=selection).rows
     train = select(index, "train", holdout=holdout, limit=limit, selection=selection).rows
-    rates = scoring.write(out / REWARDS, np.concatenate([heldout, train]), critique_source)
+    with share_pass(runtime) as ranks:
+        judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=ranks.device)
+        scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime, ranks=ranks)
+        rates = scoring.write(out / REWARDS, np.concatenate([heldout, train]), critique_source)
+        compare_given &= judge.writes_critiques and critique_source == "generate"
+        given = scoring.given(out / GIVEN_REWARDS, heldout) if compare_given else None
+    if not ranks.leads:
+        return rates
     scorer = GIVEN if critique_source == "given" and judge.writes_critiques else GENERATED
     tables = {scorer: SideCar.load(out / REWARDS)}
     compared = dict(tables)
-    if compare_given and judge.writes_critiques and critique_source == "generate":
-        compared[GIVEN] = scoring.given(out / GIVEN_REWARDS, heldout)
+    if given is not None:
+        compared[GIVEN] = given
     summary = {
         "writes_critiques": judge.writes_critiques,
         "critique_source": critique_source if judge.writes_critiques else "none",

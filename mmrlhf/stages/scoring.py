@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from mmrlhf.callbacks.progress import track
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar, SideCarWriter
 from mmrlhf.stages.passes import Prepare, describe_source, describe_template, encoded_batches, without_media
-from mmrlhf.stages.reward_model import CritiqueSource, RewardModel, Verdict
+from mmrlhf.stages.ranks import Ranks
+from mmrlhf.stages.reward_model import CritiqueSource, RewardModel
 from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.verdicts import COLUMNS, Verdict
 from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("reward", "critique", "critique_tokens")
 SECONDS_BETWEEN_WRITES = 30.0
 
 
@@ -36,6 +37,7 @@ class Scoring:
         groups_per_batch: queries criticised together.
         blind: leave the pictures out; the scores then come from the words alone.
         given_kind: the annotated critiques that are given where critiques are given; "": the kind the model writes.
+        ranks: the processes that share the rows.
     """
 
     index: Index
@@ -45,11 +47,13 @@ class Scoring:
     runtime: Runtime
     blind: bool = False
     given_kind: str = ""
+    ranks: Ranks = field(default_factory=Ranks)
 
     def write(self, folder: Path, rows: np.ndarray, source: CritiqueSource = "generate") -> dict[str, float]:
-        """Score the rows that a side-car lacks and add them to it; returns how many and how fast."""
-        writer = SideCarWriter(folder, columns=COLUMNS, fingerprint=self.fingerprint(source))
-        done = writer.done_keys()
+        """Score the rows that a side-car lacks and add them to it; returns how many and how fast, over all ranks."""
+        columns, fingerprint = verdict_columns(self.judge), self.fingerprint(source)
+        writer = SideCarWriter(folder, columns=columns, fingerprint=fingerprint, rank=self.ranks.rank)
+        done, rows = writer.done_keys(), self.ranks.share(rows)
         missing = [int(row) for row in rows if self.index.entries[int(row)].key not in done]
         if done:
             log.info("%d of %d queries were scored before", len(rows) - len(missing), len(rows))
@@ -73,17 +77,20 @@ class Scoring:
                 written = time.monotonic()
         writer.flush()
         seconds = max(time.monotonic() - started, 1e-9)
-        return {
-            "queries_scored": len(missing),
-            "responses_scored": responses,
-            "responses_per_second": round(responses / seconds, 2),
-            "critique_tokens_per_second": round(tokens / seconds, 1),
-        }
+        return self.ranks.total(
+            {
+                "queries_scored": len(missing),
+                "responses_scored": responses,
+                "queries_per_second": round(len(missing) / seconds, 3),
+                "responses_per_second": round(responses / seconds, 2),
+                "critique_tokens_per_second": round(tokens / seconds, 1),
+            }
+        )
 
     def given(self, folder: Path, rows: np.ndarray) -> SideCar:
         """Score rows with their annotated critiques in context, those of them whose responses all have one."""
-        kind = self._kind
-        complete = [row for row in rows if all(kind in r.critiques for r in self.index.read(int(row)).responses)]
+        kind, read = self._kind, self.index.read
+        complete = [row for row in rows if all(kind in r.critiques for r in read(int(row), media=False).responses)]
         if len(complete) < len(rows):
             log.warning("%d of %d queries lack '%s' critiques to give", len(rows) - len(complete), len(rows), kind)
         self.write(folder, np.array(complete, dtype=np.int64), "given")
@@ -127,7 +134,12 @@ def _with_critiques_of(group: PreferenceGroup, *, kind: str, slot: str, blind: b
     return without_media(changed) if blind else changed
 
 
+def verdict_columns(judge: RewardModel) -> list[str]:
+    """Columns of a side-car that takes a reward model's verdicts."""
+    return [*COLUMNS, *(f"score_{name}" for name in judge.dimensions)]
+
+
 def add_verdicts(writer: SideCarWriter, group: PreferenceGroup, verdicts: Sequence[Verdict]) -> None:
     """Add one query's verdicts to a side-car."""
     for response, verdict in zip(group.responses, verdicts, strict=True):
-        writer.add(group.key, response.hash, asdict(verdict))
+        writer.add(group.key, response.hash, verdict.columns())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.processing import MediaSettings
@@ -10,6 +11,8 @@ from mmrlhf.data.selection import Selection
 from mmrlhf.errors import ConfigError
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.load import ModelSettings
+
+Combine = Literal["mean", "best", "vote"]
 
 
 @dataclass(frozen=True)
@@ -112,18 +115,26 @@ class CritiqueSettings:
     Args:
         max_tokens: longest critique.
         temperature: 0 takes the most likely token.
+        num_samples: critiques of each response; several need a temperature above 0.
+        combine: how their scores become one reward: their `mean`; the score behind the `best` (likeliest per token)
+            critique; or a `vote`, the share of comparisons with the query's other responses that it wins, ties half.
         seed: draws critiques at a temperature above 0.
     """
 
     max_tokens: int = 512
     temperature: float = 0.0
+    num_samples: int = 1
+    combine: Combine = "mean"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.temperature < 0:
+        wrong = self.max_tokens < 1 or self.temperature < 0 or self.num_samples < 1
+        if wrong or (self.num_samples > 1 and self.temperature == 0) or self.combine not in get_args(Combine):
             raise ConfigError(
                 "critiques cannot be written like this",
-                where="data.max_critique_tokens, critiques.temperature",
-                given=f"max_tokens={self.max_tokens}, temperature={self.temperature}",
-                expected="max_tokens of 1 or more, temperature of 0 or more",
+                where="data.max_critique_tokens, stages.score.critiques",
+                given=f"max_tokens={self.max_tokens}, temperature={self.temperature}, "
+                f"num_samples={self.num_samples}, combine={self.combine}",
+                expected="max_tokens and num_samples of 1 or more; a temperature above 0 for several samples; "
+                "combine one of mean, best, vote",
             )

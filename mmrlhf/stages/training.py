@@ -41,6 +41,7 @@ from mmrlhf.stages.layout import settle
 from mmrlhf.stages.passes import describe_source, describe_template
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import Schedule, TrainSettings
+from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +80,19 @@ def open_workbench(
     *,
     tables: Sequence[SideCar] = (),
     damage: Damage | None = None,
+    prepare: Callable[[PreferenceGroup], PreferenceGroup] | None = None,
     make_head: Callable[[int], torch.nn.Module] | None = None,
+    dimensions: Sequence[str] = (),
     needs_pairs: bool,
     runtime: Runtime,
 ) -> Workbench:
     """Load shards and model and build the data module.
 
     Args:
+        tables: side-cars whose columns join each query.
         damage: groups also hold damaged copies of their media.
-        make_head: width of the hidden state -> score head, for reward models.
+        prepare: changes a query before it is encoded.
+        make_head: width of the hidden state -> score head, for reward models; dimensions: annotated scores to read.
         needs_pairs: whether a data set without two responses of different rank is an error.
 
     Raises:
@@ -110,8 +115,9 @@ def open_workbench(
         media=training.media,
         max_tokens=model.max_tokens,
         damage=damage,
+        dimensions=dimensions,
     )
-    dataset = GroupDataset(index, encoder, tables=tables, cache_gib=runtime.cache_gib)
+    dataset = GroupDataset(index, encoder, tables=tables, prepare=prepare, cache_gib=runtime.cache_gib)
     # What is missing from one record (a critique, a reward) is missing from all: found here, not by the quarantine.
     dataset[int(train[0])]
     data = _data_module(dataset, train, heldout, schedule, runtime)

@@ -35,6 +35,17 @@ def test_names_that_a_step_holds_are_shown_at_their_steps(monkeypatch: pytest.Mo
     assert len(shown(monkeypatch, record, step=11, batch=8)) == 1, "the last step of a run"
 
 
+def test_margins_of_held_out_pairs_are_shown_after_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple] = []
+    monkeypatch.setattr(histograms, "log_histogram", lambda *call: calls.append(call))
+    trainer = SimpleNamespace(is_global_zero=True, global_step=4, loggers=["logger"])
+    scores = SimpleNamespace(chosen=(1.0, 2.0), rejected=(0.5, 4.0))
+    PairHistograms().on_validation_end(trainer, SimpleNamespace(heldout_scores=scores))  # type: ignore[arg-type]
+    PairHistograms().on_validation_end(trainer, SimpleNamespace(heldout_scores=None))  # type: ignore[arg-type]
+    ((_, name, values, step),) = calls
+    assert (name, step) == ("val/margin_histogram", 4) and values.tolist() == [0.5, -2.0]
+
+
 def test_tensorboard_gets_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple] = []
     logger = TensorBoardLogger.__new__(TensorBoardLogger)

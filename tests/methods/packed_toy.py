@@ -64,8 +64,11 @@ class ToyModel(nn.Module):
             hidden=hidden[batch.last_token],
         )
 
+    def scores(self, outputs: ResponseOutputs) -> Tensor:
+        return self.score_head(outputs.hidden)
+
     def score(self, outputs: ResponseOutputs) -> Tensor:
-        return self.score_head(outputs.hidden)[:, 0]
+        return self.scores(outputs)[:, 0]
 
 
 def make_group(

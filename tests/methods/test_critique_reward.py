@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from packed_toy import ToyModel, make_group
@@ -33,7 +35,7 @@ def test_parts_by_hand() -> None:
     softplus = torch.nn.functional.softplus
     torch.testing.assert_close(found["critique"], -(outputs.logprob / outputs.num_tokens).mean())
     torch.testing.assert_close(found["score"], (softplus(r[1] - r[0]) + softplus(r[2] - r[0])) / 2)
-    torch.testing.assert_close(found["ties"], (softplus(r[1] - r[2]) + softplus(r[2] - r[1])) / 2)
+    torch.testing.assert_close(found["ties"], (r[1] - r[2]) ** 2)
     torch.testing.assert_close(found["centring"], ((r[0] + r[1]) ** 2 + (r[0] + r[2]) ** 2) / 2)
 
 
@@ -71,3 +73,26 @@ def test_heldout_scores_are_the_rewards() -> None:
     assert scores.rejected == pytest.approx((rewards[1], rewards[2], rewards[2]))
     share = sum(c > r for c, r in zip(scores.chosen, scores.rejected, strict=True)) / 3
     assert record.reduce(lambda tensor, _: tensor)["accuracy"] == pytest.approx(share)
+
+
+def test_dimensions_are_compared_by_their_own_scores() -> None:
+    """Scores 3, 1, nan on `helpfulness` and 2, 2, 5 on `ethics`: pairs (0, 1), then (2, 0) and (2, 1)."""
+    nan = float("nan")
+    batch = pack_groups([make_group(1, (1, 2, 3))])
+    columns = {"score_helpfulness": torch.tensor([3.0, 1.0, nan]), "score_ethics": torch.tensor([2.0, 2.0, 5.0])}
+    batch = replace(batch, columns={**batch.columns, **columns})
+    model = ToyModel()
+    model.score_head = torch.nn.Linear(model.score_head.in_features, 3)
+    weights = RewardWeights(dimensions=0.5)
+    module = CritiqueRewardModule(model, weights, OptimSettings(), total_steps=1, dimensions=("helpfulness", "ethics"))
+    counts, record = module.count(batch), StepRecord()
+    assert float(counts.divisors["dimensions"]) == 3 and module.part_weights["dimensions"] == 0.5
+    sums = module.loss_sums(batch, counts, record)
+    _, helpful, ethics = model.scores(model(batch)).detach().T
+    softplus = torch.nn.functional.softplus
+    expected = softplus(helpful[1] - helpful[0]) + softplus(ethics[0] - ethics[2]) + softplus(ethics[1] - ethics[2])
+    torch.testing.assert_close(sums["dimensions"].detach(), expected)
+    found = record.reduce(lambda tensor, _: tensor)
+    assert found["accuracy_helpfulness"] == float(helpful[0] > helpful[1])
+    (gradient,) = torch.autograd.grad(sums["dimensions"], model.score_head.weight)
+    assert gradient[0].abs().sum() == 0 and (gradient[1:].abs().sum(1) > 0).all(), "the reward is left alone"

@@ -55,7 +55,7 @@ def test_reward_model_loads_to_bit_equal_scores(
     batch = pack_groups([encoder(group) for group in groups])
     with torch.no_grad():
         assert torch.equal(again.score(again(batch)), model.score(model(batch)))
-    assert card == {"head": kind, "width": 64, "critique": "full"}
+    assert card == {"head": kind, "width": 64, "dimensions": [], "critique": "full"}
 
 
 def test_missing_head_is_an_error(tiny_folders: dict[str, Path], tmp_path: Path) -> None:

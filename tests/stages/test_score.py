@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.stages import score, scoring
 from mmrlhf.stages.passes import batches_by_length, forward_groups
+from mmrlhf.stages.ranks import Ranks
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 from mmrlhf.types import Response
@@ -218,3 +220,53 @@ def test_batches_hold_every_row_once_and_similar_lengths():
     window = [row for batch in batches[:3] for row in batch]
     assert sorted(window) == rows[:12]
     assert [by_row[row] for row in window] == sorted((by_row[row] for row in window), reverse=True)
+
+
+def test_several_critiques_of_each_response_become_one_reward(small_groups, critic):
+    """Sampled critiques differ, so the mean over three is none of a single greedy critique's rewards."""
+    settings = CritiqueSettings(max_tokens=6, temperature=1.0, num_samples=3, combine="mean")
+    judge = RewardModel.from_pretrained(critic, critiques=settings, device="cpu")
+    group = small_groups[1]
+    verdicts = judge.score_groups([group])[0]
+    assert len(verdicts) == len(group.responses)
+    for combine in ("best", "vote"):
+        other = RewardModel.from_pretrained(critic, critiques=replace(settings, combine=combine), device="cpu")
+        found = other.score_groups([group])[0]
+        assert [v.critique for v in found] == [v.critique for v in verdicts], "the same draws"
+        given = replace(
+            group,
+            responses=tuple(
+                replace(response, critiques={"full": verdict.critique})
+                for response, verdict in zip(group.responses, found, strict=True)
+            ),
+        )
+        behind_kept = [v.reward for v in other.score_groups([given], critique_source="given")[0]]
+        if combine == "best":
+            assert [v.reward for v in found] == pytest.approx(behind_kept, abs=1e-4)
+        else:
+            assert sum(v.reward for v in found) == pytest.approx(len(found) / 2)
+    equal = judge.score(None, "say yes", ["yes", "yes"])
+    assert len(equal) == 2
+    with pytest.raises(ConfigError, match="num_samples=3"):
+        CritiqueSettings(num_samples=3)
+
+
+def test_the_table_holds_the_critiques_log_probabilities(tmp_path, small_shards, small_groups, critic, runtime):
+    """As the training forward gives them for the written critique."""
+    score.run(tmp_path, shards=small_shards, reward_model=critic, **ASKING, runtime=runtime)
+    table = SideCar.load(tmp_path / "rewards")
+    judge = RewardModel.from_pretrained(critic, device="cpu")
+    group = small_groups[2]
+    hashes = [response.hash for response in group.responses]
+    texts = table.texts(group.key, hashes, "critique")
+    given = tuple(replace(r, critiques={"full": text}) for r, text in zip(group.responses, texts, strict=True))
+    with torch.inference_mode():
+        expected = judge.model(pack_groups([judge.encoder(replace(group, responses=given))])).logprob
+    assert torch.allclose(table.lookup(group.key, hashes)["critique_logprob"], expected, atol=1e-3)
+
+
+def test_ranks_share_every_row_once():
+    rows = np.arange(11)
+    shares = [Ranks(rank, 3).share(rows).tolist() for rank in range(3)]
+    assert sorted(row for share in shares for row in share) == rows.tolist()
+    assert Ranks().share(rows).tolist() == rows.tolist() and Ranks().total({"n": 2.0}) == {"n": 2.0}

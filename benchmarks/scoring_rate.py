@@ -1,0 +1,106 @@
+"""Queries criticised and scored per second: all responses of many queries at once, and one response at a time.
+
+    python -m benchmarks.scoring_rate
+
+The model is a LLaVA-OneVision of about 9M parameters with random weights; a query has one picture of 512 x 512 pixels
+and K = 5 responses, every critique has 64 tokens. One at a time: the stock model's own `generate` for each response,
+then a forward of that response with its critique for the score. Both ways write the same critiques, which is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import replace
+
+import torch
+
+from benchmarks.pair_forward import SIZE, WORDS, make_query
+from mmrlhf.data.processing import MediaSettings
+from mmrlhf.data.templates import CritiqueTemplate
+from mmrlhf.models.families import media_arguments
+from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.heads import build_head
+from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.tiny import build_tiny
+from mmrlhf.stages.passes import decode_text
+from mmrlhf.stages.reward_model import RewardModel
+from mmrlhf.stages.settings import CritiqueSettings
+from mmrlhf.types import PreferenceGroup
+
+NUM_RESPONSES, NUM_QUERIES, CRITIQUE_TOKENS = 5, 4, 64
+
+
+def build_judge(folder: str) -> RewardModel:
+    """A random reward model whose critiques never end early."""
+    build_tiny("llava_onevision", folder, texts=[" ".join(WORDS)] * 20, size=SIZE)
+    backbone, processor = load_backbone(folder, ModelSettings())
+    head = build_head("linear", SIZE.hidden)
+    torch.nn.init.normal_(head.out.weight, generator=torch.Generator().manual_seed(0))
+    # No token ends a critique, so that both ways write the same number of tokens.
+    embedding = backbone.get_output_embeddings()
+    assert embedding is not None
+    critiques = CritiqueSettings(max_tokens=CRITIQUE_TOKENS)
+    model = PackedModel(backbone, ModelSettings(), head)
+    template = CritiqueTemplate("full", "judge :")
+    return RewardModel(model, processor, template=template, media=MediaSettings(), critiques=critiques)
+
+
+@torch.inference_mode()
+def one_at_a_time(judge: RewardModel, query: PreferenceGroup) -> list[tuple[float, str]]:
+    """(reward, critique) of every response, each generated and scored by itself with the stock model's `generate`."""
+    found = []
+    backbone = judge.model.backbone
+    for response in query.responses:
+        alone = replace(query, responses=(response,))
+        context = judge.encoder.context(alone)
+        ids = torch.cat([context.prefix_ids, context.branches[0].ids])[None]
+        written = backbone.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=CRITIQUE_TOKENS,
+            do_sample=False,
+            eos_token_id=judge.encoder.end_tokens,
+            **{name: value for name, value in media_arguments(backbone, [context.media], [1]).items()},
+        )
+        kept = [token for token in written[0, ids.shape[1] :].tolist() if token not in judge.encoder.end_tokens]
+        critique = decode_text(judge.processor, kept)
+        given = replace(alone, responses=(replace(response, critiques={"full": critique}),))
+        (verdict,) = judge.score_groups([given], critique_source="given")[0]
+        found.append((verdict.reward, critique))
+    return found
+
+
+def main() -> None:
+    """Print one JSON line."""
+    with tempfile.TemporaryDirectory() as folder:
+        judge = build_judge(folder)
+    query = make_query(NUM_RESPONSES)
+    queries = [replace(query, key=str(n), prompt=f"{query.prompt} {n}") for n in range(NUM_QUERIES)]
+    judge.score_groups(queries[:1])  # warm-up
+    started = time.perf_counter()
+    together = judge.score_groups(queries)
+    seconds = (time.perf_counter() - started) / NUM_QUERIES
+    started = time.perf_counter()
+    alone = one_at_a_time(judge, queries[0])
+    seconds_alone = time.perf_counter() - started
+    for verdict, (reward, critique) in zip(together[0], alone, strict=True):
+        if verdict.critique != critique or abs(verdict.reward - reward) > 1e-3:
+            raise RuntimeError(f"the two ways disagree: {verdict} and {(reward, critique)}")
+    line = {
+        "benchmark": "scoring_rate",
+        "responses": NUM_RESPONSES,
+        "queries_together": NUM_QUERIES,
+        "critique_tokens": [verdict.critique_tokens for verdict in together[0]],
+        "prefix_tokens": len(judge.encoder.context(query).prefix_ids),
+        "threads": torch.get_num_threads(),
+        "queries_per_second": round(1 / seconds, 3),
+        "one_at_a_time_queries_per_second": round(1 / seconds_alone, 3),
+        "times_faster": round(seconds_alone / seconds, 2),
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

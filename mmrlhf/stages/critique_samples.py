@@ -1,0 +1,74 @@
+"""What a reward model in training writes about a few held-out queries, with their pictures, for W&B."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+
+from mmrlhf.data.index import Index
+from mmrlhf.data.templates import CritiqueTemplate
+from mmrlhf.models.sharding import is_sharded
+from mmrlhf.stages.report_samples import choose_rows, read_pictures
+from mmrlhf.stages.reward_model import RewardModel
+from mmrlhf.stages.settings import CritiqueSettings, TrainSettings
+from mmrlhf.stages.training import Workbench
+from mmrlhf.stages.verdicts import Verdict
+from mmrlhf.types import PreferenceGroup
+
+log = logging.getLogger(__name__)
+
+Samples = Callable[[L.LightningModule], list[dict[str, Any]]]
+
+
+def critique_samples(
+    bench: Workbench, template: CritiqueTemplate, training: TrainSettings, *, number: int, critiques: CritiqueSettings
+) -> Samples:
+    """Make the function that `SampleTable` calls: the model's critiques and rewards of held-out responses, as of now.
+
+    Args:
+        number: queries shown; the same ones every time.
+
+    A sharded model cannot be asked by one rank alone: its table stays empty, and says so once.
+    """
+    index: Index = bench.index
+    rows = choose_rows(index, list(bench.categories), number, seed=training.schedule.seed) if bench.validates else []
+    groups = [index.read(row) for row in rows]
+
+    def write(module: L.LightningModule) -> list[dict[str, Any]]:
+        if is_sharded(bench.model):
+            log.info("a sharded model shows no critiques during training; the stage score writes them all")
+            return []
+        was_training = bench.model.training
+        judge = RewardModel(
+            bench.model,
+            bench.processor,
+            template=template,
+            media=training.media,
+            token_budget=training.schedule.token_budget,
+            critiques=critiques,
+        )
+        verdicts = judge.score_groups(groups) if groups else []
+        bench.model.train(was_training)
+        return [_sample(group, found) for group, found in zip(groups, verdicts, strict=True)]
+
+    return write
+
+
+def _sample(group: PreferenceGroup, verdicts: list[Verdict]) -> dict[str, Any]:
+    """One query in the form of `mmrlhf.callbacks.samples`."""
+    images, is_video = read_pictures(group)
+    responses = [
+        {"text": response.text, "rank": response.rank, "reward": verdict.reward, "critique": verdict.critique}
+        for response, verdict in zip(group.responses, verdicts, strict=True)
+    ]
+    return {
+        "key": group.key,
+        "category": group.category,
+        "prompt": group.prompt,
+        "image": images[0] if images and not is_video else None,
+        "frames": images if is_video else [],
+        "responses": responses,
+    }

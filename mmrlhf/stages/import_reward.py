@@ -1,0 +1,24 @@
+"""Stage `import_reward`: the published reward model, in the folder form that every other stage reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmrlhf.models.released import import_released
+from mmrlhf.stages.runtime import Runtime
+from mmrlhf.stages.training import MODEL
+
+
+def run(out: Path, *, checkpoint: Path, base: Path | str, runtime: Runtime) -> dict[str, Any]:
+    """Write `out/model`, a reward model folder.
+
+    Args:
+        checkpoint: folder with the published weights (original LLaVA layout, `*.safetensors`).
+        base: stock checkpoint of the same architecture, for its config and processor.
+
+    Raises:
+        ModelError: keys that are missing or unknown, all of them named.
+    """
+    card = import_released(checkpoint, base, out / MODEL)
+    return {"checkpoint": str(checkpoint), "base": str(base), "critique": card["critique"]}
