@@ -39,7 +39,7 @@ OUTPUTS = Path("outputs/critiques")
 # 10,200 queries to learn from and 1,800 held out in each seed: 5,400 that no arm has seen
 SIZE = ["scale.num_groups=12000", "data.holdout=0.15"]
 SECOND_ROUND = "inputs.reward_model=stage:reward_self/model"
-CHECKS = "stages.reward.dimensions=[check_1,check_2,check_3]"
+CHECKS = "stages.reward.head.dimensions=[check_1,check_2,check_3]"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ ARMS = (
     Arm("critique, teacher-forced", ("data.critique=full",)),
     Arm(
         "critique, second round on the same",
-        ("data.critique=full", SECOND_ROUND, "stages.reward_self.critique_source=oracle"),
+        ("data.critique=full", SECOND_ROUND, "stages.reward_self.critique.source=oracle"),
     ),
     Arm("critique, second round on its own", ("data.critique=full", SECOND_ROUND)),
     Arm("given, with verdict words", given_to="critique, teacher-forced", kind="full"),
