@@ -121,8 +121,8 @@ class Encoder:
     ) -> tuple[dict[str, Tensor], str]:
         """What a stock model is given for one response alone: the processor's own tensors, and the labels' text."""
         media = self._decode(group)
-        text, label_start = self._render(group, response, media, with_answer)
-        return self._call_processor(text, media), text[label_start:]
+        text, (first, last) = self._render(group, response, media, with_answer)
+        return self._call_processor(text, media), text[first:last]
 
     def estimate_tokens(self, entry: SizedEntry) -> int:
         """Predict a group's tokens from its index entry alone, without reading it.

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from mmrlhf.errors import ModelError
 from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.load import ModelSettings, check_family
 
 # The prompt that the published weights were trained with: one user turn, blank lines included.
 INSTRUCTION = (
@@ -62,7 +62,7 @@ _RENAMED = (
     (r"rm_head\.dense\.(weight|bias)", r"score_head.hidden.\1"),
     (r"rm_head\.out_proj\.(weight|bias)", r"score_head.out.\1"),
 )
-_HEAD = "score_head."
+_HEAD, _EMBEDDING, _OUTPUT = "score_head.", "model.language_model.embed_tokens.weight", "lm_head.weight"
 
 
 def rename_released(state: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
@@ -94,33 +94,37 @@ def import_released(checkpoint: Path, base: str | Path, folder: Path) -> dict[st
     Raises:
         ModelError: no weights there, keys that are missing or that nobody knows, tensors of another shape.
     """
+    check_family(base, ModelSettings(family="llava_onevision"))
     state = rename_released(_read_tensors(checkpoint), where=str(checkpoint))
-    head_state = {name.removeprefix(_HEAD): state.pop(name) for name in list(state) if name.startswith(_HEAD)}
-    embedding = state.get("model.language_model.embed_tokens.weight")
     config = AutoConfig.from_pretrained(base)
+    embedding = state.get(_EMBEDDING)
     if embedding is not None:
         # The stock checkpoint pads its vocabulary further; rows that were never trained are not made up.
         config.get_text_config().vocab_size = embedding.shape[0]
+        if config.get_text_config().tie_word_embeddings:
+            state.setdefault(_OUTPUT, embedding)
     with torch.device("meta"):
         backbone = AutoModelForImageTextToText.from_config(config)
     head = build_head("tanh2", config.get_text_config().hidden_size)
-    expected = {name: tuple(value.shape) for name, value in backbone.state_dict().items()}
-    expected |= {f"{_HEAD}{name}": tuple(value.shape) for name, value in head.state_dict().items()}
-    found = {**state, **{f"{_HEAD}{name}": value for name, value in head_state.items()}}
-    if config.get_text_config().tie_word_embeddings and "lm_head.weight" not in found and embedding is not None:
-        state["lm_head.weight"] = found["lm_head.weight"] = embedding
-    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    reshaped = [name for name in expected.keys() & found.keys() if expected[name] != tuple(found[name].shape)]
-    if missing or unexpected or reshaped:
-        raise _unfitting(
-            str(checkpoint), missing, unexpected + [f"{name} (another shape)" for name in sorted(reshaped)]
-        )
-    backbone.load_state_dict(state, assign=True)
-    head.load_state_dict(head_state)
+    _check_fit(state, backbone, head, where=str(checkpoint))
+    backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith(_HEAD)}, assign=True)
+    head.load_state_dict({k.removeprefix(_HEAD): v for k, v in state.items() if k.startswith(_HEAD)})
     processor = AutoProcessor.from_pretrained(base)
     processor.chat_template = CHAT_TEMPLATE
     save_reward_model(PackedModel(backbone, ModelSettings(), head), processor, folder, card=CARD)
     return CARD
+
+
+def _check_fit(state: Mapping[str, Tensor], backbone: nn.Module, head: nn.Module, *, where: str) -> None:
+    """Compare names and shapes of all tensors with what the model and its head have; raises ModelError."""
+    expected = {name: value.shape for name, value in backbone.state_dict().items()}
+    expected |= {f"{_HEAD}{name}": value.shape for name, value in head.state_dict().items()}
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    for name in sorted(expected.keys() & state.keys()):
+        if expected[name] != state[name].shape:
+            unexpected.append(f"{name} of shape {tuple(state[name].shape)} instead of {tuple(expected[name])}")
+    if missing or unexpected:
+        raise _unfitting(where, missing, unexpected)
 
 
 def _read_tensors(checkpoint: Path) -> dict[str, Tensor]:
@@ -129,9 +133,7 @@ def _read_tensors(checkpoint: Path) -> dict[str, Tensor]:
         raise ModelError(
             "this folder holds no weights",
             where=str(checkpoint),
-            given=", ".join(sorted(path.name for path in checkpoint.iterdir())[:8])
-            if checkpoint.is_dir()
-            else "nothing",
+            given="no *.safetensors" if checkpoint.is_dir() else "no such folder",
             expected="*.safetensors of MM-RLHF-Reward-7B-llava-ov-qwen",
         )
     state: dict[str, Tensor] = {}
