@@ -12,6 +12,7 @@ import numpy as np
 
 from mmrlhf.data.critiques import CRITIQUE, ShuffledCritiques, TableCritiques, check_critiques
 from mmrlhf.data.index import Index
+from mmrlhf.data.selection import select
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.data.templates import EVALUATOR_INSTRUCTION, CritiqueTemplate
 from mmrlhf.errors import ConfigError, DataError
@@ -89,8 +90,10 @@ class CritiqueChoice:
 
 def used_rows(index: Index, schedule: Schedule) -> np.ndarray:
     """Rows that training or its validation reads."""
-    train = index.split("train", schedule.holdout, schedule.limit)
-    return np.concatenate([train, index.split("heldout", schedule.holdout, schedule.val_limit)])
+    share = {"holdout": schedule.holdout, "selection": schedule.selection}
+    train = select(index, "train", limit=schedule.limit, **share)
+    heldout = select(index, "heldout", limit=schedule.val_limit, **share)
+    return np.concatenate([train.rows, heldout.rows])
 
 
 def check_dimensions(index: Index, schedule: Schedule, dimensions: Sequence[str]) -> None:
