@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.data.importers.draft import Draft, locate, locate_video
-from mmrlhf.data.importers.lines import read_rows
+from mmrlhf.data.importers.draft import Draft
+from mmrlhf.data.importers.media_files import locate, locate_video
+from mmrlhf.data.importers.sources import file_source
 from mmrlhf.data.ranked import parse_ranked
+from mmrlhf.data.rows import MediaRef
 from mmrlhf.errors import DataError
 from mmrlhf.types import PreferenceGroup
 
@@ -27,7 +29,7 @@ def read_questions(path: Path) -> list[Draft]:
     if not path.is_file():
         raise DataError("no such file of responses", where=path, expected=LAYOUT)
     drafts = []
-    for where, row in read_rows(path, "error"):
+    for where, row in file_source(path).rows("error"):
         assert not isinstance(row, DataError)
         drafts.append(_draft(row, path, where))
     if not drafts:
@@ -46,13 +48,15 @@ def _draft(row: dict[str, Any], path: Path, where: str) -> Draft:
     images = tuple(_from(root, path, image) for image in record.images)
     video = _from(root, path, record.video) if record.video is not None else None
     for image in images:
-        if not locate(root, image).is_file():
+        if isinstance(image, str) and not locate(root, image).is_file():
             raise DataError("media file does not exist", where=where, given=root / image)
-    if video is not None:
+    if isinstance(video, str):
         locate_video(root, video)
     group = PreferenceGroup(key, record.prompt, record.responses, pairs=(), category=record.category or "unknown")
     return Draft(str(row.get("id", key)), group, root, images, video, where, record.notes)
 
 
-def _from(root: Path, path: Path, medium: str) -> str:
+def _from(root: Path, path: Path, medium: MediaRef) -> MediaRef:
+    if not isinstance(medium, str):
+        return medium
     return os.path.relpath(path.resolve().parent / Path(medium).expanduser(), root)
