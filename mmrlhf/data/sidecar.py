@@ -235,7 +235,7 @@ def _sorted_distinct(table: pa.Table, columns: Sequence[str], folder: Path) -> p
     again = np.r_[False, (keys[1:] == keys[:-1]) & (hashes[1:] == hashes[:-1])]
     for row in np.flatnonzero(again):
         for name in columns:
-            one, other = (table.column(name)[at].as_py() for at in (row - 1, row))
+            one, other = sorted(table.column(name)[at].as_py() for at in (row - 1, row))
             if not _agree(one, other):
                 raise DataError(
                     "side-car table contradicts itself",

@@ -57,7 +57,7 @@ def test_the_settings_beside_are_listed() -> None:
     assert _mistake("method=dpo", "method.ww=1").expected == "one of " + ", ".join(
         name for name in known_settings(["method=dpo"]) if name.startswith("method.")
     )
-    assert "method" in str(_mistake("methd=dpo").expected)
+    assert "did you mean method?" in str(_mistake("methd=dpo").fix)
 
 
 def test_another_mistake_does_not_hide_the_hint() -> None:

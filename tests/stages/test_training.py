@@ -251,7 +251,8 @@ def test_all_references_agree(
         out = tmp_path / source
         train_mmdpo(out, small_shards, small_policy, runtime, objective=DPO(), reference_from=source, **tables)
         full[source] = weights(out)
-    torch.testing.assert_close(full["table"], full["frozen_copy"], rtol=1e-3, atol=1e-5)
+    # The first steps of Adam turn rounding in tiny gradients into steps of nearly the learning rate.
+    torch.testing.assert_close(full["table"], full["frozen_copy"], rtol=1e-3, atol=2e-4)
     lora = {}
     settings = ModelSettings(language="lora", projector="frozen", lora_rank=4)
     for source in ("table", "adapter"):
@@ -260,7 +261,7 @@ def test_all_references_agree(
         options = {"objective": DPO(), "training": training, "reference_from": source, **tables}
         train_mmdpo(out, small_shards, small_policy, runtime, **options)
         lora[source] = weights(out)
-    torch.testing.assert_close(lora["table"], lora["adapter"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(lora["table"], lora["adapter"], rtol=1e-3, atol=2e-4)
 
 
 def test_heldout_queries_are_answered_beside_the_reference(
