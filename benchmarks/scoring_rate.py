@@ -62,7 +62,7 @@ def one_at_a_time(judge: RewardModel, query: PreferenceGroup) -> list[tuple[floa
             max_new_tokens=CRITIQUE_TOKENS,
             do_sample=False,
             eos_token_id=judge.encoder.end_tokens,
-            **{name: value for name, value in media_arguments(backbone, [context.media], [1]).items()},
+            **{name: value for name, value in media_arguments(backbone, ids, [context.media], [1]).items()},
         )
         kept = [token for token in written[0, ids.shape[1] :].tolist() if token not in judge.encoder.end_tokens]
         critique = decode_text(judge.processor, kept)
