@@ -64,9 +64,9 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_mistakes_are_found_before_anything_runs(
     tmp_path: Path, own_store: Path, override: str, kind: type[Exception], message: str
 ) -> None:
-    thing = "+stages.fake_world.thing=${method}" if override.startswith("method") else "seed=0"
+    asks_the_objective = ["+stages.fake_train.policy=${if_needed:needs_margin,org/model}"]
     with pytest.raises(kind, match=message):
-        _run(tmp_path, override, *([thing] if thing != "seed=0" else []))
+        _run(tmp_path, override, *(asks_the_objective if override.startswith("method") else []))
     assert not own_store.exists()
 
 
