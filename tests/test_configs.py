@@ -249,7 +249,7 @@ def test_an_ablation_changes_what_it_says(experiment: str) -> None:
         return config.method._target_.rpartition(".")[2], config.data.critique, str(pairs)
 
     full = chosen("full")
-    assert full == chosen() and full[:2] == ("MMDPO", "full")
+    assert full == chosen() and full[0] == "MMDPO" and full[1] != "none"
     changed = {name: chosen(name) for name in CHOICES["ablation"] if name != "full"}
     assert {
         name: [a != b for a, b in zip(full, found, strict=True)].count(True) for name, found in changed.items()
