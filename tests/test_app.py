@@ -55,7 +55,7 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("+stages.fake_train.rte=1", ConfigError, "did you mean rate"),
         ("stage=fake_trian", ConfigError, "did you mean fake_train"),
         ("stages.fake_world.size=???", ConfigError, "add stages.fake_world.size=..."),
-        ("+stages.fake_train.policy=${data.benchmark_root}", ConfigError, "add data.benchmark_root=..."),
+        ("+stages.fake_train.policy=${benchmark.root}", ConfigError, "add benchmark.root=..."),
         ("+stages.fake_world.root=${nothing.there}", ConfigError, "not there"),
         ("trainer.devices=none", ConfigError, "trainer.devices"),
         ("+logger.wandb=maybe", ConfigError, "logger.wandb"),
