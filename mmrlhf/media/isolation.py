@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_IMPORT_SECONDS = 120  # to start an interpreter and import what a call needs
+_IMPORT_SECONDS = 1800  # to start an interpreter and import what a call needs, on a machine that does much else
 _AHEAD = 4  # items that may wait, per process, for an earlier one to finish
 _START = (
     "import sys; sys.path[:] = {path!r}; from mmrlhf.media.isolation import serve; serve({descriptor}, {timeout!r})"
@@ -95,7 +95,10 @@ class Isolated:
             pass
         try:
             if not self.connection.poll():
+                begun = self._begun
                 self.close()
+                if not begun:  # the machine's fault, and so no file's
+                    raise TimeoutError(f"a process did not start within {_IMPORT_SECONDS} s")
                 raise ProcessDied(f"took longer than {self.timeout:g} s")
             fine, value = pickle.loads(self.connection.recv_bytes())
         except (EOFError, ConnectionResetError) as error:
@@ -139,12 +142,10 @@ def serve(descriptor: int, timeout: float) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they are the parent's to handle; it ends its children
     connection = Connection(descriptor)
-    with open(os.devnull, "w") as nowhere:
+    gone = (EOFError, BrokenPipeError, ConnectionResetError)
+    with open(os.devnull, "w") as nowhere, contextlib.suppress(*gone):
         while True:
-            try:
-                call = connection.recv_bytes()
-            except EOFError:
-                return
+            call = connection.recv_bytes()
             # Ends this process from a thread of its own if the call hangs and the parent is no longer there to do it.
             faulthandler.dump_traceback_later(2 * timeout + 120, exit=True, file=nowhere)
             answer = _answer(call, connection)

@@ -82,3 +82,11 @@ def test_several_processes_keep_the_order_and_lose_nothing(num_processes: int) -
 def test_a_programming_error_is_raised() -> None:
     with pytest.raises(TypeError):
         list(map_isolated(calls.size_of, [None], num_processes=1, timeout=5))  # type: ignore[list-item]
+
+
+def test_a_machine_that_starts_nothing_is_no_fault_of_the_file(
+    child: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmrlhf.media.isolation._IMPORT_SECONDS", 0)
+    with pytest.raises(TimeoutError, match="did not start"):
+        child(divmod, 7, 2)
