@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,21 +50,20 @@ def write_index(folder: Path, scans: Sequence[ShardScan]) -> None:
         )
     shards = [Shard(scan.name, scan.bytes, len(scan.rows), scan.sha256) for scan in scans]
     digest = content_digest(shards)
-    part = folder / f"{INDEX_FILE}.part"
+    buffer = io.BytesIO()
     pq.write_table(
-        table.replace_schema_metadata({"digest": digest}), part, compression="zstd", write_page_checksum=True
+        table.replace_schema_metadata({"digest": digest}), buffer, compression="zstd", write_page_checksum=True
     )
-    os.replace(part, folder / INDEX_FILE)
+    _publish(folder / INDEX_FILE, buffer.getvalue())
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "creator": f"mmrlhf {_version()}",
         "digest": digest,
         "num_groups": len(table),
+        "index_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
         "shards": [vars(shard) for shard in shards],
     }
-    part = folder / f"{MANIFEST_FILE}.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(part, folder / MANIFEST_FILE)
+    _publish(folder / MANIFEST_FILE, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def set_of_shard(shard: str) -> str:
@@ -83,13 +83,17 @@ def read_index(folder: Path) -> tuple[tuple[Shard, ...], str, pa.Table]:
     Raises:
         DataError: a file is missing or damaged, of another schema, or the two do not belong together.
     """
-    manifest, table = _read_manifest(folder), _read_table(folder)
-    shards = tuple(Shard(**shard) for shard in manifest["shards"])
+    manifest = _read_manifest(folder)
+    try:
+        shards, digest = tuple(Shard(**shard) for shard in manifest["shards"]), manifest["digest"]
+    except (KeyError, TypeError) as error:
+        raise _damaged_manifest(folder / MANIFEST_FILE, error) from error
+    table = _read_table(folder, manifest)
     stored = (table.schema.metadata or {}).get(b"digest", b"").decode()
-    if not manifest["digest"] == content_digest(shards) == stored:
+    if not digest == content_digest(shards) == stored:
         raise DataError(
             "index and manifest belong to different data",
-            where=folder, given=f"{stored} and {manifest['digest']}", fix="pack the data again",
+            where=folder, given=f"{stored} and {digest}", fix="pack the data again",
         )  # fmt: skip
     return shards, stored, table
 
@@ -106,22 +110,47 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             fix=f"`python run.py stage=index inputs.tars={folder}` indexes tars of another program; raw records "
             f"are packed by `python run.py stage=pack data.root={folder}`",
         )
+    return parse_manifest(path.read_bytes(), path)
+
+
+def parse_manifest(content: bytes, where: Path | str) -> dict[str, Any]:
+    """Read a manifest; raises DataError if it is damaged or of another schema."""
     try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError("manifest is damaged", where=path, given=str(error), fix="pack the data again") from error
+        manifest = dict(json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise _damaged_manifest(where, error) from error
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
             "shards have another schema version",
-            where=path, given=manifest.get("schema_version"), expected=str(SCHEMA_VERSION), fix="pack the data again",
+            where=where, given=manifest.get("schema_version"), expected=str(SCHEMA_VERSION), fix="pack the data again",
         )  # fmt: skip
     return manifest
 
 
-def _read_table(folder: Path) -> pa.Table:
+def _damaged_manifest(where: Path | str, error: Exception) -> DataError:
+    given = f"{type(error).__name__}: {error}"
+    return DataError("manifest is damaged", where=where, given=given, fix="pack the data again")
+
+
+def check_index(manifest: Mapping[str, Any], data: bytes, where: Path | str) -> None:
+    """Compare an index with the checksum in its manifest; raises DataError.
+
+    Manifests of early versions have none: then only the pages of the index are checked, when they are read.
+    """
+    expected, found = manifest.get("index_sha256"), hashlib.sha256(data).hexdigest()
+    if expected not in (None, found):
+        raise DataError(
+            "index is damaged, or of different data than its manifest",
+            where=where, given=f"sha256 {found}", expected=expected, fix="copy both again, or pack the data again",
+        )  # fmt: skip
+
+
+def _read_table(folder: Path, manifest: Mapping[str, Any]) -> pa.Table:
     path = folder / INDEX_FILE
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        data = path.read_bytes()
+        check_index(manifest, data, path)
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError("index cannot be read", where=path, given=str(error), fix="pack the data again") from error
     if table.schema.names != SCHEMA.names:
@@ -164,3 +193,9 @@ def _version() -> str:
         return importlib.metadata.version("mmrlhf")
     except importlib.metadata.PackageNotFoundError:
         return "(not installed)"
+
+
+def _publish(path: Path, data: bytes) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(data)
+    os.replace(part, path)

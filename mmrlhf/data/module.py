@@ -1,23 +1,17 @@
 """The data of one training run for a Lightning Trainer, with exact resume.
 
 One pass of the training loader is the whole run, all epochs, so the Trainer runs `max_epochs=1`. What keeps a resume
-exact under Lightning 2.6:
+exact under Lightning 2.6, beside what `loader` says:
 
-- the loader has a length; without one, Lightning fetches a step ahead and resumes one late;
-- its generator reads where to begin at the first `next()`, because Lightning calls `iter()` before it restores;
 - the position is kept here and not in the loader, of which only rank 0's state is saved;
 - the position is the number of steps that were trained, which lags behind what the workers have prepared.
 """
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import math
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from multiprocessing.process import BaseProcess
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -25,13 +19,12 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch.strategies import ParallelStrategy
-from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from mmrlhf.data.dataset import GroupDataset
+from mmrlhf.data.loader import StepLoader
 from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.plan import Quotas
-from mmrlhf.data.preemption import ignore_preemption
 from mmrlhf.data.steps import HeldOutSteps, Quarantine, RunPlan, TrainSteps
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import StepBatch
@@ -44,69 +37,6 @@ _MEANING = {
     "seed": "seed",
     "groups_per_step": "groups_per_step",
 }
-# A worker that hangs (on a dead network mount, in a codec) becomes an error after this many seconds.
-_WORKER_TIMEOUT = 1800
-
-
-class StepLoader:
-    """Yields StepBatches from a starting point to the end; its length is that of a whole pass.
-
-    Lightning takes it as it is: it is no DataLoader, so no sampler is put into it.
-
-    Args:
-        steps: makes the data set of steps for the rank that iterates.
-        start: first step, asked for when the first step is.
-        length: steps of a whole pass.
-        num_workers: processes that prepare steps ahead, in order.
-        check: sees every step before it is handed out.
-    """
-
-    def __init__(
-        self,
-        steps: Callable[[], Dataset[StepBatch]],
-        *,
-        start: Callable[[], int],
-        length: int,
-        num_workers: int,
-        check: Callable[[StepBatch], None],
-    ) -> None:
-        self._steps, self._start, self._length = steps, start, length
-        self._num_workers, self._check = num_workers, check
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[StepBatch]:
-        loader = DataLoader(
-            self._steps(),
-            batch_size=None,
-            sampler=range(self._start(), self._length),
-            num_workers=self._num_workers,
-            timeout=_WORKER_TIMEOUT if self._num_workers else 0,
-            worker_init_fn=ignore_preemption,
-            # Its own generator: drawing the workers' seed must not advance the run's random numbers.
-            generator=torch.Generator(),
-        )
-        others = set(multiprocessing.active_children())
-        steps = iter(loader)
-        workers = set(multiprocessing.active_children()) - others
-        end_workers = partial(_end_workers, workers)
-        atexit.register(end_workers)
-        try:
-            for step in steps:
-                self._check(step)
-                yield step
-        finally:
-            del steps
-            end_workers()
-            atexit.unregister(end_workers)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the data module keeps the position. Lightning takes a loader without this for not resumable."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing (see `state_dict`)."""
 
 
 class PreferenceDataModule(L.LightningDataModule):
@@ -295,10 +225,3 @@ def _quota_bytes(quotas: Quotas | None) -> bytes:
 
 def _digest(content: bytes, size: int) -> str:
     return hashlib.blake2b(content, digest_size=size).hexdigest()
-
-
-def _end_workers(workers: Iterable[BaseProcess]) -> None:
-    """End workers that hang in a codec: they ignore the signal that PyTorch would send."""
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()

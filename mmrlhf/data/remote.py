@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from mmrlhf.data.manifest import INDEX_FILE, MANIFEST_FILE, Shard
+from mmrlhf.data.manifest import INDEX_FILE, MANIFEST_FILE, Shard, check_index, parse_manifest
 from mmrlhf.errors import ConfigError, DataError, HubError
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class RemoteShards:
         """Fetch manifest and index, the index only if it is another one than last time; returns their local folder.
 
         Raises:
-            DataError: there is no manifest, or no index. HubError: the place cannot be reached.
+            DataError: there is no manifest or no index, or one is damaged. HubError: the place cannot be reached.
         """
         name = hashlib.blake2b(self.url.encode(), digest_size=12).hexdigest()
         folder = self._cache / "sets" / name
@@ -69,7 +69,9 @@ class RemoteShards:
             kept = folder / MANIFEST_FILE
             if not (folder / INDEX_FILE).exists() or not kept.exists() or kept.read_bytes() != manifest:
                 kept.unlink(missing_ok=True)  # written last, so that it vouches for the index beside it
-                _write(folder / INDEX_FILE, self._attempt(INDEX_FILE, lambda path: self._fs.cat_file(path)))
+                index = self._attempt(INDEX_FILE, lambda path: self._fs.cat_file(path))
+                check_index(parse_manifest(manifest, self.url), index, f"{self.url}/{INDEX_FILE}")
+                _write(folder / INDEX_FILE, index)
                 _write(kept, manifest)
         return folder
 

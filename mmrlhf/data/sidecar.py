@@ -1,19 +1,13 @@
 """Side-car tables: values per (group key, response hash), such as rewards, with the fingerprint of what made them.
 
-A table is a folder: `_meta.json` (columns and fingerprint) and Parquet parts. A part appears by rename, under a name
-that no other writer uses and that ends with the CRC-32 of its bytes; so it is complete, absent, or known to be damaged,
-and a pass that was cut off goes on with the groups that no part holds.
+A table is a folder of files (`sidecar_files`). A pass that was cut off goes on with the groups that no part holds.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
-import re
 import secrets
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,16 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from filelock import FileLock
 from torch import Tensor
 
+from mmrlhf.data.sidecar_files import HASH, KEY, PARTS, begin_table, read_meta, read_part, stored_keys, write_part
 from mmrlhf.errors import DataError
-
-META_FILE = "_meta.json"
-_CHECKSUM = re.compile(r"-([0-9a-f]{8})\.parquet$")
-_KEY, _HASH = "key", "response_hash"
 
 
 class SideCarWriter:
@@ -59,36 +48,19 @@ class SideCarWriter:
         rank: int = 0,
         rows_per_part: int = 4096,
     ) -> None:
-        if not columns or len(set(columns) | {_KEY, _HASH}) != len(columns) + 2:
-            raise ValueError(f"columns must be distinct and other than {_KEY}, {_HASH}: {list(columns)}")
+        if not columns or len(set(columns) | {KEY, HASH}) != len(columns) + 2:
+            raise ValueError(f"columns must be distinct and other than {KEY}, {HASH}: {list(columns)}")
         self.folder, self.columns = Path(folder), tuple(columns)
-        self._prefix, self._rows_per_part = f"part-r{rank:04d}-{secrets.token_hex(4)}", rows_per_part
+        self._writer, self._rows_per_part = f"r{rank:04d}-{secrets.token_hex(4)}", rows_per_part
         self._num_parts = 0
         self._rows: list[dict[str, Any]] = []
         self._seen: set[str] = set()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f".{META_FILE}.lock"):
-            self._open({"columns": list(columns), "fingerprint": json.loads(json.dumps(dict(fingerprint)))})
-        self._done = _stored_keys(self.folder)
-
-    def _open(self, meta: dict[str, Any]) -> None:
-        if not (self.folder / META_FILE).exists():
-            self._publish(META_FILE, (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
-            return
-        found = _read_meta(self.folder)
-        differs = _differences(_flatten(found), _flatten(meta))
-        if differs:
-            raise DataError(
-                "side-car table was made by something else",
-                where=self.folder,
-                given="; ".join(f"{name}: table {old!r}, now {new!r}" for name, old, new in differs),
-                expected="the same columns and fingerprint as when the table was begun",
-                fix="write to another folder, or delete this one",
-            )
+        begin_table(self.folder, {"columns": list(columns), "fingerprint": json.loads(json.dumps(dict(fingerprint)))})
+        self._done = stored_keys(self.folder)
 
     def done_keys(self) -> set[str]:
         """Keys of all groups that are written or added, by any rank up to the time this writer was made."""
-        return self._done | {row[_KEY] for row in self._rows}
+        return self._done | {row[KEY] for row in self._rows}
 
     def add(self, key: str, response_hash: str, values: Mapping[str, float | str]) -> None:
         """Add one response's values: numbers, or strings in a column that holds strings only.
@@ -97,7 +69,7 @@ class SideCarWriter:
         """
         if set(values) != set(self.columns):
             raise ValueError(f"got values for {sorted(values)}, the table has {sorted(self.columns)}")
-        if self._rows and self._rows[-1][_KEY] != key:
+        if self._rows and self._rows[-1][KEY] != key:
             self._seen.clear()
             if len(self._rows) >= self._rows_per_part:
                 self.flush()
@@ -105,37 +77,22 @@ class SideCarWriter:
             return
         self._seen.add(response_hash)
         cells = {name: value if isinstance(value, str) else float(value) for name, value in values.items()}
-        self._rows.append({_KEY: key, _HASH: response_hash, **cells})
+        self._rows.append({KEY: key, HASH: response_hash, **cells})
 
     def flush(self) -> None:
         """Write what has been added as one part; call it between groups."""
         if not self._rows:
             return
         schema = pa.schema(
-            [(_KEY, pa.string()), (_HASH, pa.string())]
+            [(KEY, pa.string()), (HASH, pa.string())]
             + [(name, pa.string() if isinstance(self._rows[0][name], str) else pa.float64()) for name in self.columns]
         )
         table = pa.Table.from_pylist(self._rows, schema=schema)
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        data = buffer.getvalue()
-        self._publish(f"{self._prefix}-{self._num_parts:06d}-{zlib.crc32(data):08x}.parquet", data)
+        write_part(self.folder, f"{self._writer}-{self._num_parts:06d}", table)
         self._num_parts += 1
-        self._done |= {row[_KEY] for row in self._rows}
+        self._done |= {row[KEY] for row in self._rows}
         self._rows.clear()
         self._seen.clear()
-
-    def _publish(self, name: str, data: bytes) -> None:
-        """Write a file that is there in full, also after a power cut, or not at all."""
-        part = self.folder / f".{name}.tmp"
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.folder / name)
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
 
     def __enter__(self) -> SideCarWriter:
         return self
@@ -153,10 +110,10 @@ class SideCar:
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], table: pa.Table) -> None:
         self.folder, self.fingerprint = folder, fingerprint
-        self.columns = tuple(name for name in table.column_names if name not in (_KEY, _HASH))
+        self.columns = tuple(name for name in table.column_names if name not in (KEY, HASH))
         table = _sorted_distinct(table, self.columns, folder)
-        keys = table.column(_KEY).to_numpy(zero_copy_only=False)
-        self._hashes = table.column(_HASH).to_numpy(zero_copy_only=False)
+        keys = table.column(KEY).to_numpy(zero_copy_only=False)
+        self._hashes = table.column(HASH).to_numpy(zero_copy_only=False)
         self._values = {name: table.column(name).to_numpy(zero_copy_only=False) for name in self.columns}
         starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, np.int64)
         ends = np.append(starts[1:], len(keys))[: len(starts)]
@@ -170,13 +127,13 @@ class SideCar:
             DataError: no table, a damaged part, a column that it lacks, or two parts that contradict each other.
         """
         folder = Path(folder)
-        meta = _read_meta(folder)
+        meta = read_meta(folder)
         wanted = list(meta["columns"] if columns is None else columns)
         lacking = sorted(set(wanted) - set(meta["columns"]))
         if lacking:
             raise DataError(f"side-car table lacks columns {lacking}", where=folder, given=meta["columns"])
-        parts = [_read_part(path, [_KEY, _HASH, *wanted]) for path in sorted(folder.glob("part-*.parquet"))]
-        empty = pa.table({name: pa.array([], pa.string()) for name in (_KEY, _HASH)})
+        parts = [read_part(path, [KEY, HASH, *wanted]) for path in sorted(folder.glob(PARTS))]
+        empty = pa.table({name: pa.array([], pa.string()) for name in (KEY, HASH)})
         try:
             table = pa.concat_tables(parts) if parts else empty
         except pa.ArrowInvalid as error:
@@ -228,10 +185,10 @@ class SideCar:
 
 def _sorted_distinct(table: pa.Table, columns: Sequence[str], folder: Path) -> pa.Table:
     """Sort by key and hash; drop repeated rows, which must agree up to rounding."""
-    table = table.sort_by([(_KEY, "ascending"), (_HASH, "ascending")]).combine_chunks()
+    table = table.sort_by([(KEY, "ascending"), (HASH, "ascending")]).combine_chunks()
     if len(table) < 2:
         return table
-    keys, hashes = (table.column(name).to_numpy(zero_copy_only=False) for name in (_KEY, _HASH))
+    keys, hashes = (table.column(name).to_numpy(zero_copy_only=False) for name in (KEY, HASH))
     again = np.r_[False, (keys[1:] == keys[:-1]) & (hashes[1:] == hashes[:-1])]
     for row in np.flatnonzero(again):
         for name in columns:
@@ -251,51 +208,3 @@ def _agree(one: float | str, other: float | str) -> bool:
     if isinstance(one, str) or isinstance(other, str):
         return one == other
     return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-4) or (math.isnan(one) and math.isnan(other))
-
-
-def _stored_keys(folder: Path) -> set[str]:
-    return {
-        key for path in folder.glob("part-*.parquet") for key in _read_part(path, [_KEY]).column(_KEY).to_pylist()
-    }  # fmt: skip
-
-
-def _read_part(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        data = path.read_bytes()
-        checksum = _CHECKSUM.search(path.name)  # tables of early versions have none
-        if checksum is not None and int(checksum[1], 16) != zlib.crc32(data):
-            raise OSError(f"its checksum is {zlib.crc32(data):08x}, its name says {checksum[1]}")
-        return pq.read_table(io.BytesIO(data), columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            "part of a side-car table is damaged",
-            where=path,
-            given=str(error),
-            fix="delete this part and run the pass again: only the groups in it are made anew",
-        ) from error
-
-
-def _read_meta(folder: Path) -> dict[str, Any]:
-    path = folder / META_FILE
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(
-            "no side-car table here", where=path, given=str(error), expected="a folder written by SideCarWriter"
-        ) from error
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        return {k: v for key, item in value.items() for k, v in _flatten(item, f"{name}.{key}".lstrip(".")).items()}
-    return {name: value}
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    absent = "nothing"
-    names = sorted(set(old) | set(new))
-    return [
-        (name, old.get(name, absent), new.get(name, absent))
-        for name in names
-        if old.get(name, absent) != new.get(name, absent)
-    ]

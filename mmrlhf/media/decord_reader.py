@@ -1,8 +1,9 @@
-"""decord, in a process of its own: on some damaged files it crashes or never returns, and it does not survive a fork.
+"""Frames through decord, which is held to what the scan of the file says.
 
-Nothing else in the package imports decord. Inside its process it is fed from a file and never from bytes (damaged bytes
-crash it most), a reader lives for one call, it must agree with the scan on frame count and time stamps, and it must not
-fill gaps with copies of other frames.
+Nothing else in the package imports decord. It is fed from a file and never from bytes (damaged bytes crash it most), a
+reader lives for one call and so crosses no fork, it must agree with the scan on frame count and time stamps, and it
+must not fill gaps with copies of other frames. On some damaged files it crashes or never returns all the same: `video`
+calls it in a process that may.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from functools import cache
 
 import numpy as np
 
-from mmrlhf.media.isolation import Isolated, ProcessDied
 from mmrlhf.media.scan import Scan, damaged
 
 
@@ -26,24 +26,15 @@ def has_decord() -> bool:
     return importlib.util.find_spec("decord") is not None
 
 
-@cache
-def _process(timeout: float) -> Isolated:
-    return Isolated(timeout)
-
-
-def decode_with_decord(data: bytes, scan: Scan, indices: list[int], where: str, timeout: float) -> np.ndarray:
+def decode_with_decord(data: bytes, scan: Scan, indices: list[int], where: str) -> np.ndarray:
     """Frames (F, H, W, 3) uint8 at the given display positions.
 
     Raises:
-        DataError: damage, an edit list or missing time stamps (which decord gets wrong), a crash, or a call that took
-            longer than `timeout` seconds.
+        DataError: damage, or an edit list or missing time stamps (which decord gets wrong).
     """
     if not scan.plain:
         raise damaged(where, "edit lists or missing time stamps, which decord gets wrong; backend=pyav may read it")
-    try:
-        found = _process(timeout)(_read, data, indices)
-    except ProcessDied as died:
-        raise damaged(where, f"decord {died}") from died
+    found = _read(data, indices)
     if isinstance(found, str):
         raise damaged(where, f"decord: {found}")
     num_frames, times, frames = found
@@ -55,7 +46,7 @@ def decode_with_decord(data: bytes, scan: Scan, indices: list[int], where: str, 
 
 
 def _read(data: bytes, indices: list[int]) -> tuple[int, np.ndarray, np.ndarray] | str:
-    """In the child: (frames in the file, times of frame 0 and the wanted ones, the wanted frames), or an error."""
+    """(frames in the file, times of frame 0 and the wanted ones, the wanted frames), or what decord complains of."""
     import decord  # some platforms lack it, and it loads an FFmpeg of its own
 
     decord.logging.set_level(decord.logging.QUIET)

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from functools import cache
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 _IMPORT_SECONDS = 1800  # to start an interpreter and import what a call needs, on a machine that does much else
 _AHEAD = 4  # items that may wait, per process, for an earlier one to finish
+_inside = False  # whether this process is such a child
 _START = (
     "import sys; sys.path[:] = {path!r}; from mmrlhf.media.isolation import serve; serve({descriptor}, {timeout!r})"
 )
@@ -137,9 +139,30 @@ class Isolated:
         self.connection, self._owner = Connection(ours.detach()), os.getpid()
 
 
+def guarded(function: Callable[..., T], *arguments: Any, timeout: float) -> T:
+    """Run an importable function where it may crash or hang: in a child that is kept for this, or here in a child.
+
+    A process that is a child itself has a parent that survives it, so it needs no child of its own.
+
+    Args:
+        timeout: seconds that the call may take in a child of this process.
+
+    Raises:
+        ProcessDied: as a call of `Isolated`.
+    """
+    return function(*arguments) if _inside else _kept(timeout)(function, *arguments)
+
+
+@cache
+def _kept(timeout: float) -> Isolated:
+    return Isolated(timeout)
+
+
 def serve(descriptor: int, timeout: float) -> None:
     """Be the child: run calls until the parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    global _inside
+    _inside = True
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # they are the parent's to handle; it ends its children
     connection = Connection(descriptor)
     gone = (EOFError, BrokenPipeError, ConnectionResetError)

@@ -6,27 +6,33 @@ time stamps and is what both back ends are held to, so sampling cannot depend on
 `auto` is PyAV. On good files both give equal bytes at equal speed. Of 400 damaged clips, PyAV refused 82% and showed
 a wrong picture for 8% (damage inside the picture data that still parses), decord refused 60% and showed a wrong
 picture for 30%: it conceals what it cannot decode, and no check short of decoding tells. decord belongs on packed
-shards, whose clips were decoded by PyAV when they were packed and whose bytes are checksummed since. It runs in a
-process of its own (`decord_reader`), because on some damaged files it crashes or never returns.
+shards, whose clips were decoded by PyAV when they were packed and whose bytes are checksummed since. On
+some damaged files it crashes or never returns.
+
+Both are C code: they run in a process of their own (`isolation`), so that a file that crashes or blocks one of them is
+a DataError wherever it is met: in packing, in training with and without workers, in scoring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.media.decord_reader import decode_with_decord, has_decord
 from mmrlhf.media.images import decode_image
+from mmrlhf.media.isolation import ProcessDied, guarded
 from mmrlhf.media.pyav_reader import decode_with_pyav
-from mmrlhf.media.scan import Deadline, Scan, scan_video
+from mmrlhf.media.scan import Deadline, Scan, damaged, scan_video
 
+T = TypeVar("T")
 Sampling = Literal["uniform", "fps", "keyframes"]
 Backend = Literal["auto", "decord", "pyav"]
 TIMEOUT = 120.0
+_STANDSTILL = 3  # times as long may pass on the clock, for machines that do much else
 
 
 @dataclass(frozen=True)
@@ -75,19 +81,14 @@ def decode_video(
             1 and num_frames; "keyframes": evenly over the key frames only.
         fps: frames a second for sampling="fps".
         backend: "pyav", "decord", or "auto", which is PyAV (the module's docstring says why).
-        timeout: seconds of work that a clip may take; a machine that stands still does not count (for decord it does).
+        timeout: seconds of work that a clip may take; three times as long may pass on the clock.
         where: what to call it in an error (key, shard, member).
 
     Raises:
         DataError: the file is damaged, has no frames, cannot be shown upright or takes too long; never wrong frames.
         ConfigError: settings that do not go together.
     """
-    deadline = Deadline(timeout, where)
-    scan = scan_video(data, where, deadline)
-    indices = _choose(scan, num_frames, sampling, fps)
-    distinct, inverse = np.unique(indices, return_inverse=True)
-    frames = _decode(data, scan, distinct.tolist(), backend, deadline)[inverse]
-    return VideoClip(frames, scan.times[indices], scan.fps, scan.num_frames, scan.duration)
+    return _guarded(_sample, data, where, timeout, num_frames, sampling, fps, backend)
 
 
 def decode_frames(
@@ -189,7 +190,36 @@ def probe_video(data: bytes, where: str) -> tuple[int, float, int, int]:
     Raises:
         DataError: as `decode_video`, as far as it shows without decoding.
     """
-    scan = scan_video(data, where, Deadline(TIMEOUT, where))
+    return _guarded(_probe, data, where, TIMEOUT)
+
+
+def _guarded(function: Callable[..., T], data: bytes, where: str, timeout: float, *settings: Any) -> T:
+    """Call a function on a clip where a crash or a hang is a DataError."""
+    try:
+        return guarded(function, data, where, timeout, *settings, timeout=_STANDSTILL * timeout)
+    except ProcessDied as died:
+        raise damaged(where, f"its decoder {died}") from died
+
+
+def _sample(
+    data: bytes,
+    where: str,
+    timeout: float,
+    num_frames: int,
+    sampling: Sampling,
+    fps: float | None,
+    backend: Backend,
+) -> VideoClip:
+    deadline = Deadline(timeout, where)
+    scan = scan_video(data, where, deadline)
+    indices = _choose(scan, num_frames, sampling, fps)
+    distinct, inverse = np.unique(indices, return_inverse=True)
+    frames = _decode(data, scan, distinct.tolist(), backend, deadline)[inverse]
+    return VideoClip(frames, scan.times[indices], scan.fps, scan.num_frames, scan.duration)
+
+
+def _probe(data: bytes, where: str, timeout: float) -> tuple[int, float, int, int]:
+    scan = scan_video(data, where, Deadline(timeout, where))
     width, height = (scan.height, scan.width) if scan.rotation % 180 else (scan.width, scan.height)
     return scan.num_frames, scan.duration, width, height
 
@@ -218,5 +248,5 @@ def _decode(data: bytes, scan: Scan, indices: list[int], backend: Backend, deadl
     if backend == "decord":
         if not has_decord():
             raise ConfigError("decord is not installed", given="backend=decord", fix="install decord, or backend=pyav")
-        return decode_with_decord(data, scan, indices, deadline.where, deadline.seconds)
+        return decode_with_decord(data, scan, indices, deadline.where)
     return decode_with_pyav(data, scan, indices, deadline)

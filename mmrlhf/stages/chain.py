@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import re
+import time
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,8 +135,18 @@ def stage_function(target: str) -> Callable[..., Mapping[str, Any]]:
     return functions[name]
 
 
+def is_reusable(node: Node) -> bool:
+    """Say whether a stage's artefact may stand for running it again; not if its module says `REUSABLE = False`."""
+    return getattr(stage_module(node.target), "REUSABLE", True)
+
+
 def determinants(node: Node) -> list[Any]:
-    """What a stage's result depends on beside settings and inputs, if its module has a function `determinants`."""
+    """What a stage's result depends on beside settings and inputs.
+
+    The time, if it is not reusable; else what the function `determinants` of its module says, if there is one.
+    """
+    if not is_reusable(node):
+        return [time.time_ns()]
     function = getattr(stage_module(node.target), "determinants", None)
     found = function(node.settings) if function is not None else None
     return [] if found is None else [found]

@@ -63,7 +63,7 @@ def run(
         seconds_per_record: a record whose media take longer to read is rejected (only with worker processes).
         limit: take only the first so many records of the input.
         runtime: `num_workers` processes decode media; a file that crashes or blocks one of them is a rejected record.
-            With 0, media are decoded here.
+            With 0, that holds for videos, which are always decoded in a process of their own; images are decoded here.
 
     Returns:
         Counts of groups, responses, pairs, ties and media, of what was merged or stripped, and of rejections by reason.

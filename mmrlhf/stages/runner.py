@@ -14,7 +14,7 @@ from typing import Any
 
 from mmrlhf import errors
 from mmrlhf.errors import ConfigError, UserError
-from mmrlhf.stages.chain import Node, determinants, replace_references
+from mmrlhf.stages.chain import Node, determinants, is_reusable, replace_references
 from mmrlhf.stages.fingerprint import artifact_token, digest, input_tokens
 from mmrlhf.stages.launch import (
     EXIT_INTERRUPTED,
@@ -121,7 +121,15 @@ class Runner:
         Raises UserError as the stage raised it, and WorkerFailed if a stage's processes ended for another reason.
         """
         artifacts: dict[str, Artifact] = {}
+        checks = {node.name for node in chain if not is_reusable(node)}
         for node in chain:
+            if checks.intersection(node.references):
+                raise ConfigError(
+                    "a stage that runs anew each time has nothing for others to read",
+                    where=f"stages.{node.name}", given=", ".join(f"stage:{name}" for name in node.references),
+                )  # fmt: skip
+            if self.group.rank > 0 and node.name in checks:
+                continue  # rank 0 runs it; no other rank can know its fingerprint, and none has to
             recipe = self.recipe(node, artifacts)
             settings = replace_references(node.settings, lambda name, sub: _place(artifacts[name], sub))
             artifacts[node.name] = self._build(node, recipe, settings)

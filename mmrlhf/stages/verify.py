@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -28,6 +27,7 @@ from mmrlhf.stages.store import write_json
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "verify.json"
+REUSABLE = False  # what was found once says nothing about now
 _SECONDS_PER_SHARD = 4 * 3600
 
 
@@ -77,11 +77,6 @@ def run(out: Path, *, shards: Path, media: bool = False, runtime: Runtime) -> di
         )
     logger.info("%d shards with %d groups are as they were packed", len(found), len(table))
     return summary
-
-
-def determinants(settings: Mapping[str, Any]) -> int:
-    """The time: what was found once says nothing about now."""
-    return time.time_ns()
 
 
 def _checks(

@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(503 if fault == "busy" else 404, b"no")
             return
         data, status, wanted = path.read_bytes(), 200, self.headers.get("Range")
-        if fault == "garbled" and name.endswith(".tar"):
+        if fault == "garbled" and name.endswith((".tar", ".parquet")):
             data = bytes(byte ^ 1 for byte in data)
         if wanted and fault != "no ranges":
             first, last = wanted.removeprefix("bytes=").split("-")
@@ -158,6 +158,13 @@ def test_garbled_bytes_are_fetched_anew_and_then_refused(store: Store, cache: Pa
         index.read(5)
     assert "shard-00001.tar" in str(error.value)
     assert len(list(cache.glob("shards/*.tar"))) == 1 and not list(cache.glob("shards/*.part"))
+
+
+def test_a_garbled_index_is_not_kept(store: Store, cache: Path) -> None:
+    store.faults = ["", "garbled"]
+    with pytest.raises(DataError, match=r"index is damaged(?s:.)*index.parquet"):
+        Index.load(store.url)
+    assert keys(Index.load(store.url), 3) == ["key-3"]
 
 
 def test_the_cache_keeps_to_its_size_and_drops_what_was_used_longest_ago(

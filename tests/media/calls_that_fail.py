@@ -6,7 +6,10 @@ import ctypes
 import time
 from pathlib import Path
 
+import numpy as np
+
 from mmrlhf.media.images import decode_image
+from mmrlhf.media.video import VideoClip
 
 
 def crash() -> None:
@@ -51,3 +54,17 @@ def crash_with(*_: object) -> None:
 def hang_with(*_: object) -> None:
     """Never return, whatever is wanted."""
     hang()
+
+
+def decode_or_crash(data: bytes, where: str, timeout: float, num_frames: int, *_: object) -> VideoClip:
+    """Crash on some bytes, take all others for a black clip."""
+    if data == b"crash":
+        crash()
+    return VideoClip(np.zeros((num_frames, 4, 6, 3), np.uint8), np.arange(float(num_frames)), 1.0, 9, 9.0)
+
+
+def probe_or_crash(data: bytes, where: str, timeout: float) -> tuple[int, float, int, int]:
+    """The same clip, or the same crash."""
+    if data == b"crash":
+        crash()
+    return 9, 9.0, 6, 4

@@ -180,6 +180,28 @@ def test_a_group_started_from_outside_shares_the_work(tmp_path: Path) -> None:
     assert sorted(calls) == [(0, "sft", 2), (0, "world", 1), (1, "sft", 2)]
 
 
+CHECKED = {**NODES, "check": {"_target_": "fake_check.run", "data": "stage:world"}}
+
+
+def test_a_check_runs_each_time_and_is_no_input(tmp_path: Path) -> None:
+    for _ in range(2):
+        world, check = _run(tmp_path, "check", CHECKED)
+        assert check.summary == {"letters": 3} and not check.reused
+    assert _counts(tmp_path) == {"world": 1} and len(list((tmp_path / "store" / "check").glob("*/artifact.json"))) == 2
+    with pytest.raises(ConfigError, match="nothing for others to read"):
+        _run(tmp_path, "sft", {**CHECKED, "sft": {**NODES["sft"], "data": "stage:check"}})
+
+
+def test_a_check_in_a_group_started_from_outside_ends_on_every_rank(tmp_path: Path) -> None:
+    """Its fingerprint is the time, which no two ranks share: rank 1 must not wait for its own."""
+    runtime = {"trainer": {"devices": 2, "accelerator": "cpu"}}
+    results = [
+        [artifact.stage for artifact in _run(tmp_path, "check", CHECKED, runtime=runtime, group=Group(rank, 2, "a"))]
+        for rank in range(2)
+    ]
+    assert results == [["world", "check"], ["world"]]
+
+
 def test_wrong_launches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="torchrun"):
         _run(tmp_path, "sft", runtime={"trainer": {"devices": 1, "num_nodes": 2, "accelerator": "cpu"}})

@@ -1,0 +1,118 @@
+"""The files of a side-car table: `_meta.json` (columns and fingerprint) and Parquet parts.
+
+A part appears by rename, under a name that no other writer uses and that ends with the CRC-32 of its bytes; so it is
+complete, absent, or known to be damaged.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from mmrlhf.errors import DataError
+
+KEY, HASH = "key", "response_hash"
+META_FILE, PARTS = "_meta.json", "part-*.parquet"
+_CHECKSUM = re.compile(r"-([0-9a-f]{8})\.parquet$")
+
+
+def begin_table(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Write a table's `_meta.json`, or compare it with the one that is there; several processes may do so at once.
+
+    Raises:
+        DataError: the folder holds a table with other columns or another fingerprint; the message says what differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{META_FILE}.lock"):
+        if not (folder / META_FILE).exists():
+            _publish(folder, META_FILE, (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
+            return
+        differs = _differences(_flatten(read_meta(folder)), _flatten(meta))
+    if differs:
+        raise DataError(
+            "side-car table was made by something else",
+            where=folder,
+            given="; ".join(f"{name}: table {old!r}, now {new!r}" for name, old, new in differs),
+            expected="the same columns and fingerprint as when the table was begun",
+            fix="write to another folder, or delete this one",
+        )
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Read a table's columns and fingerprint; raises DataError if there is no table."""
+    path = folder / META_FILE
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(
+            "no side-car table here", where=path, given=str(error), expected="a folder written by SideCarWriter"
+        ) from error
+
+
+def write_part(folder: Path, name: str, table: pa.Table) -> None:
+    """Write `part-NAME-CHECKSUM.parquet`."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    data = buffer.getvalue()
+    _publish(folder, f"part-{name}-{zlib.crc32(data):08x}.parquet", data)
+
+
+def read_part(path: Path, columns: list[str]) -> pa.Table:
+    """Read columns of one part; raises DataError, naming it, if it is damaged."""
+    try:
+        data = path.read_bytes()
+        checksum = _CHECKSUM.search(path.name)  # tables of early versions have none
+        if checksum is not None and int(checksum[1], 16) != zlib.crc32(data):
+            raise OSError(f"its checksum is {zlib.crc32(data):08x}, its name says {checksum[1]}")
+        return pq.read_table(io.BytesIO(data), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            "part of a side-car table is damaged",
+            where=path,
+            given=str(error),
+            fix="delete this part and run the pass again: only the groups in it are made anew",
+        ) from error
+
+
+def stored_keys(folder: Path) -> set[str]:
+    """Keys of all groups in a table's parts; raises as `read_part`."""
+    return {key for path in folder.glob(PARTS) for key in read_part(path, [KEY]).column(KEY).to_pylist()}
+
+
+def _publish(folder: Path, name: str, data: bytes) -> None:
+    """Write a file that is there in full, also after a power cut, or not at all."""
+    part = folder / f".{name}.tmp"
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, folder / name)
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        return {k: v for key, item in value.items() for k, v in _flatten(item, f"{name}.{key}".lstrip(".")).items()}
+    return {name: value}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    absent = "nothing"
+    names = sorted(set(old) | set(new))
+    return [
+        (name, old.get(name, absent), new.get(name, absent))
+        for name in names
+        if old.get(name, absent) != new.get(name, absent)
+    ]
