@@ -75,6 +75,6 @@ if __name__ == "__main__":
     try:
         train(out, shards=shards, policy=policy, notes=notes, stop=int(sys.argv[5]), devices=2)
     except TrainingInterrupted as stopped:
-        print("interrupted:", stopped, flush=True)
+        print(f"interrupted: {stopped}", flush=True)  # in one piece: two processes share the screen
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -49,7 +49,7 @@ def test_one_two_one_processes_train_the_same_global_steps(
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
     arguments = [str(small_shards), str(small_policy), str(out), str(notes), "5"]
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.count("interrupted: ") == 2, done.stderr[-3000:]
+    assert done.returncode == 0 and done.stdout.count("interrupted: stopped by") == 2, done.stderr[-3000:]
     newest = latest_checkpoint(out / "checkpoints")
     assert newest is not None and newest.name == "step-00000006.ckpt"
     summary = train(out, **given, notes=notes, stop=None)
