@@ -1,8 +1,19 @@
-"""Run every benchmark: `python -m benchmarks`."""
+"""Run every benchmark at a size that a CPU can take: `python -m benchmarks` (about twenty minutes on two cores).
 
-from benchmarks import data_plane, pair_forward, scoring_rate
+Each module says how to run it alone, and on a GPU.
+"""
+
+from importlib.util import find_spec
+
+from benchmarks import data_plane, equivalence, pair_forward, scoring_rate, step_memory, vs_trl
 
 if __name__ == "__main__":
-    pair_forward.main()
+    pair_forward.main([])
+    step_memory.main(["--shape", "mini", "--visual", "0", "1176"])
     scoring_rate.main()
     data_plane.main()
+    equivalence.main()
+    if find_spec("trl") is None:
+        print("vs_trl is left out: pip install -e '.[bench]'")
+    else:
+        vs_trl.main([])

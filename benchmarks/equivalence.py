@@ -1,8 +1,8 @@
-"""Packed rows against the stock model, row by row: worst error per cell of family x modality x way of training.
+"""Our forward against the stock model, row by row: worst error per cell of family x modality x way of running it.
 
     python -m benchmarks.equivalence [FAMILY ...]
 
-One JSON line per cell, and at the end the table of docs/performance.md. Every cell is one packed row of six queries
+One JSON line per cell, and at the end the table of docs/performance.md. Every cell is one micro-batch of six queries
 with 1 to 6 responses of different length, on a tiny random model with the family's real architecture, processor and
 chat template; the other side is the stock model's forward on its processor's own tensors, one response at a time.
 Errors: log-probability of a response per token (absolute), and the gradient of a fixed mix of all log-probabilities and
@@ -15,7 +15,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,29 +32,35 @@ from mmrlhf.data.templates import AnswerTemplate
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.masks import attention_pattern
 from mmrlhf.models.tiny import FAMILIES, build_tiny, is_available
 from mmrlhf.types import Media, PreferenceGroup, Response, ResponseOutputs
 
 MODALITIES = ("image", "images", "video", "text")
-# How the model trains: every part; adapters in the decoder layers; every part with recomputed layers.
+# How the model runs: packed rows that train every part, adapters in the decoder layers, or every part with recomputed
+# layers; packed rows with FlexAttention (on a CPU torch has its forward only); single rows.
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "full": {"vision": "full", "projector": "full", "language": "full"},
     "lora": {"vision": "frozen", "projector": "frozen", "language": "lora", "lora_rank": 4, "lora_alpha": 4.0},
     "checkpointing": {"vision": "full", "projector": "full", "language": "full", "gradient_checkpointing": True},
+    "flex": {"attention": "flex"},
+    "rows": {"layout": "rows", "vision": "full", "projector": "full", "language": "full"},
 }
+# Lines of the table: back end and layout -> the ways that use them.
+LINES = {"packed, sdpa": ("full", "lora", "checkpointing"), "packed, flex": ("flex",), "rows, sdpa": ("rows",)}
 WORDS = "a red circle above two blue squares near the left edge , four objects in all".split()
 TEXTS = [" ".join(WORDS), "what is in the picture ? Frame1: Frame2: user assistant"] * 20
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Worst errors of one cell."""
+    """Worst errors of one cell; gradient is None where only the forward runs."""
 
     family: str
     modality: str
     way: str
     logprob: float
-    gradient: float
+    gradient: float | None
 
 
 def query(modality: str, num_responses: int, seed: int) -> PreferenceGroup:
@@ -72,10 +78,12 @@ def query(modality: str, num_responses: int, seed: int) -> PreferenceGroup:
     return PreferenceGroup(f"{modality}-{num_responses}", " ".join(rng.choice(WORDS, 5)), responses, media)
 
 
-def measure(folder: Path, family: str, modality: str, way: str) -> Cell:
-    """Worst errors of one cell, for a model saved in `folder`."""
-    settings = ModelSettings(layout="packed", **WAYS[way])
+def measure(folder: Path, family: str, modality: str, way: str) -> Cell | None:
+    """Worst errors of one cell, for a model saved in `folder`; None where the family cannot run this way."""
+    settings = ModelSettings(**{"layout": "packed", **WAYS[way]})
     backbone, processor = load_backbone(folder, settings)
+    if way == "flex" and not attention_pattern(backbone).plain:
+        return None
     positions = positions_for(backbone)
     torch.manual_seed(0)
     model = PackedModel(backbone, settings).train()
@@ -84,13 +92,16 @@ def measure(folder: Path, family: str, modality: str, way: str) -> Cell:
             torch.nn.init.normal_(parameter, std=0.1)
     encoder = Encoder(processor, template=AnswerTemplate(), positions=positions, media=MediaSettings(num_frames=4))
     queries = [query(modality, k, seed=k) for k in (3, 1, 6, 2, 5, 4)]
-    packed = model(pack_groups([encoder(q) for q in queries]))
-    packed_gradient = _gradient(model, packed)
-    stock = stock_outputs(model, encoder, queries)
-    stock_gradient = _gradient(model, stock)
-    per_token = ((packed.logprob - stock.logprob).abs() / stock.num_tokens).max()
-    gradient = (packed_gradient - stock_gradient).norm() / stock_gradient.norm()
-    return Cell(family, modality, way, float(per_token.detach()), float(gradient))
+    with torch.set_grad_enabled(way != "flex"):
+        ours = model(pack_groups([encoder(q) for q in queries]))
+        our_gradient = _gradient(model, ours) if way != "flex" else None
+        stock = stock_outputs(model, encoder, queries)
+    per_token = ((ours.logprob - stock.logprob).abs() / stock.num_tokens).max()
+    gradient = None
+    if our_gradient is not None:
+        stock_gradient = _gradient(model, stock)
+        gradient = float((our_gradient - stock_gradient).norm() / stock_gradient.norm())
+    return Cell(family, modality, way, float(per_token.detach()), gradient)
 
 
 def stock_outputs(model: PackedModel, encoder: Encoder, queries: list[PreferenceGroup]) -> ResponseOutputs:
@@ -131,24 +142,34 @@ def cells(families: list[str]) -> Iterator[Cell]:
             build_tiny(family, Path(root) / family, texts=TEXTS)
             for modality in MODALITIES:
                 for way in WAYS:
-                    yield measure(Path(root) / family, family, modality, way)
+                    cell = measure(Path(root) / family, family, modality, way)
+                    if cell is not None:
+                        yield cell
 
 
 def table(found: list[Cell]) -> str:
-    """Markdown: one row per family, worst error over the ways of training; log-probability / gradient."""
-    lines = ["| family | " + " | ".join(MODALITIES) + " |", "|---|" + "---|" * len(MODALITIES)]
+    """Markdown: a row for each family, layout and back end, worst error over its ways: log-probability / gradient."""
+    lines = ["| family | layout, back end | " + " | ".join(MODALITIES) + " |", "|---|---|" + "---|" * len(MODALITIES)]
     for family in dict.fromkeys(cell.family for cell in found):
-        entries = []
-        for modality in MODALITIES:
-            here = [cell for cell in found if (cell.family, cell.modality) == (family, modality)]
-            entries.append(f"{max(c.logprob for c in here):.0e} / {max(c.gradient for c in here):.0e}")
-        lines.append(f"| {family} | " + " | ".join(entries) + " |")
+        for line, ways in LINES.items():
+            entries = []
+            for modality in MODALITIES:
+                here = [c for c in found if (c.family, c.modality) == (family, modality) and c.way in ways]
+                entries.append(_worst(here))
+            lines.append(f"| {family} | {line} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print a JSON line per cell and the table; families may be named on the command line."""
-    families = sys.argv[1:] or [family for family in FAMILIES if is_available(family)]
+def _worst(cells: list[Cell]) -> str:
+    if not cells:
+        return "cannot"
+    gradients = [cell.gradient for cell in cells if cell.gradient is not None]
+    return f"{max(cell.logprob for cell in cells):.0e} / " + (f"{max(gradients):.0e}" if gradients else "-")
+
+
+def main(names: Sequence[str] = ()) -> None:
+    """Print a JSON line per cell and the table, for the families named, or all."""
+    families = list(names) or [family for family in FAMILIES if is_available(family)]
     found = []
     for cell in cells(families):
         found.append(cell)
@@ -157,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

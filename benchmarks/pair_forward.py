@@ -1,108 +1,148 @@
-"""Time of one training step per query: packed row, one row per response, and all pairs one by one.
+"""Time and peak memory of one training step per query: packed row, one row per response, and all pairs one by one.
 
     python -m benchmarks.pair_forward
+    python -m benchmarks.pair_forward --shape small --visual 1176
+    python -m benchmarks.pair_forward --visual 7000 --ways packed rows --rounds 1
+    python -m benchmarks.pair_forward --shape 0.5b --device cuda --visual 7000
 
-The model is a LLaVA-OneVision of about 9M parameters with random weights; the query has one picture of 512 x 512 pixels
-and K responses. `pairs` is the way of pair-by-pair trainers: for every pair, chosen and rejected are forwarded with the
-picture and the prompt. Steps of the three ways alternate; the figures are medians.
+A step goes from a packed batch to updated weights, with the reference's log-probabilities at hand. `packed` reads
+pictures and prompt once and each response once; `rows` reads the prompt with every response; `pairs` is the way of
+pair-by-pair trainers on our own code: for each pair, chosen and rejected with picture and prompt. Steps of the ways
+alternate after one step of each to warm up; figures are medians of wall time and ratios medians over rounds. Peak
+memory is taken in fresh processes: on a CPU what the process holds more than before the model was loaded, on a GPU the
+allocator's peak. Encoding (decoding, processor, tokens) and packing are timed apart from the step.
 """
 
 from __future__ import annotations
 
-import io
+import argparse
 import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from mmrlhf.data.encode import Encoder
+from benchmarks.measure import MIB, in_fresh_process, in_turn, median_ratio, peak_memory, report, resident, seconds_of
+from benchmarks.ours import OurStep
+from benchmarks.workload import SHAPES, VISUALS, build_model, make_query
 from mmrlhf.data.pack import pack_groups
-from mmrlhf.data.templates import AnswerTemplate
-from mmrlhf.models.families import positions_for
-from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import ModelSettings, load_backbone
-from mmrlhf.models.tiny import TinySize, build_tiny
-from mmrlhf.types import Media, PackedBatch, PreferenceGroup, Response
+from mmrlhf.models.load import ModelSettings
+from mmrlhf.types import PackedBatch, PreferenceGroup
 
-SIZE = TinySize(hidden=256, layers=4, heads=4, vision_hidden=128, vision_layers=4, image=256, patch=16, vocabulary=2000)
-WORDS = "the picture shows a quiet street with two red cars and a tall tree near an old house under grey clouds".split()
-ROUNDS = 5
+WAYS = ("packed", "rows", "pairs")
+PREPARATIONS = 5
 
 
-def make_query(num_responses: int) -> PreferenceGroup:
-    """A query with one picture and responses of about sixty words."""
-    rng = np.random.default_rng(0)
-    buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 255, (512, 512, 3), dtype=np.uint8)).save(buffer, "PNG")
-    texts = [" ".join(rng.choice(WORDS, 60)) for _ in range(num_responses)]
-    responses = tuple(Response(text, rank=rank) for rank, text in enumerate(texts, 1))
-    media = (Media("image", ("0.png",), (buffer.getvalue(),)),)
-    return PreferenceGroup("query", "describe the picture", responses, media)
+def settings_for(options: argparse.Namespace, way: str) -> ModelSettings:
+    """The frozen tower and everything else in full."""
+    return ModelSettings(
+        precision="bf16" if options.device == "cuda" else "float32",
+        layout="packed" if way == "packed" else "rows",
+        gradient_checkpointing=options.checkpointing,
+        max_tokens=32768,
+    )
 
 
-def step(model: PackedModel, batches: list[PackedBatch]) -> float:
-    """Seconds of forward and backward over all batches."""
-    started = time.perf_counter()
-    for batch in batches:
-        model(batch).logprob.sum().backward()
-    model.zero_grad()
-    return time.perf_counter() - started
+def batches_of(step: OurStep, query: PreferenceGroup, way: str) -> list[PackedBatch]:
+    """What a way forwards: the query, or every pair of it as a query of its own."""
+    if way != "pairs":
+        return [step.prepare(query)]
+    return [step.prepare(replace(query, responses=(query.responses[i], query.responses[j])))
+            for i, j in query.ranked_pairs()]  # fmt: skip
 
 
-def measure(ways: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """Median seconds of each way, run in turn after one warm-up each."""
-    for way in ways.values():
-        way()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            seconds[name].append(way())
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def measure(steps: dict[str, OurStep], options: argparse.Namespace, visual: int, num_responses: int) -> dict[str, Any]:
+    """Times of every way for one query."""
+    query = make_query(num_responses, visual, shape=SHAPES[options.shape])
+    ways: dict[str, Callable[[], None]] = {
+        way: partial(step.step, batches_of(step, query, way)) for way, step in steps.items()
+    }
+    timings = in_turn(ways, options.rounds, warm_up=options.warm_up)
+    first = next(iter(steps.values()))
+    encoded = first.encoder(query)
+    encode = median(seconds_of(partial(first.encoder, query)) for _ in range(PREPARATIONS))
+    pack = median(seconds_of(partial(pack_groups, [encoded])) for _ in range(PREPARATIONS))
+    found: dict[str, Any] = {
+        "prefix_tokens": len(encoded.prefix_ids),
+        "row_tokens": encoded.num_tokens,
+        "pairs": len(query.ranked_pairs()),
+        **{f"{way}_seconds": median(timing.wall) for way, timing in timings.items()},
+        "encode_seconds": encode,
+        "pack_seconds": pack,
+    }
+    if "packed" in timings:
+        packed = timings["packed"].wall
+        found["pack_share"] = pack / median(packed)
+        others = {way: timing.wall for way, timing in timings.items() if way != "packed"}
+        found |= {f"{way}_over_packed": median_ratio(wall, packed) for way, wall in others.items()}
+    return found
 
 
-def main() -> None:
-    """Print one JSON line for each K."""
+def memory_point(point: dict[str, Any]) -> None:
+    """Print the peak of one way's step, in this process."""
+    options = argparse.Namespace(**point)
+    query = make_query(options.num_responses, options.visual, shape=SHAPES[options.shape])
+    empty = 0 if torch.cuda.is_available() else resident()
+    step = OurStep(options.folder, settings_for(options, options.way), device=options.device)
+    batches = batches_of(step, query, options.way)
+    report(peak_mib=peak_memory(partial(step.step, batches))["peak_mib"] - empty / MIB)
+
+
+def peaks(folder: str, options: argparse.Namespace, visual: int, num_responses: int) -> dict[str, float]:
+    """Peak memory of every way for one query, each in a fresh process."""
+    fixed = {name: getattr(options, name) for name in ("shape", "device", "checkpointing")} | {"folder": folder}
+    point = fixed | {"visual": visual, "num_responses": num_responses}
+    return {
+        f"{way}_peak_mib": in_fresh_process("benchmarks.pair_forward", point | {"way": way})["peak_mib"]
+        for way in options.ways
+    }
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What to measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="mini")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--visual", type=int, nargs="+", choices=VISUALS, default=[0, 576, 1176])
+    parser.add_argument("--responses", type=int, nargs="+", default=[2, 3, 4, 5])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--no-warm-up", dest="warm_up", action="store_false", help="save a step of each way")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the fresh processes out")
+    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print one JSON line for each number of visual tokens and each K."""
+    options = read_options(arguments)
+    if options.point:
+        memory_point(options.point)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        build_tiny("llava_onevision", folder, texts=[" ".join(WORDS)] * 20, size=SIZE)
-        settings = ModelSettings(vision="frozen")
-        backbone, processor = load_backbone(folder, settings)
-    packed = PackedModel(backbone, settings)
-    rows = PackedModel(backbone, replace(settings, layout="rows"))
-    encoder = Encoder(processor, template=AnswerTemplate(), positions=positions_for(backbone))
-    for num_responses in (2, 3, 4, 5):
-        query = make_query(num_responses)
-        batch = pack_groups([encoder(query)])
-        duels = [
-            pack_groups([encoder(replace(query, responses=(query.responses[i], query.responses[j])))])
-            for i, j in query.ranked_pairs()
-        ]
-        found = measure(
-            {
-                "packed": lambda batch=batch: step(packed, [batch]),
-                "rows": lambda batch=batch: step(rows, [batch]),
-                "pairs": lambda duels=duels: step(rows, duels),
-            }
-        )
-        print(
-            json.dumps(
-                {
-                    "benchmark": "pair_forward",
-                    "responses": num_responses,
-                    "pairs": len(duels),
-                    "prefix_tokens": len(encoder(query).prefix_ids),
-                    "threads": torch.get_num_threads(),
-                    "packed_seconds": round(found["packed"], 3),
-                    "rows_over_packed": round(found["rows"] / found["packed"], 2),
-                    "pairs_over_packed": round(found["pairs"] / found["packed"], 2),
-                }
-            )
-        )
+        build_model(SHAPES[options.shape], Path(folder))
+        steps = {way: OurStep(folder, settings_for(options, way), device=options.device) for way in options.ways}
+        for visual in options.visual:
+            for num_responses in options.responses:
+                found = measure(steps, options, visual, num_responses)
+                memory = peaks(folder, options, visual, num_responses) if options.memory else {}
+                report(
+                    benchmark="pair_forward",
+                    shape=options.shape,
+                    device=options.device,
+                    threads=torch.get_num_threads(),
+                    visual_tokens=visual,
+                    responses=num_responses,
+                    rounds=options.rounds,
+                    **found,
+                    **memory,
+                )
 
 
 if __name__ == "__main__":

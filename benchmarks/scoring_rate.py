@@ -9,27 +9,42 @@ then a forward of that response with its critique for the score. Both ways write
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 import time
 from dataclasses import replace
 
+import numpy as np
 import torch
+from PIL import Image
 
-from benchmarks.pair_forward import SIZE, WORDS, make_query
+from benchmarks.workload import WORDS
 from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.templates import CritiqueTemplate
 from mmrlhf.models.families import media_arguments
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import ModelSettings, load_backbone
-from mmrlhf.models.tiny import build_tiny
+from mmrlhf.models.tiny import TinySize, build_tiny
 from mmrlhf.stages.passes import decode_text
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.settings import CritiqueSettings
-from mmrlhf.types import PreferenceGroup
+from mmrlhf.types import Media, PreferenceGroup, Response
 
 NUM_RESPONSES, NUM_QUERIES, CRITIQUE_TOKENS = 5, 4, 64
+SIZE = TinySize(hidden=256, layers=4, heads=4, vision_hidden=128, vision_layers=4, image=256, patch=16, vocabulary=2000)
+
+
+def make_query(num_responses: int) -> PreferenceGroup:
+    """A query with one picture and responses of about sixty words."""
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (512, 512, 3), dtype=np.uint8)).save(buffer, "PNG")
+    texts = [" ".join(rng.choice(WORDS, 60)) for _ in range(num_responses)]
+    responses = tuple(Response(text, rank=rank) for rank, text in enumerate(texts, 1))
+    media = (Media("image", ("0.png",), (buffer.getvalue(),)),)
+    return PreferenceGroup("query", "describe the picture", responses, media)
 
 
 def build_judge(folder: str) -> RewardModel:

@@ -1,16 +1,16 @@
 """One training step per query, ours and TRL's DPOTrainer side by side: same weights, same records, same run.
 
     pip install -e ".[bench]"
-    python -m benchmarks.vs_trl                       # about fifteen minutes on two cores
+    python -m benchmarks.vs_trl                       # about ten minutes on two cores
     python -m benchmarks.vs_trl --shape tiny          # to try it out
     python -m benchmarks.vs_trl --shape 0.5b --device cuda --visual 7000 --responses 4
 
 A step goes from the record to the updated weights: processor, forward, reference, backward, AdamW. TRL's reference is
 always a second forward; ours is a table that was made before (`ours`) or a second forward (`ours_with_reference`).
 TRL runs with its defaults (`trl`: everything trains, layers are recomputed in backward) and with our settings
-(`trl_matched`: frozen tower, nothing recomputed). Steps of the ways alternate; ratios are medians over rounds, of wall
-time and of the process's CPU time. Peak memory is taken in fresh processes: ours for all pairs of the largest K, TRL's
-for a single pair.
+(`trl_matched`: frozen tower, nothing recomputed). Every way takes a step to warm up; then steps of the ways alternate.
+Ratios are medians over rounds, of wall time and of the process's CPU time. Peak memory is taken in fresh processes,
+each with one side alone: ours for all pairs of the largest K, TRL's for a single pair.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +32,7 @@ from benchmarks.ours import OurStep
 from benchmarks.theirs import TheirStep
 from benchmarks.workload import SHAPES, VISUALS, build_model, make_query
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.types import PreferenceGroup
 
 
 def settings_for(options: argparse.Namespace) -> ModelSettings:
@@ -39,38 +41,52 @@ def settings_for(options: argparse.Namespace) -> ModelSettings:
     return ModelSettings(precision=precision, gradient_checkpointing=options.checkpointing, max_tokens=32768)
 
 
-def time_steps(folder: str, options: argparse.Namespace, num_responses: int) -> None:
-    """Print one JSON line with times and ratios for one K."""
-    query = make_query(num_responses, options.visual, shape=SHAPES[options.shape])
-    settings = settings_for(options)
-    ours = OurStep(folder, settings, with_reference=True, device=options.device)
-    trl = TheirStep(folder, settings, query, matched=False, device=options.device)
-    matched = TheirStep(folder, settings, query, matched=True, device=options.device)
-    difference = compare(ours, matched, query)
-    timings = in_turn(
-        {
-            "ours": partial(ours.train, query),
-            "ours_with_reference": partial(ours.train, query, count_reference=True),
-            "trl": partial(trl.train, query),
-            "trl_matched": partial(matched.train, query),
-        },
-        options.rounds,
-        warm_up=options.warm_up,
-    )
-    report(
-        benchmark="vs_trl",
-        shape=options.shape,
-        device=options.device,
-        threads=torch.get_num_threads(),
-        visual_tokens=options.visual,
-        responses=num_responses,
-        pairs=len(query.ranked_pairs()),
-        rounds=options.rounds,
-        **{f"{name}_seconds": median(timing.wall) for name, timing in timings.items()},
-        **{f"{name}_cpu_seconds": median(timing.cpu) for name, timing in timings.items()},
-        **ratios(timings),
-        largest_logprob_difference=difference,
-    )
+class Sides:
+    """Ours and theirs on the same weights, twice of theirs: with TRL's defaults, and with our settings."""
+
+    def __init__(self, folder: str, options: argparse.Namespace) -> None:
+        self.options, settings = options, settings_for(options)
+        query = self.query(min(options.responses))
+        self.ours = OurStep(folder, settings, with_reference=True, device=options.device)
+        self.trl = TheirStep(folder, settings, query, matched=False, device=options.device)
+        self.matched = TheirStep(folder, settings, query, matched=True, device=options.device)
+        self.largest_difference = compare(self.ours, self.matched, query)
+        if options.warm_up:
+            for way in self.ways(query).values():
+                way()
+
+    def query(self, num_responses: int) -> PreferenceGroup:
+        """The query with K responses."""
+        return make_query(num_responses, self.options.visual, shape=SHAPES[self.options.shape])
+
+    def ways(self, query: PreferenceGroup) -> dict[str, Callable[[], None]]:
+        """One optimizer step on all pairs of a query, every way."""
+        return {
+            "ours": partial(self.ours.train, query),
+            "ours_with_reference": partial(self.ours.train, query, count_reference=True),
+            "trl": partial(self.trl.train, query),
+            "trl_matched": partial(self.matched.train, query),
+        }
+
+    def time(self, num_responses: int, rounds: int) -> None:
+        """Print one JSON line with times and ratios for one K."""
+        query = self.query(num_responses)
+        timings = in_turn(self.ways(query), rounds, warm_up=False)
+        report(
+            benchmark="vs_trl",
+            shape=self.options.shape,
+            device=self.options.device,
+            threads=torch.get_num_threads(),
+            visual_tokens=self.options.visual,
+            responses=num_responses,
+            pairs=len(query.ranked_pairs()),
+            rounds=rounds,
+            warm_up=self.options.warm_up,
+            **{f"{name}_seconds": median(timing.wall) for name, timing in timings.items()},
+            **{f"{name}_cpu_seconds": median(timing.cpu) for name, timing in timings.items()},
+            **ratios(timings),
+            largest_logprob_difference=self.largest_difference,
+        )
 
 
 def ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
@@ -84,7 +100,7 @@ def ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
     return found
 
 
-def compare(ours: OurStep, theirs: TheirStep, query: Any) -> float:
+def compare(ours: OurStep, theirs: TheirStep, query: PreferenceGroup) -> float:
     """Largest difference between the two sides' log-probabilities of the same response, before any step."""
     with torch.no_grad():
         own = ours.model(ours.prepare(query).to(ours.device)).logprob.tolist()
@@ -130,26 +146,29 @@ def compare_memory(folder: str, options: argparse.Namespace) -> None:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print a JSON line for each K and one for memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--visual", type=int, choices=[tokens for tokens in VISUALS if tokens != 576], default=1176)
     parser.add_argument("--responses", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, nargs="+", default=[3, 1], help="one number for each K; the last repeats")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
-    parser.add_argument("--no-warm-up", dest="warm_up", action="store_false", help="save a round where a step is long")
+    parser.add_argument(
+        "--no-warm-up", dest="warm_up", action="store_false", help="save a step of each way where steps are long"
+    )
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.point:
         memory_point(options.point)
         return
     with tempfile.TemporaryDirectory() as folder:
         build_model(SHAPES[options.shape], Path(folder))
         compare_memory(folder, options)
-        for num_responses in options.responses:
-            time_steps(folder, options, num_responses)
+        sides = Sides(folder, options)
+        for num_responses, rounds in zip_longest(options.responses, options.rounds, fillvalue=options.rounds[-1]):
+            sides.time(num_responses, rounds)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ class Shape:
 SHAPES = {
     # for trying a benchmark out
     "tiny": Shape(64, 2, 4, 4, 128, 2000, 32, 2, 2, 64, patch=48),
+    # 9M parameters: what one CPU core can measure many times
+    "mini": Shape(256, 4, 4, 4, 512, 8000, 128, 4, 8, 256, patch=16),
     # 40M parameters: what two CPU cores can measure
     "small": Shape(512, 8, 8, 8, 1024, 32000, 192, 6, 12, 384, patch=16),
     # the published configurations

@@ -130,12 +130,15 @@ class Encoder:
         Pictures are counted by the processor itself on blank ones of about the same size; text by characters, where
         `_CHARS_PER_TOKEN` suits English prose (tokenizers of small vocabularies need more).
         """
-        sizes = tuple((_round64(width), _round64(height)) for width, height in entry.image_sizes)
-        frames = self.media.num_frames if entry.num_frames else 0
-        width, height = entry.video_size or (384, 384)
-        clip = (_round64(width), _round64(height)) if frames else None
         chars = entry.text_chars + (entry.critique_chars if self.template.name == "critique" else 0)
-        return self._visual_tokens(sizes, clip) + math.ceil(chars / _CHARS_PER_TOKEN) + 16 * entry.num_responses
+        return self.estimate_visual_tokens(entry) + math.ceil(chars / _CHARS_PER_TOKEN) + 16 * entry.num_responses
+
+    def estimate_visual_tokens(self, entry: SizedEntry) -> int:
+        """Predict the tokens of a group's media from its index entry alone."""
+        sizes = tuple((_round64(width), _round64(height)) for width, height in entry.image_sizes)
+        width, height = entry.video_size or (384, 384)
+        clip = (_round64(width), _round64(height)) if entry.num_frames and self.media.num_frames else None
+        return self._visual_tokens(sizes, clip)
 
     def _encode(self, group: PreferenceGroup, responses: tuple[Response, ...], *, with_answer: bool) -> EncodedGroup:
         decoded = self._decode(group)

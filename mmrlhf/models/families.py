@@ -116,6 +116,13 @@ def media_arguments(
         ids: the tokens (B, L) of the call, for models that ask which of them are pictures.
         media: processor tensors of each group; num_images: pictures of each group.
     """
+    return joined_media(backbone, media, num_images) | token_types(backbone, ids)
+
+
+def joined_media(
+    backbone: PreTrainedModel, media: Sequence[Mapping[str, Tensor]], num_images: Sequence[int]
+) -> dict[str, Tensor]:
+    """The media among `media_arguments`."""
     accepted = inspect.signature(base_model(backbone).forward).parameters
     joined: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for group in media for name in group):
@@ -124,10 +131,13 @@ def media_arguments(
     if "batch_num_images" in accepted and "pixel_values" in joined:
         # LLaVA-OneVision turns crops off in samples of several images, so a row must say how many each group has.
         joined["batch_num_images"] = torch.tensor([count for count in num_images if count])
-    image_token = attention_pattern(backbone).image_token
-    if image_token is not None:
-        joined["token_type_ids"] = (ids == image_token).long()
     return joined
+
+
+def token_types(backbone: PreTrainedModel, ids: Tensor) -> dict[str, Tensor]:
+    """Which tokens (B, L) are pictures, for models that ask."""
+    image_token = attention_pattern(backbone).image_token
+    return {} if image_token is None else {"token_type_ids": (ids == image_token).long()}
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:

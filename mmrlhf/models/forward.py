@@ -7,7 +7,7 @@ log-probabilities only at response positions and in chunks that are recomputed i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from mmrlhf.errors import ModelError
 from mmrlhf.models.attention import choose_back_end, use_packed_attention
-from mmrlhf.models.families import base_model, check_packable, media_arguments, vision_modules
+from mmrlhf.models.families import base_model, check_packable, media_arguments, token_types, vision_modules
+from mmrlhf.models.features import VisionFeatures
 from mmrlhf.models.layout import grouped, single_row
 from mmrlhf.models.load import ModelSettings, set_trainable
 from mmrlhf.models.masks import attention_pattern
@@ -37,6 +38,7 @@ class PackedModel(nn.Module):
     Attributes:
         layout: `packed` or `rows`: what runs. With `settings.layout=auto` it is packed where the kinds of layers allow;
             `mmrlhf.models.selfcheck` looks closer.
+        vision_features: where features of pictures are kept, or None (they are computed in every forward).
     """
 
     def __init__(self, backbone: PreTrainedModel, settings: ModelSettings, score_head: nn.Module | None = None) -> None:
@@ -48,6 +50,7 @@ class PackedModel(nn.Module):
         self.layout = settings.layout
         if settings.layout == "auto":
             self.layout = "rows" if check_packable(backbone) else "packed"
+        self.vision_features: VisionFeatures | None = None
         self._pattern = attention_pattern(backbone)
         if self.layout == "packed" and self._pattern.plain:
             use_packed_attention(backbone)
@@ -129,7 +132,7 @@ class PackedModel(nn.Module):
             attention_mask=layout.mask,  # type: ignore[arg-type]
             position_ids=_model_positions(layout.positions),
             use_cache=False,
-            **media_arguments(self.backbone, layout.ids, batch.media, batch.num_images),
+            **self._media_arguments(layout.ids, batch.media, batch.num_images),
         )
         return layout.unpack(outputs.last_hidden_state)
 
@@ -158,9 +161,18 @@ class PackedModel(nn.Module):
             attention_mask=mask,
             position_ids=_model_positions(pad_sequence(positions, batch_first=True).permute(2, 0, 1)),
             use_cache=False,
-            **media_arguments(self.backbone, ids, media, [batch.num_images[group]] * len(rows)),
+            **self._media_arguments(ids, media, [batch.num_images[group]] * len(rows)),
         )
         return outputs.last_hidden_state
+
+    def _media_arguments(
+        self, ids: Tensor, media: Sequence[Mapping[str, Tensor]], num_images: Sequence[int]
+    ) -> dict[str, Any]:
+        """The media of a call, as pixels or, where they are kept, as features."""
+        if self.vision_features is None:
+            return media_arguments(self.backbone, ids, media, num_images)
+        encoded = self.vision_features(media, num_images)
+        return {"mm_encoder_outputs": encoded, **token_types(self.backbone, ids)}
 
     def _label_logprobs(self, hidden: Tensor, label_ids: Tensor) -> Tensor:
         """Log-probabilities (N,) of the labels, in chunks whose logits are recomputed in backward."""

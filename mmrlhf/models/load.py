@@ -39,7 +39,8 @@ class ModelSettings:
         attention: of packed rows: `sdpa` (one group per batch entry), `flex` (FlexAttention: groups behind one another
             in one row, compiled, GPU), or `auto`: flex on a GPU where the layers allow, sdpa elsewhere.
         vision, projector, language: `frozen`, `full`, or for the language model `lora`.
-        lora_rank, lora_alpha, lora_dropout: of the adapters (peft).
+        lora_rank, lora_alpha, lora_dropout: of the adapters (peft), which are on the linear maps of the decoder layers.
+        lora_head: also adapt the language-model head, where it shares no weight with the embedding.
         gradient_checkpointing: recompute each decoder layer in backward.
         max_tokens: longest prefix + response.
         logprob_chunk: label tokens whose logits exist at once (tokens x vocabulary is the largest tensor otherwise).
@@ -55,6 +56,7 @@ class ModelSettings:
     lora_rank: int = 64
     lora_alpha: float = 128.0
     lora_dropout: float = 0.0
+    lora_head: bool = False
     gradient_checkpointing: bool = False
     max_tokens: int = 8192
     logprob_chunk: int = 1024
@@ -144,7 +146,7 @@ def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftMod
             r=settings.lora_rank,
             lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=settings.lora_dropout,
-            target_modules=adaptable_layers(backbone),
+            target_modules=adaptable_layers(backbone) + (_head_to_adapt(backbone) if settings.lora_head else []),
         )
         adapters = cast(PeftModel, get_peft_model(backbone, config))
     for part, parameters in parts(backbone).items():
@@ -160,3 +162,17 @@ def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftMod
         enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return adapters
+
+
+def _head_to_adapt(backbone: PreTrainedModel) -> list[str]:
+    """The name of the language-model head; ConfigError where it is also the embedding, which would change, too."""
+    head, embedding = backbone.get_output_embeddings(), backbone.get_input_embeddings()
+    if head is None or head.weight is embedding.weight:
+        raise ConfigError(
+            "this model's head is also its embedding, so it cannot have adapters of its own",
+            where="model.settings.lora_head",
+            given=True,
+            expected="a checkpoint with tie_word_embeddings=false",
+            fix="leave lora_head out",
+        )
+    return [name for name, module in backbone.named_modules() if module is head]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -15,12 +15,13 @@ from typing import Any, cast
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
 from mmrlhf.data.plan import epoch_steps, micro_batches
 from mmrlhf.data.templates import AnswerTemplate, CritiqueTemplate, Template
+from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
 from mmrlhf.stages.chain import Node, parse_reference
 from mmrlhf.stages.runner import Runner
@@ -32,7 +33,10 @@ MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "total")
 
 @dataclass(frozen=True)
 class Preview:
-    """What a stage trains on and what a step costs; tokens are estimates, memory is bytes on one rank."""
+    """What a stage trains on and what a step costs.
+
+    Tokens are estimates; memory is bytes on one rank, vision_features bytes on disk (`runtime.vision_cache_gib`).
+    """
 
     groups: int
     pairs: int
@@ -42,6 +46,7 @@ class Preview:
     micro_batches_per_step: float
     largest_micro_batch: int
     memory: Mapping[str, float]
+    vision_features: int
     device_bytes: int | None
 
     @property
@@ -81,9 +86,7 @@ def preview_stage(
     )
     entries = {int(row): index.entries[int(row)] for row in rows}
     costs = {row: encoder.estimate_tokens(entry) for row, entry in entries.items()}
-    # An entry without words costs what its pictures cost.
-    silent = [replace(entry, text_chars=0, critique_chars=0, num_responses=0) for entry in entries.values()]
-    visual = sum(encoder.estimate_tokens(entry) for entry in silent)
+    visual = sum(encoder.estimate_visual_tokens(entry) for entry in entries.values())
     plans = epoch_steps(
         rows, digest=index.digest, seed=schedule.seed, epoch=0, groups_per_step=schedule.groups_per_step
     )
@@ -108,6 +111,7 @@ def preview_stage(
         micro_batches_per_step=float(median(counts)),
         largest_micro_batch=largest,
         memory=memory,
+        vision_features=visual * bytes_per_token(AutoConfig.from_pretrained(checkpoint), model.precision),
         device_bytes=device_memory(),
     )
 
@@ -204,6 +208,7 @@ def show_previews(previews: Mapping[str, Preview | str]) -> None:
             f"{part}, GiB per rank": _gib(part)
             for part in ("parameters", "gradients", "optimizer", "activations", "total")
         },
+        "features of pictures if kept on disk, GiB": lambda p: f"{p.vision_features / GIB:.3g}",
         "device memory, GiB": lambda p: "unknown" if p.device_bytes is None else f"{p.device_bytes / GIB:.1f}",
         "fits": lambda p: {None: "unknown", True: "yes", False: "NO"}[p.fits],
     }

@@ -203,6 +203,8 @@ class Runtime:
         loggers: (folder, stage name) -> Lightning loggers.
         num_workers: DataLoader worker processes on each rank.
         cache_gib: memory for encoded training queries, so that later epochs do not decode them again.
+        vision_cache_gib: disk for features of pictures that a frozen tower and projector made; 0 keeps none.
+        vision_cache: folder for these, for any number of models and runs.
         progress: show progress bars.
         callbacks: Lightning callbacks for every training stage.
     """
@@ -211,5 +213,7 @@ class Runtime:
     loggers: Callable[[Path, str], list[Logger]] = field(default_factory=Loggers)
     num_workers: int = 0
     cache_gib: float = 0.0
+    vision_cache_gib: float = 0.0
+    vision_cache: Path | str = "vision_features"
     progress: bool = True
     callbacks: list[Callback] = field(default_factory=list)

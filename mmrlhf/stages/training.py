@@ -41,6 +41,7 @@ from mmrlhf.stages.layout import settle
 from mmrlhf.stages.passes import describe_source, describe_template
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import Schedule, TrainSettings
+from mmrlhf.stages.vision_cache import keep_features
 from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ def open_workbench(
     data = _data_module(dataset, train, heldout, schedule, runtime)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
     packed = settle(PackedModel(backbone, model, score_head=head), encoder)
+    keep_features(packed, index, [*train, *heldout], encoder, runtime)
     return Workbench(packed, encoder, index, data, schedule, model.precision, categories, chosen.excluded)
 
 

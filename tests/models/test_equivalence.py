@@ -1,4 +1,4 @@
-"""The whole matrix: family x modality x way of training, K = 1 to 6, packed against the stock model row by row."""
+"""The whole matrix: family x modality x way of running, K = 1 to 6, against the stock model row by row."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ from benchmarks.equivalence import MODALITIES, WAYS, Cell, measure, table
 @pytest.mark.parametrize("family", AVAILABLE)
 def test_cell(family: str, modality: str, way: str, tiny_folders: dict[str, Path]) -> None:
     cell = measure(tiny_folders[family], family, modality, way)
-    assert cell.logprob < 1e-5 and cell.gradient < 1e-5
+    if cell is None:
+        assert (family, way) == ("gemma3", "flex")
+        return
+    assert cell.logprob < 1e-5
+    assert cell.gradient is None if way == "flex" else cell.gradient is not None and cell.gradient < 1e-5
 
 
 def test_table_shows_the_worst_way() -> None:
     errors = {"full": 1e-6, "lora": 3e-6}
     found = [Cell("a", modality, way, errors[way], errors[way] / 10) for modality in MODALITIES for way in errors]
-    assert table(found).splitlines()[-1] == "| a | " + " | ".join(["3e-06 / 3e-07"] * 4) + " |"
+    found += [Cell("a", modality, "flex", 2e-6, None) for modality in MODALITIES]
+    packed, flex, rows = table(found).splitlines()[-3:]
+    assert packed == "| a | packed, sdpa | " + " | ".join(["3e-06 / 3e-07"] * 4) + " |"
+    assert flex == "| a | packed, flex | " + " | ".join(["2e-06 / -"] * 4) + " |"
+    assert rows == "| a | rows, sdpa | " + " | ".join(["cannot"] * 4) + " |"

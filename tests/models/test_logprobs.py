@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_forward import TRAIN_ALL, build, gradients
+from head_kinds import KINDS, build_with_head
+from test_forward import assert_same, build, gradients, stock_outputs
 
 from mmrlhf.data.pack import pack_groups
+from mmrlhf.errors import ConfigError
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.types import PackedBatch, PreferenceGroup, ResponseOutputs
 
@@ -71,17 +73,24 @@ def test_bf16_has_float32_log_probabilities(tiny_folders: dict[str, Path], group
     torch.testing.assert_close(found.logprob, wanted.logprob, rtol=2e-2, atol=0.2)
 
 
-def test_a_tied_head_trains_through_both_of_its_uses(
-    tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_head_trains_through_chunks(
+    kind: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
 ) -> None:
-    """Chunks change nothing in the gradient of a weight that embeds and predicts."""
-    model, encoder = build(tiny_folders["qwen2_5_vl"], logprob_chunk=2, **TRAIN_ALL)
-    whole, _ = build(tiny_folders["qwen2_5_vl"], **TRAIN_ALL)
-    assert model.backbone.get_output_embeddings().weight is model.backbone.get_input_embeddings().weight
-    batch = pack_groups([encoder(group) for group in groups])
-    chunked, plain = gradients(model, model(batch)), gradients(whole, whole(batch))
-    name = next(name for name in chunked if "embed_tokens" in name)
-    torch.testing.assert_close(chunked[name], plain[name], rtol=1e-4, atol=1e-5)
+    """Log-probabilities and gradients are those of the stock model's own logits, row by row."""
+    model, encoder = build_with_head(kind, tiny_folders["qwen2_5_vl"], logprob_chunk=2, vision="frozen")
+    head, embedding = model.backbone.get_output_embeddings(), model.backbone.get_input_embeddings()
+    assert (head.weight is embedding.weight) == (kind == "tied")
+    ours = model(pack_groups([encoder(group) for group in groups]))
+    stock = stock_outputs(model, encoder, groups)
+    torch.testing.assert_close(ours.logprob, stock.logprob, rtol=2e-6, atol=2e-5)
+    assert_same(gradients(model, ours), gradients(model, stock))
+
+
+def test_a_tied_head_gets_no_adapter_of_its_own(tiny_folders: dict[str, Path]) -> None:
+    """It would adapt the embedding, too."""
+    with pytest.raises(ConfigError, match="lora_head"):
+        build(tiny_folders["qwen2_5_vl"], language="lora", lora_head=True)
 
 
 def test_adapters_off_and_a_frozen_copy_are_one_reference(

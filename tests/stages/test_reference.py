@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mmrlhf.data.index import Index
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import DataError
-from mmrlhf.stages import reference
+from mmrlhf.losses.dpo import DPO
+from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.models.load import ModelSettings
+from mmrlhf.stages import mmdpo, reference
 from mmrlhf.stages.passes import Policy
-from mmrlhf.stages.settings import PassSettings
+from mmrlhf.stages.settings import PassSettings, Schedule, TrainSettings
 
 PASSES = PassSettings(groups_per_batch=4)
 
@@ -80,3 +85,35 @@ def test_limit_keeps_all_held_out_queries(tmp_path, small_shards, small_policy, 
     )
     wanted = [*index.split("heldout", 0.4), *index.split("train", 0.4, 2)]
     assert SideCar.load(tmp_path / "logprobs").keys() == {index.entries[int(row)].key for row in wanted}
+
+
+@pytest.mark.parametrize("reference_from", ["adapter", "frozen_copy"])
+def test_every_kind_of_reference_trains_the_same_policy(tmp_path, small_shards, small_policy, runtime, reference_from):
+    """Table, adapters off and frozen copy: the same losses from step to step, the same policy in the end."""
+    training = TrainSettings(
+        model=ModelSettings(language="lora", lora_rank=4, projector="frozen"),
+        optim=OptimSettings(lr=1e-2, warmup=0.0),
+        schedule=Schedule(epochs=None, max_steps=4, groups_per_step=3, holdout=0.4),
+    )
+    reference.run(
+        tmp_path / "table", shards=small_shards, policy=small_policy, passes=PASSES, holdout=0.4, runtime=runtime
+    )
+    found = {}
+    for way, table in {"table": tmp_path / "table" / "logprobs", reference_from: None}.items():
+        summary = mmdpo.run(
+            tmp_path / way,
+            shards=small_shards,
+            policy=small_policy,
+            objective=DPO(beta=0.5),
+            reference=table,
+            reference_from=way,
+            training=training,
+            runtime=runtime,
+        )
+        found[way] = summary, load_file(tmp_path / way / "model" / "model.safetensors")
+    (by_table, one), (other_way, two) = found["table"], found[reference_from]
+    # A reference that was the policy itself would leave the loss at log 2.
+    assert abs(by_table["validation"]["loss"] - math.log(2)) > 1e-2
+    assert other_way["train"] == pytest.approx(by_table["train"], rel=1e-4, abs=1e-5)
+    assert other_way["validation"] == pytest.approx(by_table["validation"], rel=1e-4, abs=1e-5)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
