@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from mmrlhf.data.sidecar import SideCar
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from mmrlhf.data.encode import Encoder
+    from mmrlhf.data.entries import IndexEntry
     from mmrlhf.data.index import Index
+
+# Rows that are read to learn what text costs.
+_SAMPLES = 32
 
 
 class GroupDataset(Dataset[EncodedGroup]):
@@ -82,6 +87,19 @@ class GroupDataset(Dataset[EncodedGroup]):
         for table in self.tables:
             columns |= table.lookup(group.key, hashes)
         return replace(group, columns=columns)
+
+    def calibrate(self, rows: Sequence[int] | np.ndarray) -> None:
+        """Let the encoder learn what text costs from a few of these rows, the same on every rank."""
+        step = -(-len(rows) // _SAMPLES) or 1
+        self.encoder.calibrate(self._samples([int(row) for row in rows[::step]]))
+
+    def _samples(self, rows: Sequence[int]) -> Iterator[tuple[IndexEntry, PreferenceGroup]]:
+        for row in rows:
+            try:
+                record = self.index.read(row)
+            except DataError:  # damage is counted when the row is trained on
+                continue
+            yield self.index.entries[row], record if self._prepare is None else self._prepare(record)
 
     def cost(self, row: int) -> int:
         """Estimate a row's tokens from the index alone."""

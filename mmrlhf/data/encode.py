@@ -13,7 +13,8 @@ responses share that head, because a placeholder is a special token and the toke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -38,7 +39,10 @@ from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 # (token ids (T,), media tensors) -> position ids (A, T); comes from the model family (mmrlhf.models.families).
 Positions = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
-_CHARS_PER_TOKEN = 3.5
+# What text costs until a tokenizer has been asked (`Encoder.calibrate`): English prose.
+_CHARS_PER_TOKEN, _TOKENS_PER_RESPONSE = 3.5, 16
+# Estimates aim this much above the mean, so that few micro-batches exceed their budget.
+_MARGIN = 1.1
 
 
 class SizedEntry(Protocol):
@@ -92,6 +96,7 @@ class Encoder:
         self.damage = damage
         self.dimensions = tuple(dimensions)
         self.chat = Chat(processor)
+        self._text_factor = 1.0
         self._visual_tokens = lru_cache(maxsize=4096)(self._count_visual_tokens)
 
     @property
@@ -127,11 +132,25 @@ class Encoder:
     def estimate_tokens(self, entry: SizedEntry) -> int:
         """Predict a group's tokens from its index entry alone, without reading it.
 
-        Pictures are counted by the processor itself on blank ones of about the same size; text by characters, where
-        `_CHARS_PER_TOKEN` suits English prose (tokenizers of small vocabularies need more).
+        Pictures are counted by the processor itself on blank ones of about the same size; text by characters, at a rate
+        that `calibrate` learns.
         """
+        return self.estimate_visual_tokens(entry) + math.ceil(self._text_factor * self._estimate_text(entry))
+
+    def calibrate(self, samples: Iterable[tuple[SizedEntry, PreferenceGroup]]) -> None:
+        """Learn from some groups what text costs with this tokenizer and template; media are not decoded for it."""
+        estimated = true = 0.0
+        for entry, group in samples:
+            try:
+                true += self(replace(group, media=())).num_tokens
+            except DataError:  # training says what is wrong with it
+                continue
+            estimated += self._estimate_text(entry)
+        self._text_factor = _MARGIN * true / estimated if estimated else 1.0
+
+    def _estimate_text(self, entry: SizedEntry) -> float:
         chars = entry.text_chars + (entry.critique_chars if self.template.name == "critique" else 0)
-        return self.estimate_visual_tokens(entry) + math.ceil(chars / _CHARS_PER_TOKEN) + 16 * entry.num_responses
+        return chars / _CHARS_PER_TOKEN + _TOKENS_PER_RESPONSE * entry.num_responses
 
     def estimate_visual_tokens(self, entry: SizedEntry) -> int:
         """Predict the tokens of a group's media from its index entry alone."""

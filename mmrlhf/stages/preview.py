@@ -1,6 +1,7 @@
 """What a training stage is going to do, from the shards' index and the checkpoint's configuration alone: `plan=true`.
 
-Nothing is decoded and no weight is loaded. Tokens are the index's estimates, the same that fill micro-batches.
+Nothing is decoded and no weight is loaded. Tokens are estimated from the index, at what the text of a few queries
+costs; the same estimates fill micro-batches.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
+from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
 from mmrlhf.data.plan import epoch_steps, micro_batches
@@ -84,6 +86,7 @@ def preview_stage(
         media=training.media,
         max_tokens=model.max_tokens,
     )
+    GroupDataset(index, encoder).calibrate(rows)
     entries = {int(row): index.entries[int(row)] for row in rows}
     costs = {row: encoder.estimate_tokens(entry) for row, entry in entries.items()}
     visual = sum(encoder.estimate_visual_tokens(entry) for entry in entries.values())

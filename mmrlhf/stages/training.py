@@ -121,6 +121,7 @@ def open_workbench(
     dataset = GroupDataset(index, encoder, tables=tables, prepare=prepare, cache_gib=runtime.cache_gib)
     # What is missing from one record (a critique, a reward) is missing from all: found here, not by the quarantine.
     dataset[int(train[0])]
+    dataset.calibrate(train)
     data = _data_module(dataset, train, heldout, schedule, runtime)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
     packed = settle(PackedModel(backbone, model, score_head=head), encoder)

@@ -10,8 +10,10 @@ import lightning as L
 import pytest
 import torch
 
+from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
+from mmrlhf.data.plan import micro_batches
 from mmrlhf.data.templates import AnswerTemplate
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.families import base_model, language_layers, positions_for
@@ -42,6 +44,22 @@ def test_groups_pairs_and_steps_are_those_of_the_run(tmp_path: Path, small_shard
     training = TrainSettings(schedule=SCHEDULE, optim=OptimSettings(lr=1e-4))
     summary = sft.run(tmp_path, shards=small_shards, policy=small_policy, training=training, runtime=runtime)
     assert found.steps == summary["steps"]
+
+
+def test_tokens_are_close_and_the_budget_is_kept(small_shards: Path, small_policy: Path) -> None:
+    """Estimates aim a tenth above the truth; micro-batches that they fill hold no more tokens than they may."""
+    backbone, processor = load_backbone(small_policy, ModelSettings())
+    encoder = Encoder(processor, template=AnswerTemplate(), positions=positions_for(backbone))
+    dataset = GroupDataset(Index.load(small_shards), encoder)
+    rows = dataset.index.split("train", SCHEDULE.holdout)
+    dataset.calibrate(rows)
+    estimated, true = [dataset.cost(row) for row in rows], [dataset[row].num_tokens for row in rows]
+    assert 1.0 < sum(estimated) / sum(true) < 1.25
+    for budget in range(max(true), sum(true), 40):
+        bins = micro_batches(estimated, token_budget=budget, world_size=1)
+        assert all(sum(true[i] for i in members) <= budget for members in bins if len(members) > 1)
+    found = look_ahead(small_shards, small_policy)
+    assert found.text_tokens + found.visual_tokens == sum(estimated)
 
 
 def test_visual_tokens_are_the_encoders(small_shards: Path, small_policy: Path) -> None:
