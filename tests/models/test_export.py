@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from head_kinds import build_with_head
 from test_forward import build
 from tiny_models import AVAILABLE
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -39,6 +40,19 @@ def test_policy_folder_is_a_stock_checkpoint(
         torch.testing.assert_close(again(batch).logprob, model(batch).logprob, rtol=1e-5, atol=1e-5)
     processor = AutoProcessor.from_pretrained(tmp_path)
     assert processor.chat_template == encoder.processor.chat_template
+
+
+@pytest.mark.parametrize("kind", ["untied", "lora"])
+def test_a_head_of_its_own_is_saved(
+    kind: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup], tmp_path: Path
+) -> None:
+    """A head that is not the embedding comes along, with its adapter merged."""
+    model, encoder = build_with_head(kind, tiny_folders["internvl"])
+    save_policy(model.eval(), encoder.processor, tmp_path)
+    again = PackedModel(AutoModelForImageTextToText.from_pretrained(tmp_path), ModelSettings())
+    batch = pack_groups([encoder(group) for group in groups])
+    with torch.no_grad():
+        torch.testing.assert_close(again(batch).logprob, model(batch).logprob, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["linear", "tanh2", "silu2"])
