@@ -27,12 +27,12 @@ def pack_groups(groups: Sequence[EncodedGroup]) -> PackedBatch:
     names = set(groups[0].columns)
     if any(set(group.columns) != names for group in groups):
         raise ValueError("groups in one row must carry the same columns")
-    labels = _label_indices(groups)
+    input_ids = torch.cat([part for group in groups for part in (group.prefix_ids, *(b.ids for b in group.branches))])
+    branch_of_token = _branch_of_token(groups)
+    labels = _label_indices(groups, input_ids, branch_of_token)
     counts = torch.tensor([len(group.branches) for group in groups])
     return PackedBatch(
-        input_ids=torch.cat(
-            [part for group in groups for part in (group.prefix_ids, *(b.ids for b in group.branches))]
-        ),
+        input_ids=input_ids,
         position_ids=torch.cat(
             [part for group in groups for part in (group.prefix_positions, *(b.positions for b in group.branches))],
             dim=1,
@@ -40,7 +40,7 @@ def pack_groups(groups: Sequence[EncodedGroup]) -> PackedBatch:
         group_of_token=torch.repeat_interleave(
             torch.arange(len(groups)), torch.tensor([group.num_tokens for group in groups])
         ),
-        branch_of_token=_branch_of_token(groups),
+        branch_of_token=branch_of_token,
         label_ids=labels[0],
         predict_at=labels[1],
         label_response=labels[2],
@@ -71,22 +71,27 @@ def _branch_of_token(groups: Sequence[EncodedGroup]) -> Tensor:
     return torch.repeat_interleave(torch.tensor(numbers), torch.tensor(lengths))
 
 
-def _label_indices(groups: Sequence[EncodedGroup]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _label_indices(
+    groups: Sequence[EncodedGroup], input_ids: Tensor, branch_of_token: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """label ids (N,), the row positions that predict them (N,), their responses (N,), last tokens (R,)."""
-    ids, predict_at, owner, last = [], [], [], []
+    labels, prefix_end, first, last = [], [], [], []
     start = 0
     for group in groups:
-        prefix_end = start + len(group.prefix_ids) - 1
-        start = prefix_end + 1
+        labels.append(torch.zeros(len(group.prefix_ids), dtype=torch.bool))
+        start += len(group.prefix_ids)
+        prefix_last = start - 1
         for branch in group.branches:
-            inside = branch.labels.nonzero()[:, 0]
-            # The first token of every branch is predicted by the prefix's last position, the others by their neighbour.
-            predict_at.append(torch.where(inside == 0, prefix_end, start + inside - 1))
-            ids.append(branch.ids[inside])
-            owner.append(torch.full((len(inside),), len(last)))
+            labels.append(branch.labels)
+            prefix_end.append(prefix_last)
+            first.append(start)
             start += len(branch.ids)
             last.append(start - 1)
-    return torch.cat(ids), torch.cat(predict_at), torch.cat(owner), torch.tensor(last)
+    at = torch.cat(labels).nonzero()[:, 0]
+    owner = branch_of_token[at] - 1
+    # The first token of every branch is predicted by the prefix's last position, the others by their neighbour.
+    predict_at = torch.where(at == torch.tensor(first)[owner], torch.tensor(prefix_end)[owner], at - 1)
+    return input_ids[at], predict_at, owner, torch.tensor(last)
 
 
 def _pairs(groups: Sequence[EncodedGroup]) -> Tensor:
