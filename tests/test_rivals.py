@@ -28,9 +28,11 @@ def study() -> Iterator[ModuleType]:
     del sys.modules["rivals"]
 
 
-def job(folder: Path, method: str, seed: int, quality: float, flip: str = "0.32", failed: bool = False) -> None:
+def job(
+    folder: Path, method: str, seed: int, quality: float, flip: str = "0.32", *more: str, failed: bool = False
+) -> None:
     """A job's folder with four answers around a quality."""
-    overrides = [f"seed={seed}", f"stages.world.flip_rate={flip}", f"method={method}", "pairs=all"]
+    overrides = [f"seed={seed}", f"stages.world.flip_rate={flip}", f"method={method}", "pairs=all", *more]
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     if failed:
@@ -83,6 +85,56 @@ def test_a_sweep_is_one_command(study: ModuleType, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(study, "read_jobs", lambda folder: [])
     with pytest.raises(SystemExit, match="no job"):
         study.main(["--seeds", "0", "--out", str(tmp_path), "--results", str(tmp_path), "scale=tiny"])
-    assert [call[-3] for call in calls] == ["pairs=all", "pairs=hardest"]
+    assert [call[-3] for call in calls] == ["pairs=all", "pairs=hardest", "pairs=all"]
+    assert [Path(call[-2]).name for call in calls] == ["all", "hardest", "wk"]
     assert all(call[1:3] == ["run.py", "-m"] and call[-1] == "scale=tiny" for call in calls)
     assert f"method={study.METHODS}" in calls[0] and f"{study.FLIP_RATE}=0.0,0.32" in calls[0]
+    assert calls[2][3:8] == [
+        "seed=0",
+        f"{study.FLIP_RATE}=0.0",
+        "method=mmdpo",
+        "method.w=0.1,0.5,1.0",
+        "method.k=0.25,0.5,1.0",
+    ]
+
+
+@pytest.mark.parametrize("words", [["--flips", "0.32"], ["--w", ""], ["--k", ""]])
+def test_the_grid_needs_unturned_rankings_and_both_settings(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(study.subprocess, "run", lambda command, **_: calls.append(command))
+    with pytest.raises(SystemExit, match="no job"):
+        study.main(["--hardest", "", "--out", str(tmp_path / "absent"), "--results", str(tmp_path), *words])
+    assert len(calls) == 1 and "pairs=all" in calls[0]
+
+
+def test_the_grid_is_collected_beside_the_rivals(
+    study: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "jobs"
+    for seed in (0, 1):
+        job(out / "all" / str(2 * seed), "dpo", seed, 0.3, "0.0")
+        job(out / "all" / str(2 * seed + 1), "mmdpo", seed, 0.3 + 0.2 * seed, "0.0")
+    number = 0
+    for w in (0.5, 1.0, 0.1):
+        for k in (1.0, 0.25):
+            for seed in (0, 1):
+                failed = (w, k, seed) == (0.1, 0.25, 1)
+                settings = (f"method.w={w}", f"method.k={k}")
+                job(out / "wk" / str(number), "mmdpo", seed, w * k, "0.0", *settings, failed=failed)
+                number += 1
+    study.main(["--collect", "--out", str(out), "--results", str(tmp_path / "results")])
+    with (tmp_path / "results" / "wk.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    places = [(row["w"], row["k"]) for row in rows]
+    assert places == [("0.1", "0.25"), ("0.1", "1.0"), ("0.5", "0.25"), ("0.5", "1.0"), ("1.0", "0.25"), ("1.0", "1.0")]
+    assert [row["seeds"] for row in rows] == ["0", *["0 1"] * 5]
+    # every answer differs from DPO's to the same query by w k - .3, whatever the query
+    gains = [float(row["gain_over_dpo"]) for row in rows]
+    assert gains == pytest.approx([float(w) * float(k) - 0.3 for w, k in places], abs=1e-4)
+    with (tmp_path / "results" / "results.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["dpo", "mmdpo"], "the grid is no rival"
+    assert (tmp_path / "results" / "wk.png").stat().st_size > 1000
+    screen = capsys.readouterr().out
+    assert "left out, because it failed" in screen and "no room" in screen

@@ -1,7 +1,8 @@
 """Runs the study of MM-DPO and its rivals, and collects it: `python experiments/03_rivals/run.py [override ...]`.
 
 Every job is a run of run.py; jobs of one seed and one flip rate share everything up to preference training, and a study
-that was stopped goes on with the jobs that are missing. Writes results.csv, results.md and results.png.
+that was stopped goes on with the jobs that are missing. Writes results.csv, results.md and results.png for the rivals,
+wk.csv, wk.md and wk.png for MM-DPO over w and k.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -26,17 +29,21 @@ HERE = Path(__file__).resolve().parent
 METHODS = "dpo,mean_beta_dpo,mmdpo,shuffled_margin,hard_filter,soft_labels"
 HARDEST_METHODS = "dpo,mmdpo"
 FLIP_RATE = "stages.world.flip_rate"
+# what tells one arm from another, with the values that run.py has where a job does not say
+ARM = {FLIP_RATE: "0.0", "method": "mmdpo", "pairs": "all", "method.w": "", "method.k": ""}
 BASELINE = ("dpo", "all")
-COLUMNS = ("flip_rate", "method", "pairs", "seeds", "queries")
+RIVALS, GRID = ("flip_rate", "method", "pairs"), ("w", "k")
 MEASURES = ("quality", "gain_over_dpo", "kl", "reward")
+KL_LABEL, QUALITY_LABEL = "KL to the reference, nats an answer", "true quality of held-out answers"
 
 Answers = Mapping[tuple[str, str, str], Mapping[str, float]]
+Row = Mapping[str, Any]
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One method on one choice of pairs at one flip rate.
+    """One method on one choice of pairs at one flip rate, with its own w and k in the table over these.
 
     answers: (seed, query, sample) -> quality, kl and reward of that held-out answer.
     """
@@ -44,6 +51,8 @@ class Arm:
     flip_rate: str
     method: str
     pairs: str
+    w: str
+    k: str
     answers: Answers
 
     def values(self, name: str) -> tuple[list[float], list[str]]:
@@ -59,43 +68,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--flips", default="0.0,0.32", help="shares of turned rankings (default: %(default)s)")
     parser.add_argument("--methods", default=METHODS, help="methods on all pairs (default: %(default)s)")
     parser.add_argument("--hardest", default=HARDEST_METHODS, help="methods on hardest pairs (default: %(default)s)")
+    parser.add_argument("--w", default="0.1,0.5,1.0", help="MM-DPO's w at flip rate 0 (default: %(default)s)")
+    parser.add_argument("--k", default="0.25,0.5,1.0", help="MM-DPO's k at flip rate 0 (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("outputs/03_rivals"), help="the jobs' folders")
-    parser.add_argument("--results", type=Path, default=HERE, help="where table and picture go")
+    parser.add_argument("--results", type=Path, default=HERE, help="where tables and pictures go")
     parser.add_argument("--collect", action="store_true", help="run nothing, only collect")
     options, overrides = parser.parse_known_args(arguments)
-    folders = {pairs: options.out / pairs for pairs, methods in sweeps_of(options).items() if methods}
+    folders = {options.out.resolve() / name: varied for name, varied in sweeps_of(options).items()}
     if not options.collect:
-        for pairs, folder in folders.items():
-            run_sweep(folder, pairs, sweeps_of(options)[pairs], options, overrides)
-    arms = read_arms([job for folder in folders.values() for job in read_jobs(folder)])
+        for folder, varied in folders.items():
+            run_sweep(folder, varied, overrides)
+    arms = read_arms([job for folder in folders if folder.is_dir() for job in read_jobs(folder)])
     if not arms:
         sys.exit(f"no job below {options.out} has finished")
     write_results(options.results, summarise(arms))
 
 
-def sweeps_of(options: argparse.Namespace) -> dict[str, str]:
-    """Which methods run on which pairs."""
-    return {"all": options.methods, "hardest": options.hardest}
-
-
-def run_sweep(folder: Path, pairs: str, methods: str, options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Run every method at every seed and flip rate; failed jobs are listed by the sweep and do not stop the others."""
+def sweeps_of(options: argparse.Namespace) -> dict[str, list[str]]:
+    """The folder of each sweep and what varies in it; the table over w and k belongs to unturned rankings."""
     # the last setting varies fastest, so the jobs of one seed and flip rate follow one another on one upstream
-    varied = [f"seed={options.seeds}", f"{FLIP_RATE}={options.flips}", f"method={methods}"]
-    command = [sys.executable, "run.py", "-m", *varied, f"pairs={pairs}", f"hydra.sweep.dir={folder}", *overrides]
+    shared = [f"seed={options.seeds}", f"{FLIP_RATE}={options.flips}"]
+    found = {}
+    for pairs, methods in (("all", options.methods), ("hardest", options.hardest)):
+        if methods:
+            found[pairs] = [*shared, f"method={methods}", f"pairs={pairs}"]
+    unturned = [flip for flip in options.flips.split(",") if float(flip) == 0]
+    if unturned and options.w and options.k:
+        grid = [f"method.w={options.w}", f"method.k={options.k}"]
+        found["wk"] = [shared[0], f"{FLIP_RATE}={unturned[0]}", "method=mmdpo", *grid, "pairs=all"]
+    return found
+
+
+def run_sweep(folder: Path, varied: Sequence[str], overrides: Sequence[str]) -> None:
+    """Run all jobs of a sweep; failed ones are listed by the sweep and do not stop the others."""
+    command = [sys.executable, "run.py", "-m", *varied, f"hydra.sweep.dir={folder}", *overrides]
     print(" ".join(["python", *command[1:]]), flush=True)
     subprocess.run(command, check=False, cwd=HERE.parents[1])
 
 
 def read_arms(jobs: Sequence[Job]) -> list[Arm]:
     """Put the jobs of all seeds together."""
-    found: dict[tuple[str, str, str], dict] = {}
+    found: dict[tuple[str, ...], dict] = {}
     for job in jobs:
         if job.failure:
-            print(f"left out, because it failed: {job.folder}: {job.failure.splitlines()[0]}")
+            print(f"left out, because it failed: {job.folder}: {job.first_line}")
             continue
-        arm = (job.overrides[FLIP_RATE], job.overrides["method"], job.overrides["pairs"])
-        found.setdefault(arm, {}).update(read_answers(job))
+        flip, *rest = (job.overrides.get(name, usual) for name, usual in ARM.items())
+        found.setdefault((str(float(flip)), *rest), {}).update(read_answers(job))
     return [Arm(*arm, answers) for arm, answers in found.items()]
 
 
@@ -107,18 +126,18 @@ def read_answers(job: Job) -> dict[tuple[str, str, str], dict[str, float]]:
             values = {"quality": row["quality"], "reward": row["reward"]}
             if row["reference_logprob"] is not None:
                 values["kl"] = row["logprob"] - row["reference_logprob"]
-            key = (job.overrides["seed"], row["key"], str(row["sample"]))
+            key = (job.overrides.get("seed", "0"), row["key"], str(row["sample"]))
             answers[key] = {name: float(value) for name, value in values.items() if value is not None}
     return answers
 
 
-def summarise(arms: Sequence[Arm]) -> list[dict]:
+def summarise(arms: Sequence[Arm]) -> list[Row]:
     """One row for each arm: every measure with its 95% bootstrap interval over (seed, query), paired for the gain."""
     rows = []
-    for arm in sorted(arms, key=lambda arm: (float(arm.flip_rate), arm.pairs)):
+    for arm in sorted(arms, key=lambda arm: (float(arm.flip_rate), arm.pairs, float(arm.w or -1), float(arm.k or -1))):
         seeds = sorted({seed for seed, _, _ in arm.answers})
-        row: dict = {"flip_rate": arm.flip_rate, "method": arm.method, "pairs": arm.pairs, "seeds": " ".join(seeds)}
-        row["queries"] = len({key[:2] for key in arm.answers})
+        row: dict = {name: getattr(arm, name) for name in (*RIVALS, *GRID)}
+        row |= {"seeds": " ".join(seeds), "queries": len({key[:2] for key in arm.answers})}
         for name in ("quality", "kl", "reward"):
             values, groups = arm.values(name)
             row[name] = tuple(bootstrap_mean(values, groups=groups)) if values else None
@@ -147,27 +166,39 @@ def mean_of_seed(arm: Arm, seed: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def write_results(folder: Path, rows: Sequence[Mapping]) -> None:
-    """Write results.csv, results.md and results.png, and print the table."""
+def write_results(folder: Path, rows: Sequence[Row]) -> None:
+    """Write and print the table of rivals and the one over w and k, as far as there are jobs of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "results.csv").open("w", newline="") as file:
+    rivals, grid = ([row for row in rows if bool(row["w"] and row["k"]) is inside] for inside in (False, True))
+    if rivals:
+        write_table(folder / "results", rivals, RIVALS, "rivals, 95% intervals over queries of all seeds")
+        draw(rivals).savefig(folder / "results.png", dpi=130)
+    if grid:
+        write_table(folder / "wk", grid, GRID, "MM-DPO over w and k, 95% intervals over queries of all seeds")
+        beside = [row for row in rivals if (row["method"], row["pairs"]) == BASELINE and float(row["flip_rate"]) == 0]
+        draw_grid(grid, beside).savefig(folder / "wk.png", dpi=130)
+
+
+def write_table(stem: Path, rows: Sequence[Row], settings: Sequence[str], title: str) -> None:
+    """Write STEM.csv and STEM.md, and print the table."""
+    columns = [*settings, "seeds", "queries"]
+    with stem.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         ends = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
-        writer.writerow([*COLUMNS, *ends, "quality_by_seed"])
+        writer.writerow([*columns, *ends, "quality_by_seed"])
         for row in rows:
             numbers = [f"{value:.4f}" if value is not None else "" for n in MEASURES for value in row[n] or (None,) * 3]
             by_seed = " ".join(f"{v:.4f}" for v in row["quality_by_seed"].values() if v is not None)
-            writer.writerow([*(row[name] for name in COLUMNS), *numbers, by_seed])
-    heads = ["flips", "method", "pairs", "seeds", *(name.replace("_", " ") for name in MEASURES)]
-    cells = [[*(str(row[n]) for n in COLUMNS[:4]), *(shown(row[name]) for name in MEASURES)] for row in rows]
+            writer.writerow([*(row[name] for name in columns), *numbers, by_seed])
+    heads = [name.replace("_", " ") for name in (*settings, "seeds", *MEASURES)]
+    cells = [[*(str(row[n]) for n in columns[:-1]), *(shown(row[name]) for name in MEASURES)] for row in rows]
     lines = ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *cells)]
-    (folder / "results.md").write_text("\n".join(lines) + "\n")
-    table = Table(*heads, title="rivals, 95% intervals over queries of all seeds", title_justify="left")
+    stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    table = Table(*heads, title=title, title_justify="left")
     for line in cells:
         table.add_row(*line)
     Console().print(table)
-    draw(rows).savefig(folder / "results.png", dpi=130)
-    print(f"results  {folder / 'results.csv'}, results.md, results.png")
+    print(f"results  {stem.with_suffix('.csv')}, {stem.name}.md, {stem.name}.png")
 
 
 def shown(value: Triple | None) -> str:
@@ -175,30 +206,65 @@ def shown(value: Triple | None) -> str:
     return "" if value is None else f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
 
 
-def draw(rows: Sequence[Mapping]) -> Figure:
+def draw(rows: Sequence[Row]) -> Figure:
     """True quality against the distance from the reference, one panel for each flip rate."""
     flips = sorted({row["flip_rate"] for row in rows}, key=float)
-    figure = Figure(figsize=(5.2 * max(len(flips), 1), 4.2), layout="constrained")
-    panels = figure.subplots(1, max(len(flips), 1), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(5.2 * len(flips), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(flips), sharey=True, squeeze=False)[0]
     names = list(dict.fromkeys((row["method"], row["pairs"]) for row in rows))
-    for axes, flip in zip(panels, flips, strict=False):
+    for axes, flip in zip(panels, flips, strict=True):
         for row in rows:
-            if row["flip_rate"] != flip or not row["quality"] or not row["kl"]:
-                continue
-            (x, x_low, x_high), (y, y_low, y_high) = row["kl"], row["quality"]
-            style = {"color": f"C{names.index((row['method'], row['pairs'])) % 10}", "capsize": 2}
-            style |= {"marker": "o" if row["pairs"] == "all" else "s", "linestyle": "none"}
-            label = row["method"] if row["pairs"] == "all" else f"{row['method']}, {row['pairs']} pairs"
-            axes.errorbar(
-                x, y, label=label, **style,
-                xerr=[[max(x - x_low, 0)], [max(x_high - x, 0)]],
-                yerr=[[max(y - y_low, 0)], [max(y_high - y, 0)]],
-            )  # fmt: skip
+            if row["flip_rate"] == flip:
+                label = row["method"] if row["pairs"] == "all" else f"{row['method']}, {row['pairs']} pairs"
+                marker = "o" if row["pairs"] == "all" else "s"
+                draw_point(axes, row, label, marker, names.index((row["method"], row["pairs"])))
         axes.set_title(f"label flips: {float(flip):.0%}")
-        axes.set_xlabel("KL to the reference, nats an answer")
-    panels[0].set_ylabel("true quality of held-out answers")
+        axes.set_xlabel(KL_LABEL)
+    panels[0].set_ylabel(QUALITY_LABEL)
     panels[-1].legend(fontsize=8)
     return figure
+
+
+def draw_grid(rows: Sequence[Row], beside: Sequence[Row]) -> Figure:
+    """Quality and KL over w and k as maps, and one against the other beside DPO."""
+    figure = Figure(figsize=(15, 4.4), layout="constrained")
+    quality, distance, both = figure.subplots(1, 3)
+    draw_map(quality, rows, "quality", QUALITY_LABEL)
+    draw_map(distance, rows, "kl", KL_LABEL)
+    for number, row in enumerate(rows):
+        draw_point(both, row, f"w = {row['w']}, k = {row['k']}", "o", number)
+    for row in beside:
+        draw_point(both, row, row["method"], "s", len(rows))
+    both.set(xlabel=KL_LABEL, ylabel=QUALITY_LABEL)
+    both.legend(fontsize=7)
+    return figure
+
+
+def draw_point(axes: Axes, row: Row, label: str, marker: str, number: int) -> None:
+    """An arm's quality over its KL with both intervals; nothing where one is not known."""
+    if not row["quality"] or not row["kl"]:
+        return
+    (x, x_low, x_high), (y, y_low, y_high) = row["kl"], row["quality"]
+    axes.errorbar(
+        x, y, label=label, color=f"C{number % 10}", capsize=2, marker=marker, linestyle="none",
+        xerr=[[max(x - x_low, 0)], [max(x_high - x, 0)]],
+        yerr=[[max(y - y_low, 0)], [max(y_high - y, 0)]],
+    )  # fmt: skip
+
+
+def draw_map(axes: Axes, rows: Sequence[Row], name: str, title: str) -> None:
+    """A measure over w (down) and k (across), with its interval in every cell."""
+    w, k = (sorted({row[setting] for row in rows}, key=float) for setting in GRID)
+    found = {(w.index(row["w"]), k.index(row["k"])): row[name] for row in rows if row[name]}
+    axes.set(xlabel="k", ylabel="w", title=title)
+    if not found:
+        return
+    means = [[found[i, j][0] if (i, j) in found else float("nan") for j in range(len(k))] for i in range(len(w))]
+    axes.imshow(means, cmap="YlGn", alpha=0.7, aspect="auto")
+    for (i, j), (mean, low, high) in found.items():
+        axes.text(j, i, f"{mean:.3f}\n[{low:.3f}, {high:.3f}]", ha="center", va="center", fontsize=9)
+    axes.set_xticks(range(len(k)), k)
+    axes.set_yticks(range(len(w)), w)
 
 
 if __name__ == "__main__":
