@@ -64,6 +64,13 @@ def main() -> None:
             raise
         show_error(explain(error, words))
         sys.exit(2)
+    except Exception as error:
+        from mmrlhf.stages.sweep import collect_lost
+
+        # jobs keep their errors to themselves: this is the launcher's
+        if not collect_lost(error):
+            raise
+        sys.exit(1)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

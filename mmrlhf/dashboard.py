@@ -17,7 +17,7 @@ from rich.console import Console
 
 from mmrlhf.errors import ConfigError, UserError
 from mmrlhf.stages.outcome import show_error
-from mmrlhf.stages.report_sections import PANELS
+from mmrlhf.stages.report_training import HISTOGRAMS, PANELS, Panel
 from mmrlhf.stages.runtime import wandb_mode
 
 NAME = "MM-RLHF"
@@ -32,7 +32,8 @@ RESULTS = (
 )
 SETTINGS = ("method.w", "method.k", "seed")
 BETA = ("beta", "reward model's margin")
-HISTOGRAMS = ("train/beta_histogram", "train/margin_histogram")
+# the report's samples, and held-out answers beside the reference's while training
+TABLES = ("samples", "heldout/answers")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -101,11 +102,12 @@ def _sections() -> Iterator[Any]:
         layout = ws.SectionLayoutSettings(columns=columns, rows=2)
         return ws.Section(name=name, panels=list(items), is_open=True, layout_settings=layout)
 
-    beta = [item for item in PANELS if item[0] in BETA]
-    curves = [item for item in PANELS if item[0] not in BETA]
+    beta = [panel for panel in PANELS if panel.title in BETA]
+    curves = [panel for panel in PANELS if panel.title not in BETA]
     yield section("Results, w x k", _results(), 2)
     yield section("Beta and margin", [*map(_curve, beta), *_histograms()], 2)
-    yield section("Samples", [panels.WeavePanelSummaryTable(table_name="samples")], 1)
+    tables = [panels.WeavePanelSummaryTable(table_name=name) for name in TABLES]
+    yield section("Samples", tables, 1)
     yield section("Curves", list(map(_curve, curves)), 3)
 
 
@@ -132,20 +134,18 @@ def _column(metric: Any, title: str) -> Any:
     return import_module(f"{PANEL_TYPES}.interface").ParallelCoordinatesPlotColumn(metric=metric, display_name=title)
 
 
-def _curve(item: tuple[str, tuple[str, ...]]) -> Any:
-    """The report's panel of the same title: training and validation."""
+def _curve(panel: Panel) -> Any:
+    """The report's panel of the same title."""
     panels = import_module(PANEL_TYPES).panels
 
-    title, names = item
-    prefix = "throughput" if names[0].endswith("per_second") else "train"
-    y = [f"{part}/{name}" for name in names for part in ((prefix, "val") if prefix == "train" else (prefix,))]
-    return panels.LinePlot(title=title, x="trainer/global_step", y=list(y))
+    y = [f"{part}/{name}" for name in panel.names for part in panel.parts]
+    return panels.LinePlot(title=panel.title, x="trainer/global_step", y=list(y))
 
 
 def _histograms() -> list[Any]:
     panels = import_module(PANEL_TYPES).panels
 
-    return [panels.LinePlot(title=name, x="trainer/global_step", y=[name]) for name in HISTOGRAMS]
+    return [panels.LinePlot(title=title, x="trainer/global_step", y=[name]) for title, name in HISTOGRAMS]
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_a_hub_id_is_asked_for_first_and_only_if_it_is_used(tmp_path: Path, monk
     assert asked == ["org/model"]
 
 
-def _start(tmp_path: Path, *arguments: str, expected: int) -> str:
+def start(tmp_path: Path, *arguments: str, expected: int) -> str:
     """Run the command a user would type, in an empty folder; returns what it printed."""
     paths = [str(PROJECT), str(PROJECT / "tests" / "stages")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -98,27 +98,27 @@ def _start(tmp_path: Path, *arguments: str, expected: int) -> str:
 
 
 def test_a_mistake_is_one_screen(tmp_path: Path) -> None:
-    screen = _start(tmp_path, *USUAL[:4], expected=2)
+    screen = start(tmp_path, *USUAL[:4], expected=2)
     assert "there is no such stage" in screen and "Traceback" not in screen
     assert "given" in screen and "fake_train" in screen
 
 
 @pytest.mark.parametrize("words", [["method.ww=1"], ["-m", "method.ww=1,2"]])
 def test_a_misspelt_override_is_one_screen(tmp_path: Path, words: list[str]) -> None:
-    screen = _start(tmp_path, *words, expected=2)
+    screen = start(tmp_path, *words, expected=2)
     assert "did you mean method.w" in screen and "Traceback" not in screen and "HYDRA" not in screen
     assert len(screen.splitlines()) < 12
 
 
 def test_a_bug_is_a_traceback_without_hydras_frames(tmp_path: Path) -> None:
     bug = "+stages.fake_bug={_target_: fake_stages.failing, kind: bug}"
-    screen = _start(tmp_path, *USUAL[:3], "stage=fake_bug", bug, "hydra.run.dir=run", expected=1)
+    screen = start(tmp_path, *USUAL[:3], "stage=fake_bug", bug, "hydra.run.dir=run", expected=1)
     assert "Traceback" in screen and "run_job" not in screen
     assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
 
 
 def test_help_shows_commands_and_groups(tmp_path: Path) -> None:
-    screen = _start(tmp_path, "--help", expected=0)
+    screen = start(tmp_path, "--help", expected=0)
     for text in (
         "experiment=mmdpo_llava",
         "trainer: auto, cpu, ddp, fsdp, gpu",
@@ -138,7 +138,7 @@ def test_a_sweep_shares_stages_goes_on_after_a_failure_and_collects(tmp_path: Pa
         "method.k=0.25,0.5",
     ]
     arguments.append("+stages.fake_train.policy=${if_needed:needs_margin,org/model}")
-    screen = _start(tmp_path, *arguments, "hydra.sweep.dir=sweep", expected=1)
+    screen = start(tmp_path, *arguments, "hydra.sweep.dir=sweep", expected=1)
     rows = list(csv.DictReader((tmp_path / "sweep" / "sweep.csv").read_text().splitlines()))
     assert [row["method.w"] for row in rows] == ["0.5", "0.5", "-1", "-1"]
     assert [row["fake_train/rate"] for row in rows] == ["0.5", "0.5", "", ""]
@@ -157,7 +157,7 @@ def test_a_mistake_behind_an_interpolation_is_shown_as_itself(tmp_path: Path) ->
 @pytest.mark.slow  # starts torchrun
 def test_several_devices_are_real_processes(tmp_path: Path, own_store: Path) -> None:
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "distributed=[fake_train]"]
-    _start(tmp_path, *USUAL, *two, "hydra.run.dir=run", expected=0)
+    start(tmp_path, *USUAL, *two, "hydra.run.dir=run", expected=0)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["fake_train"]["world"] == 2
     folder = (tmp_path / "run" / "artifacts" / "fake_train").resolve()

@@ -28,8 +28,10 @@ def test_the_dashboard_has_the_panels_that_matter() -> None:
         assert any(name in word for word in words), name
     for name in ("train/loss", "val/accuracy", "train/beta", "train/beta_min", "train/kl_estimate"):
         assert name in words, name
-    assert "throughput/groups_per_second" in words and "Beta and margin" in words
-    assert any("samples" in word for word in words)
+    for name in ("throughput/groups_per_second", "throughput/useful_token_share", "heldout/quality", "Beta and margin"):
+        assert name in words, name
+    assert {name for _, name in dashboard.HISTOGRAMS} <= set(words)
+    assert all(any(table in word for word in words) for table in dashboard.TABLES)
 
 
 def test_without_the_package_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

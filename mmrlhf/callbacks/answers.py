@@ -22,6 +22,7 @@ from mmrlhf.callbacks.samples import log_samples
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "answers"  # in a stage's artefact
 REFERENCE_FILE = "reference.json"
 Measures = Mapping[str, Sequence[float]]
 
@@ -108,6 +109,15 @@ class HeldOutAnswers(L.Callback):
         answer = {"text": row["answer"], "reward": row.get("reward"), "quality": row.get("quality")}
         both = {"generation_before": row["reference"], "generation_after": row["answer"]}
         return {**sample, "responses": [answer], **both}
+
+
+def read_steps(folder: Path) -> list[tuple[int, list[dict[str, Any]]]]:
+    """Read what the callback left in a folder: (step, rows) of every validation, in their order."""
+    found = []
+    for path in sorted(Path(folder).glob("step-*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found.append((int(path.stem.removeprefix("step-")), rows))
+    return found
 
 
 def _plain(measures: Measures) -> dict[str, list[float]]:

@@ -1,32 +1,66 @@
-"""Histograms of what a step's mean hides, every pair's beta and margin, in Weights & Biases and TensorBoard."""
+"""Histograms of what a step's mean hides, every pair's beta and margin: in a file, in W&B and in TensorBoard.
+
+The file has one JSON object a line, `{"step", "name", "low", "high", "counts"}`: counts of equally wide bins from low
+to high. Like a curve file it is only appended to, and a resumed run drops what was written past the resumed step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 from typing_extensions import override
 
+from mmrlhf.errors import DataError
+
+FILE_NAME = "histograms.jsonl"
+NAMES = ("beta", "margin", "reward_margin")
+NUM_BINS = 32
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Values of one step, counted in equally wide bins from low to high."""
+
+    step: int
+    name: str
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
 
 class PairHistograms(L.Callback):
-    """Logs histograms of per-pair values of a step, as rank 0 saw them, and of the margins of held-out pairs.
+    """Writes histograms of a step's pairs, as rank 0 saw them, and of the margins of held-out pairs.
 
     Needs the `record` that a training step returns; names that it does not hold are passed over. The margins are those
-    of the module's `heldout_scores` after each validation, where it has some.
+    of the module's `heldout_scores` after each validation, where it has some. Only finite values are counted: a curve
+    shows that others were there.
 
     Args:
+        folder: where the file goes; an existing one is continued.
         names: values to show.
         every_steps: optimizer steps between two histograms; the last step always has one.
     """
 
-    def __init__(self, names: Sequence[str] = ("beta", "margin", "reward_margin"), *, every_steps: int = 50) -> None:
+    def __init__(self, folder: Path, names: Sequence[str] = NAMES, *, every_steps: int = 1) -> None:
         if every_steps < 1:
             raise ValueError(f"every_steps must be at least 1, got {every_steps}")
+        self._path = Path(folder) / FILE_NAME
         self._names, self._every_steps = tuple(names), every_steps
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and self._path.is_file():
+            _cut(self._path, trainer.global_step)
 
     @override
     def on_train_batch_end(
@@ -34,30 +68,87 @@ class PairHistograms(L.Callback):
     ) -> None:
         record = outputs.get("record")
         is_last = batch_idx + 1 >= trainer.num_training_batches  # so that a short run has one, too
-        due = is_last or trainer.global_step % self._every_steps == 0
-        if record is None or not trainer.is_global_zero or not due:
+        if record is None or not (is_last or trainer.global_step % self._every_steps == 0):
             return
-        for name in self._names:
-            values = record.values(name) if name in record else None
-            if values is not None and len(values):
-                for logger in trainer.loggers:
-                    log_histogram(logger, f"train/{name}_histogram", values.float().cpu(), trainer.global_step)
+        self._log(trainer, {f"train/{name}": record.values(name) for name in self._names if name in record})
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         scores: Any = getattr(pl_module, "heldout_scores", None)
-        if scores is None or not trainer.is_global_zero:
+        if scores is not None:
+            self._log(trainer, {"val/margin": torch.tensor(scores.chosen) - torch.tensor(scores.rejected)})
+
+    def _log(self, trainer: L.Trainer, found: Mapping[str, Tensor]) -> None:
+        finite = {f"{name}_histogram": values.float().cpu() for name, values in found.items()}
+        finite = {name: kept for name, values in finite.items() if len(kept := values[values.isfinite()])}
+        if not finite or not trainer.is_global_zero:
             return
-        margins = torch.tensor(scores.chosen) - torch.tensor(scores.rejected)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            for name, values in finite.items():
+                file.write(json.dumps(asdict(count(name, values, trainer.global_step))) + "\n")
         for logger in trainer.loggers:
-            log_histogram(logger, "val/margin_histogram", margins, trainer.global_step)
+            log_histograms(logger, finite, trainer.global_step)
 
 
-def log_histogram(logger: Logger, name: str, values: Tensor, step: int) -> None:
-    """Log values (n,) as a histogram where the logger can show one."""
+def count(name: str, values: Tensor, step: int) -> Histogram:
+    """Count finite values (n,), n >= 1, in bins from the smallest to the largest."""
+    array = values.double().numpy()
+    low, high = float(array.min()), float(array.max())
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):  # equal values, as DPO's beta: bins need a width
+        width = 1e-6 * max(abs(low), 1e-6)
+        low, high = low - width, high + width
+    counts, _ = np.histogram(array, bins=NUM_BINS, range=(low, high))
+    return Histogram(step, name, low, high, tuple(int(number) for number in counts))
+
+
+def log_histograms(logger: Logger, found: Mapping[str, Tensor], step: int) -> None:
+    """Log values (n,) by name as histograms where the logger can show them."""
     if isinstance(logger, WandbLogger):
         import wandb
 
-        logger.experiment.log({name: wandb.Histogram(values.tolist()), "trainer/global_step": step})
+        histograms = {name: wandb.Histogram(values.tolist()) for name, values in found.items()}
+        logger.experiment.log({**histograms, "trainer/global_step": step})
     elif isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_histogram(name, values, global_step=step)
+        for name, values in found.items():
+            logger.experiment.add_histogram(name, values, global_step=step)
+
+
+def read_histograms(folder: Path) -> dict[str, list[Histogram]]:
+    """Read the file in a stage's folder: every name's histograms in the order of steps; empty without a file.
+
+    Where a step was written twice the later one counts. Raises: DataError for a line that is no histogram.
+    """
+    path = Path(folder) / FILE_NAME
+    found: dict[str, dict[int, Histogram]] = {}
+    for row in _read(path) if path.is_file() else ():
+        found.setdefault(row.name, {})[row.step] = row
+    return {name: [rows[step] for step in sorted(rows)] for name, rows in found.items()}
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keep what was written up to a step."""
+    partial = path.with_suffix(".part")
+    partial.write_text("".join(json.dumps(asdict(row)) + "\n" for row in _read(path) if row.step <= step))
+    os.replace(partial, path)
+
+
+def _read(path: Path) -> list[Histogram]:
+    text = path.read_text()
+    lines = text.splitlines()
+    if lines and not text.endswith("\n"):
+        lines.pop()  # cut by a crash
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows.append(Histogram(row["step"], row["name"], row["low"], row["high"], tuple(row["counts"])))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(
+                "a file of histograms has a line that is none",
+                where=f"{path}:{number}",
+                given=line[:80],
+                expected="an object with step, name, low, high, counts",
+                fix="delete the line, or the file: it is written by training and only read by the report",
+            ) from error
+    return rows

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmrlhf.callbacks.answers import HeldOutAnswers
+from mmrlhf.callbacks.answers import FOLDER, HeldOutAnswers
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
 from mmrlhf.data.selection import select
@@ -26,7 +26,6 @@ from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings, Schedule
 from mmrlhf.types import PreferenceGroup
 
-ANSWERS = "answers"
 Judge = Callable[[Mapping[str, Any], str], float]
 
 
@@ -88,7 +87,7 @@ def answer_callbacks(
         return _measure(groups, answers, settings, model, runtime)
 
     samples = [_sample(group) for group in groups]
-    return [HeldOutAnswers(out / ANSWERS, samples, answer=answer, measure=measure)]
+    return [HeldOutAnswers(out / FOLDER, samples, answer=answer, measure=measure)]
 
 
 def _measure(

@@ -33,6 +33,7 @@ from mmrlhf.stages.report_judge import annotation_section, judge_section
 from mmrlhf.stages.report_rounds import MEASURES, plain_interval, read_rounds, rounds_section, write_rounds
 from mmrlhf.stages.report_samples import build_sample, choose_rows, sample_card
 from mmrlhf.stages.report_sections import Answers, Section
+from mmrlhf.stages.report_training import training_section
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.store import duration, plain, write_json
 
@@ -134,7 +135,7 @@ def _page(
         "reward": sections.reward_section(stages["score"], pairs),
         "judge": judge_section(stages["score"], index, rewards),
         "beta": sections.beta_section(pairs, objective),
-        "training": sections.training_section([stages[name] for name in ("sft", "reward", "mmdpo")]),
+        "training": training_section([stages[name] for name in ("sft", "reward", "mmdpo")], index),
         "data": no_shards
         if index is None
         else {**sections.data_section(index, stages["pack"]), **annotation_section(index, limit=ANNOTATED, seed=seed)},

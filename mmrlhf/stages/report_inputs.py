@@ -14,6 +14,7 @@ import torch
 
 from mmrlhf.callbacks.curves import FILE_NAME as CURVE_FILE
 from mmrlhf.callbacks.curves import read_curves
+from mmrlhf.callbacks.histograms import Histogram, read_histograms
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import DataError
@@ -28,13 +29,14 @@ Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 @dataclass(frozen=True)
 class StageResult:
     """One stage's folder: its record (settings, versions, seconds; empty for a folder of the user's own), its summary,
-    and its training curves if it trained."""
+    and its training curves and histograms if it trained."""
 
     name: str
     folder: Path
     record: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     curves: Curves = field(default_factory=dict)
+    histograms: Mapping[str, Sequence[Histogram]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float | None:
@@ -58,7 +60,7 @@ def read_stage(name: str, path: str | Path | None) -> StageResult | None:
     record = read_json(folder / ARTIFACT_FILE) or {}
     summary = read_json(folder / "metrics.json") or record.get("summary") or {}
     curves = read_curves(folder) if (folder / CURVE_FILE).is_file() else {}
-    return StageResult(name, folder, record, summary, curves)
+    return StageResult(name, folder, record, summary, curves, read_histograms(folder))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

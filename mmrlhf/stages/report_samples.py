@@ -91,8 +91,19 @@ def sample_card(sample: Mapping[str, Any]) -> dict[str, Any]:
         {**item, "reward_share": 0 if item["reward"] is None else round(4 + 96 * (item["reward"] - low) / span)}
         for item in sample["responses"]
     ]
-    pictures = [{"uri": data_uri(image), "small": max(image.size) <= SMALL_SIDE} for image in sample["images"]]
-    return {**sample, "responses": responses, "pictures": pictures, "is_video": bool(sample["frames"])}
+    return {**sample, "responses": responses, **picture_cards(sample["images"], bool(sample["frames"]))}
+
+
+def picture_cards(images: Sequence[Image.Image], is_video: bool) -> dict[str, Any]:
+    """What the page needs of a query's pictures: each as text, and whether they are frames of a video."""
+    pictures = [{"uri": data_uri(image), "small": max(image.size) <= SMALL_SIDE} for image in images]
+    return {"pictures": pictures, "is_video": is_video}
+
+
+def find_group(index: Index | None, key: str) -> PreferenceGroup | None:
+    """Read the query of a key; None where there are no shards or they do not have it."""
+    rows = np.flatnonzero(index.column("key") == key) if index is not None else ()
+    return index.read(int(rows[0])) if index is not None and len(rows) else None
 
 
 def _responses(group: PreferenceGroup, rewards: SideCar | None) -> list[dict[str, Any]]:

@@ -15,32 +15,12 @@ from mmrlhf.data.index import Index
 from mmrlhf.losses.objective import Objective
 from mmrlhf.metrics.intervals import bootstrap_mean
 from mmrlhf.stages import report_plots as plots
-from mmrlhf.stages.report_inputs import Curves, PairTable, StageResult, pair_betas, paired_answers
+from mmrlhf.stages.report_inputs import PairTable, StageResult, pair_betas, paired_answers
 from mmrlhf.stages.report_plots import Interval
 
 Section = dict[str, Any]
 Answers = Mapping[str, list[dict[str, Any]]]
 CURVE_POINTS = 200
-# Which curves share a panel, by the last part of their names; what is not listed here is in curves.csv only.
-PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("loss", ("loss",)),
-    ("pair accuracy", ("accuracy",)),
-    ("implicit reward margin", ("reward_margin",)),
-    ("reward of chosen and rejected", ("reward_chosen", "reward_rejected")),
-    ("beta", ("beta", "beta_min", "beta_max")),
-    ("reward model's margin", ("margin", "margin_min", "margin_max")),
-    ("reward", ("reward", "reward_min", "reward_max", "reward_gain")),
-    ("true quality of held-out answers", ("quality", "quality_gain")),
-    ("critique, nats a token", ("critique_nll_per_token",)),
-    ("log-probability of chosen and rejected", ("logprob_chosen", "logprob_rejected")),
-    ("length of chosen and rejected, tokens", ("length_chosen", "length_rejected")),
-    ("drift from the reference, nats", ("kl_estimate",)),
-    ("gradient norm", ("gradient_norm",)),
-    ("learning rate", ("lr",)),
-    ("groups a second", ("groups_per_second",)),
-    ("tokens a second", ("tokens_per_second",)),
-    ("share of useful tokens; of waiting", ("useful_token_share", "wait_share")),
-)
 
 
 def missing(what: str, command: str) -> Section:
@@ -233,34 +213,3 @@ def _implicit_ranking(after: StageResult | None) -> list[Section]:
         for judge, table in (tables or {}).items()
         for scorer, report in table.items()
     ]
-
-
-def training_section(stages: Sequence[StageResult | None]) -> Section:
-    """The training curves of every stage that trained."""
-    shown = []
-    for stage in stages:
-        if stage is None or not stage.curves:
-            continue
-        parts = tuple(sorted({_last(key) for key in stage.curves if _last(key).startswith("loss_")}))
-        # One part alone is the loss once more.
-        wanted = [PANELS[0], *([("parts of the loss", parts)] if len(parts) > 1 else []), *PANELS[1:]]
-        panels = [
-            plots.training_curves(found, title=title)
-            for title, names in wanted
-            if (found := _matching(stage.curves, names))
-        ]
-        if panels:
-            steps = max(int(steps[-1]) + 1 for steps, _ in stage.curves.values() if len(steps))
-            shown.append({"name": stage.name, "steps": steps, "panels": panels})
-    return {"stages": shown} if shown else missing("no stage has left training curves", "python run.py stage=mmdpo")
-
-
-def _matching(curves: Curves, names: Sequence[str]) -> Curves:
-    found = {key: curves[key] for name in names for key in sorted(curves) if _last(key) == name and len(curves[key][0])}
-    prefixes = {key.rsplit("/", 1)[0] for key in found}
-    # Without several prefixes (train, val) the last part of the name is enough.
-    return found if len(prefixes) > 1 else {_last(key): value for key, value in found.items()}
-
-
-def _last(name: str) -> str:
-    return name.rsplit("/", 1)[-1]

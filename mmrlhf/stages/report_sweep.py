@@ -16,9 +16,9 @@ from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.data.index import Index
 from mmrlhf.stages import report_plots as plots
 from mmrlhf.stages.report_inputs import read_answers, read_stage
-from mmrlhf.stages.report_maps import heat_map, standalone
-from mmrlhf.stages.report_samples import SMALL_SIDE, data_uri, read_pictures
-from mmrlhf.stages.sweep_results import Job, Metric, Point, Sweep, varying
+from mmrlhf.stages.report_maps import heat_map, standalone, tradeoff
+from mmrlhf.stages.report_samples import find_group, picture_cards, read_pictures
+from mmrlhf.stages.sweep_results import Estimate, Job, Metric, Point, Sweep, varying
 
 TEMPLATES = Path(__file__).parent / "templates"
 TRAINING_STAGES = ("mmdpo", "reward", "sft")
@@ -39,7 +39,7 @@ def write_page(sweep: Sweep, out: Path) -> None:
         css=Markup((TEMPLATES / "page.css").read_text()),  # noqa: S704 - our own file
         sweep=sweep,
         cards=_cards(sweep),
-        pictures=list(maps.values()),
+        pictures=[*maps.values(), *_tradeoffs(sweep)],
         curves=_curves(sweep),
         samples=_samples(sweep),
         points=_rows(sweep),
@@ -72,9 +72,8 @@ def _picture(sweep: Sweep, metric: Metric) -> Markup:
     rows = []
     for point in sweep.points:
         if (found := point.estimates.get(metric.name)) is not None:
-            low, high = (found.mean, found.mean) if found.low is None or found.high is None else (found.low, found.high)
             strong = point is best
-            rows.append(plots.Interval(sweep.describe(point), found.mean, low, high, group=int(strong), strong=strong))
+            rows.append(_interval(found, sweep.describe(point), group=int(strong), strong=strong))
     return plots.intervals(rows, label=metric.name)
 
 
@@ -96,6 +95,25 @@ def _map(sweep: Sweep, metric: Metric, best: Point, rows: list[str], columns: li
         notes=notes,
         higher_is_better=metric.better == "high",
     )
+
+
+def _tradeoffs(sweep: Sweep) -> list[Markup]:
+    """The first number over each that should be low, such as quality over KL, one dot for every point."""
+    costs = [metric for metric in sweep.metrics[1:] if metric.better == "low"] if sweep.settings else []
+    pictures = []
+    for metric in costs:
+        known = [point for point in sweep.points if {metric.name, sweep.metrics[0].name} <= set(point.estimates)]
+        names = (metric.name, sweep.metrics[0].name)
+        dots = [(sweep.describe(point), *(_interval(point.estimates[name]) for name in names)) for point in known]
+        if dots:
+            pictures.append(tradeoff(dots, x_label=names[0], y_label=names[1]))
+    return pictures
+
+
+def _interval(found: Estimate, label: str = "", **look: Any) -> plots.Interval:
+    """An estimate as a dot; without an interval of its own it ends where it starts."""
+    low, high = (found.mean, found.mean) if found.low is None or found.high is None else (found.low, found.high)
+    return plots.Interval(label, found.mean, low, high, **look)
 
 
 def _curves(sweep: Sweep) -> list[Markup]:
@@ -141,16 +159,8 @@ def _sample(
     answers: Sequence[tuple[Point, Job, Mapping[str, Sequence[Mapping[str, Any]]]]],
     packed: Path | None,
 ) -> dict[str, Any]:
-    prompt, pictures = "", []
-    if packed is not None:
-        index = Index.load(packed)
-        place = np.flatnonzero(index.column("key") == key)
-        if len(place):
-            group = index.read(int(place[0]))
-            prompt = group.prompt
-            pictures = [
-                {"uri": data_uri(image), "small": max(image.size) <= SMALL_SIDE} for image in read_pictures(group)[0]
-            ]
+    group = find_group(Index.load(packed), key) if packed is not None else None
+    shown = picture_cards(*read_pictures(group)) if group is not None else picture_cards([], False)
     given = [
         {
             "point": sweep.describe(point),
@@ -158,7 +168,7 @@ def _sample(
         }
         for point, _, rows in answers
     ]
-    return {"key": key, "prompt": prompt, "pictures": pictures, "answers": given}
+    return {"key": key, "prompt": group.prompt if group is not None else "", **shown, "answers": given}
 
 
 def _rows(sweep: Sweep) -> list[dict[str, Any]]:

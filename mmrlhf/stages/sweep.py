@@ -25,6 +25,8 @@ from mmrlhf.stages.sweep_results import Metric, Sweep, read_sweep, varying
 log = logging.getLogger(__name__)
 
 PAGE, TABLE = "sweep.html", "sweep.csv"
+# the sweep that this process has started and not collected yet; Hydra keeps the callback itself out of reach
+_under_way: list[tuple[Path, list[Metric]]] = []
 
 
 class SweepReport(Callback):
@@ -41,7 +43,7 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what cannot work before the first job: Hydra would go on after an exception of a callback's."""
         try:
-            make_metrics(self.metrics)
+            metrics = make_metrics(self.metrics)
             if Group.from_environment().size > 1:
                 raise ConfigError(
                     "a sweep was started as a group of processes",
@@ -52,13 +54,29 @@ class SweepReport(Callback):
         except ConfigError as error:
             show_error(error)
             sys.exit(2)
+        _under_way[:] = [(Path(config.hydra.sweep.dir), metrics)]
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write sweep.csv and the page beside the jobs, and print the table."""
+        _under_way.clear()
         sweep = read_sweep(Path(config.hydra.sweep.dir), make_metrics(self.metrics))
         show_sweep(sweep)
         if sweep.failed:
             sys.exit(1)
+
+
+def collect_lost(error: Exception) -> bool:
+    """Show what is there of a sweep whose launcher gave up, as it does when a job is killed from outside.
+
+    Returns False where no sweep was under way.
+    """
+    if not _under_way:
+        return False
+    folder, metrics = _under_way.pop()
+    show_error(RuntimeError(f"the launcher stopped before all jobs had ended: {error}"))
+    if folder.is_dir():
+        show_sweep(read_sweep(folder, metrics))
+    return True
 
 
 def make_metrics(settings: Mapping[str, Mapping[str, Any]]) -> list[Metric]:

@@ -237,7 +237,7 @@ def _make_trainer(bench: Workbench, out: Path, stage: str, runtime: Runtime) -> 
         TrainingProgress(stage, enabled=runtime.progress),
         StepCheckpoint(out / CHECKPOINTS, every_steps=schedule.checkpoint_every, keep=schedule.keep_checkpoints),
         EpochLedger(steps_per_epoch=bench.data.steps_per_epoch, groups_per_step=schedule.groups_per_step),
-        PairHistograms(),
+        PairHistograms(out),
         *runtime.callbacks,
     ]
     return runtime.trainer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def train(
     """Read its input and say in which processes it ran."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     (out / f"rank{rank}").write_text(str(runtime.trainer.keywords["devices"]))
+    (out / f"processes{rank}").write_text(str(os.getpgid(0)))
     if rank == 0:
         count(out)
         (out / "model").mkdir(exist_ok=True)
@@ -52,6 +54,8 @@ def failing(out: Path, *, kind: str = "user", runtime: Any) -> dict[str, Any]:
     (out / "half").touch()
     if kind == "user":
         raise DataError("a shard is damaged", where="shard-7", fix="delete it")
+    if kind == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     if kind == "preempted":
         raise TrainingInterrupted("stopped after step 3")
     raise RuntimeError("a bug")
@@ -60,4 +64,5 @@ def failing(out: Path, *, kind: str = "user", runtime: Any) -> dict[str, Any]:
 def count(out: Path) -> None:
     """Note one execution in a file that survives the rename of `out`."""
     log = out.parent.parent / f"{out.parent.name}.count"
-    log.write_text(log.read_text() + "x" if log.exists() else "x")
+    with log.open("a") as file:  # jobs of a sweep may write at once
+        file.write("x")

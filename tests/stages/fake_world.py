@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fake_stages import count
+
 from mmrlhf.errors import DataError
 
 
@@ -15,6 +17,7 @@ def check(*, root: Path | None = None, size: int = 1) -> None:
 
 
 def run(out: Path, *, root: Path | None = None, size: int = 1, runtime: Any) -> dict[str, Any]:
-    """Write `size` letters."""
+    """Write `size` letters; counts how often it ran."""
+    count(out)
     (out / "data.txt").write_text("x" * size)
     return {"size": size}

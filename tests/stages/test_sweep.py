@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from test_sweep_results import make_job
 
+from mmrlhf import app
 from mmrlhf.errors import ConfigError
 from mmrlhf.stages.sweep import SweepReport, make_metrics, map_table, results_table, show_sweep
 from mmrlhf.stages.sweep_results import read_sweep
@@ -77,7 +78,7 @@ def test_failed_jobs_end_the_sweep_with_an_error(sweep: Path, capsys: pytest.Cap
 
 
 def test_a_sweep_started_as_a_group_is_refused(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    config = OmegaConf.create({})
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": "nowhere"}}})
     SweepReport(METRICS).on_multirun_start(config)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
@@ -93,3 +94,24 @@ def test_bad_metrics_are_refused_before_the_first_job(item: object, capsys: pyte
     with pytest.raises(SystemExit):
         SweepReport({"mine": item}).on_multirun_start(OmegaConf.create({}))  # type: ignore[dict-item]
     assert "not a metric" in capsys.readouterr().err
+
+
+def test_a_sweep_whose_launcher_gave_up_is_collected(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(sweep)}}})
+
+    def lose() -> None:
+        SweepReport(METRICS).on_multirun_start(config)
+        raise OSError("a worker was killed")
+
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(app, "_job", lose)
+    with pytest.raises(SystemExit) as stop:
+        app.main()
+    said = capsys.readouterr()
+    assert stop.value.code == 1 and "a worker was killed" in said.err and "2 of 5 jobs failed" in said.out
+    monkeypatch.setattr(app, "_job", lambda: int("no sweep"))
+    with pytest.raises(ValueError, match="no sweep"):
+        app.main()
