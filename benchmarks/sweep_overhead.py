@@ -36,7 +36,7 @@ SETTINGS = ("method.w", "method.k")
 GRID = (("0.1", "0.5", "1.0"), ("0.25", "0.5", "1.0"))
 NUM_JOBS = len(GRID[0]) * len(GRID[1])
 QUIET = ("logger=none", "runtime.progress=false")
-SMALL = ("scale=tiny", "scale.max_steps=10", "scale.num_groups=96")
+SMALL = ("scale=tiny", "scale.max_steps=20", "scale.num_groups=96")
 TARGET = 1.2
 
 

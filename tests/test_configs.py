@@ -235,6 +235,11 @@ def test_every_model_has_a_tiny_recipe(model: str) -> None:
     assert config.model.family in FAMILIES and config.model.settings.family == config.model.family
 
 
+def test_several_loggers_take_one_override() -> None:
+    logger = _compose("logger=[wandb,tensorboard]").logger
+    assert logger.wandb == "auto" and logger.tensorboard and not logger.get("csv")
+
+
 @pytest.mark.parametrize("launcher", sorted(file.stem for file in (CONF / "launcher").glob("*.yaml")))
 def test_every_launcher_composes(launcher: str) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{LAUNCHERS[launcher]}", reason="needs the extra `sweeps`")

@@ -227,7 +227,7 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 def draw_grid(rows: Sequence[Row], beside: Sequence[Row]) -> Figure:
     """Quality and KL over w and k as maps, and one against the other beside DPO."""
-    figure = Figure(figsize=(15, 4.4), layout="constrained")
+    figure = Figure(figsize=(16.5, 4.4), layout="constrained")
     quality, distance, both = figure.subplots(1, 3)
     draw_map(quality, rows, "quality", QUALITY_LABEL)
     draw_map(distance, rows, "kl", KL_LABEL)
@@ -236,7 +236,7 @@ def draw_grid(rows: Sequence[Row], beside: Sequence[Row]) -> Figure:
     for row in beside:
         draw_point(both, row, row["method"], "s", len(rows))
     both.set(xlabel=KL_LABEL, ylabel=QUALITY_LABEL)
-    both.legend(fontsize=7)
+    both.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
