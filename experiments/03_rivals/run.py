@@ -108,13 +108,13 @@ def run_sweep(folder: Path, varied: Sequence[str], overrides: Sequence[str]) -> 
 
 def read_arms(jobs: Sequence[Job]) -> list[Arm]:
     """Put the jobs of all seeds together."""
-    found: dict[tuple[str, ...], dict] = {}
+    found: dict[tuple[str, str, str, str, str], dict] = {}
     for job in jobs:
         if job.failure:
             print(f"left out, because it failed: {job.folder}: {job.first_line}")
             continue
-        flip, *rest = (job.overrides.get(name, usual) for name, usual in ARM.items())
-        found.setdefault((str(float(flip)), *rest), {}).update(read_answers(job))
+        flip, method, pairs, w, k = (job.overrides.get(name, usual) for name, usual in ARM.items())
+        found.setdefault((str(float(flip)), method, pairs, w, k), {}).update(read_answers(job))
     return [Arm(*arm, answers) for arm, answers in found.items()]
 
 

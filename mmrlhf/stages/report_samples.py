@@ -102,8 +102,10 @@ def picture_cards(images: Sequence[Image.Image], is_video: bool) -> dict[str, An
 
 def find_group(index: Index | None, key: str) -> PreferenceGroup | None:
     """Read the query of a key; None where there are no shards or they do not have it."""
-    rows = np.flatnonzero(index.column("key") == key) if index is not None else ()
-    return index.read(int(rows[0])) if index is not None and len(rows) else None
+    if index is None:
+        return None
+    rows = np.flatnonzero(index.column("key") == key)
+    return index.read(int(rows[0])) if len(rows) else None
 
 
 def _responses(group: PreferenceGroup, rewards: SideCar | None) -> list[dict[str, Any]]:

@@ -99,14 +99,17 @@ def _map(sweep: Sweep, metric: Metric, best: Point, rows: list[str], columns: li
 
 def _tradeoffs(sweep: Sweep) -> list[Markup]:
     """The first number over each that should be low, such as quality over KL, one dot for every point."""
-    costs = [metric for metric in sweep.metrics[1:] if metric.better == "low"] if sweep.settings else []
-    pictures = []
-    for metric in costs:
-        known = [point for point in sweep.points if {metric.name, sweep.metrics[0].name} <= set(point.estimates)]
-        names = (metric.name, sweep.metrics[0].name)
-        dots = [(sweep.describe(point), *(_interval(point.estimates[name]) for name in names)) for point in known]
-        if dots:
-            pictures.append(tradeoff(dots, x_label=names[0], y_label=names[1]))
+    if not sweep.settings or not sweep.metrics:
+        return []
+    first, pictures = sweep.metrics[0], []
+    for metric in sweep.metrics[1:]:
+        dots = [
+            (sweep.describe(point), _interval(point.estimates[metric.name]), _interval(point.estimates[first.name]))
+            for point in sweep.points
+            if {metric.name, first.name} <= set(point.estimates)
+        ]
+        if metric.better == "low" and dots:
+            pictures.append(tradeoff(dots, x_label=metric.name, y_label=first.name))
     return pictures
 
 

@@ -66,3 +66,18 @@ def test_curves_and_answers_of_every_point(tmp_path: Path) -> None:
 def test_one_job_and_nothing_known_is_a_page_too(tmp_path: Path) -> None:
     make_job(tmp_path / "0", {"method.w": 1}, None)
     assert "1 job at 1 point" in _page(tmp_path)
+
+
+def test_quality_is_drawn_over_what_it_costs(tmp_path: Path) -> None:
+    """One dot for each point that has both; a number that should be high is no cost."""
+    _grid(tmp_path)
+    for number in range(8):
+        path = tmp_path / str(number) / "metrics.json"
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps(found | {"evaluate": {**found["evaluate"], "kl": {"mean": 0.1 * number}}}))
+    metrics = [QUALITY, Metric("KL", "evaluate/kl/mean", "low"), Metric("again", QUALITY.path)]
+    write_page(read_sweep(tmp_path, metrics), tmp_path / "sweep.html")
+    page = (tmp_path / "sweep.html").read_text()
+    assert "quality against KL" in page and "quality against again" not in page
+    picture = page[page.index("quality against KL") :]
+    assert picture[: picture.index("</svg>")].count("w=") == 8
