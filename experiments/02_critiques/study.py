@@ -1,27 +1,30 @@
 """Trains every arm of the study and compares them on the same held-out queries.
 
-    python experiments/02_critiques/study.py [seeds=0,1,2] [OVERRIDE ...]
+    python experiments/02_critiques/study.py [--seeds 0,1,2] [OVERRIDE ...]
 
-Overrides go to every `run.py` (scale=tiny for a minute's try). What is done already is not done again: stages come from
-the artefact store, and an arm's scores stay in the outputs. Results: results.csv and results.png beside this file, or
-in the folder that `into=DIR` names (for scale=tiny, the outputs).
+Overrides go to every run of run.py (`scale.num_groups=12000 data.holdout=0.15` for a larger world, `scale=tiny` for a
+try). What is done is not done again: stages come from the artefact store, scores stay in the runs' folders. A run that
+fails is named and does not stop the others. Writes results.csv, results.md and results.png.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import lightning as L
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
@@ -34,10 +37,7 @@ from mmrlhf.stages.scoring import Scoring
 from mmrlhf.types import PreferenceGroup
 
 HERE = Path(__file__).resolve().parent
-PROJECT = HERE.parents[1]
-OUTPUTS = Path("outputs/critiques")
-# 10,200 queries to learn from and 1,800 held out in each seed: 5,400 that no arm has seen
-SIZE = ["scale.num_groups=12000", "data.holdout=0.15"]
+GROUPS_PER_BATCH = 96
 SECOND_ROUND = "inputs.reward_model=stage:reward_self/model"
 CHECKS = "stages.reward.head.dimensions=[check_1,check_2,check_3]"
 
@@ -64,75 +64,111 @@ ARMS = (
     Arm("given, with verdict words", given_to="critique, teacher-forced", kind="full"),
     Arm("given, without verdict words", given_to="critique, teacher-forced", kind="evidence"),
 )
+JUDGES = ("truth", "annotators")
+FORM = "{:.3f} [{:.3f}, {:.3f}]"
+NUM_SHOWN = 4  # columns of results.md that fit on a terminal
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
-    """Which pairs an arm ranks right in one seed: keys (P,), right (P,), looks (P,) as `looks` counts them."""
+    """Which pairs an arm ranks right: query of each pair (P,), right (P,), looks (P,) as `looks` counts them."""
 
-    keys: list[str]
-    right: list[bool]
-    looks: list[str]
-
-
-def main(words: Sequence[str]) -> None:
-    """Run the study with the command line's words."""
-    seeds = [int(seed) for seed in _take(words, "seeds", "0,1,2").split(",")]
-    into = Path(_take(words, "into", str(OUTPUTS if "scale=tiny" in words else HERE)))
-    extra = [word for word in words if not word.startswith(("seeds=", "into="))]
-    outcomes: dict[tuple[str, str], list[Outcome]] = {}
-    for seed in seeds:
-        folders = {arm.name: train(arm, seed, extra) for arm in ARMS if not arm.given_to}
-        for arm in ARMS:
-            folder = folders[arm.given_to or arm.name]
-            table = give(folder, arm.kind) if arm.given_to else SideCar.load(folder / "artifacts" / "score" / "rewards")
-            for judge, outcome in compare(folder, table, seed):
-                outcomes.setdefault((judge, arm.name), []).append(outcome)
-    into.mkdir(parents=True, exist_ok=True)
-    rows = list(tabulate(outcomes))
-    write(into / "results.csv", rows)
-    draw(into / "results.png", rows)
-    for row in rows:
-        print(" ".join(f"{str(row[name]):>{width}}" for name, width in WIDTHS.items()))
+    keys: list[str] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+    looks: list[str] = field(default_factory=list)
 
 
-def train(arm: Arm, seed: int, extra: Sequence[str]) -> Path:
-    """Run one arm up to its scores of the held-out queries; returns the run's folder."""
-    size = [word for word in SIZE if "scale=tiny" not in extra]
-    folder = OUTPUTS.absolute() / f"{_plain(arm.name)}-{seed}{'-tiny' if 'scale=tiny' in extra else ''}"
+# seed -> judge -> what came out
+Outcomes = Mapping[int, Mapping[str, Outcome]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the arms, then collect what they left."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0,1,2", help="seeds of everything, data included (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/02_critiques"), help="the runs' folders")
+    parser.add_argument("--results", type=Path, default=HERE, help="where tables and picture go")
+    parser.add_argument("--collect", action="store_true", help="run nothing, only collect")
+    options, overrides = parser.parse_known_args(arguments)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    if not options.collect:
+        for seed in seeds:
+            for arm in ARMS:
+                run(arm, seed, options.out.absolute(), overrides)
+    found = {arm.name: collect(arm, seeds, options.out.absolute()) for arm in ARMS}
+    if not found[ARMS[0].name]:
+        sys.exit(f"no run of '{ARMS[0].name}', with which all arms are compared, has finished below {options.out}")
+    write_results(options.results, list(tabulate(found)))
+
+
+def run(arm: Arm, seed: int, out: Path, overrides: Sequence[str]) -> None:
+    """Train one arm up to its scores of the held-out queries, or give critiques to the model of another."""
+    folder = folder_of(arm, seed, out)
+    if arm.given_to:
+        return give(folder, arm.kind) if (folder / "artifacts" / "score").exists() else None
     asked = ["stage=score", f"seed={seed}", f"hydra.run.dir={folder}", "stages.score.limit=1", "logger=none"]
-    command = [sys.executable, str(PROJECT / "run.py"), *asked, *size, *arm.overrides, *extra]
-    print("+", *command[1:], flush=True)
-    subprocess.run(command, check=True)
-    return folder
+    command = [sys.executable, "run.py", *asked, *arm.overrides, *overrides]
+    print(" ".join(["python", *command[1:]]), flush=True)
+    if subprocess.run(command, check=False, cwd=HERE.parents[1]).returncode != 0:
+        print(f"failed: {arm.name}, seed {seed}", flush=True)
 
 
-def give(folder: Path, kind: str) -> SideCar:
+def folder_of(arm: Arm, seed: int, out: Path) -> Path:
+    """The folder of the run that trained the model that an arm asks."""
+    name = "".join(letter if letter.isalnum() else "_" for letter in arm.given_to or arm.name)
+    return out / f"{name}-{seed}"
+
+
+def give(folder: Path, kind: str) -> None:
     """Score the held-out queries of a run with annotated critiques of one kind in context."""
-    artifacts = folder / "artifacts"
-    model = artifacts / "reward" / "model"
-    index = Index.load(artifacts / "pack")
+    model = folder / "artifacts" / "reward" / "model"
+    index = Index.load(folder / "artifacts" / "pack")
     runtime = Runtime(trainer=partial(L.Trainer, accelerator="auto"))
     judge = RewardModel.from_pretrained(model)
-    return Scoring(index, judge, model, 96, runtime, given_kind=kind).given(
-        folder / f"rewards_given_{kind}", held_out(folder, index)
-    )
+    scoring = Scoring(index, judge, model, GROUPS_PER_BATCH, runtime, given_kind=kind)
+    scoring.given(table_of(folder, kind), held_out(folder, index))
 
 
-def compare(folder: Path, table: SideCar, seed: int) -> Iterator[tuple[str, Outcome]]:
-    """Say, by the truth and by the annotators, which held-out pairs are right."""
-    index = Index.load(folder / "artifacts" / "pack")
-    heldout = held_out(folder, index)
-    found = {judge: Outcome([], [], []) for judge in ("truth", "annotators")}
-    for row in heldout:
-        group = index.read(int(row))
+def table_of(folder: Path, kind: str) -> Path:
+    """The rewards of a run: behind given critiques of a kind, or its own where `kind` is empty."""
+    return folder / f"rewards_given_{kind}" if kind else folder / "artifacts" / "score" / "rewards"
+
+
+def held_out(folder: Path, index: Index) -> np.ndarray:
+    """The rows that no arm was trained on, by the settings that its scores were made with."""
+    settings = json.loads((folder / "artifacts" / "score" / "artifact.json").read_text())["settings"]
+    return index.split("heldout", settings["holdout"])
+
+
+def collect(arm: Arm, seeds: Sequence[int], out: Path) -> dict[int, dict[str, Outcome]]:
+    """What an arm left, seed by seed; a seed whose run did not finish is named and left out."""
+    found = {}
+    for seed in seeds:
+        outcome = judged(folder_of(arm, seed, out), arm.kind)
+        if outcome is None:
+            print(f"left out, because it did not finish: {arm.name}, seed {seed}")
+        else:
+            found[seed] = outcome
+    return found
+
+
+def judged(folder: Path, kind: str) -> dict[str, Outcome] | None:
+    """Say, by the truth and by the annotators, which held-out pairs a run ranks right; None before it has finished."""
+    if not table_of(folder, kind).exists():
+        return None
+    table, index = SideCar.load(table_of(folder, kind)), Index.load(folder / "artifacts" / "pack")
+    groups = [index.read(int(row), media=False) for row in held_out(folder, index)]
+    if not {group.key for group in groups} <= table.keys():
+        return None
+    found = {judge: Outcome() for judge in JUDGES}
+    for group in groups:
         scores = table.lookup(group.key, [response.hash for response in group.responses])["reward"].tolist()
-        for judge, pairs in (("truth", true_pairs(group) or ()), ("annotators", group.ranked_pairs())):
+        for judge, pairs in zip(JUDGES, (true_pairs(group) or (), group.ranked_pairs()), strict=True):
             outcome = found[judge]
-            outcome.keys.extend(f"{seed}/{group.key}" for _ in pairs)
+            outcome.keys.extend(group.key for _ in pairs)
             outcome.right.extend(scores[chosen] > scores[rejected] for chosen, rejected in pairs)
             outcome.looks.extend(looks(group, chosen, rejected) for chosen, rejected in pairs)
-    yield from found.items()
+    return found
 
 
 def looks(group: PreferenceGroup, chosen: int, rejected: int) -> str:
@@ -144,75 +180,127 @@ def looks(group: PreferenceGroup, chosen: int, rejected: int) -> str:
     return str(hops(tuple(differing))) if differing else "0"
 
 
-def held_out(folder: Path, index: Index) -> np.ndarray:
-    """The rows that no arm was trained on, by the settings that its scores were made with."""
-    settings = json.loads((folder / "artifacts" / "score" / "artifact.json").read_text())["settings"]
-    return index.split("heldout", settings["holdout"])
+def tabulate(found: Mapping[str, Outcomes]) -> Iterator[dict[str, object]]:
+    """A row for every judge and arm: accuracy with intervals over all seeds' queries, and ahead of the scalar arm.
+
+    Raises ValueError where an arm and the scalar arm were not asked about the same pairs.
+    """
+    for judge in JUDGES:
+        for arm, outcomes in found.items():
+            seeds = [seed for seed in outcomes if seed in found[ARMS[0].name]]
+            if not seeds:
+                continue
+            own, base = (together(each, judge, seeds) for each in (outcomes, found[ARMS[0].name]))
+            if own.keys != base.keys:
+                raise ValueError(f"'{arm}' and '{ARMS[0].name}' ranked other pairs: made with other overrides?")
+            for part in ("all", *sorted(set(own.looks))):
+                yield {
+                    "judge": judge, "arm": arm, "looks": part, **measured(own, base, part),
+                    "seeds": " ".join(f"{seed}:{np.mean(outcomes[seed][judge].right):.4f}" for seed in seeds)
+                    if part == "all" else "",
+                }  # fmt: skip
 
 
-def tabulate(outcomes: dict[tuple[str, str], list[Outcome]]) -> Iterator[dict[str, object]]:
-    """A row for every judge and arm: accuracy with intervals over all seeds' queries, and ahead of the scalar arm."""
-    for (judge, arm), parts in outcomes.items():
-        whole, base = _together(parts), _together(outcomes[judge, ARMS[0].name])
-        for part in ("all", *sorted(set(whole.looks))):
-            own = [i for i, value in enumerate(whole.looks) if part in ("all", value)]
-            keys, right = [whole.keys[i] for i in own], np.array([whole.right[i] for i in own])
-            report = accuracy_report(keys, right.astype(float), np.full(len(own), 0.5))
-            ahead = accuracy_difference(keys, right, [base.right[i] for i in own])
-            seeds = [float(np.mean(seed.right)) for seed in parts] if part == "all" else []
-            yield {
-                "judge": judge,
-                "arm": arm,
-                "looks": part,
-                **{f"acc_{end}": f"{report['acc'][end]:.4f}" for end in ("mean", "low", "high")},
-                **{f"acc_plus_{end}": f"{report['acc_plus'][end]:.4f}" for end in ("mean", "low", "high")},
-                **{f"ahead_{end}": f"{ahead['acc'][end]:+.4f}" for end in ("mean", "low", "high")},
-                "seeds": " ".join(f"{value:.4f}" for value in seeds),
-                "queries": report["num_queries"],
-            }
+def together(outcomes: Outcomes, judge: str, seeds: Sequence[int]) -> Outcome:
+    """The pairs of several seeds, each with queries of its own."""
+    whole = Outcome()
+    for seed in seeds:
+        part = outcomes[seed][judge]
+        whole.keys += [f"{seed}/{key}" for key in part.keys]
+        whole.right += part.right
+        whole.looks += part.looks
+    return whole
 
 
-WIDTHS = {"judge": 10, "arm": 34, "looks": 5, "acc_mean": 8, "acc_low": 8, "acc_high": 8, "ahead_mean": 8, "seeds": 24}
+def measured(own: Outcome, base: Outcome, part: str) -> dict[str, object]:
+    """Accuracies of an arm on the pairs that take so many looks ("all": on all), and how far it is ahead of another."""
+    chosen = [number for number, value in enumerate(own.looks) if part in ("all", value)]
+    keys, right = [own.keys[i] for i in chosen], np.array([own.right[i] for i in chosen])
+    report = accuracy_report(keys, right.astype(float), np.full(len(chosen), 0.5))
+    ahead = accuracy_difference(keys, right, [base.right[i] for i in chosen])
+    numbers = {"acc": report["acc"], "acc_plus": report["acc_plus"], "ahead": ahead["acc"]}
+    return {
+        "queries": report["num_queries"],
+        "pairs": report["num_pairs"],
+        **{f"{name}_{end}": round(each[end], 4) for name, each in numbers.items() for end in ("mean", "low", "high")},
+    }
 
 
-def write(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    """Write the table as CSV."""
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
+def write_results(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write results.csv, results.md and results.png, and print the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "results.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
+    heads, cells = summary(rows)
+    lines = ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *cells)]
+    (folder / "results.md").write_text("\n".join(lines) + "\n")
+    console_table = Table(
+        *heads[:NUM_SHOWN], title="arms, 95% intervals over queries of all seeds", title_justify="left"
+    )
+    for line in cells:
+        console_table.add_row(*line[:NUM_SHOWN])
+    Console().print(console_table)
+    draw(rows).savefig(folder / "results.png", dpi=150)
+    print(f"results  {folder / 'results.csv'}, results.md, results.png")
 
 
-def draw(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    """Draw accuracy by both judges, all pairs together, with 95% intervals over queries."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, judge in enumerate(("truth", "annotators")):
-        axes = figure.add_subplot(1, 2, place + 1)
-        shown = [row for row in rows if row["judge"] == judge and row["looks"] == "all"][::-1]
-        for height, row in enumerate(shown):
-            low, mean, high = (float(str(row[f"acc_{end}"])) for end in ("low", "mean", "high"))
-            axes.plot([low, high], [height, height], color="#2f6fd0", linewidth=3, alpha=0.45)
-            axes.plot([mean], [height], "o", color="#2f6fd0")
-        axes.set_yticks(range(len(shown)), [str(row["arm"]) for row in shown] if place == 0 else [""] * len(shown))
+def summary(rows: Sequence[Mapping[str, object]]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of the table that one reads: a line for each arm."""
+    columns = {
+        "ACC, truth": ("truth", "all", "acc"),
+        "ahead of scalar": ("truth", "all", "ahead"),
+        "ACC+, truth": ("truth", "all", "acc_plus"),
+        "one look": ("truth", "1", "acc"),
+        "two looks": ("truth", "2", "acc"),
+        "ACC, annotators": ("annotators", "all", "acc"),
+    }
+    found = {(row["arm"], row["judge"], row["looks"]): row for row in rows}
+    cells = []
+    for arm in dict.fromkeys(str(row["arm"]) for row in rows):
+        measures = [(found.get((arm, judge, part)), measure) for judge, part, measure in columns.values()]
+        shown = [FORM.format(*interval(row, name)) if row is not None else "" for row, name in measures]
+        cells.append([arm, *shown, str(found[arm, "truth", "all"]["seeds"])])
+    return ["arm", *columns, "ACC, truth, by seed"], cells
+
+
+def interval(row: Mapping[str, object], measure: str) -> tuple[float, float, float]:
+    """Mean and both ends of a measure."""
+    mean, low, high = (float(str(row[f"{measure}_{end}"])) for end in ("mean", "low", "high"))
+    return mean, low, high
+
+
+def draw(rows: Sequence[Mapping[str, object]]) -> Figure:
+    """Draw accuracy with 95% intervals over queries: all pairs by both judges, and by looks by the truth."""
+    panels = [
+        ("all pairs, by the truth", {"all": ("truth", "all", "#2f6fd0")}),
+        ("all pairs, by the annotators", {"all": ("annotators", "all", "#2f6fd0")}),
+        ("by the truth", {"one look": ("truth", "1", "#2a9d6a"), "two looks": ("truth", "2", "#c4572c")}),
+    ]
+    names = list(dict.fromkeys(str(row["arm"]) for row in rows))[::-1]
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    for axes, (title, series) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        for number, (label, (judge, part, colour)) in enumerate(series.items()):
+            own = {row["arm"]: row for row in rows if (row["judge"], row["looks"]) == (judge, part)}
+            _intervals(axes, {names.index(str(arm)) - 0.18 * number: own[arm] for arm in own}, label, colour)
         axes.axvline(0.5, color="#5c6878", linewidth=1, linestyle="--")
-        axes.set_xlabel(f"ACC on held-out pairs, by {judge}")
+        axes.set_title(title)
+        axes.set_xlabel("ACC on held-out pairs")
         axes.grid(axis="x", alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+        if len(series) > 1:
+            axes.legend(fontsize=8, loc="lower right")
+    figure.axes[0].set_yticks(range(len(names)), names)
+    return figure
 
 
-def _together(parts: Sequence[Outcome]) -> Outcome:
-    return Outcome(*([item for part in parts for item in getattr(part, name)] for name in ("keys", "right", "looks")))
-
-
-def _take(words: Sequence[str], name: str, default: str) -> str:
-    return next((word.partition("=")[2] for word in words if word.startswith(f"{name}=")), default)
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name)
+def _intervals(axes: Axes, rows: Mapping[float, Mapping[str, object]], label: str, colour: str) -> None:
+    for number, (height, row) in enumerate(rows.items()):
+        mean, low, high = interval(row, "acc")
+        axes.plot([low, high], [height, height], color=colour, linewidth=3, alpha=0.45)
+        axes.plot([mean], [height], "o", color=colour, label=label if number == 0 else None)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
