@@ -30,7 +30,8 @@ from mmrlhf.stages.heldout_answers import AnswerSettings, answer_callbacks
 from mmrlhf.stages.passes import describe_source, untrained
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import TrainSettings
-from mmrlhf.stages.training import MODEL, check_table, finish, need_path, open_workbench, table_facts, train
+from mmrlhf.stages.training import MODEL, check_table, finish, need_path, table_facts, train
+from mmrlhf.stages.workbench import open_workbench
 
 # the module of an objective that is more than a loss of pairs
 METHODS: dict[type[Objective], type[PreferenceModule]] = {

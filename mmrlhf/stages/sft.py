@@ -10,7 +10,8 @@ from mmrlhf.methods.sft import SFTModule
 from mmrlhf.models.export import save_policy
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import TrainSettings
-from mmrlhf.stages.training import MODEL, finish, open_workbench, train
+from mmrlhf.stages.training import MODEL, finish, train
+from mmrlhf.stages.workbench import open_workbench
 
 
 def run(
