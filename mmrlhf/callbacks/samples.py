@@ -12,61 +12,18 @@ Without a W&B logger nothing happens; `WANDB_MODE=offline` works.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import lightning as L
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
-from typing_extensions import override
 
 logger = logging.getLogger(__name__)
 
 Sample = Mapping[str, Any]
 RESPONSE_COLUMNS = ("rank", "text", "reward", "quality", "beta", "critique")
 COLUMNS = ("key", "category", "picture", "prompt", *RESPONSE_COLUMNS, "generation_before", "generation_after")
-
-
-class SampleTable(L.Callback):
-    """Logs a table of samples every so many steps and at the end of training.
-
-    Args:
-        samples: the samples, or a function of the module that makes them now (called on rank 0 only, so it must not
-            communicate between ranks).
-        every_steps: optimizer steps between two tables; None: only at the end.
-        name: the table's name in W&B.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample] | Callable[[L.LightningModule], Sequence[Sample]],
-        *,
-        every_steps: int | None = None,
-        name: str = "samples",
-    ) -> None:
-        super().__init__()
-        self._samples, self._every_steps, self._name = samples, every_steps, name
-        self._logged_step = -1
-
-    @override
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if self._every_steps and step != self._logged_step and step % self._every_steps == 0:
-            self._log(trainer, pl_module)
-
-    @override
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step != self._logged_step:
-            self._log(trainer, pl_module)
-
-    def _log(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._logged_step = trainer.global_step
-        if trainer.is_global_zero and wandb_loggers(trainer.loggers):
-            samples = self._samples(pl_module) if callable(self._samples) else self._samples
-            log_samples(trainer.loggers, samples, name=self._name, step=trainer.global_step)
 
 
 def wandb_loggers(loggers: Iterable[Logger]) -> list[WandbLogger]:

@@ -1,4 +1,4 @@
-"""What a reward model in training writes about a few held-out queries, with their pictures, for W&B."""
+"""What a reward model in training says about a few held-out queries, with their pictures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mmrlhf.models.sharding import is_sharded
 from mmrlhf.stages.report_samples import choose_rows, read_pictures
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.settings import CritiqueSettings, TrainSettings
-from mmrlhf.stages.training import Workbench
 from mmrlhf.stages.verdicts import Verdict
+from mmrlhf.stages.workbench import Workbench
 from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
@@ -26,12 +26,12 @@ Samples = Callable[[L.LightningModule], list[dict[str, Any]]]
 def critique_samples(
     bench: Workbench, template: CritiqueTemplate, training: TrainSettings, *, number: int, critiques: CritiqueSettings
 ) -> Samples:
-    """Make the function that `SampleTable` calls: the model's critiques and rewards of held-out responses, as of now.
+    """Make what `HeldOutCritiques` asks: the model's critiques and rewards of held-out responses, as of now.
 
     Args:
         number: queries shown; the same ones every time.
 
-    A sharded model cannot be asked by one rank alone: its table stays empty, and says so once.
+    A sharded model cannot be asked by one rank alone: nothing is shown then, and the log says so.
     """
     index: Index = bench.index
     rows = choose_rows(index, list(bench.categories), number, seed=training.schedule.seed) if bench.validates else []

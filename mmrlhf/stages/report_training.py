@@ -1,4 +1,5 @@
-"""The section on training: every stage's curves, its pairs' histograms, and what the policy answered as it changed.
+"""The section on training: every stage's curves, its pairs' histograms, and what was answered and judged as the
+model changed.
 
 `PANELS` and `HISTOGRAMS` are also what the W&B dashboard shows.
 """
@@ -13,6 +14,7 @@ import numpy as np
 from mmrlhf.callbacks.answers import FOLDER, read_steps
 from mmrlhf.data.index import Index
 from mmrlhf.stages import report_plots as plots
+from mmrlhf.stages.report_critiques import critiques_while_training
 from mmrlhf.stages.report_inputs import Curves, StageResult
 from mmrlhf.stages.report_maps import histogram_map
 from mmrlhf.stages.report_samples import find_group, picture_cards, read_pictures
@@ -76,7 +78,9 @@ def training_section(stages: Sequence[StageResult | None], index: Index | None) 
         if panels:
             steps = max(int(steps[-1]) + 1 for steps, _ in stage.curves.values() if len(steps))
             answers = answers_while_training(stage, index)
-            shown.append({"name": stage.name, "steps": steps, "panels": panels, "answers": answers})
+            critiques = critiques_while_training(stage, index)
+            said = {"answers": answers, "critiques": critiques}
+            shown.append({"name": stage.name, "steps": steps, "panels": panels, **said})
     return {"stages": shown} if shown else missing("no stage has left training curves", "python run.py stage=mmdpo")
 
 

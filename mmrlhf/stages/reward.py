@@ -13,7 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.callbacks.samples import SampleTable
+from mmrlhf.callbacks.critiques import FOLDER as CRITIQUES
+from mmrlhf.callbacks.critiques import HeldOutCritiques
 from mmrlhf.data.index import Index
 from mmrlhf.errors import ConfigError
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
@@ -24,7 +25,8 @@ from mmrlhf.stages.critique_samples import critique_samples
 from mmrlhf.stages.reward_inputs import CritiqueChoice, check_dimensions
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import CritiqueSettings, TrainSettings
-from mmrlhf.stages.training import MODEL, Workbench, finish, open_workbench, train
+from mmrlhf.stages.training import MODEL, finish, train
+from mmrlhf.stages.workbench import Workbench, open_workbench
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ def run(
         critique: which critique it learns; none at all, with a warning, where the data hold none of any kind.
         head: what reads the score.
         weights: of the loss's parts; pairs: which pairs of a query are compared.
-        num_samples: held-out queries whose critiques, of `max_critique_tokens` at most, W&B shows at validations.
+        num_samples: held-out queries that are judged at validations, with critiques of `max_critique_tokens` at most,
+            for `out/critiques`, the report and W&B.
 
     Raises:
         DataError: no pairs of different rank, responses without the wanted critique, no scores on a dimension.
@@ -72,8 +75,7 @@ def run(
     )  # fmt: skip
     asking = CritiqueSettings(max_tokens=max_critique_tokens)
     shown = critique_samples(bench, critique.template, training, number=num_samples, critiques=asking)
-    table = SampleTable(shown, every_steps=schedule.val_every, name="critiques")
-    runtime = replace(runtime, callbacks=[*runtime.callbacks, table])
+    runtime = replace(runtime, callbacks=[*runtime.callbacks, HeldOutCritiques(out / CRITIQUES, shown)])
     trainer, summary = train(module, bench, out=out, stage="reward", runtime=runtime)
     summary |= _facts(critique)
     return finish(trainer, module, out, summary, lambda state: _save(bench, out, critique, training, state))

@@ -19,6 +19,7 @@ from mmrlhf.types import Media, PreferenceGroup, Response
 
 CATEGORIES = ("long", "short", "mcq", "safety", "video")
 SURPRISES = 6  # pairs of the made-up scores that are wrong by most, each with a card
+CRITIQUED = 2  # queries whose critiques were kept while the reward model trained
 CLAIMS = ("three objects", "a red circle", "the square is left of the circle", "a green triangle", "two blue squares")
 
 
@@ -159,6 +160,20 @@ def make_training(folder: Path, stage: str, seconds: float, curves: dict[str, An
     record(folder, stage, seconds, {"optim": {"lr": 1e-3}, "seed": 0}, {"steps": steps, "loss": curves["loss"](1.0)})
 
 
+def make_critiques(folder: Path, groups: list[PreferenceGroup]) -> None:
+    """What a reward model said of a few queries at two validations."""
+    folder.mkdir()
+    for step in (100, 300):
+        rows = []
+        for group in groups:
+            said = [
+                {"text": r.text, "rank": r.rank, "reward": step / 100 - place, "critique": f"<i>Seen</i> at {step}."}
+                for place, r in enumerate(group.responses)
+            ]
+            rows.append({"key": group.key, "category": group.category, "prompt": group.prompt, "responses": said})
+        (folder / f"step-{step:08d}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 FALLING = {
     "loss": lambda t: 2.2 * math.exp(-3 * t) + 0.1,
     "gradient_norm": lambda t: 1.0,
@@ -197,6 +212,7 @@ def make_run(root: Path, accuracy: dict[str, Any], *, number: int = 120, steps: 
     make_evaluation(root / "after", heldout, trained=True)
     make_training(root / "sft", "sft", 61.0, FALLING, steps)
     make_training(root / "reward", "reward", 96.0, {**FALLING, **RANKING}, steps)
+    make_critiques(root / "reward" / "critiques", groups[:CRITIQUED])
     make_training(root / "mmdpo", "mmdpo", 83.0, {**FALLING, **DRIFTING}, steps)
     names = ("sft", "reward", "score", "mmdpo", "before", "after")
     return {"shards": shards, "pack": shards, **{name: root / name for name in names}}

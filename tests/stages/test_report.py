@@ -18,6 +18,7 @@ from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.stages import report_plots as plots
 from mmrlhf.stages.report import CONTENTS, render, run
+from mmrlhf.stages.report_critiques import critiques_while_training
 from mmrlhf.stages.report_inputs import pair_betas, paired_answers, read_answers, read_stage
 from mmrlhf.stages.report_samples import choose_rows
 from mmrlhf.stages.runtime import Runtime
@@ -91,7 +92,10 @@ def test_every_section_is_there_and_the_html_is_whole(whole):
     # A run without rounds of self-improvement has no section about them.
     assert {anchor for anchor, _ in CONTENTS} - {"rounds"} <= set(outline.ids)
     assert 'class="missing"' not in whole[0]
-    assert outline.tags.count("svg") > 20 and outline.tags.count("article") == 6 + report_data.SURPRISES
+    assert (
+        outline.tags.count("svg") > 20
+        and outline.tags.count("article") == 6 + report_data.SURPRISES + report_data.CRITIQUED
+    )
 
 
 def test_the_page_needs_no_other_file(whole):
@@ -117,6 +121,20 @@ def test_any_title_keeps_the_page_whole(title):
 def test_colours_follow_the_page(whole):
     assert not re.search(r"#0[0a]0[0a]0\d", whole[0]), "no stand-in colour is left"
     assert "var(--c1)" in whole[0] and "var(--muted)" in whole[0]
+
+
+def test_critiques_of_validations_lie_beside_their_responses(artefacts):
+    index = Index.load(artefacts["shards"])
+    reward = read_stage("reward", artefacts["reward"])
+    cards = critiques_while_training(reward, index)
+    assert len(cards) == report_data.CRITIQUED and all(card["pictures"] for card in cards)
+    for card in cards:
+        assert [response["rank"] for response in card["responses"]] == sorted(r["rank"] for r in card["responses"])
+        for response in card["responses"]:
+            first, last = response["verdicts"]
+            assert (first["step"], last["step"]) == (100, 300) and last["reward"] - first["reward"] == 2
+    assert critiques_while_training(read_stage("sft", artefacts["sft"]), index) == []
+    assert critiques_while_training(reward, None)[0]["pictures"] == []
 
 
 def test_the_numbers_are_those_of_the_inputs(artefacts, whole):

@@ -123,6 +123,7 @@ def test_token_budget_changes_nothing(tmp_path: Path, small_shards: Path, small_
 def train_reward(out: Path, shards: Path, policy: Path, runtime: Runtime, **options: Any) -> dict[str, Any]:
     choice = {name: options.pop(name) for name in ("kind", "source", "table", "missing") if name in options}
     settings = {"training": TRAINING, "critique": CritiqueChoice(instruction="judge :", **choice), **options}
+    settings |= {"num_samples": 2, "max_critique_tokens": 6}
     return reward.run(out, shards=shards, policy=policy, runtime=runtime, **settings)
 
 
@@ -138,6 +139,10 @@ def test_reward_model_trains_and_loads(
     model, _, card = load_reward_model(out / "model", ModelSettings())
     assert card["critique"] == critique and model.score_head is not None
     assert sum(float(p.detach().abs().sum()) for p in model.score_head.parameters()) > 0
+    first, last = sorted((out / "critiques").iterdir())
+    assert (first.name, last.name) == ("step-00000002.jsonl", "step-00000003.jsonl")
+    shown = [json.loads(line) for line in last.read_text().splitlines()]
+    assert len(shown) == 2 and len({r["reward"] for row in shown for r in row["responses"]}) > 1
 
 
 def test_missing_critiques_stop_the_stage_before_it_trains(
