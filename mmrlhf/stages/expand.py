@@ -84,7 +84,7 @@ def run(
     _write_lines(out / REQUESTS, ({"digest": request.digest, "prompt": request.prompt} for request in requests))
     estimate = estimate_cost(requests, expander, tokens_per_critique, price_in, price_out)
     write_json(out / ESTIMATE, estimate)
-    log.info("%s will be asked: %s", expander.name, _in_words(estimate))
+    log.info("%s will be asked: %s; all are in %s", expander.name, _in_words(estimate), out / REQUESTS)
     _check_cost(estimate, max_cost)
     made_by = {"made_by": "expand", "shards": index.digest, "expander": expander.name, "instruction": instruction}
     checks = {"max_new_words": max_new_words, "max_growth": max_growth}

@@ -50,15 +50,15 @@ class RecordedExpander:
     """Answers from a file of lines {"digest", "text"}: a batch that another service worked off, or a test.
 
     Args:
-        path: the file; `requests.jsonl`, which the stage writes, says which digests are asked for.
+        path: the file; `requests.jsonl`, which the stage writes, says which digests are asked for. It need not exist$
+            before that: the stage then stops at the first request.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise DataError("no recorded expansions here", where=self.path, expected='lines {"digest", "text"}')
         self._texts: dict[str, str] = {}
-        for number, line in enumerate(self.path.read_text().splitlines(), start=1):
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
                 self._texts[str(row["digest"])] = str(row["text"])
@@ -82,10 +82,11 @@ class RecordedExpander:
         for request in requests:
             if request.digest not in self._texts:
                 raise DataError(
-                    "a request has no recorded expansion",
-                    where=f"{self.path}, key {request.key}",
-                    given=f"digest {request.digest}",
-                    expected="one line for every request in requests.jsonl",
+                    "a request has no recorded expansion" if self._texts else "there are no recorded expansions yet",
+                    where=self.path,
+                    given=f"nothing for key {request.key}, digest {request.digest}",
+                    expected='a line {"digest", "text"} for every line of requests.jsonl, which the log names above',
+                    fix="let a model answer those lines, and run the same command again",
                 )
         return [self._texts[request.digest] for request in requests]
 
