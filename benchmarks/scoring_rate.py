@@ -4,21 +4,23 @@
 
 The model is a LLaVA-OneVision of about 9M parameters with random weights; a query has one picture of 512 x 512 pixels
 and K = 5 responses, every critique has 64 tokens. One at a time: the stock model's own `generate` for each response,
-then a forward of that response with its critique for the score. Both ways write the same critiques, which is checked.
+then a forward of that response with its critique for the score. Both ways write the same critiques, which is checked
+first; then they take turns, and ratios are medians over rounds.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import tempfile
-import time
+from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.measure import in_turn, median_ratio, report
 from benchmarks.workload import WORDS
 from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.templates import CritiqueTemplate
@@ -30,9 +32,10 @@ from mmrlhf.models.tiny import TinySize, build_tiny
 from mmrlhf.stages.passes import decode_text
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.settings import CritiqueSettings
+from mmrlhf.stages.verdicts import Verdict
 from mmrlhf.types import Media, PreferenceGroup, Response
 
-NUM_RESPONSES, NUM_QUERIES, CRITIQUE_TOKENS = 5, 4, 64
+NUM_RESPONSES, NUM_QUERIES, CRITIQUE_TOKENS, ROUNDS = 5, 8, 64, 3
 SIZE = TinySize(hidden=256, layers=4, heads=4, vision_hidden=128, vision_layers=4, image=256, patch=16, vocabulary=2000)
 
 
@@ -53,13 +56,16 @@ def build_judge(folder: str) -> RewardModel:
     backbone, processor = load_backbone(folder, ModelSettings())
     head = build_head("linear", SIZE.hidden)
     torch.nn.init.normal_(head.out.weight, generator=torch.Generator().manual_seed(0))
-    # No token ends a critique, so that both ways write the same number of tokens.
-    embedding = backbone.get_output_embeddings()
-    assert embedding is not None
     critiques = CritiqueSettings(max_tokens=CRITIQUE_TOKENS)
     model = PackedModel(backbone, ModelSettings(), head)
     template = CritiqueTemplate("full", "judge :")
-    return RewardModel(model, processor, template=template, media=MediaSettings(), critiques=critiques)
+    judge = RewardModel(model, processor, template=template, media=MediaSettings(), critiques=critiques)
+    output = backbone.get_output_embeddings()
+    assert output is not None
+    with torch.no_grad():
+        # A logit of 0 is never the largest of thousands: no critique ends early, and both ways write as many tokens.
+        output.weight[list(judge.encoder.end_tokens)] = 0.0
+    return judge
 
 
 @torch.inference_mode()
@@ -87,34 +93,42 @@ def one_at_a_time(judge: RewardModel, query: PreferenceGroup) -> list[tuple[floa
     return found
 
 
+def check_agreement(verdicts: Sequence[Verdict], alone: Sequence[tuple[float, str]]) -> None:
+    """Both ways must have written the same critiques and come to the same rewards."""
+    for verdict, (reward, critique) in zip(verdicts, alone, strict=True):
+        if verdict.critique != critique or abs(verdict.reward - reward) > 1e-3:
+            raise RuntimeError(f"the two ways disagree: {verdict} and {(reward, critique)}")
+
+
 def main() -> None:
     """Print one JSON line."""
     with tempfile.TemporaryDirectory() as folder:
         judge = build_judge(folder)
     query = make_query(NUM_RESPONSES)
     queries = [replace(query, key=str(n), prompt=f"{query.prompt} {n}") for n in range(NUM_QUERIES)]
-    judge.score_groups(queries[:1])  # warm-up
-    started = time.perf_counter()
-    together = judge.score_groups(queries)
-    seconds = (time.perf_counter() - started) / NUM_QUERIES
-    started = time.perf_counter()
-    alone = one_at_a_time(judge, queries[0])
-    seconds_alone = time.perf_counter() - started
-    for verdict, (reward, critique) in zip(together[0], alone, strict=True):
-        if verdict.critique != critique or abs(verdict.reward - reward) > 1e-3:
-            raise RuntimeError(f"the two ways disagree: {verdict} and {(reward, critique)}")
-    line = {
-        "benchmark": "scoring_rate",
-        "responses": NUM_RESPONSES,
-        "queries_together": NUM_QUERIES,
-        "critique_tokens": [verdict.critique_tokens for verdict in together[0]],
-        "prefix_tokens": len(judge.encoder.context(query).prefix_ids),
-        "threads": torch.get_num_threads(),
-        "queries_per_second": round(1 / seconds, 3),
-        "one_at_a_time_queries_per_second": round(1 / seconds_alone, 3),
-        "times_faster": round(seconds_alone / seconds, 2),
+    verdicts = judge.score_groups(queries)[0]
+    check_agreement(verdicts, one_at_a_time(judge, queries[0]))
+    ways = {
+        "together": lambda: judge.score_groups(queries),
+        "alone": lambda: one_at_a_time(judge, queries[0]),
+        "critiques": lambda: judge.with_critiques(queries),
     }
-    print(json.dumps(line))
+    found = in_turn(ways, ROUNDS, warm_up=False)
+    together, critiques = ([s / NUM_QUERIES for s in found[name].wall] for name in ("together", "critiques"))
+    report(
+        benchmark="scoring_rate",
+        responses=NUM_RESPONSES,
+        queries_together=NUM_QUERIES,
+        critique_tokens=[verdict.critique_tokens for verdict in verdicts],
+        prefix_tokens=len(judge.encoder.context(query).prefix_ids),
+        threads=torch.get_num_threads(),
+        rounds=ROUNDS,
+        queries_per_second=1 / median(together),
+        one_at_a_time_queries_per_second=1 / median(found["alone"].wall),
+        times_faster=median_ratio(found["alone"].wall, together),
+        times_faster_by_cpu_time=median_ratio(found["alone"].cpu, [s / NUM_QUERIES for s in found["together"].cpu]),
+        share_of_time_writing_critiques=median(critiques) / median(together),
+    )
 
 
 if __name__ == "__main__":

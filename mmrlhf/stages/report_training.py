@@ -1,5 +1,4 @@
-"""The section on training: every stage's curves, its pairs' histograms, and what was answered and judged as the
-model changed.
+"""The section on training: every stage's curves, its pairs' histograms, what was answered and judged meanwhile.
 
 `PANELS` and `HISTOGRAMS` are also what the W&B dashboard shows.
 """

@@ -181,7 +181,7 @@ class RewardModel:
             )
         samples = 1
         if self.writes_critiques and critique_source == "generate":
-            groups, samples = self._with_critiques(groups, contexts), self.critiques.num_samples
+            groups, samples = self.with_critiques(groups, contexts), self.critiques.num_samples
         scores = forward_groups(self.model, [self.encoder(group) for group in groups], token_budget=self.token_budget)
         return [
             verdicts_on(
@@ -195,8 +195,8 @@ class RewardModel:
             for group, score in zip(groups, scores, strict=True)
         ]
 
-    def _with_critiques(
-        self, groups: Sequence[PreferenceGroup], contexts: Sequence[EncodedGroup] | None
+    def with_critiques(
+        self, groups: Sequence[PreferenceGroup], contexts: Sequence[EncodedGroup] | None = None
     ) -> list[PreferenceGroup]:
         """Put `num_samples` copies of every response in its place, each with a critique that the model writes now.
 
