@@ -57,7 +57,7 @@ def build_cache(config: PreTrainedConfig) -> DynamicCache:
     """The stock cache of a model, with its attention layers replaced by roomy ones.
 
     Sliding-window layers keep everything, too: the stock ones count padding as part of the window, and here the masks
-    (`mmrlhf.models.masks.cached_masks`) count it.
+    (`mmrlhf.models.masks`) count it.
     """
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if isinstance(layer, DynamicLayer) else layer for layer in cache.layers]

@@ -126,7 +126,7 @@ class PackedModel(nn.Module):
         if choose_back_end(self.settings.attention, batch, self._pattern) == "flex":
             layout = single_row(batch)
         else:
-            layout = grouped(batch, self._pattern, _compute_dtype(batch.input_ids.device))
+            layout = grouped(batch, self._pattern, compute_dtype(batch.input_ids.device))
         outputs = base_model(self.backbone)(
             input_ids=layout.ids,
             attention_mask=layout.mask,  # type: ignore[arg-type]
@@ -193,7 +193,7 @@ def _chunk_logprobs(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(dim=1)
 
 
-def _compute_dtype(device: torch.device) -> torch.dtype:
+def compute_dtype(device: torch.device) -> torch.dtype:
     """What attention runs in on a device now; a mask of that type is used as it is by every layer."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)

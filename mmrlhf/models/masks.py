@@ -65,23 +65,49 @@ def attention_masks(batch: PackedBatch, pattern: AttentionPattern) -> Tensor | d
     return _by_kind(full, index[:, :, None] - index[:, None, :], pattern)
 
 
-def cached_masks(valid: Tensor, ids: Tensor, pattern: AttentionPattern) -> Tensor | dict[str, Tensor]:
-    """The masks of a step of generation, in which padding lies between prefixes, branches and new tokens.
+def prefix_masks(valid: Tensor, ids: Tensor, pattern: AttentionPattern) -> Tensor | dict[str, Tensor]:
+    """The masks of prefixes that are read into a cache as one padded batch.
 
     Args:
-        valid: which slots of the cache hold tokens (B, S), the step's own included; ids: the step's tokens (B, Q).
+        valid: which tokens are no padding (B, S); ids: the tokens (B, S).
 
     Returns:
-        who may attend to whom (B, 1, Q, S) bool; by kind of layer where kinds differ.
+        who may attend to whom (B, 1, S, S) bool; by kind of layer where kinds differ.
     """
     index = valid.cumsum(dim=1) - 1
-    of_query = index[:, -ids.shape[1] :, None]
+    of_query = index[:, :, None]
     full = valid[:, None, :].bool() & (index[:, None, :] <= of_query)
-    if pattern.image_token is not None and valid.shape == ids.shape:
+    if pattern.image_token is not None:
         inside = ids == pattern.image_token
         picture = (inside & ~torch.nn.functional.pad(inside, (1, 0))[:, :-1]).cumsum(dim=1)
         full |= (picture[:, :, None] == picture[:, None, :]) & inside[:, :, None] & inside[:, None, :]
     return _by_kind(full, of_query - index[:, None, :], pattern)
+
+
+def step_masks(
+    owner: Tensor, place: Tensor, num_queries: int, pattern: AttentionPattern, dtype: torch.dtype
+) -> Tensor | dict[str, Tensor]:
+    """The masks of a step of generation whose rows hold a group each, its branches side by side.
+
+    Args:
+        owner: the branch of every slot of the cache (G, S), the step's own slots last; 0: the prefix, -1: padding.
+        place: each slot's place in its branch's own sequence (G, S).
+        num_queries: Q, the step's own slots.
+
+    Returns:
+        what is added to the attention scores (G, 1, Q, S): 0 for earlier tokens of the own prefix and branch, -inf for
+        others; by kind of layer where kinds differ. Padding sees padding, so that no row is empty.
+    """
+    own, at = owner[:, -num_queries:, None], place[:, -num_queries:, None]
+    full = ((owner[:, None] == 0) | (owner[:, None] == own)) & (place[:, None] <= at)
+    masks = _by_kind(full, at - place[:, None], pattern)
+    if isinstance(masks, dict):
+        return {kind: _added(mask, dtype) for kind, mask in masks.items()}
+    return _added(masks, dtype)
+
+
+def _added(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
 
 
 def group_masks(batch: PackedBatch) -> Tensor:

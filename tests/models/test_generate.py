@@ -10,6 +10,7 @@ from test_forward import build
 from tiny_models import AVAILABLE
 
 from mmrlhf.data.templates import AnswerTemplate, CritiqueTemplate, Template
+from mmrlhf.models import generate as generation
 from mmrlhf.models.generate import generate
 from mmrlhf.types import PreferenceGroup
 
@@ -60,3 +61,33 @@ def test_ends_at_the_end_token(tiny_folders: dict[str, Path], groups: list[Prefe
     every = range(len(encoder.tokenizer))
     assert generate(model, [encoder.context(groups[0])], max_new_tokens=5, end_tokens=every) == [[[]]]
     assert model.training
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
+def test_branches_end_when_they_like(
+    family: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Branches and groups that leave early change nothing for the others: what is written is what would have been."""
+    model, encoder = build(tiny_folders[family], CritiqueTemplate(instruction=""))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)  # small ones repeat one token for ever
+    contexts = [encoder.context(group) for group in groups]
+    whole = generate(model, contexts, max_new_tokens=12, end_tokens=[])
+    assert all(len(ids) == 12 for written in whole for ids in written)
+    left: list[tuple[int, int]] = []
+    keep = generation._Decoding.keep
+    monkeypatch.setattr(
+        generation._Decoding, "keep", lambda s, alive: (left.append(tuple(alive.shape)), keep(s, alive))
+    )
+    ends = list(range(0, len(encoder.tokenizer), 7))
+    found = generate(model, contexts, max_new_tokens=12, end_tokens=ends)
+    expected = [[_until(ids, ends) for ids in written] for written in whole]
+    assert found == expected
+    assert len({len(ids) for written in found for ids in written}) > 3
+    assert len(left) > 1 and left[-1][0] < len(groups), "groups left the batch in between"
+
+
+def _until(ids: list[int], ends: list[int]) -> list[int]:
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
