@@ -134,7 +134,11 @@ def epoch_steps(
 
 
 def micro_batches(costs: Sequence[int], *, token_budget: int, world_size: int) -> list[list[int]]:
-    """Share a step's groups out into bins under a token budget: longest first, each to the lightest bin.
+    """Share a step's groups out into bins under a token budget: groups of like length together.
+
+    Sorted by length, the groups are cut into rounds of about equal tokens; within a round, the longest first, each goes
+    to the rank with the fewest tokens. Groups that run together are computed as a batch (`attention=sdpa`) whose
+    entries are all as long as its longest: like lengths leave little padding.
 
     Args:
         costs: tokens of each group (B,).
@@ -142,30 +146,48 @@ def micro_batches(costs: Sequence[int], *, token_budget: int, world_size: int) -
         world_size: ranks; bin j belongs to rank j % world_size.
 
     Returns:
-        The fewest bins that this rule fits into, as positions in `costs`, heaviest bin first so that the ranks'
-        bins of a round are alike. Their number is a multiple of world_size; bins are empty only if there are more
-        ranks than groups to share, or groups do not divide among them.
+        The fewest rounds that this rule fits into, of one bin for each rank, as positions in `costs`; longest groups
+        first. Bins are empty only in the last round, where it has fewer groups than there are ranks.
     """
     if token_budget < 1 or world_size < 1:
         raise ConfigError("token budget and ranks must be positive", given=f"{token_budget} tokens, {world_size} ranks")
     total = sum(min(max(cost, 1), token_budget) for cost in costs)
     rounds = max(1, -(-total // (token_budget * world_size)))
+    order = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
     while True:
-        bins = _longest_first(costs, rounds * world_size)
+        runs = _cut(order, costs, rounds, at_least=world_size)
+        bins = [members for run in runs for members in _lightest_first(run, costs, world_size)]
         if all(len(members) < 2 or sum(costs[i] for i in members) <= token_budget for members in bins):
-            bins.sort(key=lambda members: (-sum(costs[i] for i in members), members))
             return bins
         rounds += 1
 
 
-def _longest_first(costs: Sequence[int], num_bins: int) -> list[list[int]]:
+def _cut(order: Sequence[int], costs: Sequence[int], num_runs: int, *, at_least: int) -> list[list[int]]:
+    """Cut an order into runs of about equal cost, each of `at_least` groups but the last, which has one or more."""
+    runs, start = list[list[int]](), 0
+    left = sum(max(costs[i], 1) for i in order)
+    for runs_left in range(num_runs, 0, -1):
+        most = len(order) - ((runs_left - 2) * at_least + 1 if runs_left > 1 else 0)
+        end = min(start + at_least, len(order))
+        cost = sum(max(costs[i], 1) for i in order[start:end])
+        # A group joins if at least half of it lies within this run's share of what is left.
+        while end < most and (runs_left == 1 or cost + max(costs[order[end]], 1) / 2 <= left / runs_left):
+            cost += max(costs[order[end]], 1)
+            end += 1
+        runs.append(list(order[start:end]))
+        start, left = end, left - cost
+    return runs
+
+
+def _lightest_first(run: Sequence[int], costs: Sequence[int], num_bins: int) -> list[list[int]]:
+    """Put each group of a run, in its order, into the bin with the fewest tokens; fullest bin first."""
     loads = np.zeros(num_bins)
     bins: list[list[int]] = [[] for _ in range(num_bins)]
-    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+    for index in run:
         lightest = int(loads.argmin())
         bins[lightest].append(index)
         loads[lightest] += max(costs[index], 1)
-    return [sorted(members) for members in bins]
+    return [sorted(bins[number]) for number in np.argsort(-loads, kind="stable")]
 
 
 def augmentation_seed(seed: int, epoch: int, key: str) -> int:

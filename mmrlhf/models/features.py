@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.models.families import base_model, joined_media, parts, vision_modules

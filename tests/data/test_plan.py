@@ -83,12 +83,35 @@ def test_micro_batches_keep_the_budget_and_suit_the_ranks(costs, token_budget, w
 
 
 def test_micro_batches_by_hand():
-    """Budget 10: 7 + 3 and 6 + 4 fill two bins; longest first puts 7, 6, then 4 on 6, then 3 on 7."""
-    assert micro_batches([3, 6, 7, 4], token_budget=10, world_size=1) == [[0, 2], [1, 3]]
+    """Budget 10: neighbours in length are 7 and 6, 13 tokens; of three rounds 7 and 6 fill one each, 4 + 3 the last."""
+    assert micro_batches([3, 6, 7, 4], token_budget=10, world_size=1) == [[2], [1], [0, 3]]
+    # Two ranks, one round: the longest first, each to the rank with fewer tokens: 7 + 3 and 6 + 4.
+    assert micro_batches([3, 6, 7, 4], token_budget=10, world_size=2) == [[0, 2], [1, 3]]
     assert micro_batches([50, 2, 2], token_budget=10, world_size=1) == [[0], [1, 2]]
-    # 19 tokens in two bins would leave 7 + 4 = 11 in one of them, so it takes three.
-    assert micro_batches([7, 4, 4, 4], token_budget=10, world_size=1) == [[1, 3], [0], [2]]
+    # 19 tokens in two bins would put 7 + 4 = 11 into one of them, so it takes three.
+    assert micro_batches([7, 4, 4, 4], token_budget=10, world_size=1) == [[0], [1, 2], [3]]
     assert micro_batches([5], token_budget=10, world_size=2) == [[0], []]
+
+
+@given(
+    costs=st.lists(st.integers(1, 300), min_size=1, max_size=40),
+    token_budget=st.integers(1, 400),
+    world_size=st.integers(1, 9),
+)
+def test_rounds_go_from_long_to_short(costs, token_budget, world_size):
+    """No group of a round is shorter than one of the next: groups that run together are neighbours in length."""
+    bins = micro_batches(costs, token_budget=token_budget, world_size=world_size)
+    rounds = [sum(bins[start : start + world_size], []) for start in range(0, len(bins), world_size)]
+    for longer, shorter in zip(rounds, rounds[1:], strict=False):
+        assert min(costs[i] for i in longer) >= max(costs[i] for i in shorter)
+
+
+def test_little_is_padding():
+    """On sizes like those of multimodal groups, a micro-batch is hardly larger padded to its longest group than not."""
+    costs = np.random.default_rng(0).lognormal(6.5, 0.6, 256).astype(int).tolist()
+    bins = micro_batches(costs, token_budget=8192, world_size=4)
+    padded = sum(len(members) * max(costs[i] for i in members) for members in bins)
+    assert sum(costs) / padded > 0.8
 
 
 def test_load_is_balanced():
