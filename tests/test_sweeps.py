@@ -58,12 +58,12 @@ def test_every_job_starts_its_own_processes(tmp_path: Path, own_store: Path, lau
         pytest.importorskip(JOBLIB, reason=EXTRA)
     sweep(tmp_path, "-m", *USUAL, *TWO_PROCESSES, *words, "method.w=0.1,0.5", SWEEP, expected=0)
     assert [row["fake_train/world"] for row in rows_of(tmp_path / "sweep")] == ["2.0", "2.0"]
-    groups = []
+    parents = []
     for number in ("0", "1"):
         folder = tmp_path / "sweep" / number / "artifacts" / "fake_train"
-        groups.append({(folder / f"processes{rank}").read_text() for rank in (0, 1)})
-    assert [len(group) for group in groups] == [1, 1], "the two ranks of a job are one group of processes"
-    assert groups[0] != groups[1] and runs_of(own_store, "fake_world") == 1
+        parents.append({(folder / f"parent{rank}").read_text() for rank in (0, 1)})
+    assert [len(both) for both in parents] == [1, 1], "one torchrun started both ranks of a job"
+    assert parents[0] != parents[1] and runs_of(own_store, "fake_world") == 1
 
 
 @pytest.mark.parametrize(("launcher", "plugin"), [("joblib", JOBLIB), ("slurm_local", SUBMITIT)])

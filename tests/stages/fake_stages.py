@@ -34,7 +34,7 @@ def train(
     """Read its input and say in which processes it ran."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     (out / f"rank{rank}").write_text(str(runtime.trainer.keywords["devices"]))
-    (out / f"processes{rank}").write_text(str(os.getpgid(0)))
+    (out / f"parent{rank}").write_text(str(os.getppid()))
     if rank == 0:
         count(out)
         (out / "model").mkdir(exist_ok=True)
