@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from mmrlhf.errors import ModelError
 from mmrlhf.models.attention import choose_back_end, use_packed_attention
@@ -120,6 +120,21 @@ class PackedModel(nn.Module):
             )
         with self.adapters.disable_adapter():
             yield
+
+    def extend(self, cache: Cache, ids: Tensor, positions: Tensor, mask: Any, **media: Tensor) -> Tensor:
+        """Read tokens (B, L) behind those in a cache; hidden states (B, L, D).
+
+        A second forward of a sharded model, which gathers its parameters for this call, too (`models.sharding`).
+        """
+        outputs = base_model(self.backbone)(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=_model_positions(positions),
+            past_key_values=cache,
+            use_cache=True,
+            **media,
+        )
+        return outputs.last_hidden_state
 
     def _hidden_packed(self, batch: PackedBatch) -> Tensor:
         """Hidden states of the whole row (T, D)."""

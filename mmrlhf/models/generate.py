@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from mmrlhf.models.cache import build_cache
-from mmrlhf.models.families import base_model, media_arguments
+from mmrlhf.models.families import media_arguments
 from mmrlhf.models.forward import PackedModel, autocast, compute_dtype
 from mmrlhf.models.generate_rows import generate_rows
 from mmrlhf.models.masks import attention_pattern, prefix_masks, step_masks
@@ -144,8 +143,7 @@ def _prefixes(model: PackedModel, cache: DynamicCache, groups: Sequence[EncodedG
     media = [{name: tensor.to(device) for name, tensor in group.media.items()} for group in groups]
     ids = _pad([g.prefix_ids for g in groups]).to(device)
     pattern = attention_pattern(model.backbone)
-    _run(
-        model,
+    model.extend(
         cache,
         ids,
         _pad_positions([g.prefix_positions for g in groups]).to(device),
@@ -192,19 +190,7 @@ def _step(model: PackedModel, state: _Decoding, ids: Tensor, positions: Tensor, 
     state.place = torch.cat([state.place, place], dim=1)
     pattern, dtype = attention_pattern(model.backbone), compute_dtype(ids.device)
     mask = step_masks(state.owner, state.place, ids.shape[1], pattern, dtype)
-    return _run(model, state.cache, ids, positions, mask)
-
-
-def _run(model: PackedModel, cache: DynamicCache, ids: Tensor, positions: Tensor, mask: Any, **media: Any) -> Tensor:
-    outputs = base_model(model.backbone)(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions[0] if positions.shape[0] == 1 else positions,
-        past_key_values=cache,
-        use_cache=True,
-        **media,
-    )
-    return outputs.last_hidden_state
+    return model.extend(state.cache, ids, positions, mask)
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

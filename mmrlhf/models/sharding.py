@@ -14,7 +14,7 @@ import torch
 import torch.export
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.families import language_layers, parts
@@ -56,6 +56,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, *, precision: str) -> None:
     for layer in language_layers(backbone):
         fully_shard(layer, mesh=data_parallel, mp_policy=policy)
     fully_shard(model, mesh=data_parallel, mp_policy=policy, ignored_params=replicated)
+    if hasattr(model, "extend"):  # what generation calls: without its own forward it would find the root's shards
+        register_fsdp_forward_method(model, "extend")
 
 
 def gather_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -45,6 +45,8 @@ def test_two_ranks_train_what_one_does(strategy: str, language: str, inputs: lis
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
+    answers = [(tmp_path / name / "answers" / "reference.json").read_text() for name in ("one", "two")]
+    assert answers[0] == answers[1]
     found = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert found["train"] == pytest.approx(whole["train"], rel=1e-3, abs=1e-5)
     assert found["validation"] == pytest.approx(whole["validation"], rel=1e-3, abs=1e-4)

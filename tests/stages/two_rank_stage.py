@@ -18,6 +18,7 @@ from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages import mmdpo
+from mmrlhf.stages.heldout_answers import AnswerSettings
 from mmrlhf.stages.runtime import Runtime, sharded_strategy
 from mmrlhf.stages.settings import Schedule, TrainSettings
 
@@ -38,6 +39,8 @@ def train(out: Path, trainer: partial, language: str, shards: str, policy: str, 
                 epochs=None, max_steps=3, groups_per_step=4, token_budget=1, holdout=0.3, checkpoint_every=2
             ),
         ),
+        # Before the first step a sharded model has gathered nothing yet.
+        answers=AnswerSettings(num_queries=2, max_new_tokens=4),
         runtime=Runtime(trainer=trainer, loggers=lambda *_: [], progress=False),
     )
 
