@@ -4,8 +4,8 @@
 
 Prints one JSON line. The million queries are an index of empty shards, because nothing but the index is read at the
 start. `loader_share` compares one process that runs the training loader (plan, byte ranges, checksums, decoding,
-packing) with the same process that only decodes the same pictures, in CPU time, which neighbours on the machine do not
-change as much; encoding into tokens is left out of both.
+packing) with the same process that only decodes the same pictures, step by step in turns and in CPU time, so that
+neighbours on the machine change both alike; encoding into tokens is left out of both.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ from mmrlhf.media.images import decode_image
 from mmrlhf.types import Branch, EncodedGroup, Media, PreferenceGroup, Response
 
 MILLION, PER_SHARD = 1_000_000, 1000
-PICTURES, ROUNDS = 120, 9
+PICTURES, EPOCHS, PER_STEP = 120, 12, 8
 
 
 def main() -> None:
@@ -90,23 +91,25 @@ def plan_first(data: PreferenceDataModule) -> None:
 
 
 def measure_loader(folder: Path) -> dict[str, float]:
-    """Queries per CPU second of the loader and of decoding alone, in turns; the best of the rounds."""
+    """Queries per CPU second of the loader and of decoding alone: each step, then its pictures; the medians of both."""
     index = Index.load(folder)
-    media = [index.read(row).media[0].data[0] for row in range(PICTURES)]
-    decoding, loading = [], []
-    for _ in range(ROUNDS):
+    groups = [index.read(row) for row in range(PICTURES)]
+    media = {group.key: group.media[0].data[0] for group in groups}
+    module = PreferenceDataModule(
+        GroupDataset(index, Pictures()),  # pyright: ignore[reportArgumentType]
+        train_indices=range(PICTURES), epochs=EPOCHS, groups_per_step=PER_STEP, token_budget=4096, seed=0,
+    )  # fmt: skip
+    loading, decoding = [], []
+    steps = iter(module.train_dataloader())
+    for _ in range(module.total_steps):
         started = time.process_time()
-        for data in media:
-            pixels(data)
-        decoding.append(PICTURES / (time.process_time() - started))
-        module = PreferenceDataModule(
-            GroupDataset(index, Pictures()),  # pyright: ignore[reportArgumentType]
-            train_indices=range(PICTURES), epochs=1, groups_per_step=8, token_budget=4096, seed=0,
-        )  # fmt: skip
-        started = time.process_time()
-        groups = sum(step.num_groups for step in module.train_dataloader())
-        loading.append(groups / (time.process_time() - started))
-    limit, loader = max(decoding), max(loading)
+        step = next(steps)
+        loaded = time.process_time()
+        for key in (key for micro in step.micro_batches for key in micro.keys):
+            pixels(media[key])
+        loading.append(loaded - started)
+        decoding.append(time.process_time() - loaded)
+    limit, loader = PER_STEP / statistics.median(decoding), PER_STEP / statistics.median(loading)
     return {
         "decode_per_second": round(limit, 1),
         "loader_per_second": round(loader, 1),
@@ -120,7 +123,11 @@ def pixels(data: bytes) -> torch.Tensor:
 
 
 class Pictures:
-    """Stands for the encoder: decodes the picture and makes up a handful of tokens."""
+    """Stands for the encoder: decodes the picture and gives every group the same handful of tokens."""
+
+    def __init__(self) -> None:
+        self._prefix, self._prefix_positions = torch.ones(8, dtype=torch.long), torch.arange(8)[None]
+        self._branch = torch.ones(1, dtype=torch.long), torch.full((1, 1), 8), torch.ones(1, dtype=torch.bool)
 
     def estimate_tokens(self, entry: Any) -> int:
         """Every group is alike."""
@@ -128,15 +135,11 @@ class Pictures:
 
     def __call__(self, group: PreferenceGroup) -> EncodedGroup:
         """Decode, as every encoder does first."""
-        label = torch.ones(1, dtype=torch.bool)
-        branches = tuple(
-            Branch(torch.ones(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), label, response.hash)
-            for response in group.responses
-        )
+        branches = tuple(Branch(*self._branch, response.hash) for response in group.responses)
         return EncodedGroup(
             key=group.key,
-            prefix_ids=torch.ones(8, dtype=torch.long),
-            prefix_positions=torch.arange(8)[None],
+            prefix_ids=self._prefix,
+            prefix_positions=self._prefix_positions,
             branches=branches,
             media={"pixels": pixels(group.media[0].data[0])},
             num_images=1,

@@ -30,7 +30,7 @@ def quiet() -> Runtime:
 
 def run_pack(out: Path, raw: Path) -> None:
     """Pack records, three to a shard."""
-    pack.run(out, importer=partial(import_released, raw), max_groups_per_shard=3, runtime=quiet())
+    pack.run(out, root=raw, importer=import_released, max_groups_per_shard=3, runtime=quiet())
 
 
 def run_training(out: Path, shards: Path, policy: Path) -> None:
