@@ -33,13 +33,13 @@ from mmrlhf.composition.settings import (
     user_inputs,
 )
 from mmrlhf.errors import UserError
-from mmrlhf.stages.chain import Node, plan_chain, stage_function, with_paths
-from mmrlhf.stages.launch import EXIT_INTERRUPTED, Group, WorkerFailed
-from mmrlhf.stages.outcome import record_failure, record_outcome, show_error, show_outcome
-from mmrlhf.stages.runner import Runner, StageCall, was_interrupted, work_on
+from mmrlhf.stages.chain.launch import EXIT_INTERRUPTED, Group, WorkerFailed
+from mmrlhf.stages.chain.order import Node, plan_chain, stage_function, with_paths
+from mmrlhf.stages.chain.outcome import record_failure, record_outcome, show_error, show_outcome
+from mmrlhf.stages.chain.runner import Runner, StageCall, was_interrupted, work_on
+from mmrlhf.stages.chain.store import Artifact, Store, plain, short_path, write_json
+from mmrlhf.stages.chain.sweep_results import flatten
 from mmrlhf.stages.runtime import Loggers, Runtime, wandb_folders
-from mmrlhf.stages.store import Artifact, Store, plain, short_path, write_json
-from mmrlhf.stages.sweep_results import flatten
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def main() -> None:
         show_error(explain(error, words))
         sys.exit(2)
     except Exception as error:
-        from mmrlhf.stages.sweep import collect_lost
+        from mmrlhf.stages.chain.sweep import collect_lost
 
         # jobs keep their errors to themselves: this is the launcher's
         if not collect_lost(error):
@@ -144,7 +144,7 @@ def run_chain(config: DictConfig, folder: Path, *, shows: bool = True) -> list[A
 
 def show_plan(chain: Sequence[Node], runner: Runner, folder: Path) -> None:
     """Print what every training stage would do and leave it in `plan.json`; nothing is trained."""
-    from mmrlhf.stages.preview import as_record, preview_chain, show_previews
+    from mmrlhf.stages.chain.preview import as_record, preview_chain, show_previews
 
     def made(node: Node) -> dict[str, Any]:
         return make(node.settings, f"stages.{node.name}")

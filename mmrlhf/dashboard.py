@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 
 from mmrlhf.errors import ConfigError, UserError
-from mmrlhf.stages.outcome import show_error
-from mmrlhf.stages.report_training import HISTOGRAMS, PANELS, Panel
+from mmrlhf.stages.chain.outcome import show_error
+from mmrlhf.stages.reporting.training import HISTOGRAMS, PANELS, Panel
 from mmrlhf.stages.runtime import wandb_mode
 
 NAME = "MM-RLHF"

@@ -16,7 +16,7 @@ from mmrlhf.app import CONF, run_chain
 from mmrlhf.data.sidecar import SideCarWriter
 from mmrlhf.errors import ConfigError, DataError, HubError, ModelError, UserError
 from mmrlhf.models import hub
-from mmrlhf.stages.outcome import show_error
+from mmrlhf.stages.chain.outcome import show_error
 
 USUAL = ["experiment=mmdpo_llava", "scale=tiny", "logger=none", "trainer=cpu", "runtime.progress=false"]
 MINE = "data.importer.on_bad_line=error"

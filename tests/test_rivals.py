@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from mmrlhf.stages.sweep_results import read_jobs
+from mmrlhf.stages.chain.sweep_results import read_jobs
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.metrics.ranking import accuracy_difference, accuracy_report
 from mmrlhf.shapes.claims import hops
-from mmrlhf.stages.ranking_report import true_pairs
+from mmrlhf.stages.reporting.ranking import true_pairs
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.scoring import Scoring

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from mmrlhf.composition.settings import is_open, make, plain_settings
 from mmrlhf.data.remote import is_remote
 from mmrlhf.errors import ConfigError
-from mmrlhf.stages.chain import Node, check_signature, stage_function, stage_module, wants_path, with_paths
+from mmrlhf.stages.chain.order import Node, check_signature, stage_function, stage_module, wants_path, with_paths
 
 # the inputs that may be hub ids
 CHECKPOINT_INPUTS = ("base", "policy", "trained")

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmrlhf.errors import ConfigError, UserError
-from mmrlhf.stages.rounds import in_round, round_names, split_name
+from mmrlhf.stages.chain.rounds import in_round, round_names, split_name
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OmegaConf.register_new_resolver("if_needed", lambda *given, _root_: if_needed(*given, _root_=_root_), replace=True)

@@ -19,9 +19,9 @@ from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.sidecar import SideCar, SideCarWriter
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.methods.pairing import REWARD
-from mmrlhf.stages.ranking_report import ranking_summary
+from mmrlhf.stages.chain.store import write_json
+from mmrlhf.stages.reporting.ranking import ranking_summary
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.store import write_json
 from mmrlhf.types import PreferenceGroup, Response
 
 REWARDS = "rewards"

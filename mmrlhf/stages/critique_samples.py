@@ -11,7 +11,7 @@ import lightning as L
 from mmrlhf.data.index import Index
 from mmrlhf.data.templates import CritiqueTemplate
 from mmrlhf.models.sharding import is_sharded
-from mmrlhf.stages.report_samples import choose_rows, read_pictures
+from mmrlhf.stages.reporting.samples import choose_rows, read_pictures
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.settings import CritiqueSettings, TrainSettings
 from mmrlhf.stages.verdicts import Verdict

@@ -23,7 +23,7 @@ from mmrlhf.data.index import Index
 from mmrlhf.data.selection import Selection, select
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.generate import generate
-from mmrlhf.stages.answer_report import Answers, report_answers
+from mmrlhf.stages.chain.store import write_json
 from mmrlhf.stages.passes import (
     Policy,
     decode_text,
@@ -32,10 +32,10 @@ from mmrlhf.stages.passes import (
     forward_groups,
     pick_device,
 )
+from mmrlhf.stages.reporting.answers import Answers, report_answers
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings
-from mmrlhf.stages.store import write_json
 from mmrlhf.types import PreferenceGroup, Response
 
 log = logging.getLogger(__name__)

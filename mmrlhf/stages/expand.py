@@ -24,9 +24,9 @@ from mmrlhf.data.index import Index
 from mmrlhf.data.shards import write_shards
 from mmrlhf.data.sidecar import SideCar, SideCarWriter
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.stages.chain.store import write_json
 from mmrlhf.stages.expanders import Expander
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.store import write_json
 from mmrlhf.types import PreferenceGroup, Response
 
 log = logging.getLogger(__name__)

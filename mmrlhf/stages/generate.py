@@ -22,10 +22,10 @@ from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.shards import write_shards
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.generate import generate
+from mmrlhf.stages.chain.store import write_json
 from mmrlhf.stages.passes import BATCHES_PER_WINDOW, Policy, decode_text, encoded_batches, pick_device
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import PassSettings
-from mmrlhf.stages.store import write_json
 from mmrlhf.types import PreferenceGroup, Response
 
 log = logging.getLogger(__name__)

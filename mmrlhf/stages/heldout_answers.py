@@ -20,7 +20,7 @@ from mmrlhf.models.generate import generate
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.stages.evaluate import with_responses
 from mmrlhf.stages.passes import decode_text, pick_device
-from mmrlhf.stages.report_samples import read_pictures
+from mmrlhf.stages.reporting.samples import read_pictures
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings, Schedule

@@ -25,7 +25,7 @@ from mmrlhf.data.shards import ShardSink
 from mmrlhf.errors import ConfigError
 from mmrlhf.media.isolation import ProcessDied, map_isolated
 from mmrlhf.media.video import Sampling
-from mmrlhf.stages.pack_report import REPORT_FILE, Tally, build_report, require_groups, warn
+from mmrlhf.stages.reporting.packing import REPORT_FILE, Tally, build_report, require_groups, warn
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.types import PreferenceGroup
 

@@ -27,7 +27,7 @@ from mmrlhf.media.damage import Damage
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import ModelSettings, load_backbone
-from mmrlhf.stages.fingerprint import path_token
+from mmrlhf.stages.chain.fingerprint import path_token
 from mmrlhf.stages.layout import settle
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import PassSettings

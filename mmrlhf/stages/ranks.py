@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.strategies.ddp import DDPStrategy
 
-from mmrlhf.stages.launch import Group
+from mmrlhf.stages.chain.launch import Group
 from mmrlhf.stages.passes import pick_device
 from mmrlhf.stages.runtime import Runtime
 

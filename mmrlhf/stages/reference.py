@@ -21,6 +21,7 @@ from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.sidecar import SideCarWriter
 from mmrlhf.media.damage import Damage, DamageKind, damaged_only
 from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE
+from mmrlhf.stages.chain.store import write_json
 from mmrlhf.stages.passes import (
     Policy,
     describe_source,
@@ -31,7 +32,6 @@ from mmrlhf.stages.passes import (
 )
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import PassSettings
-from mmrlhf.stages.store import write_json
 from mmrlhf.types import EncodedGroup
 
 log = logging.getLogger(__name__)

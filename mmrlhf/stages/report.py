@@ -17,11 +17,11 @@ from mmrlhf.callbacks.samples import log_samples, wandb_loggers
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.losses.objective import Objective
-from mmrlhf.stages import report_plots as plots
-from mmrlhf.stages import report_sections as sections
-from mmrlhf.stages.provenance import versions
-from mmrlhf.stages.report_headline import build_cards, headline
-from mmrlhf.stages.report_inputs import (
+from mmrlhf.stages.chain.provenance import versions
+from mmrlhf.stages.chain.store import duration, plain, write_json
+from mmrlhf.stages.reporting import plots, sections
+from mmrlhf.stages.reporting.headline import build_cards, headline
+from mmrlhf.stages.reporting.inputs import (
     PairTable,
     StageResult,
     read_answers,
@@ -29,17 +29,16 @@ from mmrlhf.stages.report_inputs import (
     read_stage,
     reward_table,
 )
-from mmrlhf.stages.report_judge import annotation_section, judge_section
-from mmrlhf.stages.report_rounds import MEASURES, plain_interval, read_rounds, rounds_section, write_rounds
-from mmrlhf.stages.report_samples import build_sample, choose_rows, sample_card
-from mmrlhf.stages.report_sections import Answers, Section
-from mmrlhf.stages.report_training import training_section
+from mmrlhf.stages.reporting.judge_sections import annotation_section, judge_section
+from mmrlhf.stages.reporting.rounds import MEASURES, plain_interval, read_rounds, rounds_section, write_rounds
+from mmrlhf.stages.reporting.samples import build_sample, choose_rows, sample_card
+from mmrlhf.stages.reporting.sections import Answers, Section
+from mmrlhf.stages.reporting.training import training_section
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.store import duration, plain, write_json
 
 logger = logging.getLogger(__name__)
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "reporting" / "templates"
 PAGE = "report.html"
 ANNOTATED = 2000  # at most so many queries enter the agreement of annotators
 CONTENTS = (

@@ -20,14 +20,14 @@ from rich.table import Table
 from mmrlhf.data.index import Index
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.stages.chain.store import write_json
 from mmrlhf.stages.passes import pick_device
-from mmrlhf.stages.ranking_report import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE, OTHER, ranking_summary
+from mmrlhf.stages.reporting.ranking import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE, OTHER, ranking_summary
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.score import REWARDS
 from mmrlhf.stages.scoring import Scoring
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings
-from mmrlhf.stages.store import write_json
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.stages.launch import count_devices
+from mmrlhf.stages.chain.launch import count_devices
 
 if TYPE_CHECKING:  # Lightning takes seconds to import; a stage that needs it imports it itself
     import lightning as L

@@ -15,13 +15,13 @@ import numpy as np
 from mmrlhf.data.index import Index
 from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.sidecar import SideCar
-from mmrlhf.stages.ranking_report import GENERATED, GIVEN, ranking_summary
+from mmrlhf.stages.chain.store import write_json
 from mmrlhf.stages.ranks import share_pass
+from mmrlhf.stages.reporting.ranking import GENERATED, GIVEN, ranking_summary
 from mmrlhf.stages.reward_model import CritiqueSource, RewardModel
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.scoring import Scoring
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings
-from mmrlhf.stages.store import write_json
 
 REWARDS, GIVEN_REWARDS = "rewards", "rewards_given_critique"
 

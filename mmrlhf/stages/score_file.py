@@ -17,14 +17,14 @@ from mmrlhf.callbacks.progress import track
 from mmrlhf.data.importers.draft import Draft
 from mmrlhf.data.importers.questions import read_questions
 from mmrlhf.data.sidecar import SideCar, SideCarWriter
-from mmrlhf.stages.fingerprint import path_token
+from mmrlhf.stages.chain.fingerprint import path_token
+from mmrlhf.stages.chain.store import write_json
 from mmrlhf.stages.passes import describe_source
 from mmrlhf.stages.ranks import Ranks, share_pass
 from mmrlhf.stages.reward_model import RewardModel
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.scoring import SECONDS_BETWEEN_WRITES, add_verdicts, verdict_columns
 from mmrlhf.stages.settings import CritiqueSettings, PassSettings
-from mmrlhf.stages.store import write_json
 
 log = logging.getLogger(__name__)
 

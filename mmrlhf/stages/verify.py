@@ -21,8 +21,8 @@ from mmrlhf.data.remote import is_remote
 from mmrlhf.data.verify import Problem, shard_rows, verify_shard
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.media.isolation import ProcessDied, map_isolated
+from mmrlhf.stages.chain.store import write_json
 from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.store import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.data.shards import write_shards
 from mmrlhf.data.sidecar import SideCar, SideCarWriter
-from mmrlhf.stages.judge_report import judge_report
+from mmrlhf.stages.reporting.judge import judge_report
 from mmrlhf.types import Media, PreferenceGroup, Response
 
 CATEGORIES = ("long", "short", "mcq", "safety", "video")

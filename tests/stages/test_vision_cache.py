@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from mmrlhf.errors import ConfigError
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.load import ModelSettings
-from mmrlhf.stages import preview, sft
+from mmrlhf.stages import sft
+from mmrlhf.stages.chain import preview
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import Schedule, TrainSettings
 
