@@ -35,7 +35,7 @@ _GROUP_VARIABLES = (
 )
 
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 EXIT_INTERRUPTED = 128 + signal.SIGTERM
 
 

@@ -41,7 +41,7 @@ def versions() -> dict[str, str | None]:
 
 def git_commit() -> dict[str, Any]:
     """Say which commit the code is at and whether it was edited since; commit None outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
     return {"commit": commit, "edited": bool(status) if commit else None}

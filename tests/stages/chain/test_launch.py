@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf.stages.chain.launch import EXIT_INTERRUPTED, run_processes
+from mmrlhf.stages.chain.launch import EXIT_INTERRUPTED, PROJECT, run_processes
 
 WORKER = """
 import os, pathlib, signal, sys, time
@@ -46,3 +46,8 @@ def test_a_signal_reaches_every_worker_and_ends_the_run(tmp_path: Path, monkeypa
         )  # fmt: skip
     assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0-SIGUSR1", "saved-1-SIGUSR1"]
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_workers_find_this_package() -> None:
+    """What the workers' PYTHONPATH gets is the folder that holds the package, and not one inside of it."""
+    assert (PROJECT / "mmrlhf" / "app.py").is_file()
