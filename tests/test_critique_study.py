@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from scripts import loaded_script
 
 from mmrlhf.data.importers.draft import Draft
 from mmrlhf.data.importers.released import import_released
@@ -22,14 +21,8 @@ from mmrlhf.shapes.world import write_world
 
 @pytest.fixture(scope="module")
 def study() -> Iterator[ModuleType]:
-    path = Path(__file__).parents[1] / "experiments" / "02_critiques" / "study.py"
-    specification = importlib.util.spec_from_file_location("critiques", path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["critiques"] = module  # where dataclasses look their module up
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules["critiques"]
+    with loaded_script("critiques", "experiments/02_critiques/study.py") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
+from scripts import loaded_script
 
 from mmrlhf.stages.chain.sweep_results import read_jobs
 
 
 @pytest.fixture(scope="module")
 def study() -> Iterator[ModuleType]:
-    path = Path(__file__).parents[1] / "experiments" / "03_rivals" / "run.py"
-    specification = importlib.util.spec_from_file_location("rivals", path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["rivals"] = module  # where dataclasses look their module up
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules["rivals"]
+    with loaded_script("rivals", "experiments/03_rivals/run.py") as module:
+        yield module
 
 
 def job(

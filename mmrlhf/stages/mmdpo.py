@@ -31,7 +31,7 @@ from mmrlhf.stages.passes import describe_source, untrained
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import TrainSettings
 from mmrlhf.stages.training import MODEL, check_table, finish, need_path, table_facts, train
-from mmrlhf.stages.workbench import open_workbench
+from mmrlhf.stages.workbench import Workbench, open_workbench
 
 # the module of an objective that is more than a loss of pairs
 METHODS: dict[type[Objective], type[PreferenceModule]] = {
@@ -85,16 +85,30 @@ def run(
     if objective.needs_reference and reference_from == "table":
         tables += _reference_tables(reference, facts, damage)
     bench = open_workbench(
-        shards,
-        policy,
-        AnswerTemplate(),
-        training,
-        tables=tables,
-        damage=damage,
-        needs_pairs=pairs.rank_by == "annotators",
-        runtime=runtime,
+        shards, policy, AnswerTemplate(), training, tables=tables, damage=damage,
+        needs_pairs=pairs.rank_by == "annotators", runtime=runtime,
+    )  # fmt: skip
+    module = _make_module(bench, objective, pairs, training, policy, reference_from, margin_from)
+    if answers is not None:
+        taken = answer_callbacks(out, answers, bench.index, bench.encoder, training.model, training.schedule, runtime)
+        runtime = replace(runtime, callbacks=[*runtime.callbacks, *taken])
+    trainer, summary = train(module, bench, out=out, stage="mmdpo", runtime=runtime)
+    summary["objective"] = type(objective).__name__
+    return finish(
+        trainer, module, out, summary, lambda state: save_policy(bench.model, bench.processor, out / MODEL, state=state)
     )
-    module = METHODS.get(type(objective), PreferenceModule)(
+
+
+def _make_module(
+    bench: Workbench,
+    objective: Objective,
+    pairs: PairScheme,
+    training: TrainSettings,
+    policy: Path | str,
+    reference_from: Reference,
+    margin_from: MarginFrom,
+) -> PreferenceModule:
+    return METHODS.get(type(objective), PreferenceModule)(
         bench.model,
         objective,
         pairs,
@@ -105,14 +119,6 @@ def run(
         margin_from=margin_from,
         seed=training.schedule.seed,
         precision=bench.precision,
-    )
-    if answers is not None:
-        taken = answer_callbacks(out, answers, bench.index, bench.encoder, training.model, training.schedule, runtime)
-        runtime = replace(runtime, callbacks=[*runtime.callbacks, *taken])
-    trainer, summary = train(module, bench, out=out, stage="mmdpo", runtime=runtime)
-    summary["objective"] = type(objective).__name__
-    return finish(
-        trainer, module, out, summary, lambda state: save_policy(bench.model, bench.processor, out / MODEL, state=state)
     )
 
 

@@ -81,27 +81,33 @@ def run(
     if isinstance(importer, str):
         importer = partial(import_own, function=importer)
     sink = ShardSink(out, max_groups_per_shard=max_groups_per_shard, max_megabytes=max_megabytes)
-    tally = Tally()
     total, items = _remaining(partial(importer, root), limit, sink)
     load = partial(load_or_reject, partial(Draft.load, video=video, num_frames=num_frames, sampling=sampling, fps=fps))
     with closing(_in_order(load, items, runtime.num_workers, seconds_per_record)) as outcomes, closing(sink):
-        for item, outcome in track(outcomes, "pack", total, enabled=runtime.progress):
-            tally.add(item, outcome)
-            if isinstance(outcome, PreferenceGroup):
-                sink.add(outcome)
-                if sink.full:
-                    sink.close_shard(vars(tally))
-                    tally = Tally()
-        everything = sum((Tally.of(note) for note in sink.notes), start=Tally()) + tally
-        require_groups(everything)
-        if sink.pending:
-            sink.close_shard(vars(tally))
-        sink.finish()
+        everything = _fill(sink, track(outcomes, "pack", total, enabled=runtime.progress))
     report = build_report(everything, Index.load(out))
     (out / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     sink.clear_records()
     warn(report["summary"], out)
     return report["summary"]
+
+
+def _fill(sink: ShardSink, outcomes: Iterable[tuple[Draft | Rejection, PreferenceGroup | Rejection]]) -> Tally:
+    """Write what was loaded, shard by shard; returns the tally of all shards, finished earlier or now."""
+    tally = Tally()
+    for item, outcome in outcomes:
+        tally.add(item, outcome)
+        if isinstance(outcome, PreferenceGroup):
+            sink.add(outcome)
+            if sink.full:
+                sink.close_shard(vars(tally))
+                tally = Tally()
+    everything = sum((Tally.of(note) for note in sink.notes), start=Tally()) + tally
+    require_groups(everything)
+    if sink.pending:
+        sink.close_shard(vars(tally))
+    sink.finish()
+    return everything
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -106,16 +106,22 @@ def run(
     page = _page(stages, index, rewards, pairs, answers, objective, seed)
     summary = headline(stages, pairs, answers, seed=seed)
     if rounds:
-        rows = read_rounds(before, rounds)
-        write_rounds(out / "rounds.csv", rows)
-        page["rounds"] = rounds_section(rows)
-        summary["rounds"] = [{**row, **{k: plain_interval(row[k]) for k in MEASURES}} for row in rows]
+        page["rounds"], summary["rounds"] = _rounds(out, before, rounds)
     page["samples"] = _samples_section(samples)
     page["run"] = _run_section(stages, command)
     html = render(title, _subtitle(stages, index), page, build_cards(summary, stages))
     (out / PAGE).write_text(html, encoding="utf-8")
     write_json(out / "metrics.json", summary)
     return summary
+
+
+def _rounds(
+    out: Path, before: str | Path | None, rounds: Sequence[str | Path]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Write `out/rounds.csv`; returns the page's section on rounds and what the summary says of them."""
+    rows = read_rounds(before, rounds)
+    write_rounds(out / "rounds.csv", rows)
+    return rounds_section(rows), [{**row, **{k: plain_interval(row[k]) for k in MEASURES}} for row in rows]
 
 
 def _page(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_models import AVAILABLE, image, responses
 
+from benchmarks.equivalence import stock_outputs
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.data.processing import MediaSettings
@@ -32,22 +33,6 @@ def build(folder: Path, template: Template | None = None, **settings: object) ->
         media=MediaSettings(num_frames=4),
     )
     return PackedModel(backbone, chosen), encoder
-
-
-def stock_outputs(model: PackedModel, encoder: Encoder, groups: list[PreferenceGroup]) -> ResponseOutputs:
-    """Each response alone through the stock model's own forward, on its processor's own tensors."""
-    logprob, count, hidden = [], [], []
-    for group in groups:
-        for response in group.responses:
-            inputs, labels = encoder.stock_inputs(group, response)
-            output = model.backbone(**inputs, output_hidden_states=True)
-            ids = inputs["input_ids"][0]
-            num_labels = len(encoder.tokenizer(labels, add_special_tokens=False)["input_ids"])
-            logs = output.logits[0].log_softmax(-1)[-num_labels - 1 : -1]
-            logprob.append(logs.gather(1, ids[-num_labels:, None]).sum())
-            count.append(float(num_labels))
-            hidden.append(output.hidden_states[-1][0, -1])
-    return ResponseOutputs(torch.stack(logprob), torch.tensor(count), torch.stack(hidden))
 
 
 def gradients(model: PackedModel, outputs: ResponseOutputs) -> dict[str, torch.Tensor]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from head_kinds import KINDS, build_with_head
-from test_forward import assert_same, build, gradients, stock_outputs
+from test_forward import assert_same, build, gradients
 
+from benchmarks.equivalence import stock_outputs
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.forward import PackedModel, autocast

@@ -160,10 +160,7 @@ def find_tables(root: Path, file: str | None, layout: str) -> list[Path]:
     if root.is_file():
         return [root]
     _require_folder(root, layout)
-    try:
-        found = sorted(root.glob(file or "**/*.parquet"))
-    except (ValueError, NotImplementedError) as error:
-        raise ConfigError("importer.file is no pattern", given=file, expected='e.g. "data/train-*.parquet"') from error
+    found = _match(root, file or "**/*.parquet")
     found = [path for path in found if path.is_file()]
     if not file and not found:
         found = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES and path.is_file())
@@ -177,6 +174,18 @@ def find_tables(root: Path, file: str | None, layout: str) -> list[Path]:
     if not found:
         raise _no_file(root, file or "*.parquet, *.jsonl or *.json", layout)
     return found
+
+
+def _match(root: Path, pattern: str) -> list[Path]:
+    problem: ValueError | None = None
+    if not Path(pattern).is_absolute():
+        try:
+            return sorted(root.glob(pattern))
+        except ValueError as error:
+            problem = error
+    raise ConfigError(
+        "importer.file is no pattern below the data folder", given=pattern, expected='e.g. "data/train-*.parquet"'
+    ) from problem
 
 
 def _require_folder(root: Path, layout: str) -> None:
