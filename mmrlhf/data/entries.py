@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 
 from mmrlhf.data.scan import SCHEMA
@@ -41,7 +42,7 @@ class Entries(Sequence[IndexEntry]):
     """Rows of the index as entries, made on demand from the columns' arrays."""
 
     def __init__(self, table: pa.Table) -> None:
-        self._columns: dict[str, Any] = {name: _values(table.column(name)) for name in SCHEMA.names}
+        self._columns: dict[str, Any] = {name: _values(name, table.column(name)) for name in SCHEMA.names}
 
     def __len__(self) -> int:
         return len(self._columns["key"])
@@ -70,7 +71,7 @@ class Entries(Sequence[IndexEntry]):
 
 
 class _Texts:
-    """A text column: row -> str."""
+    """A column of texts that differ: row -> str."""
 
     def __init__(self, values: pa.Array) -> None:
         self._values = values
@@ -82,12 +83,29 @@ class _Texts:
         return self._values[i].as_py()
 
 
-class _Numbers(_Texts):
+class _Names:
+    """Texts of which there are few different ones (shards, suffixes): row -> str, or rows -> list."""
+
+    def __init__(self, values: pa.Array) -> None:
+        encoded = values.dictionary_encode()
+        self._names = np.array(encoded.dictionary.to_pylist(), dtype=object)
+        self._numbers = encoded.indices.to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._names[self._numbers[i]]
+
+
+class _Numbers:
     """A column of numbers: row -> int or float."""
 
     def __init__(self, values: pa.Array) -> None:
-        super().__init__(values)
         self._array = values.to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._array)
 
     def __getitem__(self, i: int) -> Any:
         return self._array[i].item()
@@ -97,22 +115,22 @@ class _Lists:
     """A column of lists: row -> list; far faster than pyarrow's own scalars."""
 
     def __init__(self, values: pa.ListArray) -> None:
+        flat = values.values
         self._offsets = values.offsets.to_numpy()
-        self._flat = values.values
-        self._array = None if pa.types.is_string(self._flat.type) else self._flat.to_numpy()
+        self._flat: Any = _Names(flat) if pa.types.is_string(flat.type) else flat.to_numpy()
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     def __getitem__(self, i: int) -> list[Any]:
         i = range(len(self))[i]
-        start, stop = self._offsets[i], self._offsets[i + 1]
-        part = self._flat[start:stop] if self._array is None else self._array[start:stop]
-        return part.tolist()
+        return self._flat[self._offsets[i] : self._offsets[i + 1]].tolist()
 
 
-def _values(column: pa.ChunkedArray) -> _Texts | _Lists:
+def _values(name: str, column: pa.ChunkedArray) -> _Texts | _Names | _Numbers | _Lists:
     values = column.combine_chunks()
     if pa.types.is_list(values.type):
         return _Lists(values)
-    return _Texts(values) if pa.types.is_string(values.type) else _Numbers(values)
+    if not pa.types.is_string(values.type):
+        return _Numbers(values)
+    return _Texts(values) if name == "key" else _Names(values)

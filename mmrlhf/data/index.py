@@ -102,12 +102,9 @@ class Index:
         """
         key, shard, members = self.entries.place(int(i))
         members = members if media else {"json": members["json"]}
-        start = min(offset for offset, _, _ in members.values())
-        end = max(offset + size for offset, size, _ in members.values())
-        block = self._files.read(shard, start, end - start)
         found: dict[str, bytes] = {}
         for name, (offset, size, crc32) in members.items():
-            data = block[offset - start : offset - start + size]
+            data = self._files.read(shard, offset, size)
             if len(data) != size or zlib.crc32(data) != crc32:
                 raise DataError(
                     "member is damaged",

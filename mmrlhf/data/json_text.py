@@ -71,7 +71,7 @@ def _plain(value: Any) -> Any:
 
 def _parse(raw: bytes, where: str, expected: str) -> Any:
     try:
-        value = json.loads(raw.decode("utf-8-sig"), parse_constant=lambda _: None, parse_float=_finite)
+        value = _DECODER.decode(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(
             "line is not JSON",
@@ -88,6 +88,10 @@ def _parse(raw: bytes, where: str, expected: str) -> Any:
 def _finite(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None
+
+
+# Made once: with these arguments `json.loads` would make a decoder for every record.
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
 
 
 def _check_text(value: Any, where: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
@@ -190,22 +191,24 @@ class PackedModel(nn.Module):
         return {"mm_encoder_outputs": encoded, **token_types(self.backbone, ids)}
 
     def _label_logprobs(self, hidden: Tensor, label_ids: Tensor) -> Tensor:
-        """Log-probabilities (N,) of the labels, in chunks whose logits are recomputed in backward."""
+        """Log-probabilities (N,) of the labels, in chunks whose logits are recomputed in backward, all but the last."""
         head = self.backbone.get_output_embeddings()
         assert head is not None, "a language model without a head"
-        size = self.settings.logprob_chunk
-        pieces = [hidden.new_zeros(0, dtype=torch.float32)]
-        for states, labels in zip(hidden.split(size), label_ids.split(size), strict=True):
-            if torch.is_grad_enabled():
-                pieces.append(checkpoint(_chunk_logprobs, head, states, labels, use_reentrant=False))  # type: ignore[arg-type]
-            else:
-                pieces.append(_chunk_logprobs(head, states, labels))
-        return torch.cat(pieces)
+        count = -(-len(label_ids) // self.settings.logprob_chunk) or 1
+        *others, last = zip(hidden.chunk(count), label_ids.chunk(count), strict=True)
+        # Backward begins with the last chunk, so keeping its logits takes no more memory than computing them again.
+        pieces = [_recomputed(head, *chunk) for chunk in others]
+        return torch.cat([*pieces, _chunk_logprobs(head, *last)])
+
+
+def _recomputed(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return _chunk_logprobs(head, hidden, labels)
+    return checkpoint(_chunk_logprobs, head, hidden, labels, use_reentrant=False)  # type: ignore[return-value]
 
 
 def _chunk_logprobs(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-    logits = head(hidden).float()
-    return logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(dim=1)
+    return -cross_entropy(head(hidden).float(), labels, reduction="none")
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
