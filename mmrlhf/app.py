@@ -149,7 +149,7 @@ def show_plan(chain: Sequence[Node], runner: Runner, folder: Path) -> None:
     def made(node: Node) -> dict[str, Any]:
         return make(node.settings, f"stages.{node.name}")
 
-    previews = preview_chain(chain, runner, training=runner.distributed, make=made)
+    previews = preview_chain(chain, runner, make=made)
     if runner.group.rank == 0:
         show_previews(previews)
         write_json(folder / "plan.json", {name: as_record(preview) for name, preview in previews.items()})

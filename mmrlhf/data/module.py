@@ -24,7 +24,7 @@ from typing_extensions import override
 from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.loader import StepLoader
 from mmrlhf.data.mixing import Mixing
-from mmrlhf.data.plan import Quotas
+from mmrlhf.data.plan import Quotas, StepPlan
 from mmrlhf.data.steps import HeldOutSteps, Quarantine, RunPlan, TrainSteps
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import StepBatch
@@ -113,6 +113,10 @@ class PreferenceDataModule(L.LightningDataModule):
             cells = zip(quotas.names, sizes, quotas.places.tolist(), strict=True)
             found["cells"] = {name: {"groups": size, "places": places} for name, size, places in cells}
         return found
+
+    def first_epoch(self) -> list[StepPlan]:
+        """The steps of the first epoch as they are planned, for all ranks together; nothing is read for it."""
+        return self._plan.steps(0)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -117,22 +117,6 @@ def plan_step(order: np.ndarray, *, epoch: int, step: int, groups_per_step: int)
     return StepPlan(epoch, step, order[positions % len(order)], weights)
 
 
-def epoch_steps(
-    indices: Sequence[int] | np.ndarray,
-    *,
-    digest: str,
-    seed: int,
-    epoch: int,
-    groups_per_step: int,
-    shards: Sequence[int] | np.ndarray | None = None,
-    window: int | None = None,
-) -> list[StepPlan]:
-    """All steps of an epoch: every row exactly once at weight 1 (arguments: see `epoch_order`)."""
-    order = epoch_order(indices, digest=digest, seed=seed, epoch=epoch, shards=shards, window=window)
-    steps = range(num_steps(len(order), groups_per_step))
-    return [plan_step(order, epoch=epoch, step=step, groups_per_step=groups_per_step) for step in steps]
-
-
 def micro_batches(costs: Sequence[int], *, token_budget: int, world_size: int) -> list[list[int]]:
     """Share a step's groups out into bins under a token budget: groups of like length together.
 

@@ -61,6 +61,13 @@ class RunPlan:
             rows, shards = rows[places], shards[places] if shards is not None else None
         return epoch_order(rows, **seeded, shards=shards, window=self.window)
 
+    def steps(self, epoch: int) -> list[StepPlan]:
+        """All steps of an epoch, for all ranks together."""
+        order, groups = self.order(epoch), self.groups_per_step
+        return [
+            plan_step(order, epoch=epoch, step=step, groups_per_step=groups) for step in range(self.steps_per_epoch)
+        ]
+
 
 class TrainSteps(Dataset[StepBatch]):
     """Item s is optimizer step s, counted over all epochs: this rank's micro-batches of it."""

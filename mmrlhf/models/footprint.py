@@ -42,13 +42,16 @@ class Footprint:
     logprob_chunk: int
     bf16: bool
 
-    def predict(self, *, row_tokens: int, label_tokens: int, num_shards: int) -> dict[str, float]:
+    def predict(
+        self, *, row_tokens: int, label_tokens: int, num_shards: int, forwards: int = 1, frozen_copy: bool = False
+    ) -> dict[str, float]:
         """Bytes on one rank: parameters, gradients, optimizer, activations and their total.
 
         Args:
             row_tokens: of the largest micro-batch.
             label_tokens: of them, tokens whose log-probability counts.
             num_shards: ranks that share the language model (1 without FSDP).
+            forwards: of the row before its backward; frozen_copy: whether the model lies in memory twice.
         """
         parameters = self.sharded / num_shards + self.replicated
         trainable = self.trainable_sharded / num_shards + self.trainable_replicated
@@ -57,10 +60,10 @@ class Footprint:
         # Logits in float32, their softmax, and the gradient of the logits exist at once in a chunk's backward.
         logits = 3 * FLOAT32 * self.vocabulary * min(label_tokens, self.logprob_chunk)
         found = {
-            "parameters": FLOAT32 * parameters,
+            "parameters": FLOAT32 * parameters * (2 if frozen_copy else 1),
             "gradients": FLOAT32 * trainable,
             "optimizer": 2 * FLOAT32 * trainable,
-            "activations": (self.saved_per_token + self.recomputed_per_token) * row_tokens + logits + copies,
+            "activations": (forwards * self.saved_per_token + self.recomputed_per_token) * row_tokens + logits + copies,
         }
         return found | {"total": sum(found.values())}
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrlhf.data.plan import augmentation_seed, epoch_order, epoch_steps, micro_batches
+from mmrlhf.data.plan import augmentation_seed, epoch_order, micro_batches
+from mmrlhf.data.steps import RunPlan
 from mmrlhf.errors import ConfigError
 
 ROWS = st.lists(st.integers(0, 10_000), min_size=1, max_size=60, unique=True)
@@ -14,7 +15,7 @@ ROWS = st.lists(st.integers(0, 10_000), min_size=1, max_size=60, unique=True)
 @settings(deadline=None)
 @given(rows=ROWS, groups_per_step=st.integers(1, 80), epoch=st.integers(0, 5), seed=st.integers(0, 2**40))
 def test_every_row_is_seen_exactly_once_at_weight_one(rows, groups_per_step, epoch, seed):
-    steps = epoch_steps(rows, digest="d", seed=seed, epoch=epoch, groups_per_step=groups_per_step)
+    steps = RunPlan(np.array(sorted(rows)), "d", seed, groups_per_step).steps(epoch)
     seen = Counter(int(row) for plan in steps for row, weight in zip(plan.indices, plan.weights, strict=True) if weight)
     assert seen == Counter(rows)
     assert all(len(plan.indices) == len(plan.weights) == groups_per_step for plan in steps)

@@ -6,13 +6,13 @@ costs; the same estimates fill micro-batches.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -21,15 +21,19 @@ from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
-from mmrlhf.data.plan import epoch_steps, micro_batches
+from mmrlhf.data.module import PreferenceDataModule
+from mmrlhf.data.plan import micro_batches
+from mmrlhf.data.selection import select
 from mmrlhf.data.templates import AnswerTemplate, CritiqueTemplate, Template
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
 from mmrlhf.stages.chain.order import Node, parse_reference
 from mmrlhf.stages.chain.runner import Runner
-from mmrlhf.stages.settings import Schedule, TrainSettings
+from mmrlhf.stages.settings import TrainSettings
 
 GIB = 2**30
+# Peaks that were measured lie up to a quarter above the estimate (docs/performance.md), which leaves out temporaries.
+RESERVE = 1.25
 MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "total")
 
 
@@ -37,7 +41,8 @@ MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "total")
 class Preview:
     """What a stage trains on and what a step costs.
 
-    Tokens are estimates; memory is bytes on one rank, vision_features bytes on disk (`runtime.vision_cache_gib`).
+    groups, pairs (of responses of different rank) and tokens are those of the first epoch. Tokens are estimates; memory
+    is bytes on one rank, and device_bytes what it has; vision_features bytes on disk (`runtime.vision_cache_gib`).
     """
 
     groups: int
@@ -53,117 +58,148 @@ class Preview:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the estimate is below the device's memory; None where that is not known."""
-        return None if self.device_bytes is None else self.memory["total"] < self.device_bytes
+        """Whether the estimate with its reserve is below the device's memory; None where that is not known."""
+        return None if self.device_bytes is None else RESERVE * self.memory["total"] < self.device_bytes
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks that train together, how many of them lie on one machine, and whether they share one model (FSDP)."""
+
+    number: int = 1
+    on_machine: int = 1
+    sharded: bool = False
 
 
 def preview_stage(
     *,
-    shards: Path,
+    shards: str | Path,
     checkpoint: str | Path,
     training: TrainSettings,
     template: Template,
-    world_size: int,
-    sharded: bool,
+    ranks: Ranks,
+    forwards: int = 1,
+    frozen_copy: bool = False,
 ) -> Preview:
     """Predict a training stage.
 
     Args:
-        shards: folder of shards.
+        shards: folder of shards, or its address.
         checkpoint: any checkpoint of the architecture that trains.
         training: as the stage gets it.
         template: says whether critiques are among the tokens.
-        world_size: ranks; sharded: whether they share one model (FSDP).
+        ranks: that train.
+        forwards: of a micro-batch before its backward.
+        frozen_copy: whether a reference model lies in memory, too.
     """
     model, schedule = training.model, training.schedule
-    index = Index.load(shards)
-    rows = index.split("train", schedule.holdout, schedule.limit)
-    processor = cast(ProcessorMixin, AutoProcessor.from_pretrained(checkpoint))
-    encoder = Encoder(
-        processor,
-        template=template,
-        positions=lambda ids, media: torch.arange(len(ids))[None],
-        media=training.media,
-        max_tokens=model.max_tokens,
-    )
-    GroupDataset(index, encoder).calibrate(rows)
-    entries = {int(row): index.entries[int(row)] for row in rows}
-    costs = {row: encoder.estimate_tokens(entry) for row, entry in entries.items()}
-    visual = sum(encoder.estimate_visual_tokens(entry) for entry in entries.values())
-    plans = epoch_steps(
-        rows, digest=index.digest, seed=schedule.seed, epoch=0, groups_per_step=schedule.groups_per_step
-    )
+    dataset, data = _open_data(shards, checkpoint, training, template)
+    plans = data.first_epoch()
+    seen = np.concatenate([plan.indices[plan.weights > 0] for plan in plans])
+    entries = {int(row): dataset.index.entries[int(row)] for row in seen}
+    costs = {row: dataset.cost(row) for row in entries}
+    visual = sum(dataset.encoder.estimate_visual_tokens(entries[int(row)]) for row in seen)
+    tokens = sum(costs[int(row)] for row in seen)
     counts, largest = [], 0
     for plan in plans:
         own = [costs[int(row)] for row in plan.indices]
-        bins = micro_batches(own, token_budget=schedule.token_budget, world_size=world_size)
-        counts.append(len(bins) // world_size)
+        bins = micro_batches(own, token_budget=schedule.token_budget, world_size=ranks.number)
+        counts.append(len(bins) // ranks.number)
         largest = max(largest, *(sum(own[i] for i in members) for members in bins))
-    # Words are mostly responses, whose log-probabilities count.
-    labels = round(largest * (1 - visual / max(sum(costs.values()), 1)))
-    memory = footprint(checkpoint, model).predict(
-        row_tokens=largest, label_tokens=labels, num_shards=world_size if sharded else 1
-    )
-    limits = [limit for limit in (_epoch_steps(schedule, len(plans)), schedule.max_steps) if limit is not None]
     return Preview(
-        groups=len(rows),
-        pairs=int(index.column("num_pairs")[rows].sum()),
-        text_tokens=sum(costs.values()) - visual,
+        groups=len(seen),
+        pairs=sum(entries[int(row)].num_pairs for row in seen),
+        text_tokens=tokens - visual,
         visual_tokens=visual,
-        steps=min(limits),
+        steps=data.total_steps,
         micro_batches_per_step=float(median(counts)),
         largest_micro_batch=largest,
-        memory=memory,
+        memory=footprint(checkpoint, model).predict(
+            row_tokens=largest,
+            # Words are mostly responses, whose log-probabilities count.
+            label_tokens=round(largest * (1 - visual / max(tokens, 1))),
+            num_shards=ranks.number if ranks.sharded else 1,
+            forwards=forwards,
+            frozen_copy=frozen_copy,
+        ),
         vision_features=visual * bytes_per_token(AutoConfig.from_pretrained(checkpoint), model.precision),
-        device_bytes=device_memory(),
+        device_bytes=device_memory(ranks.on_machine),
     )
 
 
-def _epoch_steps(schedule: Schedule, steps_per_epoch: int) -> int | None:
-    return None if schedule.epochs is None else max(1, math.ceil(schedule.epochs * steps_per_epoch - 1e-9))
+def _open_data(
+    shards: str | Path, checkpoint: str | Path, training: TrainSettings, template: Template
+) -> tuple[GroupDataset, PreferenceDataModule]:
+    """What training would read, with its plan: the rows of the same selection, split and mixture."""
+    index, schedule = Index.load(shards), training.schedule
+    chosen = select(
+        index, "train", holdout=schedule.holdout, limit=schedule.limit, selection=schedule.selection
+    )  # fmt: skip
+    encoder = Encoder(
+        cast(ProcessorMixin, AutoProcessor.from_pretrained(checkpoint)),
+        template=template,
+        positions=lambda ids, media: torch.arange(len(ids))[None],
+        media=training.media,
+        max_tokens=training.model.max_tokens,
+    )
+    dataset = GroupDataset(index, encoder)
+    dataset.calibrate(chosen.rows)
+    return dataset, PreferenceDataModule(
+        dataset,
+        train_indices=chosen.rows,
+        epochs=schedule.epochs,
+        max_steps=schedule.max_steps,
+        groups_per_step=schedule.groups_per_step,
+        token_budget=schedule.token_budget,
+        seed=schedule.seed,
+        mixing=schedule.mixing,
+    )
 
 
-def device_memory() -> int | None:
-    """Bytes of the first GPU, or of the machine's memory without one; None where neither can be asked."""
+def device_memory(sharing: int) -> int | None:
+    """Bytes of the first GPU, or of the machine's memory shared by so many ranks; None where neither can be asked."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return None
-    return int(meminfo.read_text().split("MemTotal:")[1].split()[0]) * 1024
+    return int(meminfo.read_text().split("MemTotal:")[1].split()[0]) * 1024 // sharing
 
 
 def preview_chain(
-    chain: Sequence[Node], runner: Runner, *, training: Collection[str], make: Callable[[Node], Mapping[str, Any]]
+    chain: Sequence[Node], runner: Runner, *, make: Callable[[Node], Mapping[str, Any]]
 ) -> dict[str, Preview | str]:
     """Predict every training stage of a chain; only what makes its shards and its first checkpoint runs for it.
 
     Args:
-        training: names of the stages that train.
         make: makes the objects that a node's settings describe.
     """
     nodes = {node.name: node for node in chain}
-    wanted = {stage for name in training if name in nodes for stage in _sources(nodes, name, training)}
+    training = [node.name for node in chain if "training" in node.settings]
+    wanted = {stage for name in training for stage in _sources(nodes, name, training)}
     ready: set[str] = set()
     for node in chain:
         if node.name in wanted and ready.issuperset(node.references):
             ready.add(node.name)
     artifacts = {built.stage: built.folder for built in runner.run([node for node in chain if node.name in ready])}
     strategy = runner.runtime.get("trainer", {}).get("strategy")
+    ranks = Ranks(runner.num_processes, runner.num_processes // runner.num_nodes, isinstance(strategy, Mapping))
     found: dict[str, Preview | str] = {}
-    for name in (node.name for node in chain if node.name in training):
+    for name in training:
         shards, checkpoint = (_resolve(nodes, artifacts, name, key) for key in ("shards", "policy"))
         if shards is None or checkpoint is None:
             found[name] = "what it reads is made by stages that have not run yet"
             continue
         made = make(nodes[name])
         found[name] = preview_stage(
-            shards=Path(shards),
+            shards=shards,
             checkpoint=checkpoint,
             training=made["training"],
             template=AnswerTemplate() if made.get("critique", "none") == "none" else CritiqueTemplate(),
-            world_size=runner.num_processes,
-            sharded=isinstance(strategy, Mapping),
+            ranks=ranks,
+            # mDPO reads every query a second time, with a damaged picture
+            forwards=2 if getattr(made.get("objective"), "image_weight", 0) > 0 else 1,
+            frozen_copy=made.get("reference_from") == "frozen_copy",
         )
     return found
 
@@ -200,8 +236,8 @@ def show_previews(previews: Mapping[str, Preview | str]) -> None:
     for name in shown:
         table.add_column(name, justify="right")
     rows = {
-        "groups": lambda p: f"{p.groups:,}",
-        "pairs": lambda p: f"{p.pairs:,}",
+        "groups of an epoch": lambda p: f"{p.groups:,}",
+        "pairs of different rank": lambda p: f"{p.pairs:,}",
         "text tokens of an epoch": lambda p: f"{p.text_tokens:,}",
         "visual tokens of an epoch": lambda p: f"{p.visual_tokens:,}",
         "optimizer steps": lambda p: f"{p.steps:,}",
@@ -213,7 +249,7 @@ def show_previews(previews: Mapping[str, Preview | str]) -> None:
         },
         "features of pictures if kept on disk, GiB": lambda p: f"{p.vision_features / GIB:.3g}",
         "device memory, GiB": lambda p: "unknown" if p.device_bytes is None else f"{p.device_bytes / GIB:.1f}",
-        "fits": lambda p: {None: "unknown", True: "yes", False: "NO"}[p.fits],
+        "fits, with a quarter in reserve": lambda p: {None: "unknown", True: "yes", False: "NO"}[p.fits],
     }
     for label, cell in rows.items():
         table.add_row(label, *(cell(preview) for preview in shown.values()))

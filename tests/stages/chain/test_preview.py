@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
+from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.plan import micro_batches
+from mmrlhf.data.selection import Selection
 from mmrlhf.data.templates import AnswerTemplate
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.families import base_model, language_layers, positions_for
@@ -32,8 +35,9 @@ SCHEDULE = Schedule(epochs=2.0, groups_per_step=4, token_budget=300, holdout=0.3
 
 
 def look_ahead(shards: Path, policy: Path, **changes: object) -> preview.Preview:
-    options = {"template": AnswerTemplate(), "world_size": 1, "sharded": False, **changes}
-    return preview.preview_stage(shards=shards, checkpoint=policy, training=TrainSettings(schedule=SCHEDULE), **options)
+    options: dict[str, Any] = {"template": AnswerTemplate(), "ranks": preview.Ranks(), **changes}
+    training = TrainSettings(schedule=options.pop("schedule", SCHEDULE))
+    return preview.preview_stage(shards=shards, checkpoint=policy, training=training, **options)
 
 
 def test_groups_pairs_and_steps_are_those_of_the_run(tmp_path: Path, small_shards: Path, small_policy: Path) -> None:
@@ -45,6 +49,54 @@ def test_groups_pairs_and_steps_are_those_of_the_run(tmp_path: Path, small_shard
     training = TrainSettings(schedule=SCHEDULE, optim=OptimSettings(lr=1e-4))
     summary = sft.run(tmp_path, shards=small_shards, policy=small_policy, training=training, runtime=runtime)
     assert found.steps == summary["steps"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"selection": Selection(modalities=["image"])},
+        {"selection": Selection(responses=(3, None)), "limit": 5},
+        {"mixing": Mixing(balance=["modality"])},
+        {"max_steps": 1},
+    ],
+    ids=["images", "limit", "balanced", "max_steps"],
+)
+def test_an_epoch_is_planned_as_it_is_trained(
+    changes: dict[str, Any], tmp_path: Path, small_shards: Path, small_policy: Path
+) -> None:
+    """Filters, mixtures and limits count; what the run itself reports about its data is the same."""
+    schedule = replace(SCHEDULE, groups_per_step=2, **changes)
+    found = look_ahead(small_shards, small_policy, schedule=schedule)
+    runtime = Runtime(trainer=partial(L.Trainer, accelerator="cpu", devices=1), loggers=lambda *_: [], progress=False)
+    training = TrainSettings(schedule=schedule, optim=OptimSettings(lr=1e-4))
+    summary = sft.run(tmp_path, shards=small_shards, policy=small_policy, training=training, runtime=runtime)
+    assert (found.groups, found.steps) == (summary["data"]["groups_per_epoch"], summary["steps"])
+    whole = look_ahead(small_shards, small_policy)
+    assert (found.groups, found.pairs, found.text_tokens) != (whole.groups, whole.pairs, whole.text_tokens) or (
+        found.steps < whole.steps
+    )
+
+
+def test_a_frozen_copy_and_a_second_forward_take_memory(small_shards: Path, small_policy: Path) -> None:
+    alone, copied, twice = (
+        look_ahead(small_shards, small_policy, **changes).memory
+        for changes in ({}, {"frozen_copy": True}, {"forwards": 2})
+    )
+    assert copied["parameters"] == 2 * alone["parameters"] and copied["optimizer"] == alone["optimizer"]
+    assert alone["activations"] < twice["activations"] < 2 * alone["activations"]
+
+
+def test_it_fits_only_with_the_reserve(small_shards: Path, small_policy: Path) -> None:
+    """Ranks on a machine without GPUs share its memory, and the estimate leaves out temporaries."""
+    found = look_ahead(small_shards, small_policy)
+    needed = found.memory["total"]
+    assert [replace(found, device_bytes=room).fits for room in (1.2 * needed, 1.3 * needed, None)] == [
+        False,
+        True,
+        None,
+    ]
+    whole, half = preview.device_memory(1), preview.device_memory(2)
+    assert whole is not None and half is not None and (torch.cuda.is_available() or half == whole // 2)
 
 
 def test_tokens_are_close_and_the_budget_is_kept(small_shards: Path, small_policy: Path) -> None:
@@ -82,7 +134,7 @@ def test_more_ranks_make_fewer_micro_batches_and_share_the_language_model(
     small_shards: Path, small_policy: Path
 ) -> None:
     one = look_ahead(small_shards, small_policy)
-    two = look_ahead(small_shards, small_policy, world_size=2, sharded=True)
+    two = look_ahead(small_shards, small_policy, ranks=preview.Ranks(2, 2, sharded=True))
     assert two.micro_batches_per_step <= one.micro_batches_per_step
     assert 0.5 < two.memory["parameters"] / one.memory["parameters"] < 1
     assert two.memory["optimizer"] < one.memory["optimizer"]
@@ -132,25 +184,21 @@ def test_a_chain_is_previewed_without_training(
     tmp_path: Path, small_shards: Path, small_policy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Shards that are there are enough; a checkpoint still to be trained looks like the one it starts from."""
-    settings = {"training": TrainSettings(schedule=SCHEDULE)}
+    settings, trains = {"training": TrainSettings(schedule=SCHEDULE)}, {"training": {}}
     chain = [
         # a pass over all data that no training stage's shards or checkpoint come from
         Node("reference", "m.run", {"shards": str(small_shards), "policy": str(small_policy)}, ()),
-        Node("sft", "m.run", {"shards": str(small_shards), "policy": str(small_policy)}, ()),
-        Node("mmdpo", "m.run", {"shards": str(small_shards), "policy": "stage:sft/model"}, ("sft",)),
-        Node("late", "m.run", {"shards": "stage:mmdpo/x", "policy": str(small_policy)}, ("mmdpo",)),
+        Node("sft", "m.run", {"shards": str(small_shards), "policy": str(small_policy), **trains}, ()),
+        Node("mmdpo", "m.run", {"shards": str(small_shards), "policy": "stage:sft/model", **trains}, ("sft",)),
+        Node("late", "m.run", {"shards": "stage:mmdpo/x", "policy": str(small_policy), **trains}, ("mmdpo",)),
     ]
 
     def never(call: object) -> dict:
         raise AssertionError("nothing may run")
 
     runner = Runner(Store(tmp_path), never, runtime={"trainer": {"devices": 1}}, work=tmp_path)
-    found = preview.preview_chain(
-        chain,
-        runner,
-        training=["sft", "mmdpo", "late"],
-        make=lambda node: settings,
-    )
+    found = preview.preview_chain(chain, runner, make=lambda node: settings)
+    assert list(found) == ["sft", "mmdpo", "late"]
     assert found["sft"] == found["mmdpo"] == look_ahead(small_shards, small_policy)
     assert isinstance(found["late"], str)
     preview.show_previews(found)
