@@ -38,7 +38,7 @@ from mmrlhf.stages.chain.order import Node, plan_chain, stage_function, with_pat
 from mmrlhf.stages.chain.outcome import record_failure, record_outcome, show_error, show_outcome
 from mmrlhf.stages.chain.runner import Runner, StageCall, was_interrupted, work_on
 from mmrlhf.stages.chain.store import Artifact, Store, plain, short_path, write_json
-from mmrlhf.stages.chain.sweep_results import flatten
+from mmrlhf.stages.chain.sweep_results import flatten, searched
 from mmrlhf.stages.runtime import Loggers, Runtime, wandb_folders
 
 log = logging.getLogger(__name__)
@@ -77,13 +77,12 @@ def main() -> None:
 def _job(config: DictConfig) -> float | None:
     """Run one job; in a sweep a failed job is recorded and the next one goes on.
 
-    Returns the first of `sweep_metrics`, for sweepers that search for it; None where this job does not have it.
+    Returns the first of `sweep_metrics` that this job has, for sweepers that search by it; None without a search.
     """
     settings = HydraConfig.get()
     folder, sweeping = Path(settings.runtime.output_dir), settings.mode == RunMode.MULTIRUN
     try:
         artifacts = run_chain(config, folder, shows=not sweeping)
-        return _searched(config, artifacts)
     except (UserError, WorkerFailed) as error:
         show_error(error)
         _stop(folder, error, sweeping, code=2 if isinstance(error, UserError) else 1)
@@ -93,13 +92,23 @@ def _job(config: DictConfig) -> float | None:
             sys.exit(EXIT_INTERRUPTED)
         log.exception("this job failed; the sweep goes on" if sweeping else "the run failed")
         _stop(folder, error, sweeping, code=1)
+    else:
+        if sweeping and "direction" in settings.sweeper:
+            return _searched(config, artifacts, folder, settings.sweeper.direction)
     return None
 
 
-def _searched(config: DictConfig, artifacts: Sequence[Artifact]) -> float | None:
+def _searched(config: DictConfig, artifacts: Sequence[Artifact], folder: Path, direction: Any) -> float:
+    """The number that a search goes by; without one it ends here, before all other jobs train for nothing."""
+    from mmrlhf.stages.chain.sweep import make_metrics
+
     numbers = dict(flatten({artifact.stage: artifact.summary for artifact in artifacts}))
-    first = next(iter(config.sweep_metrics.values()), None)
-    return numbers.get(str(first.path)) if first is not None else None
+    try:
+        return searched(make_metrics(config.sweep_metrics), numbers, str(getattr(direction, "name", direction)))
+    except UserError as error:
+        show_error(error)
+        record_failure(folder, error)
+        sys.exit(2)
 
 
 def _stop(folder: Path, error: Exception, sweeping: bool, *, code: int) -> None:

@@ -99,3 +99,15 @@ def test_optuna_searches_for_the_first_number(tmp_path: Path, own_store: Path) -
     rates = [float(row["fake_train/rate"]) for row in rows]
     assert len(rows) == 4 and len(set(rates)) == 4 and all(0 <= rate <= 2 for rate in rates)
     assert runs_of(own_store, "fake_train") == 4
+
+
+def test_optuna_searches_without_the_truth(tmp_path: Path, own_store: Path) -> None:
+    """`quality` exists in the embedded world only; a job that has no number at all ends the search at once."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason=EXTRA)
+    words = [*USUAL, BOTH, "sweep=optuna", "hydra.sweeper.n_trials=2", "sweep_metrics.reward.path=fake_train/rate"]
+    screen = sweep(tmp_path, *words, SWEEP, expected=0)
+    rates = [float(row["fake_train/rate"]) for row in rows_of(tmp_path / "sweep")]
+    assert len(rates) == 2 and f"Best value: {max(rates)}" in screen and "Failed experiment" not in screen
+    screen = sweep(tmp_path, *words[:-1], "hydra.sweep.dir=none", "hydra.sweeper.n_jobs=1", expected=2)
+    assert "none of the numbers" in screen and "fake_train/rate" in screen
+    assert not (tmp_path / "none" / "1").exists()

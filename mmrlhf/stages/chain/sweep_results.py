@@ -144,6 +144,36 @@ def read_sweep(folder: Path, metrics: Sequence[Metric]) -> Sweep:
     return Sweep(folder, jobs, settings, found, points)
 
 
+def searched(metrics: Sequence[Metric], numbers: Mapping[str, float], direction: str) -> float:
+    """The number that a search goes by: the first metric that the job has, which is also the table's first.
+
+    Args:
+        direction: `maximize` or `minimize`, of the sweeper.
+
+    Raises:
+        ConfigError: the job has none of the metrics, or the search goes the wrong way.
+    """
+    found = next((metric for metric in metrics if metric.path in numbers), None)
+    if found is None:
+        raise ConfigError(
+            "this job has none of the numbers that a search could go by",
+            where="sweep_metrics",
+            given=", ".join(metric.path for metric in metrics),
+            expected=f"one of the numbers that it has: {', '.join(sorted(numbers)) or 'none'}",
+            fix="'+sweep_metrics.NAME={path: PATH, better: high}', or the stage that makes one of the given numbers",
+        )
+    wanted = "maximize" if found.better == "high" else "minimize"
+    if direction != wanted:
+        raise ConfigError(
+            f"the search would go for bad values of {found.name}",
+            where="hydra.sweeper.direction",
+            given=f"{direction}, and {found.path} is better {found.better}",
+            expected=wanted,
+            fix=f"hydra.sweeper.direction={wanted}, or `better` of sweep_metrics.{found.name}",
+        )
+    return numbers[found.path]
+
+
 def is_seed(key: str) -> bool:
     """Say whether a setting only repeats a point."""
     return key.rpartition(".")[2] == "seed"

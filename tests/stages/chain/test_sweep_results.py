@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.stages.chain.sweep_results import Job, Metric, estimate, flatten, is_seed, read_sweep, varying
+from mmrlhf.stages.chain.sweep_results import Job, Metric, estimate, flatten, is_seed, read_sweep, searched, varying
 
 QUALITY = Metric("quality", "evaluate/quality/mean")
 KL = Metric("KL", "evaluate/kl/mean", "low")
@@ -112,3 +112,25 @@ def test_only_numbers_and_only_what_varies() -> None:
 def test_a_metric_has_a_direction() -> None:
     with pytest.raises(ConfigError, match="high or low"):
         Metric("a", "a", "up")  # type: ignore[arg-type]
+
+
+def test_a_search_goes_by_the_tables_first_number(tmp_path: Path) -> None:
+    """Where the first configured number does not exist, table and search take the same one in its place."""
+    make_job(tmp_path / "0", {"method.w": 1}, 0.25)
+    metrics = [Metric("truth", "evaluate/truth/mean"), QUALITY, KL]
+    sweep = read_sweep(tmp_path, metrics)
+    assert sweep.metrics[0] == QUALITY
+    assert searched(metrics, sweep.jobs[0].metrics, "maximize") == 0.25
+    assert searched([KL, QUALITY], {KL.path: 0.5}, "minimize") == 0.5
+
+
+def test_a_search_without_a_number_says_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="mmdpo/steps") as caught:
+        searched([QUALITY, KL], {"mmdpo/steps": 3.0, "score/groups": 2.0}, "maximize")
+    assert "evaluate/quality/mean, evaluate/kl/mean" in str(caught.value) and "score/groups" in str(caught.value)
+
+
+@pytest.mark.parametrize(("metric", "direction"), [(QUALITY, "minimize"), (KL, "maximize")])
+def test_a_search_for_the_worst_point_is_refused(metric: Metric, direction: str) -> None:
+    with pytest.raises(ConfigError, match="hydra.sweeper.direction"):
+        searched([metric], {metric.path: 1.0}, direction)
