@@ -4,11 +4,9 @@ A checkpoint is written to `step-N.ckpt.tmp` and renamed, so a killed process le
 checkpoint is a folder: after every rank has written its part, rank 0 adds a `COMMIT` file with the names and sizes of
 all members before it renames. Saves happen only between optimizer steps.
 
-On SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or SIGUSR2 (what SLURM sends with `--signal`) the handler only sets a flag. At the
-end of the step all ranks agree (a signal may have reached one of them), save together, and stop; `TrainingInterrupted`
-then leaves `trainer.fit`, so that no stage takes the half-trained model for the result. A second Ctrl-C stops at once.
-Data-loading workers must ignore these signals, because a signal that is sent to the whole process group would
-otherwise end them before the step does.
+When a signal has asked for a stop (`preemption`), all ranks agree at the end of the step, save together, and leave
+`trainer.fit` with `TrainingInterrupted`, so that no stage takes the half-trained model for the result. A signal in the
+last step or in the validation behind it counts as well: what is left of the stage is done when it is started again.
 """
 
 from __future__ import annotations
@@ -18,10 +16,7 @@ import logging
 import os
 import re
 import shutil
-import signal
-import threading
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +24,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
-from mmrlhf.data.preemption import PREEMPTION
+from mmrlhf.callbacks.preemption import Preemption
 
 logger = logging.getLogger(__name__)
 
@@ -46,78 +41,71 @@ class StepCheckpoint(Checkpoint):
 
     Args:
         folder: where checkpoints go.
+        preemption: notices signals.
         every_steps: optimizer steps between two saves; None: only at the end and on a signal.
         keep: how many of the newest to keep.
         save_last: whether to save at the end of training.
-        signals: which ones save and stop (only possible in a process's main thread).
     """
 
     def __init__(
         self,
         folder: str | Path,
+        preemption: Preemption,
         *,
         every_steps: int | None = None,
         keep: int = 2,
         save_last: bool = True,
-        signals: Sequence[signal.Signals] = PREEMPTION,
     ) -> None:
         if (every_steps is not None and every_steps < 1) or keep < 1:
             raise ValueError(f"every_steps ({every_steps}) and keep ({keep}) must be at least 1")
         self._folder, self._every_steps, self._keep = Path(folder), every_steps, keep
-        self._save_last, self._signals = save_last, tuple(signals)
-        self._signalled: signal.Signals | None = None
+        self._save_last, self._preemption = save_last, preemption
         self._stopped = False
         self._saved_step = -1
-        self._previous: dict[signal.Signals, Any] = {}
-        self._pid = os.getpid()
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._signalled, self._stopped = None, False
+        self._stopped = False
         self._saved_step = trainer.global_step
         if trainer.is_global_zero:
             self._folder.mkdir(parents=True, exist_ok=True)
             for leftover in self._folder.glob("step-*.ckpt.tmp"):
                 _remove(leftover)
-        # Here and not in on_fit_start: Lightning registers its own handlers in between.
-        if threading.current_thread() is threading.main_thread():
-            self._pid = os.getpid()
-            self._previous = {number: signal.signal(number, self._on_signal) for number in self._signals}
 
     @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stop = bool(trainer.strategy.reduce_boolean_decision(self._signalled is not None, all=False))
-        # After the last step the loop itself ends training: on_train_end saves, marked as complete.
-        if batch_idx + 1 >= trainer.num_training_batches:
-            return
+        stop = self._preemption.agreed(trainer)
         step = trainer.global_step
         if step <= self._saved_step:
             return  # in the middle of a gradient accumulation; a signal waits for the step's end
-        if stop or (self._every_steps is not None and step % self._every_steps == 0):
+        # After the last step the loop itself ends training: on_train_end saves, marked as complete.
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if stop or (not last and self._every_steps is not None and step % self._every_steps == 0):
             self.save(trainer)
-        if stop:
-            logger.warning("%s: stopping after step %d", self._cause(), step)
+        if stop:  # not raised here: Lightning has yet to log the step
             self._stopped = trainer.should_stop = True
 
     @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._stopped:  # Lightning validates before it stops, which may take longer than there is time
+            raise self._interrupted()
+
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._save_last and not self._stopped:
-            self.save(trainer)
-        self._restore_handlers()
-
-    @override
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._stopped:
-            raise TrainingInterrupted(
-                f"stopped by {self._cause()} after step {self._saved_step}; saved in {self._folder}; "
-                "run it again to continue"
-            )
+            raise self._interrupted()
+        if self._save_last:
+            self.save(trainer)
+        if self._preemption.agreed(trainer):
+            raise self._interrupted()
 
-    @override
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._restore_handlers()
+    def _interrupted(self) -> TrainingInterrupted:
+        return TrainingInterrupted(
+            f"stopped by {self._preemption.cause} after step {self._saved_step}; saved in {self._folder}; "
+            "run it again to continue"
+        )
 
     def save(self, trainer: L.Trainer) -> Path:
         """Write a checkpoint of the current step, on all ranks together; returns its path."""
@@ -136,23 +124,6 @@ class StepCheckpoint(Checkpoint):
         trainer.strategy.barrier("after checkpoint")
         self._saved_step = trainer.global_step
         return final
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if os.getpid() != self._pid:
-            # A forked child has inherited this handler: it dies as it would have without it.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        if self._signalled is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signalled = signal.Signals(number)
-
-    def _cause(self) -> str:
-        return self._signalled.name if self._signalled is not None else "a signal to another rank"
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._previous = {}
 
 
 def commit(partial: Path, final: Path) -> None:

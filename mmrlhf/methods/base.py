@@ -235,10 +235,12 @@ class PackedModule(L.LightningModule, ABC):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ledger"] = self.ledger()
+        checkpoint["train_metrics"] = dict(self.train_metrics)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         tokens, keys = checkpoint["ledger"]
+        self.train_metrics = dict(checkpoint["train_metrics"])
         self._quarantined = set(keys)
         # The stored count is the sum over ranks, so one rank carries it on.
         self._truncated_tokens = tokens if self.trainer.is_global_zero else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,10 +14,11 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
+from mmrlhf.callbacks.checkpoints import StepCheckpoint, TrainingInterrupted, latest_checkpoint
 from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.callbacks.histograms import PairHistograms
 from mmrlhf.callbacks.ledger import EpochLedger
+from mmrlhf.callbacks.preemption import Preemption
 from mmrlhf.callbacks.progress import TrainingProgress
 from mmrlhf.data.index import Index
 from mmrlhf.data.processing import MediaSettings
@@ -28,13 +28,14 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.methods.base import PackedModule
 from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.models.sharding import gather_state, is_sharded
+from mmrlhf.stages.chain.store import SCRATCH
 from mmrlhf.stages.passes import describe_source, describe_template
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, MODEL, METRICS = "checkpoints", "model", "metrics.json"
+CHECKPOINTS, MODEL, METRICS = SCRATCH, "model", "metrics.json"
 
 
 def check_table(table: SideCar, wanted: Mapping[str, Any], *, name: str, stage: str) -> None:
@@ -73,20 +74,16 @@ def train(
     Raises:
         TrainingInterrupted: stopped by a signal, after saving.
     """
-    trainer = _make_trainer(bench, out, stage, runtime)
+    preemption = Preemption()
+    trainer = _make_trainer(bench, out, stage, runtime, preemption)
     resume = latest_checkpoint(out / CHECKPOINTS)
     if resume is not None:
         log.info("%s goes on from %s", stage, resume)
-    started, first = time.monotonic(), _step_of(resume)
-    # Lightning leaves modes as they are: a loaded checkpoint is in evaluation mode, without dropout and checkpointing.
-    module.train()
-    with warnings.catch_warnings():
-        # A frozen vision tower stays in evaluation mode, by intention.
-        warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
-        trainer.fit(module, datamodule=bench.data, ckpt_path=resume)
-    seconds = max(time.monotonic() - started, 1e-9)
-    if bench.validates and module.validated_step != trainer.global_step:
-        trainer.validate(module, datamodule=bench.data, verbose=False)
+    first = _step_of(resume)
+    with preemption:
+        seconds = _fit(trainer, module, bench, resume)
+        if preemption.agreed(trainer):
+            raise TrainingInterrupted(f"stopped by {preemption.cause} behind the last step; run it again to continue")
     truncated, quarantined = module.ledger()
     summary: dict[str, Any] = {
         "steps": trainer.global_step,
@@ -103,12 +100,30 @@ def train(
     return trainer, summary
 
 
-def _make_trainer(bench: Workbench, out: Path, stage: str, runtime: Runtime) -> L.Trainer:
+def _fit(trainer: L.Trainer, module: PackedModule, bench: Workbench, resume: Path | None) -> float:
+    """Train and validate; returns the seconds that training took."""
+    started = time.monotonic()
+    # Lightning leaves modes as they are: a loaded checkpoint is in evaluation mode, without dropout and checkpointing.
+    module.train()
+    with warnings.catch_warnings():
+        # A frozen vision tower stays in evaluation mode, by intention.
+        warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
+        trainer.fit(module, datamodule=bench.data, ckpt_path=resume)
+    seconds = max(time.monotonic() - started, 1e-9)
+    if bench.validates and module.validated_step != trainer.global_step:
+        trainer.validate(module, datamodule=bench.data, verbose=False)
+    return seconds
+
+
+def _make_trainer(bench: Workbench, out: Path, stage: str, runtime: Runtime, preemption: Preemption) -> L.Trainer:
     schedule = bench.schedule
     steps = bench.data.total_steps
     callbacks = [
+        preemption,  # first, so that it has the signals while the others start
         TrainingProgress(stage, enabled=runtime.progress),
-        StepCheckpoint(out / CHECKPOINTS, every_steps=schedule.checkpoint_every, keep=schedule.keep_checkpoints),
+        StepCheckpoint(
+            out / CHECKPOINTS, preemption, every_steps=schedule.checkpoint_every, keep=schedule.keep_checkpoints
+        ),
         EpochLedger(steps_per_epoch=bench.data.steps_per_epoch, groups_per_step=schedule.groups_per_step),
         PairHistograms(out),
         *runtime.callbacks,
@@ -160,13 +175,13 @@ def finish(
 ) -> dict[str, Any]:
     """Export the trained model and write the summary, on rank 0; every rank calls this and waits for it.
 
-    The checkpoints go once the model is there: with the optimizer's state they are several times its size.
+    The checkpoints stay until the stage's folder has its final name: with the last one, an end that was cut off is
+    made again without training.
     """
     state = full_state(module)
     if trainer.is_global_zero:
         save(state)
         (out / METRICS).write_text(json.dumps(summary, indent=2) + "\n")
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     trainer.strategy.barrier("after export")
     return summary
 

@@ -23,6 +23,7 @@ from mmrlhf.callbacks.checkpoints import (
     committed_checkpoints,
     latest_checkpoint,
 )
+from mmrlhf.callbacks.preemption import Preemption
 from mmrlhf.data.preemption import PREEMPTION
 
 
@@ -39,9 +40,10 @@ class Act(L.Callback):
 
 def train(folder, *, steps=10, every=3, act=None, resume=None, keep=2):
     module = Toy()
-    callbacks = [StepCheckpoint(folder, every_steps=every, keep=keep)] + ([act] if act else [])
-    trainer = build_trainer(callbacks)
-    trainer.fit(module, datamodule=Numbers(steps), ckpt_path=resume)
+    with Preemption() as preemption:
+        checkpoint = StepCheckpoint(folder, preemption, every_steps=every, keep=keep)
+        trainer = build_trainer([preemption, checkpoint] + ([act] if act else []))
+        trainer.fit(module, datamodule=Numbers(steps), ckpt_path=resume)
     return module, trainer
 
 
@@ -114,9 +116,81 @@ def test_a_file_that_was_cut_off_does_not_count(tmp_path, caplog):
     assert latest_checkpoint(tmp_path).name == "step-00000009.ckpt" and "cut off" in caplog.text
 
 
-def test_sigterm_in_the_last_step_lets_training_finish(tmp_path):
-    module, _ = train(tmp_path, act=Act(9, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    assert len(module.seen) == 10 and latest_checkpoint(tmp_path).name == "step-00000010.ckpt"
+class Validated(Numbers):
+    """With one step of validation."""
+
+    def val_dataloader(self):
+        return [torch.zeros(1)]
+
+
+class Watched(Toy):
+    """Counts its validations, and does something in one."""
+
+    def __init__(self, during=None):
+        super().__init__()
+        self.validations, self.during = 0, during
+
+    def validation_step(self, batch, batch_idx):
+        self.validations += 1
+        if self.during:
+            self.during()
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_watched(folder, act=None, during=None, steps=4):
+    module = Watched(during)
+    with Preemption() as preemption:
+        trainer = build_trainer([preemption, StepCheckpoint(folder, preemption), *([act] if act else [])])
+        trainer.fit(module, datamodule=Validated(steps), ckpt_path=latest_checkpoint(folder))
+    return module
+
+
+def test_a_signal_in_the_last_step_saves_it_and_stops_without_validating(tmp_path):
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after step 4"):
+        train_watched(tmp_path / "cut", act=(last := Watch(3, terminate)))
+    assert last.validations == 0
+    whole, resumed = train_watched(tmp_path / "whole"), train_watched(tmp_path / "cut")
+    assert resumed.seen == [] and torch.equal(resumed.weight, whole.weight)
+    assert resumed.validations <= whole.validations == 1
+
+
+def test_a_signal_in_the_final_validation_stops_behind_it(tmp_path):
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after step 4"):
+        train_watched(tmp_path / "cut", during=terminate)
+    assert latest_checkpoint(tmp_path / "cut").name == "step-00000004.ckpt"
+    whole, resumed = train_watched(tmp_path / "whole"), train_watched(tmp_path / "cut")
+    assert resumed.seen == [] and torch.equal(resumed.weight, whole.weight)
+
+
+def test_a_stop_does_not_wait_for_a_validation(tmp_path):
+    """Lightning validates when it is told to stop; a cluster may not leave that much time."""
+    with pytest.raises(TrainingInterrupted, match="after step 2"):
+        train_watched(tmp_path, act=(early := Watch(1, terminate)))
+    assert early.validations == 0
+
+
+class Watch(Act):
+    """Acts in a step, and counts the validations that begin to count."""
+
+    validations = 0
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.validations += 1
+
+
+def test_a_signal_before_the_first_step_is_not_left_to_lightning(tmp_path):
+    """Another callback's start may take minutes (answers of step 0); Lightning would end the process with code 0."""
+
+    class Slow(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            terminate()
+            assert not trainer.received_sigterm
+
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after step 1"):
+        train_watched(tmp_path, act=Slow())
 
 
 def test_a_crash_while_saving_leaves_the_older_one(tmp_path, monkeypatch):
@@ -155,7 +229,7 @@ def test_a_sharded_folder_counts_only_when_committed_and_whole(tmp_path, caplog)
 
 def test_settings_are_checked(tmp_path):
     with pytest.raises(ValueError, match="every_steps"):
-        StepCheckpoint(tmp_path, every_steps=0)
+        StepCheckpoint(tmp_path, Preemption(), every_steps=0)
 
 
 TWO_RANKS = """
@@ -165,6 +239,7 @@ from toy_training import Numbers, Toy, build_trainer
 from torch.distributed.fsdp import fully_shard
 from lightning.pytorch.strategies import ModelParallelStrategy
 from mmrlhf.callbacks.checkpoints import StepCheckpoint, TrainingInterrupted, latest_checkpoint
+from mmrlhf.callbacks.preemption import Preemption
 
 class Sharded(Toy):
     def __init__(self):
@@ -195,9 +270,12 @@ if __name__ == "__main__":
     module = Sharded()
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
     strategy = strategy if {sharded} else "ddp"
-    trainer = build_trainer([StepCheckpoint({folder!r}, every_steps=2), Interrupt()], devices=2, strategy=strategy)
+    preemption = Preemption()
+    callbacks = [preemption, StepCheckpoint({folder!r}, preemption, every_steps=2), Interrupt()]
+    trainer = build_trainer(callbacks, devices=2, strategy=strategy)
     try:
-        trainer.fit(module, datamodule=Numbers(6), ckpt_path=latest_checkpoint({folder!r}))
+        with preemption:
+            trainer.fit(module, datamodule=Numbers(6), ckpt_path=latest_checkpoint({folder!r}))
         weight = module.weight.full_tensor() if {sharded} else module.weight
         say(f"finished {{trainer.global_rank}} {{module.seen}} {{weight.tolist()}}")
     except TrainingInterrupted as stop:

@@ -13,6 +13,7 @@ from toy_training import Numbers, Toy, build_trainer
 
 from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
 from mmrlhf.callbacks.curves import CurveLogger, read_curves
+from mmrlhf.callbacks.preemption import Preemption
 from mmrlhf.errors import DataError
 
 NAMES = st.text(st.characters(codec="ascii", exclude_categories=("Cc",)), min_size=1, max_size=12)
@@ -72,7 +73,7 @@ def test_a_resumed_training_has_the_curve_of_a_whole_one(tmp_path):
                     raise RuntimeError("cut")
                 super().training_step(batch, batch_idx)
 
-        callback, module = StepCheckpoint(folder / "checkpoints", every_steps=3), Stop()
+        callback, module = StepCheckpoint(folder / "checkpoints", Preemption(), every_steps=3), Stop()
         resume = latest_checkpoint(folder / "checkpoints")
         build_trainer([callback], CurveLogger(folder)).fit(module, datamodule=Numbers(10), ckpt_path=resume)
 

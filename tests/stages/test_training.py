@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from small_data import wanted_word
 
-from mmrlhf.callbacks.checkpoints import latest_checkpoint
+from mmrlhf.callbacks.checkpoints import TrainingInterrupted, latest_checkpoint
 from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.selection import Selection
@@ -68,7 +70,6 @@ def test_sft_trains_and_writes_a_hugging_face_folder(
     summary = train_sft(tmp_path, small_shards, small_policy, runtime)
     assert summary["steps"] == 3 and summary["train"]["loss"] > 0 and summary["validation"]["loss"] > 0
     assert json.loads((tmp_path / "metrics.json").read_text()) == summary
-    assert not (tmp_path / "checkpoints").exists()
     backbone, _ = load_backbone(tmp_path / "model", ModelSettings())
     before, _ = load_backbone(small_policy, ModelSettings())
     changed = {
@@ -109,6 +110,32 @@ def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(
     resumed = train_sft(tmp_path / "cut", small_shards, small_policy, runtime)
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     assert resumed["validation"] == whole["validation"]
+
+
+class Signal(L.Callback):
+    """Sends this process a signal in the last step or in the validation behind it."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self._send)
+
+    def _send(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == 2 + trainer.validating:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_signal_behind_the_last_step_is_not_lost_and_costs_nothing(
+    tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime
+) -> None:
+    """First in the last step, then in the validation of the continuation: each time the stage stops, and says so."""
+    whole = train_sft(tmp_path / "whole", small_shards, small_policy, runtime)
+    for hook in ("on_train_batch_start", "on_validation_batch_start"):
+        with pytest.raises(TrainingInterrupted, match="SIGUSR1"):
+            train_sft(tmp_path / "cut", small_shards, small_policy, replace(runtime, callbacks=[Signal(hook)]))
+        assert latest_checkpoint(tmp_path / "cut" / "checkpoints").name == "step-00000003.ckpt"  # type: ignore
+    resumed = train_sft(tmp_path / "cut", small_shards, small_policy, runtime)
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    for part in ("steps", "train", "validation", "data"):
+        assert resumed[part] == whole[part]
 
 
 def test_token_budget_changes_nothing(tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime) -> None:

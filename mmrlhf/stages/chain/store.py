@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from mmrlhf.stages.chain.provenance import git_commit, versions
 log = logging.getLogger(__name__)
 
 FINGERPRINT_DIGITS = 12
+# a folder of a stage's that only its continuation needs (a trainer's checkpoints): it goes once the stage is finished
+SCRATCH = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ class Store:
         seconds = round(time.monotonic() - start, 3)
         write_json(building / ARTIFACT_FILE, self._record(recipe, summary, seconds))
         os.rename(building, final)
+        # not before: a stage that is stopped in its last moment goes on from it
+        shutil.rmtree(final / SCRATCH, ignore_errors=True)
         log.info("%s: built in %s", recipe.stage, duration(seconds))
         return Artifact(recipe.stage, recipe.fingerprint, final, seconds, summary, reused=False)
 

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from mmrlhf.errors import DataError
-from mmrlhf.stages.chain.store import Artifact, Recipe, Store, chain_table, duration, plain
+from mmrlhf.stages.chain.store import SCRATCH, Artifact, Recipe, Store, chain_table, duration, plain
 
 RECIPE = Recipe("pack", "0123456789abcdef" * 4, {"size": 3}, {"world": "f" * 64})
 
@@ -57,6 +57,22 @@ def test_a_crash_leaves_no_artefact_and_is_continued(tmp_path: Path) -> None:
     folder = store.build(RECIPE, lambda out: {"continued": (out / "half").exists()}).folder
     assert json.loads((folder / "artifact.json").read_text())["summary"] == {"continued": True}
     assert not store.building(RECIPE).exists()
+
+
+def test_what_a_stage_continues_from_goes_once_the_artefact_is_finished(tmp_path: Path) -> None:
+    """A stop between the stage's end and the rename must not cost its training."""
+    store = Store(tmp_path)
+
+    def stopped(out: Path) -> dict:
+        (out / SCRATCH).mkdir()
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        store.build(RECIPE, stopped)
+    folder = store.build(RECIPE, lambda out: {"continued": (out / SCRATCH).exists()}).folder
+    assert not (folder / SCRATCH).exists()
+    found = store.find(RECIPE)
+    assert found is not None and found.summary == {"continued": True}
 
 
 def test_two_builders_at_once_build_once(tmp_path: Path) -> None:
