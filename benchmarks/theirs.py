@@ -24,7 +24,8 @@ class TheirStep:
     Args:
         folder: checkpoint; the reference is the same.
         settings: which parts train, precision and gradient checkpointing are taken from here.
-        query: only to tell the trainer what records look like.
+        query: tells the trainer what records look like. Text-only records are tokenised when the trainer is made, so of
+            these it trains on this query alone.
         matched: train the same parts, with the same gradient checkpointing, as `settings` say.
         device: `cpu` or `cuda`.
     """
@@ -67,7 +68,7 @@ class TheirStep:
     def train(self, query: PreferenceGroup) -> None:
         """Take one optimizer step on all pairs of a query."""
         trainer = self.trainer
-        records = pair_records(query)
+        records = pair_records(query) if query.media else list(trainer.train_dataset)
         trainer.current_gradient_accumulation_steps = len(records)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
