@@ -148,10 +148,16 @@ def record_pairs(record: StepRecord, inputs: PairInputs, terms: PairTerms, weigh
     if inputs.chosen_tokens is not None and inputs.rejected_tokens is not None:
         record.add("length_chosen", inputs.chosen_tokens, weight)
         record.add("length_rejected", inputs.rejected_tokens, weight)
-    if inputs.reference_chosen is not None and inputs.reference_rejected is not None:
-        # The data's responses stand in for samples of the policy: a measure of drift, not an unbiased divergence.
-        drift = inputs.chosen_logprob - inputs.reference_chosen + inputs.rejected_logprob - inputs.reference_rejected
-        record.add("kl_estimate", drift / 2, weight)
+
+
+def record_drift(record: StepRecord, log_ratio: Tensor, pairs: PairIndex) -> None:
+    """Record the mean log-ratio of the responses that are in a pair, each once however many pairs it is in.
+
+    log_ratio: (R,), log policy - log reference. The data's responses stand in for samples of the policy: a measure of
+    drift, not an unbiased divergence.
+    """
+    compared = torch.cat((pairs.chosen, pairs.rejected))
+    record.add("kl_estimate", log_ratio, torch.zeros_like(log_ratio).index_fill(0, compared, 1.0))
 
 
 def scale_over_step(

@@ -26,6 +26,7 @@ from mmrlhf.methods.pairing import (
     pair_inputs,
     pair_names,
     pair_scores,
+    record_drift,
     record_pairs,
     scale_over_step,
     weighted_pairs,
@@ -155,7 +156,9 @@ class PreferenceModule(PackedModule):
     def _pair(self, batch: PackedBatch, responses: Responses, pairs: PairIndex) -> PairInputs:
         reward = batch.columns.get(REWARD)
         if self._margin_from == "implicit":
-            reward = self._objective.beta * responses.log_ratio.detach()
+            # without a reference there are no implicit rewards, and no objective that would need them
+            known = responses.reference is not None
+            reward = self._objective.beta * responses.log_ratio.detach() if known else None
         return pair_inputs(responses.outputs, responses.reference, reward, pairs)
 
     def _compare(self, batch: PackedBatch, counts: Counts, record: StepRecord) -> tuple[dict[str, Tensor], Responses]:
@@ -165,6 +168,8 @@ class PreferenceModule(PackedModule):
         responses, inputs = self._forward(batch, counts)
         terms = self._objective(inputs, counts.scale)
         record_pairs(record, inputs, terms, weight)
+        if responses.reference is not None:
+            record_drift(record, responses.log_ratio.detach(), counts.pairs)
         sums = {"preference": (weight * terms.loss).sum()}
         if self._objective.sft_weight > 0:
             # The objective adds the two up; apart, each has its own curve.

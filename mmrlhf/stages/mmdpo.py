@@ -123,9 +123,29 @@ def _make_module(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse pairs that the objective cannot use (ConfigError), before anything is trained for it."""
-    if isinstance(settings["objective"], PlackettLuce):
-        require_whole_ranking(settings.get("pairs") or PairScheme())
+    """Refuse pairs that the objective cannot use and margins that nothing gives (ConfigError), before anything is
+    trained for it."""
+    objective, pairs = settings["objective"], settings.get("pairs") or PairScheme()
+    implicit = settings.get("margin_from", "reward") == "implicit"
+    if isinstance(objective, PlackettLuce):
+        require_whole_ranking(pairs)
+    if pairs.needs_margin and settings.get("rewards") is None:
+        raise ConfigError(
+            "these pairs are chosen by rewards, and there are none",
+            where="pairs, inputs.rewards",
+            given=f"rank_by={pairs.rank_by}, ties={pairs.ties}, min_margin={pairs.min_margin}"
+            + (", margin=implicit: the policy's own rewards exist only while it trains" if implicit else ""),
+            expected="a table of rewards",
+            fix="margin=reward_model, margin=human or inputs.rewards=FOLDER; or pairs=all",
+        )
+    if objective.needs_margin and settings.get("rewards") is None and not implicit:
+        raise ConfigError(
+            f"{type(objective).__name__} needs margins, and nothing gives any",
+            where="inputs.rewards",
+            given="null",
+            expected="a table of rewards",
+            fix="margin=reward_model, margin=human or inputs.rewards=FOLDER; or margin=implicit",
+        )
 
 
 def _damage(objective: Objective) -> Damage | None:

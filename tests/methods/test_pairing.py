@@ -13,6 +13,7 @@ from packed_toy import ToyModel, make_group
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.dpo import DPO
+from mmrlhf.losses.length_normalised import SimPO
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme, weighted_pairs
@@ -45,6 +46,19 @@ def test_ties_are_dropped_even_or_decided_by_reward() -> None:
     assert select(TIED, ties="reward", scheme="adjacent") == {(0, 2): 1, (2, 1): 1}
     assert select(TIED, ties="reward", scheme="hardest") == {(0, 1): 1}
     assert select(rewarded(1, (1, 1), (2.0, 2.0)), ties="reward") == {}, "equal rewards decide nothing"
+
+
+def test_drift_counts_each_compared_response_once() -> None:
+    """A query of four and a query of two weigh four to two, not six pairs to one; what no pair has is left out."""
+    groups = [make_group(1, (1, 2, 3, 4)), make_group(2, (1, 2)), make_group(3, (1, 2), weight=0.0)]
+    batch = pack_groups(groups)
+    ratio = (ToyModel()(batch).logprob - batch.columns["reference_logprob"]).tolist()
+    for scheme, compared in (("all", [0, 1, 2, 3, 4, 5]), ("hardest", [0, 3, 4, 5])):
+        module = PreferenceModule(ToyModel(), DPO(), PairScheme(scheme), OptimSettings(), total_steps=1)
+        record = StepRecord()
+        module.loss_sums(batch, module.count(batch), record)
+        expected = sum(ratio[row] for row in compared) / len(compared)
+        assert record.reduce(lambda tensor, _: tensor)["kl_estimate"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_even_ties_cost_what_the_cross_entropy_against_one_half_does() -> None:
@@ -111,3 +125,13 @@ def test_an_implicit_margin_is_the_policys_own() -> None:
     ratio = ToyModel()(batch).logprob - batch.columns["reference_logprob"]
     seen = record.reduce(lambda tensor, _: tensor)
     assert seen["margin"] == pytest.approx(0.1 * float((ratio[0] - ratio[1]).detach()), rel=1e-4)
+
+
+def test_an_objective_without_reference_has_no_implicit_margins_and_needs_none() -> None:
+    batch = pack_groups([make_group(1)])
+    module = PreferenceModule(
+        ToyModel(), SimPO(), PairScheme(), OptimSettings(), total_steps=1, reference="none", margin_from="implicit"
+    )
+    record = StepRecord()
+    assert torch.isfinite(module.loss_sums(batch, module.count(batch), record)["preference"])
+    assert not {"margin", "kl_estimate"} & record.reduce(lambda tensor, _: tensor).keys()
