@@ -24,6 +24,7 @@ from mmrlhf.stages.reporting.headline import build_cards, headline
 from mmrlhf.stages.reporting.inputs import (
     PairTable,
     StageResult,
+    open_shards,
     read_answers,
     read_pairs,
     read_stage,
@@ -81,7 +82,7 @@ def run(
     What is not given, or not there, is left out of the page with a word on how to make it.
 
     Args:
-        shards: the packed data; samples, margins and the data section come from them.
+        shards: the packed data, a folder or an address; samples, margins and the data section come from them.
         pack, sft, reward, reference, mmdpo: the stages' folders: times, settings, training curves.
         score: the score stage's folder, or a side-car of rewards.
         before, after: evaluations of the policy before and after preference training.
@@ -95,7 +96,7 @@ def run(
     paths = {"pack": pack or shards, "sft": sft, "reward": reward, "score": score, "reference": reference}
     paths |= {"mmdpo": mmdpo, "evaluate_before": before, "evaluate": after}
     stages = {name: read_stage(name, path) for name, path in paths.items()}
-    index = Index.load(shards) if shards is not None and Path(shards).exists() else None
+    index = open_shards(shards)
     rewards = reward_table(score)
     pairs = read_pairs(index, rewards, objective, limit=max_queries, seed=seed) if index is not None else None
     answers = read_answers(stages["evaluate_before"]), read_answers(stages["evaluate"])

@@ -16,6 +16,7 @@ from mmrlhf.callbacks.curves import FILE_NAME as CURVE_FILE
 from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.callbacks.histograms import Histogram, read_histograms
 from mmrlhf.data.index import Index
+from mmrlhf.data.remote import is_remote
 from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import DataError
 from mmrlhf.losses.objective import Objective, PairInputs
@@ -43,6 +44,13 @@ class StageResult:
         """How long the stage took, where that is known."""
         value = self.record.get("seconds")
         return float(value) if value is not None else None
+
+
+def open_shards(place: str | Path | None) -> Index | None:
+    """Open packed data, in a folder or at an address; None where none is given or the folder is not there."""
+    if place is None or not (is_remote(place) or Path(place).exists()):
+        return None
+    return Index.load(place)
 
 
 def read_stage(name: str, path: str | Path | None) -> StageResult | None:

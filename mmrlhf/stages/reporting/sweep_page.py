@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,16 @@ from markupsafe import Markup
 from mmrlhf.callbacks.curves import FILE_NAME as CURVE_FILE
 from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.data.index import Index
+from mmrlhf.errors import UserError
+from mmrlhf.stages.chain.order import replace_references
 from mmrlhf.stages.chain.sweep_results import Estimate, Job, Metric, Point, Sweep, varying
 from mmrlhf.stages.reporting import plots
-from mmrlhf.stages.reporting.inputs import read_answers, read_stage
+from mmrlhf.stages.reporting.inputs import open_shards, read_answers, read_stage
 from mmrlhf.stages.reporting.maps import heat_map, standalone, tradeoff
 from mmrlhf.stages.reporting.samples import find_group, picture_cards, read_pictures
+from mmrlhf.types import PreferenceGroup
+
+log = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
 TRAINING_STAGES = ("mmdpo", "reward", "sft")
@@ -152,17 +158,39 @@ def _samples(sweep: Sweep) -> list[dict[str, Any]]:
     if not answers:
         return []
     keys = [key for key in answers[0][2] if all(key in rows for _, _, rows in answers)]
-    packed = next((place for _, job, _ in answers if (place := _artifact(job, "pack")) is not None), None)
-    return [_sample(sweep, key, answers, packed) for key in keys[:NUM_QUERIES]]
+    index = next((found for _, job, _ in answers if (found := _shards(job)) is not None), None)
+    return [_sample(sweep, key, answers, index) for key in keys[:NUM_QUERIES]]
+
+
+def _shards(job: Job) -> Index | None:
+    """The queries that a job's policy answered: whichever stage, folder or address `evaluate` read them from."""
+    evaluated = read_stage("evaluate", _artifact(job, "evaluate"))
+    settings = evaluated.record.get("settings", {}) if evaluated is not None else {}
+    artifacts = job.folder / "artifacts"
+    place = replace_references(settings.get("shards", "stage:pack"), lambda name, sub: str(artifacts / name / sub))
+    try:
+        return open_shards(place)
+    except UserError as error:
+        log.warning("the sweep's page shows answers without their queries: %s", error)
+        return None
+
+
+def _query(index: Index | None, key: str) -> PreferenceGroup | None:
+    """A query with its pictures; None, with a line in the log, where it cannot be read."""
+    try:
+        return find_group(index, key)
+    except UserError as error:
+        log.warning("the sweep's page shows the answers to %s without the query: %s", key, error)
+        return None
 
 
 def _sample(
     sweep: Sweep,
     key: str,
     answers: Sequence[tuple[Point, Job, Mapping[str, Sequence[Mapping[str, Any]]]]],
-    packed: Path | None,
+    index: Index | None,
 ) -> dict[str, Any]:
-    group = find_group(Index.load(packed), key) if packed is not None else None
+    group = _query(index, key)
     shown = picture_cards(*read_pictures(group)) if group is not None else picture_cards([], False)
     given = [
         {

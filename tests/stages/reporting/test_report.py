@@ -12,6 +12,7 @@ import report_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrlhf.data import remote
 from mmrlhf.data.index import Index
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.mmdpo import MMDPO
@@ -157,15 +158,29 @@ def test_with_nothing_at_all_every_section_says_what_to_run(tmp_path):
     assert not Outline(page).wrong
 
 
-@pytest.mark.parametrize("absent", ["shards", "score", "before", "after", "mmdpo", "objective"])
-def test_one_absent_input_is_no_crash(artefacts, tmp_path, absent, monkeypatch):
-    # What is laid out is the point here, not what is drawn.
+def draw_nothing(monkeypatch):
+    """What is laid out is the point, not what is drawn."""
     for name in ("histogram", "bars", "intervals", "training_curves", "beta_of_margin", "drift"):
         monkeypatch.setattr(plots, name, lambda *args, **kwargs: "")
+
+
+@pytest.mark.parametrize("absent", ["shards", "score", "before", "after", "mmdpo", "objective"])
+def test_one_absent_input_is_no_crash(artefacts, tmp_path, absent, monkeypatch):
+    draw_nothing(monkeypatch)
     inputs = {**artefacts, "objective": MMDPO()}
     inputs[absent] = tmp_path / "nowhere" if absent != "objective" else None
     run(tmp_path / "out", **inputs, num_samples=2, runtime=RUNTIME)
     assert not Outline((tmp_path / "out" / "report.html").read_text()).wrong
+
+
+def test_shards_at_an_address_are_shown_like_local_ones(artefacts, tmp_path, monkeypatch):
+    monkeypatch.setenv(remote.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    draw_nothing(monkeypatch)
+    inputs = {**artefacts, "shards": artefacts["shards"].as_uri(), "objective": MMDPO()}
+    summary = run(tmp_path / "out", **inputs, num_samples=2, runtime=RUNTIME)
+    outline = Outline((tmp_path / "out" / "report.html").read_text())
+    assert outline.tags.count("article") >= 2 and any(address.startswith("data:image/") for address in outline.addresses)
+    assert 0.1 <= summary["beta_mean"] <= 0.15, "margins of the pairs"
 
 
 def test_an_objective_without_margins_has_one_beta():

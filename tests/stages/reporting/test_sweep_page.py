@@ -6,8 +6,12 @@ import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pytest
+import report_data
 from test_sweep_results import make_job
 
+from mmrlhf.data import remote
+from mmrlhf.data.shards import write_shards
 from mmrlhf.stages.chain.sweep_results import Metric, read_sweep
 from mmrlhf.stages.reporting.sweep_page import write_page
 
@@ -61,6 +65,38 @@ def test_curves_and_answers_of_every_point(tmp_path: Path) -> None:
         (artifacts / "evaluate" / "samples.jsonl").write_text(json.dumps(row) + "\n")
     page = _page(tmp_path)
     assert "training curve: loss" in page and all(f"answer &lt;{number}&gt;" in page for number in range(9))
+
+
+@pytest.mark.parametrize("kind", ["pack", "index", "mix", "folder", "address"])
+def test_answers_stand_beside_their_queries_wherever_those_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv(remote.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    sweep = tmp_path / "sweep"
+    _grid(sweep)
+    groups = report_data.make_groups(3)
+    shards = tmp_path / "own"
+    write_shards(groups, shards)
+    place = {"folder": str(shards), "address": shards.as_uri()}.get(kind, f"stage:{kind}")
+    for number in range(9):
+        evaluate = sweep / str(number) / "artifacts" / "evaluate"
+        evaluate.mkdir(parents=True)
+        (evaluate / "samples.jsonl").write_text(json.dumps({"key": groups[0].key, "generation": "an answer"}) + "\n")
+        report_data.record(evaluate, "evaluate", 1.0, {"shards": place}, {})
+        if place.startswith("stage:"):
+            (evaluate.parent / kind).symlink_to(shards)
+    page = _page(sweep)
+    assert page.count("an answer") == 9 and "data:image/png" in page and "Describe what is drawn" in page
+
+
+def test_queries_that_cannot_be_read_leave_the_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _grid(tmp_path)
+    for number in range(9):
+        artifacts = tmp_path / str(number) / "artifacts"
+        (artifacts / "evaluate").mkdir(parents=True)
+        (artifacts / "evaluate" / "samples.jsonl").write_text(json.dumps({"key": "q1", "generation": "said"}) + "\n")
+        (artifacts / "pack").mkdir()
+    assert _page(tmp_path).count("said") == 9 and "without their queries" in caplog.text
 
 
 def test_one_job_and_nothing_known_is_a_page_too(tmp_path: Path) -> None:
