@@ -35,7 +35,6 @@ class StepLoader:
         start: first step, asked for when the first step is.
         length: steps of a whole pass.
         num_workers: processes that prepare steps ahead, in order.
-        check: sees every step before it is handed out.
     """
 
     def __init__(
@@ -45,10 +44,9 @@ class StepLoader:
         start: Callable[[], int],
         length: int,
         num_workers: int,
-        check: Callable[[StepBatch], None],
     ) -> None:
         self._steps, self._start, self._length = steps, start, length
-        self._num_workers, self._check = num_workers, check
+        self._num_workers = num_workers
 
     def __len__(self) -> int:
         return self._length
@@ -70,9 +68,7 @@ class StepLoader:
         end_workers = partial(_end_workers, workers)
         atexit.register(end_workers)
         try:
-            for step in steps:
-                self._check(step)
-                yield step
+            yield from steps
         finally:
             del steps
             end_workers()

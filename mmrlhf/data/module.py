@@ -25,7 +25,7 @@ from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.loader import StepLoader
 from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.plan import Quotas, StepPlan
-from mmrlhf.data.steps import HeldOutSteps, Quarantine, RunPlan, TrainSteps
+from mmrlhf.data.steps import HeldOutSteps, RunPlan, TrainSteps
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import StepBatch
 
@@ -93,7 +93,7 @@ class PreferenceDataModule(L.LightningDataModule):
         self._plan = RunPlan(rows, digest, seed, groups_per_step, shards, window, quotas)
         self._val_rows = np.asarray(val_indices, dtype=np.int64)
         self.total_steps = _count_steps(self._plan.steps_per_epoch, epochs, max_steps)
-        self._quarantine = Quarantine(len(rows) + len(self._val_rows))
+        self.num_groups = len(rows) + len(self._val_rows)
         self._start = 0
 
     def describe(self) -> dict[str, Any]:
@@ -141,17 +141,16 @@ class PreferenceDataModule(L.LightningDataModule):
 
     @override
     def train_dataloader(self) -> StepLoader:
-        return StepLoader(self._train_steps, start=lambda: self._start, length=self.total_steps, **self._options())
+        return StepLoader(
+            self._train_steps, start=lambda: self._start, length=self.total_steps, num_workers=self._num_workers
+        )
 
     @override
     def val_dataloader(self) -> StepLoader | list[StepLoader]:
         length = -(-len(self._val_rows) // self._plan.groups_per_step)
         if not length:
             return []
-        return StepLoader(self._val_steps, start=lambda: 0, length=length, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        return {"num_workers": self._num_workers, "check": self._quarantine.add}
+        return StepLoader(self._val_steps, start=lambda: 0, length=length, num_workers=self._num_workers)
 
     def _train_steps(self) -> TrainSteps:
         rank, world_size = self._place()

@@ -4,7 +4,7 @@ A step's number fixes its groups (see `plan`), so steps can be made by any worke
 restart.
 
 Damage that is found only now (a file that broke after it was packed) does not stop a run: a fixed neighbour takes the
-group's place at weight 0, and the group's key is reported in the step. `Quarantine` stops the run if there are many.
+group's place at weight 0, and the group's key is reported in the step, for who counts them over all ranks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from mmrlhf.types import EncodedGroup, StepBatch
 
 LOG = logging.getLogger(__name__)
 MAX_DAMAGED_IN_A_ROW = 20
-MAX_DAMAGED_SHARE = 0.001
 
 
 @dataclass(frozen=True)
@@ -166,31 +165,3 @@ class StepShare:
 
     def _next(self, row: int) -> int:
         return int(self._rows[(np.searchsorted(self._rows, row) + 1) % len(self._rows)])
-
-
-class Quarantine:
-    """Counts the distinct damaged groups that this rank came across, and stops the run when there are too many.
-
-    The budget is 0.1% of the groups, at least one.
-    """
-
-    def __init__(self, num_groups: int) -> None:
-        self._num_groups = num_groups
-        self._keys: set[str] = set()
-
-    def add(self, step: StepBatch) -> None:
-        """Count a step's damaged groups.
-
-        Raises:
-            DataError: more than the budget.
-        """
-        self._keys.update(step.quarantined)
-        budget = max(1, int(MAX_DAMAGED_SHARE * self._num_groups))
-        if len(self._keys) > budget:
-            raise DataError(
-                "too many groups cannot be read",
-                where=", ".join(sorted(self._keys)[:8]),
-                given=f"{len(self._keys)} of {self._num_groups} groups, up to step {step.step}",
-                expected=f"at most {budget}",
-                fix="check the shards against their manifest, and pack them again if they are damaged",
-            )

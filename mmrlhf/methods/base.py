@@ -11,15 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import lightning as L
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
+from mmrlhf.data.ranks import gather_ranks
 from mmrlhf.losses.objective import PairScale
 from mmrlhf.methods.optim import (
     OptimSettings,
@@ -31,8 +31,6 @@ from mmrlhf.methods.optim import (
 from mmrlhf.methods.record import StepRecord
 from mmrlhf.models.sharding import is_sharded, shard_model
 from mmrlhf.types import PackedBatch, PairIndex, StepBatch
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class PackedModule(L.LightningModule, ABC):
         self.train_metrics: dict[str, float] = {}
         self.validation_metrics: dict[str, float] = {}
         self.validated_step = -1
-        self._truncated_tokens, self._quarantined = 0, set[str]()
+        self._truncated_tokens = 0
         self._last_lr = 0.0
 
     @property
@@ -154,7 +152,6 @@ class PackedModule(L.LightningModule, ABC):
             for micro_batch, own in zip(batch.micro_batches, counts, strict=True):
                 self._backward(micro_batch.to(self.device), own.to(self.device), divisors, record)
         norm = self._optimizer_step()
-        self._quarantined.update(batch.quarantined)
         self._truncated_tokens += sum(micro.truncated_tokens for micro in batch.micro_batches)
         metrics = record.reduce(self._all_reduce)
         metrics["loss"] = self._total_loss(metrics)
@@ -227,34 +224,22 @@ class PackedModule(L.LightningModule, ABC):
         self.heldout_scores = self._gather_scores()
         self.validated_step = self.trainer.global_step
 
-    def ledger(self) -> tuple[int, tuple[str, ...]]:
-        """Response tokens cut off so far and keys of groups that could not be read, over all ranks and resumes."""
-        ranks = gather_ranks((self._truncated_tokens, self._quarantined))
-        return sum(tokens for tokens, _ in ranks), tuple(sorted(set[str]().union(*(keys for _, keys in ranks))))
+    def truncated_tokens(self) -> int:
+        """Response tokens cut off so far, over all ranks and resumes; every rank has to call this."""
+        return sum(gather_ranks(self._truncated_tokens))
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ledger"] = self.ledger()
+        checkpoint["truncated_tokens"] = self.truncated_tokens()
         checkpoint["train_metrics"] = dict(self.train_metrics)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        tokens, keys = checkpoint["ledger"]
         self.train_metrics = dict(checkpoint["train_metrics"])
-        self._quarantined = set(keys)
         # The stored count is the sum over ranks, so one rank carries it on.
-        self._truncated_tokens = tokens if self.trainer.is_global_zero else 0
+        self._truncated_tokens = checkpoint["truncated_tokens"] if self.trainer.is_global_zero else 0
 
     def _gather_scores(self) -> PairScores | None:
         scored = [scores for share in gather_ranks(self._heldout) for scores in share]
         every = sorted(row for s in scored for row in zip(s.keys, s.chosen, s.rejected, strict=True))
         return PairScores(*(tuple(column) for column in zip(*every, strict=True))) if every else None
-
-
-def gather_ranks(value: T) -> list[T]:
-    """Every rank's value, in the order of ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from torch import Tensor
@@ -20,6 +20,7 @@ from mmrlhf.callbacks.histograms import PairHistograms
 from mmrlhf.callbacks.ledger import EpochLedger
 from mmrlhf.callbacks.preemption import Preemption
 from mmrlhf.callbacks.progress import TrainingProgress
+from mmrlhf.callbacks.quarantine import Quarantine
 from mmrlhf.data.index import Index
 from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.sidecar import SideCar
@@ -34,6 +35,8 @@ from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.workbench import Workbench
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CHECKPOINTS, MODEL, METRICS = SCRATCH, "model", "metrics.json"
 
@@ -84,7 +87,6 @@ def train(
         seconds = _fit(trainer, module, bench, resume)
         if preemption.agreed(trainer):
             raise TrainingInterrupted(f"stopped by {preemption.cause} behind the last step; run it again to continue")
-    truncated, quarantined = module.ledger()
     summary: dict[str, Any] = {
         "steps": trainer.global_step,
         "groups_per_step": bench.schedule.groups_per_step,
@@ -93,9 +95,13 @@ def train(
         "train": dict(module.train_metrics),
         "validation": dict(module.validation_metrics),
         "heldout": heldout_report(module, bench.categories, seed=bench.schedule.seed),
-        "truncated_tokens": truncated,
-        "quarantined": list(quarantined),
-        "data": {**bench.data.describe(), "excluded": dict(bench.excluded), "epochs": _ledger(trainer)},
+        "truncated_tokens": module.truncated_tokens(),
+        "quarantined": _callback(trainer, Quarantine).keys,
+        "data": {
+            **bench.data.describe(),
+            "excluded": dict(bench.excluded),
+            "epochs": _callback(trainer, EpochLedger).epochs,
+        },
     }
     return trainer, summary
 
@@ -124,6 +130,7 @@ def _make_trainer(bench: Workbench, out: Path, stage: str, runtime: Runtime, pre
         StepCheckpoint(
             out / CHECKPOINTS, preemption, every_steps=schedule.checkpoint_every, keep=schedule.keep_checkpoints
         ),
+        Quarantine(bench.data.num_groups),
         EpochLedger(steps_per_epoch=bench.data.steps_per_epoch, groups_per_step=schedule.groups_per_step),
         PairHistograms(out),
         *runtime.callbacks,
@@ -145,10 +152,9 @@ def _make_trainer(bench: Workbench, out: Path, stage: str, runtime: Runtime, pre
     )
 
 
-def _ledger(trainer: L.Trainer) -> list[dict[str, int]]:
-    """What became of the places of every finished epoch."""
+def _callback(trainer: L.Trainer, kind: type[T]) -> T:
     callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    return next(callback.epochs for callback in callbacks if isinstance(callback, EpochLedger))
+    return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
 def _step_of(checkpoint: Path | None) -> int:

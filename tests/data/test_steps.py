@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.sidecar import SideCar, SideCarWriter
-from mmrlhf.data.steps import HeldOutSteps, Quarantine, RunPlan, TrainSteps
+from mmrlhf.data.steps import HeldOutSteps, RunPlan, TrainSteps
 from mmrlhf.errors import DataError
 from mmrlhf.types import StepBatch
 
@@ -122,20 +122,3 @@ def test_a_missing_side_car_value_is_not_taken_for_damage(tmp_path):
         pass
     with pytest.raises(DataError, match="no values for group"):
         make_steps(tables=[SideCar.load(tmp_path)])[0]
-
-
-def test_the_quarantine_budget_counts_distinct_groups():
-    """0.1% of 2,000 groups are 2; the third distinct key stops the run, a second epoch's repeats do not."""
-
-    def step(*keys: str) -> StepBatch:
-        return StepBatch(0, 0, (), 0, quarantined=keys)
-
-    quarantine = Quarantine(2000)
-    for _ in range(3):
-        quarantine.add(step("a", "b"))
-    with pytest.raises(DataError, match="3 of 2000"):
-        quarantine.add(step("c"))
-    small = Quarantine(10)
-    small.add(step("a"))
-    with pytest.raises(DataError):
-        small.add(step("b"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -102,12 +103,11 @@ def test_nothing_trainable_is_named() -> None:
         SFTModule(model, OptimSettings(), total_steps=1).configure_optimizers()
 
 
-def test_ledger_counts_truncated_tokens_and_keys(tmp_path: Path) -> None:
+def test_truncated_tokens_are_counted() -> None:
     steps = [
-        StepBatch(s.epoch, s.step, s.micro_batches, s.num_groups, quarantined=(f"bad{s.step}",))
-        for s in make_steps(2, num_micro=1)
+        replace(step, micro_batches=tuple(replace(micro, truncated_tokens=3) for micro in step.micro_batches))
+        for step in make_steps(2, num_micro=1)
     ]
     module = build_method("sft", ToyModel(), 2)
-    trainer = quiet_trainer()
-    fit(trainer, module, steps)
-    assert module.ledger() == (0, ("bad0", "bad1"))
+    fit(quiet_trainer(), module, steps)
+    assert module.truncated_tokens() == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from functools import partial
@@ -18,8 +19,9 @@ from small_data import wanted_word
 
 from mmrlhf.callbacks.checkpoints import TrainingInterrupted, latest_checkpoint
 from mmrlhf.callbacks.curves import read_curves
+from mmrlhf.data.index import Index
 from mmrlhf.data.mixing import Mixing
-from mmrlhf.data.selection import Selection
+from mmrlhf.data.selection import Selection, select
 from mmrlhf.data.shards import write_shards
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.losses.dpo import DPO
@@ -136,6 +138,43 @@ def test_a_signal_behind_the_last_step_is_not_lost_and_costs_nothing(
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     for part in ("steps", "train", "validation", "data"):
         assert resumed[part] == whole[part]
+
+
+def test_one_group_that_cannot_be_read_is_named_and_a_second_one_ends_the_run_also_behind_a_restart(
+    tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime
+) -> None:
+    """Of so few queries the budget is one."""
+    folder = tmp_path / "shards"
+    shutil.copytree(small_shards, folder)
+    index = Index.load(folder)
+    train = select(index, "train", holdout=0.3).rows
+    first, second = (int(row) for row in train[-2:])
+    _spoil(index, first)
+    options = {"max_steps": None, "epochs": 1}
+    summary = train_sft(tmp_path / "one", folder, small_policy, runtime, **options)
+    assert summary["quarantined"] == [index.entries[first].key]
+
+    class Spoil(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == 3:  # behind the first epoch of three steps
+                shutil.copytree(small_shards, folder, dirs_exist_ok=True)  # the first can be read again, but it counts
+                _spoil(index, second)
+                raise KeyError("crash")
+
+    with pytest.raises(KeyError, match="crash"):
+        train_sft(
+            tmp_path / "two", folder, small_policy, replace(runtime, callbacks=[Spoil()]), **options | {"epochs": 2}
+        )
+    with pytest.raises(DataError, match="2 of"):
+        train_sft(tmp_path / "two", folder, small_policy, runtime, **options | {"epochs": 2})
+
+
+def _spoil(index: Index, row: int) -> None:
+    _, shard, members = index.entries.place(row)
+    offset, size, _ = members["json"]
+    with (Path(index.folder) / shard).open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(size))
 
 
 def test_token_budget_changes_nothing(tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime) -> None:
