@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,3 +80,8 @@ def groups() -> list[PreferenceGroup]:
         ),
         PreferenceGroup("text", "no picture ?", responses("fine answer"), ()),
     ]
+
+
+def lora_on(family: str, wanted: Sequence[str]) -> dict[str, Any]:
+    """Settings that adapt parts of a model; Gemma 3's projector, a bare matrix, stays frozen instead."""
+    return {part: "frozen" if (family, part) == ("gemma3", "projector") else "lora" for part in wanted}

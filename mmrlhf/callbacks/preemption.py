@@ -13,10 +13,10 @@ import signal
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from mmrlhf.data.preemption import PREEMPTION
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 
 from mmrlhf.errors import ModelError
@@ -85,13 +86,21 @@ def language_layers(backbone: PreTrainedModel) -> nn.ModuleList:
     )
 
 
-def adaptable_layers(backbone: PreTrainedModel) -> list[str]:
-    """Names of the linear maps inside the decoder layers, which LoRA adapts; routers of experts are left alone."""
-    inside = {module for layer in language_layers(backbone) for module in layer.modules()}
+def adaptable_layers(backbone: PreTrainedModel, part: str) -> list[str]:
+    """Names of the linear maps of a part (see `parts`) that LoRA adapts: of the language model inside its layers only.
+
+    Routers of experts are left alone, and so is what torch's own attention module reads without calling it.
+    """
+    own = {id(parameter) for parameter in parts(backbone)[part]}
+    if part == "language":
+        own = {id(parameter) for layer in language_layers(backbone) for parameter in layer.parameters()}
     return [
         name
         for name, module in backbone.named_modules()
-        if module in inside and isinstance(module, nn.Linear) and name.rpartition(".")[2] not in ("gate", "router")
+        if isinstance(module, nn.Linear)
+        and id(module.weight) in own
+        and not isinstance(module, NonDynamicallyQuantizableLinear)
+        and name.rpartition(".")[2] not in ("gate", "router")
     ]
 
 

@@ -17,13 +17,12 @@ from mmrlhf.models.families import adaptable_layers, check_packable, parts, visi
 
 log = logging.getLogger(__name__)
 
+PARTS = ("vision", "projector", "language")
 _CHOICES = {
     "precision": ("float32", "bf16"),
     "layout": ("auto", "packed", "rows"),
     "attention": ("auto", "sdpa", "flex"),
-    "vision": ("frozen", "full"),
-    "projector": ("frozen", "full"),
-    "language": ("frozen", "full", "lora"),
+    **dict.fromkeys(PARTS, ("frozen", "full", "lora")),
 }
 
 
@@ -38,8 +37,9 @@ class ModelSettings:
             packed where a self-check finds that the model reads it right, else rows.
         attention: of packed rows: `sdpa` (one group per batch entry), `flex` (FlexAttention: groups behind one another
             in one row, compiled, GPU), or `auto`: flex on a GPU where the layers allow, sdpa elsewhere.
-        vision, projector, language: `frozen`, `full`, or for the language model `lora`.
-        lora_rank, lora_alpha, lora_dropout: of the adapters (peft), which are on the linear maps of the decoder layers.
+        vision, projector, language: whether each part is `frozen`, trains in `full`, or has adapters (`lora`).
+        lora_rank, lora_alpha, lora_dropout: of the adapters (peft), which are on the linear maps of the vision tower,
+            of the projector and of the decoder layers.
         lora_head: also adapt the language-model head, where it shares no weight with the embedding.
         gradient_checkpointing: recompute each decoder layer in backward.
         max_tokens: longest prefix + response.
@@ -141,12 +141,13 @@ def _load_config(path: str | Path) -> Any:
 def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftModel | None:
     """Freeze, free or adapt the parts of a backbone in place; returns the adapter's owner where LoRA is used."""
     adapters = None
-    if settings.language == "lora":
+    adapted = [name for part in PARTS if getattr(settings, part) == "lora" for name in _layers_to_adapt(backbone, part)]
+    if adapted:
         config = LoraConfig(
             r=settings.lora_rank,
             lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=settings.lora_dropout,
-            target_modules=adaptable_layers(backbone) + (_head_to_adapt(backbone) if settings.lora_head else []),
+            target_modules=adapted + (_head_to_adapt(backbone) if settings.lora_head else []),
         )
         adapters = cast(PeftModel, get_peft_model(backbone, config))
     for part, parameters in parts(backbone).items():
@@ -162,6 +163,19 @@ def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftMod
         enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return adapters
+
+
+def _layers_to_adapt(backbone: PreTrainedModel, part: str) -> list[str]:
+    """Names of a part's linear maps; ConfigError where it has none (Gemma 3's projector is a bare matrix)."""
+    names = adaptable_layers(backbone, part)
+    if not names:
+        raise ConfigError(
+            f"the {part} of this model has no linear map that adapters could be put on",
+            where=f"model.settings.{part}",
+            given="lora",
+            expected="frozen or full",
+        )
+    return names
 
 
 def _head_to_adapt(backbone: PreTrainedModel) -> list[str]:

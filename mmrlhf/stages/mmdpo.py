@@ -25,7 +25,7 @@ from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
 from mmrlhf.methods.ranking import RankingModule, require_whole_ranking
 from mmrlhf.models.export import save_policy
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import PARTS, ModelSettings, load_backbone
 from mmrlhf.stages.heldout_answers import AnswerSettings, answer_callbacks
 from mmrlhf.stages.passes import describe_source, untrained
 from mmrlhf.stages.runtime import Runtime
@@ -177,14 +177,14 @@ def _reference_tables(reference: Path | None, facts: Mapping[str, Any], damage: 
 
 
 def _check_adapter(reference_from: str, model: ModelSettings) -> None:
-    others = [part for part in ("vision", "projector") if getattr(model, part) == "full"]
-    if reference_from != "adapter" or (model.language == "lora" and not others):
+    modes = {part: getattr(model, part) for part in PARTS}
+    if reference_from != "adapter" or ("lora" in modes.values() and "full" not in modes.values()):
         return
     raise ConfigError(
         "switching adapters off gives the reference back only if nothing but adapters trains",
         where="reference_from, model.settings",
-        given=f"reference_from=adapter, language={model.language}, trained in full: {', '.join(others) or 'none'}",
-        expected="language=lora, projector=frozen, vision=frozen",
+        given=", ".join(["reference_from=adapter", *(f"{part}={mode}" for part, mode in modes.items())]),
+        expected="language=lora, and vision and projector frozen or lora",
         fix="set these, or use reference_from=table",
     )
 

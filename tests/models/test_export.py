@@ -8,7 +8,7 @@ import pytest
 import torch
 from head_kinds import build_with_head
 from test_forward import build
-from tiny_models import AVAILABLE
+from tiny_models import AVAILABLE, lora_on
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmrlhf.data.pack import pack_groups
@@ -16,17 +16,17 @@ from mmrlhf.errors import ModelError
 from mmrlhf.models.export import HEAD_FILE, load_reward_model, save_policy, save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.load import PARTS, ModelSettings
 from mmrlhf.types import PreferenceGroup
 
 
-@pytest.mark.parametrize("language", ["full", "lora"])
+@pytest.mark.parametrize("adapted", [(), ("language",), PARTS], ids=["full", "language", "all"])
 @pytest.mark.parametrize("family", AVAILABLE)
 def test_policy_folder_is_a_stock_checkpoint(
-    family: str, language: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup], tmp_path: Path
+    family: str, adapted: tuple[str, ...], tiny_folders: dict[str, Path], groups: list[PreferenceGroup], tmp_path: Path
 ) -> None:
     """`from_pretrained` gives the trained model's logits; adapters are merged, template and processor come along."""
-    model, encoder = build(tiny_folders[family], language=language, lora_rank=4)
+    model, encoder = build(tiny_folders[family], lora_rank=4, **lora_on(family, adapted))
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -13,7 +13,6 @@ from mmrlhf.data.encode import Encoder
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.data.processing import MediaSettings
 from mmrlhf.data.templates import AnswerTemplate, CritiqueTemplate, Template
-from mmrlhf.errors import ModelError
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
@@ -103,32 +102,6 @@ def test_gradient_checkpointing_and_chunks_change_nothing(
     chunked.train()
     batch = pack_groups([encoder(group) for group in groups])
     assert_same(gradients(plain, plain(batch)), gradients(chunked, chunked(batch)))
-
-
-@pytest.mark.parametrize("family", AVAILABLE)
-def test_adapters_off_is_the_base_model(
-    family: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
-) -> None:
-    """With trained adapters the policy moves; off, it is the reference; only adapters and projector train."""
-    base, encoder = build(tiny_folders[family])
-    policy, _ = build(tiny_folders[family], language="lora", lora_rank=4)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    batch = pack_groups([encoder(group) for group in groups])
-    reference = base(batch).logprob
-    assert (policy(batch).logprob - reference).abs().max() > 1e-2
-    with policy.adapters_off():
-        torch.testing.assert_close(policy(batch).logprob, reference)
-    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
-    assert all("lora_" in n or "project" in n or "merger" in n or "newline" in n for n in trained)
-
-
-def test_adapters_off_needs_adapters(tiny_folders: dict[str, Path]) -> None:
-    """Asking a model without adapters for its reference says what to set."""
-    model, _ = build(tiny_folders["internvl"])
-    with pytest.raises(ModelError, match="language=lora"), model.adapters_off():
-        pass
 
 
 def test_vision_runs_once_per_image(tiny_folders: dict[str, Path]) -> None:
