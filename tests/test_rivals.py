@@ -57,6 +57,7 @@ def test_arms_are_summed_over_seeds_and_compared_query_by_query(study: ModuleTyp
     assert mmdpo["kl"][0] == pytest.approx(2.5)
     # The seeds differ by more than the arms do; paired, the gain is the same everywhere.
     assert mmdpo["gain_over_dpo"] == pytest.approx((0.1, 0.1, 0.1)) and dpo["gain_over_dpo"] is None
+    assert dpo["mmdpo_ahead"] == pytest.approx((0.1, 0.1, 0.1)) and mmdpo["mmdpo_ahead"] is None
     assert mmdpo["quality_by_seed"] == pytest.approx({"0": 0.35, "1": 0.55})
 
 

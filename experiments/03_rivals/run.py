@@ -31,9 +31,10 @@ HARDEST_METHODS = "dpo,mmdpo"
 FLIP_RATE = "stages.world.flip_rate"
 # what tells one arm from another, with the values that run.py has where a job does not say
 ARM = {FLIP_RATE: "0.0", "method": "mmdpo", "pairs": "all", "method.w": "", "method.k": ""}
-BASELINE = ("dpo", "all")
+BASELINE, SUBJECT = ("dpo", "all"), ("mmdpo", "all")
 RIVALS, GRID = ("flip_rate", "method", "pairs"), ("w", "k")
-MEASURES = ("quality", "gain_over_dpo", "kl", "reward")
+# mmdpo_ahead: what MM-DPO, at the usual w and k on all pairs, gains over the arm
+MEASURES = ("quality", "gain_over_dpo", "mmdpo_ahead", "kl", "reward")
 KL_LABEL, QUALITY_LABEL = "KL to the reference, nats an answer", "true quality of held-out answers"
 
 Answers = Mapping[tuple[str, str, str], Mapping[str, float]]
@@ -141,13 +142,18 @@ def summarise(arms: Sequence[Arm]) -> list[Row]:
         for name in ("quality", "kl", "reward"):
             values, groups = arm.values(name)
             row[name] = tuple(bootstrap_mean(values, groups=groups)) if values else None
-        base = next(
-            (one for one in arms if (one.method, one.pairs) == BASELINE and one.flip_rate == arm.flip_rate), None
-        )
+        base, subject = (find(arms, name, arm.flip_rate) for name in (BASELINE, SUBJECT))
         row["gain_over_dpo"] = gain(arm, base) if base is not None and base is not arm else None
+        row["mmdpo_ahead"] = gain(subject, arm) if subject is not None and subject is not arm else None
         row["quality_by_seed"] = {seed: mean_of_seed(arm, seed) for seed in seeds}
         rows.append(row)
     return rows
+
+
+def find(arms: Sequence[Arm], name: tuple[str, str], flip_rate: str) -> Arm | None:
+    """The arm of a method and its pairs outside the table over w and k, if there is one."""
+    same = (arm for arm in arms if (arm.method, arm.pairs) == name and arm.flip_rate == flip_rate and not arm.w)
+    return next(same, None)
 
 
 def gain(arm: Arm, base: Arm) -> Triple | None:

@@ -179,7 +179,9 @@ def test_shards_at_an_address_are_shown_like_local_ones(artefacts, tmp_path, mon
     inputs = {**artefacts, "shards": artefacts["shards"].as_uri(), "objective": MMDPO()}
     summary = run(tmp_path / "out", **inputs, num_samples=2, runtime=RUNTIME)
     outline = Outline((tmp_path / "out" / "report.html").read_text())
-    assert outline.tags.count("article") >= 2 and any(address.startswith("data:image/") for address in outline.addresses)
+    assert outline.tags.count("article") >= 2 and any(
+        address.startswith("data:image/") for address in outline.addresses
+    )
     assert 0.1 <= summary["beta_mean"] <= 0.15, "margins of the pairs"
 
 
