@@ -8,7 +8,8 @@ that are finished leave the batch, and branches that are finished leave the step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -82,11 +83,9 @@ def generate(
     Returns:
         per group, its branches' continuations as token ids, branch by branch, the samples of a branch adjacent.
     """
-    was_training = model.training
-    model.eval()
-    if model.layout == "rows":
-        with autocast(model.settings, model.device):
-            rows = generate_rows(
+    with _answering(model), autocast(model.settings, model.device):
+        if model.layout == "rows":
+            return generate_rows(
                 model,
                 groups,
                 max_new_tokens=max_new_tokens,
@@ -95,15 +94,21 @@ def generate(
                 num_samples=num_samples,
                 seed=seed,
             )
-        model.train(was_training)
-        return rows
-    with autocast(model.settings, model.device):
         state, logits = _prefill(model, groups, num_samples)
-        written = _decode(model, state, logits, max_new_tokens, end_tokens, temperature, seed)
-    model.train(was_training)
+        written = iter(_decode(model, state, logits, max_new_tokens, end_tokens, temperature, seed))
     counts = [len(group.branches) * num_samples for group in groups]
-    rows = iter(written)
-    return [[next(rows) for _ in range(count)] for count in counts]
+    return [[next(written) for _ in range(count)] for count in counts]
+
+
+@contextmanager
+def _answering(model: PackedModel) -> Iterator[None]:
+    """Evaluation mode, and the former mode afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _prefill(model: PackedModel, groups: Sequence[EncodedGroup], num_samples: int) -> tuple[_Decoding, Tensor]:
