@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from mmrlhf.data.entries import Entries
 from mmrlhf.data.manifest import Shard, check_shards, read_index, set_of_shard
 from mmrlhf.data.records import group_from_members
 from mmrlhf.data.remote import RemoteShards, is_remote
-from mmrlhf.data.shard_files import ShardFiles
+from mmrlhf.data.shard_files import ShardFiles, open_in
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import PreferenceGroup
 
@@ -36,6 +36,7 @@ class Index:
     """A loaded index; `Index.load` makes one. It pickles as its folder and digest, so workers get it cheaply.
 
     `digest` identifies the content, `shards` lists the files, `entries[i]` describes sample i and `read(i)` reads it.
+    `remote` is where the shards come from if they lie at an address.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class Index:
         shards: tuple[Shard, ...],
         digest: str,
         table: pa.Table,
-        locate: Callable[[str], Path],
+        remote: RemoteShards | None = None,
     ) -> None:
         self.folder, self.shards, self.digest = folder, shards, digest
         self.entries = Entries(table)
         self._table = table
-        self._files = ShardFiles(locate)
+        self.remote = remote
+        self._files = ShardFiles(remote.open, max_open=0) if remote else ShardFiles(partial(open_in, Path(folder)))
 
     @classmethod
     def load(cls, folder: Path | str) -> Index:
@@ -65,11 +67,11 @@ class Index:
             remote = RemoteShards(folder)
             shards, digest, table = read_index(remote.fetch_index())
             remote.add(shards)
-            return cls(folder, shards, digest, table, remote.locate)
+            return cls(folder, shards, digest, table, remote)
         folder = Path(folder)
         shards, digest, table = read_index(folder)
         check_shards(folder, shards, table)
-        return cls(folder, shards, digest, table, lambda shard: folder / shard)
+        return cls(folder, shards, digest, table)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -90,9 +92,13 @@ class Index:
 
     def set_names(self) -> np.ndarray:
         """Return the name of each sample's set (N,) in a mixture; empty text where the shards are no mixture."""
+        numbers, shards = self.shard_numbers()
+        return np.array([set_of_shard(shard) for shard in shards], dtype=object)[numbers]
+
+    def shard_numbers(self) -> tuple[np.ndarray, list[str]]:
+        """Return each sample's shard as a number (N,), and the names of the shards by their numbers."""
         shards = self._table.column("shard").combine_chunks().dictionary_encode()
-        names = np.array([set_of_shard(shard) for shard in shards.dictionary.to_pylist()], dtype=object)
-        return names[shards.indices.to_numpy()]
+        return shards.indices.to_numpy(), shards.dictionary.to_pylist()
 
     def read(self, i: int, *, media: bool = True) -> PreferenceGroup:
         """Read sample i from its shard, or its text alone.
@@ -153,7 +159,7 @@ class Index:
         Raises:
             DataError: they differ.
         """
-        with self._files.locate(shard.name).open("rb") as stream:
+        with os.fdopen(self._files.open_shard(shard.name), "rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != shard.sha256:
             raise DataError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -19,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmrlhf.data.preemption import ignore_preemption
+from mmrlhf.data.prefetch import ShardPrefetch
 from mmrlhf.types import StepBatch
 
 # A worker that hangs (on a dead network mount, in a codec) becomes an error after this many seconds.
@@ -35,6 +37,7 @@ class StepLoader:
         start: first step, asked for when the first step is.
         length: steps of a whole pass.
         num_workers: processes that prepare steps ahead, in order.
+        prefetch: first step -> what fetches remote shards ahead, or None; begun behind the workers, which may be forks.
     """
 
     def __init__(
@@ -44,18 +47,20 @@ class StepLoader:
         start: Callable[[], int],
         length: int,
         num_workers: int,
+        prefetch: Callable[[int], ShardPrefetch | None] = lambda start: None,
     ) -> None:
         self._steps, self._start, self._length = steps, start, length
-        self._num_workers = num_workers
+        self._num_workers, self._prefetch = num_workers, prefetch
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[StepBatch]:
+        start = self._start()
         loader = DataLoader(
             self._steps(),
             batch_size=None,
-            sampler=range(self._start(), self._length),
+            sampler=range(start, self._length),
             num_workers=self._num_workers,
             timeout=_WORKER_TIMEOUT if self._num_workers else 0,
             worker_init_fn=ignore_preemption,
@@ -67,9 +72,20 @@ class StepLoader:
         workers = set(multiprocessing.active_children()) - others
         end_workers = partial(_end_workers, workers)
         atexit.register(end_workers)
+        ahead = self._prefetch(start)
         try:
-            yield from steps
+            for step in steps:
+                if ahead is not None:
+                    ahead.advance(step.step)
+                yield step
+        except BaseException as error:
+            # What a worker raised would hold on to the loader, which ends its workers when it goes: killed before
+            # that, they would be reported instead of the error.
+            traceback.clear_frames(error.__traceback__)
+            raise
         finally:
+            if ahead is not None:
+                ahead.stop()
             del steps
             end_workers()
             atexit.unregister(end_workers)

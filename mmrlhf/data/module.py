@@ -25,6 +25,7 @@ from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.loader import StepLoader
 from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.plan import Quotas, StepPlan
+from mmrlhf.data.prefetch import ShardPrefetch, shard_uses
 from mmrlhf.data.steps import HeldOutSteps, RunPlan, TrainSteps
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import StepBatch
@@ -142,7 +143,11 @@ class PreferenceDataModule(L.LightningDataModule):
     @override
     def train_dataloader(self) -> StepLoader:
         return StepLoader(
-            self._train_steps, start=lambda: self._start, length=self.total_steps, num_workers=self._num_workers
+            self._train_steps,
+            start=lambda: self._start,
+            length=self.total_steps,
+            num_workers=self._num_workers,
+            prefetch=self._begin_prefetch,
         )
 
     @override
@@ -151,6 +156,14 @@ class PreferenceDataModule(L.LightningDataModule):
         if not length:
             return []
         return StepLoader(self._val_steps, start=lambda: 0, length=length, num_workers=self._num_workers)
+
+    def _begin_prefetch(self, start: int) -> ShardPrefetch | None:
+        """Fetch the shards of the steps from `start` on ahead of use, where they are remote."""
+        index, remote = self._dataset.index, self._dataset.index.remote
+        if remote is None:
+            return None
+        uses = shard_uses(self._plan, *index.shard_numbers(), start=start, end=self.total_steps)
+        return ShardPrefetch(uses, fetch=remote.fetch, sizes=remote.sizes, capacity=remote.max_bytes)
 
     def _train_steps(self) -> TrainSteps:
         rank, world_size = self._place()

@@ -1,8 +1,10 @@
-"""Shards that lie on http(s), s3 or gs: whole shards are fetched when first read, into a cache that a machine shares.
+"""Shards that lie on http(s), s3 or gs: whole shards are fetched before or when they are read, into a shared cache.
 
-A shard is downloaded to `SHA256.tar.part` under a file lock, in ranges, so that an attempt goes on where the one before
-broke off; it gets its name only once its size and SHA-256 are those of the manifest. The cache is addressed by content:
-the same shard under two addresses is kept once. When it is full, the shards go that were used longest ago.
+A shard is downloaded to `SHA256.BYTES.part` under a file lock, in ranges, so that an attempt goes on where the one
+before broke off; it gets its name only once its size and SHA-256 are those of the manifest. The cache is addressed by
+content: the same shard under two addresses is kept once. When it is full, the shards go that were used longest ago:
+every read is a use, and no reader keeps a shard open, so what goes is free at once. A shard that is being fetched
+counts in full.
 
 The folder is `$MMRLHF_SHARD_CACHE` (default `~/.cache/mmrlhf`), the size cap `$MMRLHF_SHARD_CACHE_GIB` (default 100).
 Nothing here is reached unless an input is an address.
@@ -15,10 +17,11 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from mmrlhf.data.manifest import INDEX_FILE, MANIFEST_FILE, Shard, check_index, parse_manifest
 from mmrlhf.errors import ConfigError, DataError, HubError
@@ -29,6 +32,7 @@ T = TypeVar("T")
 FOLDER_VARIABLE, SIZE_VARIABLE = "MMRLHF_SHARD_CACHE", "MMRLHF_SHARD_CACHE_GIB"
 ATTEMPTS = 6
 FIRST_PAUSE = 1.0
+_ROOM_PAUSE = 0.5
 _RANGE = 8 * 2**20
 _EXTRAS = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
@@ -50,10 +54,12 @@ class RemoteShards:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._fs, self._root = _file_system(self.url)
+        self._stores: dict[int, tuple[Any, str]] = {}
+        self._store()
         self._cache = Path(os.environ.get(FOLDER_VARIABLE, "~/.cache/mmrlhf")).expanduser()
-        self._max_bytes = _size_cap()
+        self.max_bytes = _size_cap()
         self._shards: dict[str, Shard] = {}
+        self.sizes: dict[str, int] = {}
 
     def fetch_index(self) -> Path:
         """Fetch manifest and index, the index only if it is another one than last time; returns their local folder.
@@ -65,11 +71,11 @@ class RemoteShards:
         folder = self._cache / "sets" / name
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            manifest = self._attempt(MANIFEST_FILE, lambda path: self._fs.cat_file(path))
+            manifest = self._attempt(MANIFEST_FILE, lambda store, path: store.cat_file(path))
             kept = folder / MANIFEST_FILE
             if not (folder / INDEX_FILE).exists() or not kept.exists() or kept.read_bytes() != manifest:
                 kept.unlink(missing_ok=True)  # written last, so that it vouches for the index beside it
-                index = self._attempt(INDEX_FILE, lambda path: self._fs.cat_file(path))
+                index = self._attempt(INDEX_FILE, lambda store, path: store.cat_file(path))
                 check_index(parse_manifest(manifest, self.url), index, f"{self.url}/{INDEX_FILE}")
                 _write(folder / INDEX_FILE, index)
                 _write(kept, manifest)
@@ -78,16 +84,17 @@ class RemoteShards:
     def add(self, shards: tuple[Shard, ...]) -> None:
         """Say which shards the manifest lists."""
         self._shards = {shard.name: shard for shard in shards}
+        self.sizes = {shard.name: shard.bytes for shard in shards}
         total = sum(shard.bytes for shard in shards)
-        if total > self._max_bytes:
+        if total > self.max_bytes:
             log.warning(
-                "%s holds %.1f GiB, its cache %.1f GiB (%s): give data.mixing.shuffle_window as many shards as fit, or "
-                "every epoch fetches most of them again and again",
-                self.url, total / 2**30, self._max_bytes / 2**30, SIZE_VARIABLE,
+                "%s holds %.1f GiB, its cache %.1f GiB (%s): give data.mixing.shuffle_window half as many shards as "
+                "fit, or every epoch fetches most of them again and again",
+                self.url, total / 2**30, self.max_bytes / 2**30, SIZE_VARIABLE,
             )  # fmt: skip
 
-    def locate(self, name: str) -> Path:
-        """Return the local copy of a shard, after fetching it where needed.
+    def open(self, name: str) -> int:
+        """Open the local copy of a shard for reading, after fetching it where needed; it counts as used now.
 
         Raises:
             DataError: the bytes are not those of the manifest. HubError: they cannot be had.
@@ -96,16 +103,26 @@ class RemoteShards:
         path = self._cache / "shards" / f"{shard.sha256}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.utime(path)  # used last now
+            return _use(path)
         except FileNotFoundError:
-            with FileLock(path.with_suffix(".lock")):
+            with FileLock(path.with_suffix(".lock")):  # under which nobody removes it
                 if not path.exists():
-                    self._make_room(shard)
-                    self._download(shard, path)
-        return path
+                    part = path.with_name(f"{shard.sha256}.{shard.bytes}.part")
+                    self._make_room(shard, part)
+                    self._download(shard, part, path)
+                return _use(path)
 
-    def _download(self, shard: Shard, path: Path) -> None:
-        part = path.with_suffix(".tar.part")
+    def fetch(self, name: str) -> None:
+        """Bring a shard into the cache, if it is not there (raises like `open`)."""
+        os.close(self.open(name))
+
+    def _store(self) -> tuple[Any, str]:
+        """The file system and the folder in it; a forked process opens its own, because connections do not fork."""
+        if os.getpid() not in self._stores:
+            self._stores = {os.getpid(): _file_system(self.url)}
+        return self._stores[os.getpid()]
+
+    def _download(self, shard: Shard, part: Path, path: Path) -> None:
         for again in (False, True):
             self._fill(shard, part)
             with part.open("rb") as stream:
@@ -126,26 +143,20 @@ class RemoteShards:
         with part.open("ab") as stream:
             while (have := stream.tell()) < shard.bytes:
                 end = min(have + _RANGE, shard.bytes)
-                stream.write(self._attempt(shard.name, lambda path, a=have, b=end: self._range(path, a, b, shard)))
+                read = partial(_range, start=have, end=end, shard=shard)
+                stream.write(self._attempt(shard.name, read))
                 stream.flush()
             os.fsync(stream.fileno())
         if part.stat().st_size != shard.bytes:
             part.unlink()  # of another shard of this name, or of a server that sent too much
             self._fill(shard, part)
 
-    def _range(self, path: str, start: int, end: int, shard: Shard) -> bytes:
-        block = self._fs.cat_file(path, start=start, end=end)
-        if len(block) == shard.bytes != end - start:
-            block = block[start:end]  # a server that knows no ranges sends everything
-        if not block or len(block) > end - start:
-            raise OSError(f"asked for bytes {start} to {end}, got {len(block)}")
-        return block
-
-    def _attempt(self, name: str, read: Callable[[str], T]) -> T:
+    def _attempt(self, name: str, read: Callable[[Any, str], T]) -> T:
         """Read, trying again after growing pauses, whatever the store's library raises; the last error is shown."""
         for attempt in range(ATTEMPTS):
             try:
-                return read(f"{self._root}/{name}")
+                store, root = self._store()
+                return read(store, f"{root}/{name}")
             except FileNotFoundError as error:
                 raise DataError("not found", where=f"{self.url}/{name}", fix="check the address") from error
             except Exception as error:
@@ -160,21 +171,24 @@ class RemoteShards:
                 time.sleep(FIRST_PAUSE * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _make_room(self, shard: Shard) -> None:
-        """Remove the shards that were used longest ago until another one fits under the cap."""
-        if shard.bytes > self._max_bytes:
+    def _make_room(self, shard: Shard, part: Path) -> None:
+        """Wait until the shard fits under the cap, removing what was used longest ago, and claim its bytes."""
+        if shard.bytes > self.max_bytes:
             raise ConfigError(
                 "the cache is smaller than one shard",
-                where=SIZE_VARIABLE, given=f"{self._max_bytes} bytes", expected=f"at least {shard.bytes} bytes",
+                where=SIZE_VARIABLE, given=f"{self.max_bytes} bytes", expected=f"at least {shard.bytes} bytes",
             )  # fmt: skip
-        with FileLock(self._cache / "room.lock"):
-            kept = sorted((item.stat().st_mtime_ns, item.stat().st_size, item) for item in _tars(self._cache))
-            free = self._max_bytes - sum(size for _, size, _ in kept)
-            for _, size, item in kept:
+        while True:
+            with FileLock(self._cache / "room.lock"):
+                kept = [item for item in _contents(part.parent) if item[2] != part]
+                free = self.max_bytes - sum(size for _, size, _ in kept)
+                for _, size, item in kept:
+                    if free < shard.bytes and _remove(item):
+                        free += size
                 if free >= shard.bytes:
+                    part.touch()
                     return
-                item.unlink(missing_ok=True)  # who reads it now has it open and reads on
-                free += size
+            time.sleep(_ROOM_PAUSE)  # all of the cache is being fetched into
 
 
 def manifest_token(url: str) -> str:
@@ -183,8 +197,44 @@ def manifest_token(url: str) -> str:
     return "manifest:" + hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest()
 
 
-def _tars(cache: Path) -> list[Path]:
-    return list((cache / "shards").glob("*.tar"))
+def _use(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
+    now = time.time_ns()  # finer than what the kernel would write
+    os.utime(descriptor, ns=(now, now))
+    return descriptor
+
+
+def _contents(folder: Path) -> list[tuple[int, int, Path]]:
+    """What a cache holds, longest unused first: (time of use, bytes, file); an unfinished file has its bytes to be."""
+    while True:
+        try:
+            return sorted(
+                (item.stat().st_mtime_ns, int(claimed) if claimed.isdigit() else item.stat().st_size, item)
+                for item, claimed in ((item, item.stem.partition(".")[2]) for item in folder.iterdir())
+                if item.suffix in (".tar", ".part")
+            )
+        except FileNotFoundError:
+            continue  # one of them got its name in between
+
+
+def _remove(item: Path) -> bool:
+    """Remove a file of the cache, unless it is being fetched."""
+    lock = FileLock(item.with_name(item.name.partition(".")[0] + ".lock"))
+    try:
+        with lock.acquire(timeout=0):
+            item.unlink(missing_ok=True)
+            return True
+    except Timeout:
+        return False
+
+
+def _range(store: Any, path: str, *, start: int, end: int, shard: Shard) -> bytes:
+    block = store.cat_file(path, start=start, end=end)
+    if len(block) == shard.bytes != end - start:
+        block = block[start:end]  # a server that knows no ranges sends everything
+    if not block or len(block) > end - start:
+        raise OSError(f"asked for bytes {start} to {end}, got {len(block)}")
+    return block
 
 
 def _write(path: Path, data: bytes) -> None:

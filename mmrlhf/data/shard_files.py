@@ -13,15 +13,29 @@ from mmrlhf.errors import DataError
 _MAX_OPEN_SHARDS = 64
 
 
+def open_in(folder: Path, shard: str) -> int:
+    """Open a shard of a folder for reading; returns the descriptor.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return os.open(folder / shard, os.O_RDONLY)
+    except OSError as error:
+        raise DataError("shard cannot be read", where=folder / shard, given=str(error)) from error
+
+
 class ShardFiles:
     """Read-only file descriptors of the shards used last; `pread` needs no position, so threads and forks may share.
 
     Args:
-        locate: a shard's name -> its file on this machine.
+        open_shard: a shard's name -> a descriptor.
+        max_open: shards that stay open between reads. With 0 every read opens its shard anew: a cache then knows what
+            is in use, and has the space of what it removes.
     """
 
-    def __init__(self, locate: Callable[[str], Path]) -> None:
-        self.locate = locate
+    def __init__(self, open_shard: Callable[[str], int], *, max_open: int = _MAX_OPEN_SHARDS) -> None:
+        self.open_shard, self._max_open = open_shard, max_open
         self._open: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -29,30 +43,15 @@ class ShardFiles:
         with self._lock:
             descriptor = self._open.get(shard)
             if descriptor is None:
-                descriptor = self._add(shard)
+                descriptor = self._open[shard] = self.open_shard(shard)
             self._open.move_to_end(shard)
             blocks = []
             while size > 0 and (block := os.pread(descriptor, size, offset)):
                 blocks.append(block)
                 offset, size = offset + len(block), size - len(block)
+            while len(self._open) > self._max_open:
+                os.close(self._open.popitem(last=False)[1])
         return b"".join(blocks)
-
-    def _add(self, shard: str) -> int:
-        if len(self._open) >= _MAX_OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1])
-        descriptor = self._open[shard] = self._open_file(shard)
-        return descriptor
-
-    def _open_file(self, shard: str) -> int:
-        for last in (False, True):
-            path = self.locate(shard)
-            try:
-                return os.open(path, os.O_RDONLY)
-            except OSError as error:
-                # between locating and opening, another process may have made room in a cache
-                if last or not isinstance(error, FileNotFoundError):
-                    raise DataError("shard cannot be read", where=path, given=str(error)) from error
-        raise AssertionError("unreachable")
 
     def __del__(self) -> None:
         for descriptor in self._open.values():

@@ -25,6 +25,7 @@ class FakeIndex:
     num_groups: int
     digest: str = "digest"
     sets: tuple[str, ...] = ()
+    remote: Any = None
     entries: list[SimpleNamespace] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,104 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 import threading
-import time
-from collections import Counter
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from http_store import GROUPS, Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_groups import make_group
+from torch.utils.data import DataLoader, Dataset
 
 from mmrlhf.data import remote
 from mmrlhf.data.index import Index
-from mmrlhf.data.shards import write_shards
 from mmrlhf.errors import ConfigError, DataError, HubError
 
-GROUPS = [make_group(f"key-{number}") for number in range(12)]
 FAULTS = ["drop", "truncate", "delay", "busy", "no ranges", "short"]
-
-
-class Store(ThreadingHTTPServer):
-    """Serves a folder; the first requests meet the faults in `faults`, one each."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.faults, self.asked = folder, list[str](), Counter[str]()
-        self.bytes_sent = Counter[str]()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/set"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Store  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_GET(self) -> None:
-        name = self.path.removeprefix("/set/")
-        path = self.server.folder / name
-        self.server.asked[name] += 1
-        fault = self.server.faults.pop(0) if self.server.faults else ""
-        if fault == "drop":
-            self.close_connection = True
-            return
-        if fault == "delay":
-            time.sleep(0.05)
-        if fault == "busy" or not path.is_file():
-            self._send(503 if fault == "busy" else 404, b"no")
-            return
-        data, status, wanted = path.read_bytes(), 200, self.headers.get("Range")
-        if fault == "garbled" and name.endswith((".tar", ".parquet")):
-            data = bytes(byte ^ 1 for byte in data)
-        if wanted and fault != "no ranges":
-            first, last = wanted.removeprefix("bytes=").split("-")
-            data, status = data[int(first) : int(last) + 1], 206
-        if fault == "short" and status == 206:
-            data = data[: len(data) // 2 + 1]  # allowed: a server may answer a part of what was asked for
-        self._send(status, data, cut=fault == "truncate")
-        self.server.bytes_sent[name] += len(data)
-
-    def _send(self, status: int, data: bytes, cut: bool = False) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if cut else data)
-        self.close_connection = cut
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder = tmp_path_factory.mktemp("store")
-    write_shards(GROUPS, folder, max_groups_per_shard=4)
-    server = Store(folder)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> Path:
-    """A fresh cache, ranges smaller than a shard, no pauses, no faults."""
-    monkeypatch.setenv(remote.FOLDER_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "_RANGE", 3000)
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
-    store.faults = []
-    store.asked.clear()
-    return tmp_path / "cache"
 
 
 def keys(index: Index, *rows: int) -> list[str]:
@@ -167,20 +86,81 @@ def test_a_garbled_index_is_not_kept(store: Store, cache: Path) -> None:
     assert keys(Index.load(store.url), 3) == ["key-3"]
 
 
+def kept_bytes(cache: Path) -> int:
+    """What the cache takes on the disk: its files, and those that are gone but still open here."""
+    named = {path.resolve() for path in cache.glob("shards/*") if path.suffix != ".lock"}
+    found = sum(path.stat().st_size for path in named)
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if (target := os.readlink(link)).startswith(f"{cache}/shards/") and target.endswith("(deleted)"):
+                found += link.stat().st_size
+    return found
+
+
 def test_the_cache_keeps_to_its_size_and_drops_what_was_used_longest_ago(
     store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = [shard.bytes for shard in Index.load(store.folder).shards]
     monkeypatch.setenv(remote.SIZE_VARIABLE, str((sizes[0] + sizes[1]) / 2**30))
     index = Index.load(store.url)
-    assert keys(index, 0, 4) == ["key-0", "key-4"]
-    assert keys(Index.load(store.url), 0) == ["key-0"]  # used again, so shard 1 goes
-    assert keys(index, 8, 4) == ["key-8", "key-4"], "an open shard is read on after it was dropped"
+    assert keys(index, 0, 4, 0) == ["key-0", "key-4", "key-0"]  # shard 0 is used again, so shard 1 goes
+    assert keys(index, 8) == ["key-8"]
     kept = {path.stem for path in cache.glob("shards/*.tar")}
     assert kept == {index.shards[0].sha256, index.shards[2].sha256}
+    for row in (4, 8, 0, 4, 8):
+        assert keys(index, row) == [f"key-{row}"]
+        assert kept_bytes(cache) <= sizes[0] + sizes[1], "what is dropped is free"
     monkeypatch.setenv(remote.SIZE_VARIABLE, str(100 / 2**30))
     with pytest.raises(ConfigError, match="smaller than one shard"):
-        Index.load(store.url).read(4)
+        Index.load(store.url).read(0)
+
+
+def test_a_cache_of_one_shard_serves_three_readers_of_three(
+    store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that is being fetched has its whole size claimed; the others wait for it."""
+    most = max(shard.bytes for shard in Index.load(store.folder).shards)
+    monkeypatch.setenv(remote.SIZE_VARIABLE, str(most / 2**30))
+    monkeypatch.setattr(remote, "_ROOM_PAUSE", 0.001)
+    found: dict[int, list[str]] = {}
+    indices = [Index.load(store.url) for _ in range(3)]
+
+    def read(number: int) -> None:
+        found[number] = keys(indices[number], 4 * number, 4 * number + 1)
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(3)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert found == {number: [f"key-{4 * number}", f"key-{4 * number + 1}"] for number in range(3)}
+    assert kept_bytes(cache) <= most
+
+
+def test_what_a_dead_download_left_makes_room(store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = max(shard.bytes for shard in Index.load(store.folder).shards)
+    monkeypatch.setenv(remote.SIZE_VARIABLE, str(most / 2**30))
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    index = Index.load(store.url)
+    store.faults = ["", "busy"]
+    with pytest.raises(HubError):
+        index.read(0)
+    assert list(cache.glob("shards/*.part"))
+    assert keys(index, 4) == ["key-4"] and not list(cache.glob("shards/*.part"))
+
+
+def test_worker_processes_read_remote_shards(store: Store, cache: Path) -> None:
+    """Connections do not survive a fork, so each worker opens its own."""
+    loader = DataLoader(Keys(Index.load(store.url)), batch_size=None, sampler=[0, 5, 9], num_workers=1)
+    assert list(loader) == ["key-0", "key-5", "key-9"]
+
+
+class Keys(Dataset):
+    def __init__(self, index: Index) -> None:
+        self.index = index
+
+    def __getitem__(self, row: int) -> str:
+        return self.index.read(row).key
 
 
 def test_two_readers_fetch_a_shard_once(store: Store, cache: Path) -> None:
