@@ -34,6 +34,9 @@ class ToyBackbone(nn.Module):
         language = self.model["language_model"]
         return SimpleNamespace(language_model=SimpleNamespace(embed=language["embed"], layers=language["layers"]))
 
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
 
 class ToyModel(nn.Module):
     """Scores a packed row token by token: no attention, so a group's tokens never see its neighbours'."""
