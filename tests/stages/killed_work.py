@@ -19,18 +19,18 @@ from mmrlhf.stages.settings import CritiqueSettings, PassSettings, Schedule, Tra
 EPOCHS, GROUPS_PER_STEP = 3, 4
 
 
-def quiet() -> Runtime:
+def quiet(num_workers: int = 0) -> Runtime:
     """A runtime for a process that nobody watches."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     trainer = partial(L.Trainer, accelerator="cpu", devices=1)
-    return Runtime(trainer=trainer, loggers=lambda *_: [], progress=False)
+    return Runtime(trainer=trainer, loggers=lambda *_: [], num_workers=num_workers, progress=False)
 
 
-def run_pack(out: Path, raw: Path) -> None:
-    """Pack records, three to a shard."""
-    pack.run(out, root=raw, importer=import_released, max_groups_per_shard=3, runtime=quiet())
+def run_pack(out: Path, raw: Path, num_workers: int) -> None:
+    """Pack records, three to a shard, with processes that decode."""
+    pack.run(out, root=raw, importer=import_released, max_groups_per_shard=3, runtime=quiet(num_workers))
 
 
 def run_training(out: Path, shards: Path, policy: Path) -> None:

@@ -40,7 +40,7 @@ class Job:
     """
 
     def __init__(
-        self, processes: Any, root: Path, work: Callable[..., None], inputs: tuple[Path, ...], result: Callable
+        self, processes: Any, root: Path, work: Callable[..., None], inputs: tuple[Path | int, ...], result: Callable
     ) -> None:
         self._processes, self._root, self._work, self._inputs, self._result = processes, root, work, inputs, result
         self._runs = 0
@@ -133,8 +133,11 @@ def test_training_that_is_killed_ends_bit_identical(
     job.kill(4, in_a_save)
 
 
-def test_packing_that_is_killed_writes_the_same_bytes(processes: Any, tmp_path: Path) -> None:
-    """Six kills at random moments."""
+@pytest.mark.parametrize(("num_workers", "kills"), [(0, 6), (2, 3)])
+def test_packing_that_is_killed_writes_the_same_bytes(
+    num_workers: int, kills: int, processes: Any, tmp_path: Path
+) -> None:
+    """Kills at random moments, of a process alone and of one whose workers decode."""
     answers = [{"text": text, "rank": rank} for text, rank in (("a", 1), ("b", 2), ("c", 2))]
     rows = [{"id": f"q{n}", "image": f"long/{n}.jpg", "prompt": "p", "responses": answers} for n in range(60)]
     raw = write_records(tmp_path / "raw", "data.jsonl", rows)
@@ -145,9 +148,9 @@ def test_packing_that_is_killed_writes_the_same_bytes(processes: Any, tmp_path: 
     def packed(folder: Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    job = Job(processes, tmp_path / "pack", killed_work.run_pack, (raw,), packed)
+    job = Job(processes, tmp_path / "pack", killed_work.run_pack, (raw, num_workers), packed)
     assert len(job.expected) == 23, "twenty shards, index, manifest, report"
-    job.kill(6, at_random(random.Random(1), job.seconds))
+    job.kill(kills, at_random(random.Random(1), job.seconds))
 
 
 def test_scoring_that_is_killed_gives_the_same_table(
