@@ -23,7 +23,8 @@ from mmrlhf.data.shards import write_shards
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.generate import generate
 from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.passes import BATCHES_PER_WINDOW, Policy, decode_text, encoded_batches, pick_device
+from mmrlhf.stages.passes import BATCHES_PER_WINDOW, Policy, decode_text, encoded_batches
+from mmrlhf.stages.ranks import share_pass
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import PassSettings
 from mmrlhf.types import PreferenceGroup, Response
@@ -53,7 +54,8 @@ def run(
 ) -> dict[str, Any]:
     """Write `out/shards`: the same queries with the policy's distinct answers as responses that nobody has ranked.
 
-    A run that was stopped goes on with the windows of queries that are missing, and ends as if it had not been.
+    Several processes share the windows of queries. A run that was stopped goes on with those that are missing, and ends
+    as if it had not been.
 
     Args:
         shards: the queries; their own responses are not used.
@@ -71,25 +73,45 @@ def run(
     rows = np.concatenate([heldout, train])
     size = passes.groups_per_batch * BATCHES_PER_WINDOW
     windows = [rows[start : start + size] for start in range(0, len(rows), size)]
-    missing = [number for number in range(len(windows)) if not _part(out, number).is_file()]
-    (out / ANSWERS).mkdir(parents=True, exist_ok=True)
-    if missing:
-        asked = Policy.load(policy, passes, device=pick_device(runtime))
-        writing = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens}
-        for number in track(missing, "answering (windows)", enabled=runtime.progress):
-            batches = encoded_batches(
-                index, windows[number], asked.encoder, asked.encoder.context,
-                groups_per_batch=passes.groups_per_batch, num_workers=runtime.num_workers,
-            )  # fmt: skip
-            said: dict[str, list[str]] = {}
-            for place, batch in enumerate(batches):
-                # Seeded by its place, so that a resumed run draws what it would have drawn.
-                said |= _answer(asked, batch, seed=seed + number * BATCHES_PER_WINDOW + place, **writing)
-            write_json(_part(out, number), said)
+    writing = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens}
+    with share_pass(runtime) as ranks:
+        own = [int(number) for number in ranks.share(np.arange(len(windows)))]
+        missing = {number: windows[number] for number in own if not _part(out, number).is_file()}
+        if missing:
+            asked = Policy.load(policy, passes, device=ranks.device)
+            _answer_windows(out, index, missing, asked, passes, runtime, seed=seed, **writing)
+        ranks.total({})
+    if not ranks.leads:
+        return {}
     answers = {key: texts for number in range(len(windows)) for key, texts in _read(_part(out, number)).items()}
     summary = _write(out, index, rows, answers, judge)
     write_json(out / "metrics.json", summary)
     return summary
+
+
+def _answer_windows(
+    out: Path,
+    index: Index,
+    windows: Mapping[int, np.ndarray],
+    asked: Policy,
+    passes: PassSettings,
+    runtime: Runtime,
+    *,
+    seed: int,
+    **writing: Any,
+) -> None:
+    """Answer the queries of each window and leave a file of it under the window's number."""
+    (out / ANSWERS).mkdir(parents=True, exist_ok=True)
+    for number, rows in track(windows.items(), "answering (windows)", len(windows), enabled=runtime.progress):
+        batches = encoded_batches(
+            index, rows, asked.encoder, asked.encoder.context,
+            groups_per_batch=passes.groups_per_batch, num_workers=runtime.num_workers,
+        )  # fmt: skip
+        said: dict[str, list[str]] = {}
+        for place, batch in enumerate(batches):
+            # Seeded by its place, so that neither a restart nor the number of processes changes what is drawn.
+            said |= _answer(asked, batch, seed=seed + number * BATCHES_PER_WINDOW + place, **writing)
+        write_json(_part(out, number), said)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

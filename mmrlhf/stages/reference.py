@@ -28,8 +28,8 @@ from mmrlhf.stages.passes import (
     describe_template,
     encoded_batches,
     forward_groups,
-    pick_device,
 )
+from mmrlhf.stages.ranks import share_pass
 from mmrlhf.stages.runtime import Runtime
 from mmrlhf.stages.settings import PassSettings
 from mmrlhf.types import EncodedGroup
@@ -56,7 +56,7 @@ def run(
 ) -> dict[str, Any]:
     """Write `out/logprobs` (a side-car: reference_logprob, reference_tokens per response; with damage one more).
 
-    A run that was stopped goes on with the queries that are missing.
+    Several processes share the queries. A run that was stopped goes on with the queries that are missing.
 
     Args:
         shards: folder of shards.
@@ -69,27 +69,34 @@ def run(
     """
     index, passes = Index.load(shards), passes or PassSettings()
     spoil = Damage(damage, damage_seed) if damage is not None else None
-    reference = Policy.load(policy, passes, damage=spoil, device=pick_device(runtime))
-    fingerprint = {
+    share = {"holdout": holdout, "selection": selection}
+    sides = select(index, "heldout", **share), select(index, "train", limit=limit, **share)
+    columns = (*COLUMNS, *([DAMAGED_REFERENCE] if spoil is not None else []))
+    with share_pass(runtime) as ranks:
+        reference = Policy.load(policy, passes, damage=spoil, device=ranks.device)
+        fingerprint = _fingerprint(index, policy, reference)
+        writer = SideCarWriter(out / LOGPROBS, columns=columns, fingerprint=fingerprint, rank=ranks.rank)
+        done, rows = writer.done_keys(), ranks.share(np.concatenate([side.rows for side in sides]))
+        missing = [int(row) for row in rows if index.entries[int(row)].key not in done]
+        if done:
+            log.info("%d of %d queries were done before", len(rows) - len(missing), len(rows))
+        summary = ranks.total(_score(writer, index, missing, reference, passes, runtime))
+    if ranks.leads:
+        write_json(out / "metrics.json", summary)
+    return summary
+
+
+def _fingerprint(index: Index, policy: Path | str, reference: Policy) -> dict[str, Any]:
+    """Everything that the log-probabilities depend on, for their side-car."""
+    damage = reference.encoder.damage
+    return {
         "made_by": "reference",
         "shards": index.digest,
         "policy": describe_source(policy),
         "template": describe_template(reference.encoder.template),
         "media": asdict(reference.encoder.media),
-        **({"damage": asdict(spoil)} if spoil is not None else {}),
+        **({"damage": asdict(damage)} if damage is not None else {}),
     }
-    columns = (*COLUMNS, *([DAMAGED_REFERENCE] if spoil is not None else []))
-    writer = SideCarWriter(out / LOGPROBS, columns=columns, fingerprint=fingerprint)
-    done = writer.done_keys()
-    share = {"holdout": holdout, "selection": selection}
-    sides = select(index, "heldout", **share), select(index, "train", limit=limit, **share)
-    rows = np.concatenate([side.rows for side in sides])
-    missing = [int(row) for row in rows if index.entries[int(row)].key not in done]
-    if done:
-        log.info("%d of %d queries were done before", len(rows) - len(missing), len(rows))
-    summary = _score(writer, index, missing, reference, passes, runtime)
-    write_json(out / "metrics.json", summary)
-    return summary
 
 
 def _score(

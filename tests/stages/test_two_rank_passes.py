@@ -1,0 +1,61 @@
+"""Reference and answers on two processes are those of one, and one process ends what two began."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from two_rank_passes import run
+
+from mmrlhf.data.index import Index
+from mmrlhf.data.sidecar import SideCar
+from mmrlhf.stages import generate
+from mmrlhf.stages.runtime import Runtime
+from mmrlhf.types import PreferenceGroup
+
+SCRIPT = Path(__file__).with_name("two_rank_passes.py")
+
+
+@pytest.mark.slow
+def test_two_ranks_ask_what_one_does(
+    tmp_path: Path,
+    small_shards: Path,
+    small_groups: list[PreferenceGroup],
+    small_policy: Path,
+    runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generate, "BATCHES_PER_WINDOW", generate.BATCHES_PER_WINDOW)  # put back what `run` changes
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
+    arguments = [str(small_shards), str(small_policy), str(tmp_path / "two")]
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = tmp_path / "two" / "reference" / "logprobs"
+    others = list(table.glob("part-r0001-*.parquet"))
+    assert len(others) == 1, "the second rank wrote its own"
+    asked, answered = run(tmp_path / "one", small_shards, small_policy, runtime)
+    two = json.loads((tmp_path / "two" / "reference" / "metrics.json").read_text())
+    assert two["queries"] == asked["queries"] == len(small_groups) and two["responses"] == asked["responses"]
+    assert json.loads((tmp_path / "two" / "generate" / "metrics.json").read_text()) == answered
+    digests = [Index.load(tmp_path / name / "generate" / "shards").digest for name in ("one", "two")]
+    assert digests[0] == digests[1]
+    compare(tmp_path, small_groups)
+    others[0].unlink()
+    rest, _ = run(tmp_path / "two", small_shards, small_policy, runtime)
+    assert rest["queries"] == len(small_groups) // 2
+    compare(tmp_path, small_groups)
+
+
+def compare(folder: Path, groups: list[PreferenceGroup]) -> None:
+    """Both tables hold the same numbers, up to how the rows of a batch were put together."""
+    tables = [SideCar.load(folder / name / "reference" / "logprobs") for name in ("one", "two")]
+    for group in groups:
+        one, two = (table.lookup(group.key, [response.hash for response in group.responses]) for table in tables)
+        assert one.keys() == two.keys() == {"reference_logprob", "reference_tokens"}
+        assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
