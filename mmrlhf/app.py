@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -33,10 +33,11 @@ from mmrlhf.composition.settings import (
     user_inputs,
 )
 from mmrlhf.errors import UserError
-from mmrlhf.stages.chain.launch import EXIT_INTERRUPTED, Group, WorkerFailed
+from mmrlhf.stages.chain.launch import EXIT_INTERRUPTED, Group, WorkerFailed, hand_on
 from mmrlhf.stages.chain.order import Node, plan_chain, stage_function, with_paths
 from mmrlhf.stages.chain.outcome import record_failure, record_outcome, show_error, show_outcome
-from mmrlhf.stages.chain.runner import Runner, StageCall, was_interrupted, work_on
+from mmrlhf.stages.chain.runner import Runner, StageCall, stopping_signal, was_interrupted, work_on
+from mmrlhf.stages.chain.shares import has_share, job_shares, take_share
 from mmrlhf.stages.chain.store import Artifact, Store, plain, short_path, write_json
 from mmrlhf.stages.chain.sweep_results import flatten, searched
 from mmrlhf.stages.runtime import Loggers, Runtime, wandb_folders
@@ -80,8 +81,12 @@ def _job(config: DictConfig) -> float | None:
     Returns the first of `sweep_metrics` that this job has, for sweepers that search by it; None without a search.
     """
     settings = HydraConfig.get()
+    if Group.from_environment().rank > 0:
+        logging.getLogger().setLevel(logging.WARNING)  # one voice for a group of processes
     folder, sweeping = Path(settings.runtime.output_dir), settings.mode == RunMode.MULTIRUN
     try:
+        if sweeping and not has_share():
+            take_share(Path(settings.sweep.dir), job_shares(settings.launcher, config.trainer))
         artifacts = run_chain(config, folder, shows=not sweeping)
     except (UserError, WorkerFailed) as error:
         show_error(error)
@@ -89,7 +94,7 @@ def _job(config: DictConfig) -> float | None:
     except Exception as error:
         if was_interrupted(error):
             log.warning("%s; the same command continues", error)
-            sys.exit(EXIT_INTERRUPTED)
+            leave(error)
         log.exception("this job failed; the sweep goes on" if sweeping else "the run failed")
         _stop(folder, error, sweeping, code=1)
     else:
@@ -109,6 +114,14 @@ def _searched(config: DictConfig, artifacts: Sequence[Artifact], folder: Path, d
         show_error(error)
         record_failure(folder, error)
         sys.exit(2)
+
+
+def leave(error: Exception) -> NoReturn:
+    """End after training has saved on a signal: with exit code 143, or as the launcher says whose signal it was."""
+    number = stopping_signal(error)
+    handed_on = number is not None and hand_on(number)
+    # the first rank's launcher submits the job again; a failure of another rank could make srun end it before that
+    sys.exit(0 if handed_on and Group.from_environment().rank > 0 else EXIT_INTERRUPTED)
 
 
 def _stop(folder: Path, error: Exception, sweeping: bool, *, code: int) -> None:

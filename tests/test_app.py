@@ -87,10 +87,16 @@ def test_a_hub_id_is_asked_for_first_and_only_if_it_is_used(tmp_path: Path, monk
     assert asked == ["org/model"]
 
 
-def start(tmp_path: Path, *arguments: str, expected: int, limit: float = 240) -> str:
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a command that finds this checkout and the tests' own stages."""
+    tests = PROJECT / "tests"
+    paths = os.pathsep.join(map(str, (PROJECT, tests / "stages", tests / "callbacks")))
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **changes}
+
+
+def start(tmp_path: Path, *arguments: str, expected: int, limit: float = 240, **variables: str) -> str:
     """Run the command a user would type, in an empty folder; returns what it printed."""
-    paths = [str(PROJECT), str(PROJECT / "tests" / "stages")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    env = environment(**variables)
     command = [sys.executable, str(PROJECT / "run.py"), *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=limit, check=False)
     assert done.returncode == expected, done.stdout + done.stderr

@@ -30,6 +30,10 @@ OmegaConf.register_new_resolver(
 OmegaConf.register_new_resolver(
     "if_own", lambda value: None if str(value).startswith("stage:") else value, replace=True
 )
+# SLURM tasks of a machine: torchrun starts the processes of one machine, srun those of several
+OmegaConf.register_new_resolver(
+    "slurm_tasks", lambda num_nodes, devices: 1 if int(num_nodes) == 1 else int(devices), replace=True
+)
 OmegaConf.register_new_resolver("run_name", lambda name: run_name(name), replace=True)
 OmegaConf.register_new_resolver("run_group", lambda name: run_group(name), replace=True)
 OmegaConf.register_new_resolver("run_choices", lambda: run_choices(), replace=True)

@@ -35,6 +35,7 @@ def train(
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     (out / f"rank{rank}").write_text(str(runtime.trainer.keywords["devices"]))
     (out / f"parent{rank}").write_text(str(os.getppid()))
+    (out / f"gpus{rank}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if rank == 0:
         count(out)
         (out / "model").mkdir(exist_ok=True)

@@ -60,7 +60,8 @@ class Group:
             return cls(int(env["RANK"]), int(env["WORLD_SIZE"]), launch)
         # set inside an srun step only, not in the batch script around it
         if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env:
-            launch = f"slurm-{env.get('SLURM_JOB_ID', '0')}.{env.get('SLURM_STEP_ID', '0')}"
+            names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+            launch = "slurm-" + ".".join(env.get(name, "0") for name in names)
             return cls(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), launch)
         return cls()
 
@@ -116,7 +117,8 @@ def run_processes(
 
     Output streams through to the terminal and into `log_file`. A signal of preemption is passed on to the workers
     themselves, because torchrun would kill them 30 seconds after passing it on, be the checkpoint written or not; they
-    save and stop, and this process ends then. A second Ctrl-C ends everything at once.
+    save and stop, and this process hands the signal on (`hand_on`) and ends then. A second Ctrl-C ends everything at
+    once.
 
     Args:
         workers: finds the workers' process ids, as far as they have started.
@@ -140,6 +142,7 @@ def run_processes(
                 _stream(child.stdout, copy)
                 code = child.wait()
             if received:
+                hand_on(received[0])
                 raise SystemExit(EXIT_INTERRUPTED)
             return code
         finally:
@@ -153,6 +156,21 @@ def _stream(source: IO[bytes], copy: IO[bytes]) -> None:
         copy.flush()
         sys.stdout.write(chunk.decode(errors="replace"))
         sys.stdout.flush()
+
+
+def hand_on(number: int) -> bool:
+    """Give a signal that training has taken, and saved for, to the handler that a launcher had installed for it.
+
+    submitit's submits a job again that its time limit, or a more urgent one, ends. Training and `run_processes` put
+    handlers of their own in its place while they run, and the launcher's back afterwards.
+
+    Returns whether there was such a handler; it may also end the process.
+    """
+    handler = signal.getsignal(number)
+    if not callable(handler) or handler is signal.default_int_handler:
+        return False
+    handler(number, None)
+    return True
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -245,6 +246,12 @@ def was_interrupted(error: Exception) -> bool:
     # Lightning takes seconds to import; where training ran it is there.
     checkpoints = sys.modules.get("mmrlhf.callbacks.checkpoints")
     return checkpoints is not None and isinstance(error, checkpoints.TrainingInterrupted)
+
+
+def stopping_signal(error: Exception) -> signal.Signals | None:
+    """The signal that an interrupted training names; None where it reached another rank only."""
+    named = re.search(r"stopped by (SIG[A-Z0-9]+)", str(error))
+    return signal.Signals[named[1]] if named else None
 
 
 def write_error(path: Path, error: UserError) -> None:

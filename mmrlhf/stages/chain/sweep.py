@@ -18,6 +18,7 @@ from rich.text import Text
 from mmrlhf.errors import ConfigError
 from mmrlhf.stages.chain.launch import Group
 from mmrlhf.stages.chain.outcome import show_error
+from mmrlhf.stages.chain.shares import job_shares
 from mmrlhf.stages.chain.store import short_path
 from mmrlhf.stages.chain.sweep_results import Metric, Sweep, read_sweep, varying
 from mmrlhf.stages.reporting.sweep_page import write_page
@@ -51,6 +52,7 @@ class SweepReport(Callback):
                     expected="one process: every job starts its own",
                     fix="leave torchrun or srun away and add trainer.devices=N; on a cluster, launcher=slurm",
                 )
+            job_shares(config.hydra.get("launcher", {}), config.get("trainer", {}))
         except ConfigError as error:
             show_error(error)
             sys.exit(2)

@@ -234,7 +234,7 @@ def test_groups_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
     batch_script = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "5"}
     assert Group.from_environment(batch_script) == Group()
     step = {**batch_script, "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_ID": "3", "SLURM_PROCID": "6"}
-    assert Group.from_environment(step) == Group(6, 8, "slurm-5.3")
+    assert Group.from_environment(step) == Group(6, 8, "slurm-5.3.0")
     for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
     with outside_group():
