@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from mmrlhf.data.index import Index
 from mmrlhf.data.manifest import read_index, write_index
+from mmrlhf.data.remote import is_remote
 from mmrlhf.data.scan import SCHEMA, ShardScan
 from mmrlhf.errors import ConfigError
 
@@ -30,7 +31,7 @@ def write_mixture(sets: Mapping[str, Path | str], out: Path) -> Index:
         out: the folder; made if needed.
 
     Raises:
-        ConfigError: no sets, or a name with other characters than letters, digits, `_` and `-`.
+        ConfigError: no sets, a name with other characters than letters, digits, `_` and `-`, or a set at an address.
         DataError: a folder without index, or shards that are not as they were written.
     """
     wrong = [name for name in sets if not _NAME.fullmatch(name)]
@@ -38,6 +39,13 @@ def write_mixture(sets: Mapping[str, Path | str], out: Path) -> Index:
         raise ConfigError(
             "shard sets need names", where="inputs.mixture", given=wrong or sets,
             expected="at least one {name: folder}, with names of letters, digits, _ and -",
+        )  # fmt: skip
+    remote = [f"{name}: {place}" for name, place in sets.items() if is_remote(place)]
+    if remote:
+        raise ConfigError(
+            "a mixture is made of sets on this machine", where="inputs.mixture", given=", ".join(remote),
+            expected="folders", fix="copy the set and check the copy with stage=verify, or train on it alone: "
+            "inputs.shards=ADDRESS",
         )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     scans: list[ShardScan] = []

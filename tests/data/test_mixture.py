@@ -36,6 +36,12 @@ def test_every_record_of_every_set_reads_back(sets: dict[str, Path], tmp_path: P
     index.verify()
 
 
+def test_a_set_at_an_address_is_refused(sets: dict[str, Path], tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"sets on this machine(?s:.)*far: https://somewhere/shards"):
+        write_mixture({**sets, "far": "https://somewhere/shards"}, tmp_path / "mixed")
+    assert not (tmp_path / "mixed").exists()
+
+
 def test_a_query_keeps_its_side_of_the_split(sets: dict[str, Path], tmp_path: Path):
     index = write_mixture(sets, tmp_path / "mixed")
     heldout = {index.entries[row].key for row in index.split("heldout", 0.4)}
