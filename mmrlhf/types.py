@@ -192,8 +192,9 @@ def _move(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str
 
 @dataclass(frozen=True)
 class StepBatch:
-    """One rank's share of one optimizer step; every rank has the same number of micro-batches.
+    """One rank's share of one optimizer step.
 
+    Ranks have the same number of micro-batches, but for those that were above the token budget and have been split.
     `num_groups` counts the step's real (weight > 0) groups over all ranks. A step has a fixed number of places, each on
     one rank: of this rank's, `num_padded` only fill up the epoch's last step, and in `num_quarantined` a neighbour at
     weight 0 stands for a damaged group. `quarantined` are the damaged groups' keys.

@@ -119,6 +119,7 @@ class StepShare:
         """Make this rank's StepBatch of a step.
 
         A rank that has no groups in some round, which the others have, gets the step's cheapest group at weight 0.
+        The rounds follow from estimates, which all ranks share; a micro-batch that turns out above the budget is split.
         """
         costs = [self._dataset.cost(row) for row in plan.indices]
         bins = micro_batches(costs, token_budget=self._token_budget, world_size=self._world_size)
@@ -131,7 +132,7 @@ class StepShare:
             groups = [self._load(int(plan.indices[i]), weight, damaged) for i, weight in chosen]
             padded += sum(plan.weights[i] == 0 for i in members)
             lost += sum(weight > 0 and group.weight == 0 for (_, weight), group in zip(chosen, groups, strict=True))
-            batches.append(pack_groups(groups))
+            batches += [pack_groups(part) for part in self._within_budget(groups)]
         return StepBatch(
             epoch=plan.epoch,
             step=plan.step,
@@ -141,6 +142,14 @@ class StepShare:
             num_padded=int(padded),
             num_quarantined=lost,
         )
+
+    def _within_budget(self, groups: list[EncodedGroup]) -> list[list[EncodedGroup]]:
+        """Cut groups up where they hold more tokens than the budget; a single group stays whole."""
+        tokens = [group.num_tokens for group in groups]
+        if sum(tokens) <= self._token_budget:
+            return [groups]
+        parts = micro_batches(tokens, token_budget=self._token_budget, world_size=1)
+        return [[groups[i] for i in members] for members in parts]
 
     def _load(self, row: int, weight: float, damaged: list[str]) -> EncodedGroup:
         """Load a row, or the next row that can be loaded at weight 0."""

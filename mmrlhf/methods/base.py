@@ -144,12 +144,12 @@ class PackedModule(L.LightningModule, ABC):
     def training_step(self, batch: StepBatch, batch_idx: int) -> dict[str, Any]:
         # Drawn anew for every step, so that dropout after a resume is what it would have been.
         torch.manual_seed(hash((self._seed, batch.epoch, batch.step, self.global_rank)) & (2**63 - 1))
-        record = StepRecord()
-        counts = self.prepare(batch.micro_batches)
+        record, micro_batches = StepRecord(), self._even(batch.micro_batches)
+        counts = self.prepare(micro_batches)
         divisors = self._global_divisors(counts)
         # DDP's own reducer needs every parameter in every backward; the explicit average further down does not.
         with self._strategy_without_sync():
-            for micro_batch, own in zip(batch.micro_batches, counts, strict=True):
+            for micro_batch, own in zip(micro_batches, counts, strict=True):
                 self._backward(micro_batch.to(self.device), own.to(self.device), divisors, record)
         norm = self._optimizer_step()
         self._truncated_tokens += sum(micro.truncated_tokens for micro in batch.micro_batches)
@@ -159,6 +159,15 @@ class PackedModule(L.LightningModule, ABC):
         self.train_metrics = metrics
         self.log_dict({f"train/{name}": value for name, value in metrics.items()}, batch_size=1)
         return {"loss": torch.tensor(metrics["loss"]), "metrics": metrics, "record": record}
+
+    def _even(self, micro_batches: Sequence[PackedBatch]) -> Sequence[PackedBatch]:
+        """Fill up with a repetition at weight 0 to as many as any rank has: all ranks meet in a sharded forward."""
+        if not is_sharded(self.model):
+            return micro_batches
+        count = torch.tensor(float(len(micro_batches)), device=self.device)
+        smallest = min(micro_batches, key=lambda each: each.num_tokens)
+        filler = replace(smallest, group_weight=torch.zeros_like(smallest.group_weight), truncated_tokens=0)
+        return [*micro_batches, *[filler] * (int(self._all_reduce(count, "max")) - len(micro_batches))]
 
     def _backward(self, batch: PackedBatch, counts: Counts, divisors: Mapping[str, Tensor], record: StepRecord) -> None:
         sums = self.loss_sums(batch, counts, record)
@@ -209,7 +218,8 @@ class PackedModule(L.LightningModule, ABC):
 
     @override
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
-        for micro_batch, counts in zip(batch.micro_batches, self.prepare(batch.micro_batches), strict=True):
+        micro_batches = self._even(batch.micro_batches)
+        for micro_batch, counts in zip(micro_batches, self.prepare(micro_batches), strict=True):
             scores = self.score_pairs(micro_batch.to(self.device), counts.to(self.device), self._validation)
             if scores is not None:
                 self._heldout.append(scores)

@@ -69,6 +69,20 @@ def test_steps_are_the_same_whatever_runs_them(data, mixing, groups, per_step):
         }
 
 
+@given(
+    short=st.frozensets(st.integers(0, 11).map("g{}".format)), token_budget=st.integers(1, 40),
+    per_step=st.integers(1, 9), world_size=st.integers(1, 3),
+)  # fmt: skip
+def test_the_budget_holds_whatever_the_estimates(short, token_budget, per_step, world_size):
+    """Only a single group may be above it; what a step consists of does not change."""
+    options = {"groups": 12, "per_step": per_step, "token_budget": token_budget}
+    for number in range(-(-12 // per_step)):
+        shares = [make_steps(rank, world_size, **options, short_keys=short)[number] for rank in range(world_size)]
+        batches = [batch for share in shares for batch in share.micro_batches]
+        assert all(len(batch.keys) == 1 or batch.num_tokens <= token_budget for batch in batches)
+        assert weighted(shares) == weighted([make_steps(**options)[number]])
+
+
 def test_two_epochs_see_every_group_once_each_and_in_another_order():
     steps = [make_steps()[number] for number in range(6)]
     everyone = Counter({f"g{i}": 1.0 for i in range(10)})

@@ -11,6 +11,8 @@ import torch
 from methods_under_test import METHODS, build_method
 from packed_toy import ToyModel, fit, make_group, make_step, make_steps, quiet_trainer
 
+from mmrlhf.methods import base
+from mmrlhf.methods.base import PackedModule
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.sft import SFTModule
 from mmrlhf.types import StepBatch
@@ -41,6 +43,32 @@ def test_filler_groups_change_nothing(method: str) -> None:
     padded_state, padded_metrics = train(method, [make_step(0, groups + fillers, 2)])
     torch.testing.assert_close(padded_state, state, rtol=1e-4, atol=1e-6)
     assert padded_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_filling_up_to_another_rank_s_micro_batches_changes_nothing(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sharded model's ranks meet in every forward; another rank has two micro-batches more than this one."""
+    groups = [make_group(1), make_group(2, image=True), make_group(3)]
+    state, metrics = train(method, [make_step(0, groups, 2)])
+    forwards: list[int] = []
+    monkeypatch.setattr(base, "is_sharded", lambda model: True)
+    monkeypatch.setattr(
+        PackedModule, "_all_reduce", lambda self, value, how: value + 2 if is_count(value, how) else value
+    )
+    whole = ToyModel.forward
+    monkeypatch.setattr(
+        ToyModel, "forward", lambda self, batch: (forwards.append(len(batch.keys)), whole(self, batch))[1]
+    )
+    filled_state, filled_metrics = train(method, [make_step(0, groups, 2)])
+    torch.testing.assert_close(filled_state, state, rtol=1e-4, atol=1e-6)
+    assert filled_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5)
+    assert len(forwards) % 4 == 0 and len(forwards) >= 4
+
+
+def is_count(value: torch.Tensor, how: str) -> bool:
+    return how == "max" and value.ndim == 0
 
 
 @pytest.mark.parametrize("method", METHODS)

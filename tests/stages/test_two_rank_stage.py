@@ -35,7 +35,9 @@ def inputs(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "language"), [("sharded", "full"), ("sharded", "lora"), ("ddp", "full")])
+@pytest.mark.parametrize(
+    ("strategy", "language"), [("sharded", "full"), ("sharded", "lora"), ("ddp", "full"), ("split", "full")]
+)
 def test_two_ranks_train_what_one_does(strategy: str, language: str, inputs: list[str], tmp_path: Path) -> None:
     whole = train(tmp_path / "one", partial(L.Trainer, accelerator="cpu", devices=1), language, *inputs)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
