@@ -1,10 +1,11 @@
 """One beta per call, from how far the policy already separates the pairs of the call.
 
-Follows: beta-DPO (arXiv 2407.08639): beta = [1 + alpha * (M - M0)] * beta_0, with M the mean of
-M_i = beta_0 * z_i, and beta-guided filtering of the share `filtered` of the pairs; and the code released with MM-RLHF
-(commit 7c8af1d), which runs its own version of this in place of MM-DPO's beta.
+Follows: beta-DPO (arXiv 2407.08639), its batch-level beta = [1 + alpha * (M - M0)] * beta_0, with M the mean of
+M_i = beta_0 * z_i, and its beta-guided filtering of the share `filtered` of the pairs; and the code released with
+MM-RLHF (commit 7c8af1d), which runs its own version of this in place of MM-DPO's beta.
 Differs in: M0 is a setting and not a running mean, so that no state has to be saved (0 is its value where policy and
-reference agree); the filter takes out the least likely pairs under its Gaussian, where the paper draws at random.
+reference agree); the filter takes out the least likely pairs under its Gaussian, where the paper draws at random, and
+these stay in the divisor at weight 0. docs/losses.md lays ours beside the authors' code (junkangwu/beta-DPO).
 """
 
 from __future__ import annotations

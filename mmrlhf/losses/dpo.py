@@ -1,7 +1,8 @@
 """DPO and its two label-noise versions: one beta for all pairs.
 
 Follows: DPO (arXiv 2305.18290), equation 7; conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences &
-relationship to IPO"), the smoothed loss; robust DPO (arXiv 2403.00409), the unbiased loss under label flips.
+relationship to IPO"), equation 3: (1 - e) l(beta z) + e l(-beta z); robust DPO (arXiv 2403.00409), its unbiased loss
+under flips with probability e: [(1 - e) l(beta z) - e l(-beta z)] / (1 - 2 e), l(u) = -log sigmoid(u).
 Differs in: nothing; label_smoothing is the probability that a label is wrong, and 0 is plain DPO (the released MM-RLHF
 code has it the other way round).
 """

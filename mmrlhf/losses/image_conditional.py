@@ -1,6 +1,9 @@
 """mDPO: DPO, plus the wish that a chosen response be likelier with its image than with a damaged one.
 
-Follows: mDPO (arXiv 2406.11839): L = DPO + conditional preference optimization over images + the reward anchor.
+Follows: mDPO (arXiv 2406.11839), its objective L = L_DPO + L_CoPO + L_AncPO: DPO's loss (arXiv 2305.18290, equation 7);
+conditional preference optimization, -log sigmoid(beta (log-ratio given the image - log-ratio given the damaged one));
+the reward anchor, -log sigmoid(beta * log-ratio of the chosen response - shift). The authors' code (luka-group/mDPO)
+sums the same three.
 Differs in: the three terms have weights (the paper: 1 each); a query without media has no image term.
 """
 

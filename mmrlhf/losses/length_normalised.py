@@ -1,7 +1,7 @@
 """Objectives on log-probabilities per token: SimPO and length-normalised DPO.
 
-Follows: SimPO (arXiv 2405.14734), equation 6; length-normalised DPO (Tulu 3, arXiv 2411.15124), its
-preference tuning objective.
+Follows: SimPO (arXiv 2405.14734), equation 6; length-normalised DPO as in Tulu 3 (arXiv 2411.15124), its preference
+tuning objective: DPO's loss (arXiv 2305.18290, equation 7) with both log-ratios divided by their response's length.
 Differs in: nothing; token counts of zero are read as one.
 """
 

@@ -1,7 +1,9 @@
 """MPO: preference, absolute quality and generation in one loss.
 
-Follows: MPO (arXiv 2411.10442), its training objective: w_p * DPO + w_q * BCO + w_g * NLL(chosen) per token, with the
-weights 0.8, 0.2, 1.
+Follows: MPO (arXiv 2411.10442), its training objective L = w_p L_p + w_q L_q + w_g L_g: the preference loss L_p is
+DPO's (arXiv 2305.18290, equation 7), the quality loss L_q is BCO's, -log sigmoid(r_chosen - shift) -
+log sigmoid(-(r_rejected - shift)) with r = beta * log-ratio, and the generation loss L_g the chosen response's NLL per
+token; the weights are 0.8, 0.2, 1.
 Differs in: BCO's reward shift is a setting and not a running mean of rewards, so that no state has to be saved; 0 is
 what TRL's bco_pair uses.
 """

@@ -1,6 +1,7 @@
 """MM-DPO: DPO with one beta per pair, taken from a reward model's margin.
 
-Follows: MM-RLHF (arXiv 2502.10391), section on MM-DPO; the NLL term of the chosen response with weight gamma.
+Follows: MM-RLHF (arXiv 2502.10391), section on MM-DPO: DPO's loss (arXiv 2305.18290, equation 7) with
+beta(delta) = beta_ori (1 + w (1 - exp(-k delta))) in place of beta, plus gamma times the chosen response's NLL.
 Differs in: the NLL is per token, so that gamma does not depend on response length. What happens at delta < 0 and on
 which scale delta is read are settings (see margin_beta.py). The released code computes this beta and then overwrites
 it with another one (see call_beta.py, ReleasedImplicitBeta); here the margin reaches the loss.

@@ -1,7 +1,9 @@
 """ODPO: the margin as an offset that the gap has to reach, where MM-DPO makes it a slope.
 
-Follows: ODPO (arXiv 2402.10571), its objective: -log sigmoid(beta z - alpha * f(delta)), with f = log.
-Differs in: delta <= 0 has no logarithm; delta is raised to `min_margin` first.
+Follows: ODPO (arXiv 2402.10571), its training objective: -log sigmoid(beta z - Delta) with the offset
+Delta = alpha f(score of chosen - score of rejected), f = log (as in the authors' code, rycolab/odpo).
+Differs in: delta <= 0 has no logarithm (the authors' code gets nan or minus infinity); delta is raised to `min_margin`
+first. Their quotient of scores in place of the difference is left out.
 """
 
 from __future__ import annotations

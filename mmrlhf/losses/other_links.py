@@ -1,7 +1,8 @@
 """Objectives that swap the logistic link for another one: hinge and IPO.
 
-Follows: SLiC-HF (arXiv 2305.10425) as normalised by RSO (arXiv 2309.06657), the hinge on log-ratios; IPO (arXiv
-2310.12036), equation 17.
+Follows: SLiC-HF (arXiv 2305.10425), its calibration loss max(0, delta - log p(chosen) + log p(rejected)), in the form
+that RSO (arXiv 2309.06657) gives it, hinge-norm: max(0, 1 - beta z), on log-ratios to a reference and with delta = 1;
+IPO (arXiv 2310.12036), equation 17.
 Differs in: IPO averages log-ratios per token by default, as its authors confirmed to TRL; the paper's formula sums.
 """
 
