@@ -33,7 +33,7 @@ from mmrlhf.composition.settings import (
     user_inputs,
 )
 from mmrlhf.errors import UserError
-from mmrlhf.stages.chain.launch import EXIT_INTERRUPTED, Group, WorkerFailed, hand_on
+from mmrlhf.stages.chain.launch import EXIT_INTERRUPTED, Group, WorkerFailed, hand_on, leave_group
 from mmrlhf.stages.chain.order import Node, plan_chain, stage_function, with_paths
 from mmrlhf.stages.chain.outcome import record_failure, record_outcome, show_error, show_outcome
 from mmrlhf.stages.chain.runner import Runner, StageCall, stopping_signal, was_interrupted, work_on
@@ -98,6 +98,7 @@ def _job(config: DictConfig) -> float | None:
         log.exception("this job failed; the sweep goes on" if sweeping else "the run failed")
         _stop(folder, error, sweeping, code=1)
     else:
+        leave_group()
         if sweeping and "direction" in settings.sweeper:
             return _searched(config, artifacts, folder, settings.sweeper.direction)
     return None

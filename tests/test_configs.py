@@ -246,6 +246,16 @@ def test_every_launcher_composes(launcher: str) -> None:
     _check_composed(_compose(f"launcher={launcher}"))
 
 
+@pytest.mark.parametrize(("machines", "tasks"), [(1, 1), (2, 8)])
+def test_slurm_gets_a_task_for_each_process_that_srun_starts(machines: int, tasks: int) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{LAUNCHERS['slurm']}", reason="needs the extra `sweeps`")
+    words = ["launcher=slurm", "trainer=fsdp", "trainer.devices=8", f"trainer.num_nodes={machines}"]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        launcher = hydra.compose("config", words, return_hydra_config=True).hydra.launcher
+    assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (machines, tasks, 8)
+
+
 @pytest.mark.parametrize("experiment", ["mmdpo_llava", "mmdpo_qwen2_5_vl"])
 def test_an_ablation_changes_what_it_says(experiment: str) -> None:
     def chosen(*ablation: str) -> tuple[str, str, str]:

@@ -76,6 +76,16 @@ def outside_group() -> Iterator[None]:
         os.environ.update(hidden)
 
 
+def leave_group() -> None:
+    """Take this process out of torch's process group, where training has put it in one.
+
+    Lightning does so for NCCL only, and a process that ends inside a gloo group may be aborted on its way out.
+    """
+    distributed = sys.modules.get("torch.distributed")  # takes a second to import; where it was used it is there
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def count_devices(devices: Any, accelerator: str) -> int:
     """Count the processes that Lightning's `devices` asks for on one machine (4, -1, "auto", [0, 2], "0,2")."""
     if isinstance(devices, list | tuple):

@@ -21,6 +21,7 @@ from mmrlhf.stages.chain.launch import (
     Group,
     WorkerFailed,
     count_devices,
+    leave_group,
     outside_group,
     run_processes,
     single_process,
@@ -238,6 +239,7 @@ def work_on(call_file: Path, invoke: Invoke, rank: int) -> int:
         return 0
     if rank == 0:
         write_json(folder / SUMMARY_FILE, plain(summary))
+    leave_group()
     return 0
 
 
