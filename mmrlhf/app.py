@@ -94,6 +94,8 @@ def _job(config: DictConfig) -> float | None:
     except Exception as error:
         if was_interrupted(error):
             log.warning("%s; the same command continues", error)
+            if sweeping:
+                record_failure(folder, error)  # until it has gone on to its end
             leave(error)
         log.exception("this job failed; the sweep goes on" if sweeping else "the run failed")
         _stop(folder, error, sweeping, code=1)

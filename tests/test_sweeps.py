@@ -86,6 +86,17 @@ def test_a_preempted_job_is_submitted_again_and_goes_on(tmp_path: Path, own_stor
     assert not row["failure"] and row["fake_fit/first"] == "3.0" and runs_of(own_store, "fake_fit") == 2
 
 
+def test_a_sweep_that_is_stopped_says_where_and_goes_on(tmp_path: Path, own_store: Path) -> None:
+    """The job that was training is recorded with its step; the same command continues it and runs the rest."""
+    bug = "+stages.fake_bug={_target_: fake_stages.failing, kind: preempted}"
+    words = ["-m", *USUAL[:3], "stage=fake_bug", bug, SWEEP, "method.w=0.5,1.0"]
+    sweep(tmp_path, *words, expected=143)
+    failure = tmp_path / "sweep" / "0" / "failure.json"
+    assert "stopped after step 3" in failure.read_text() and not (tmp_path / "sweep" / "1").exists()
+    sweep(tmp_path, *words, expected=0)
+    assert not failure.exists() and len(rows_of(tmp_path / "sweep")) == 2
+
+
 def test_two_machines_under_slurm_are_one_group(tmp_path: Path, own_store: Path) -> None:
     """What srun sets, on one machine: a task for each device of each machine."""
     common = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "test", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
