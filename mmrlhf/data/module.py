@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -25,7 +26,7 @@ from mmrlhf.data.dataset import GroupDataset
 from mmrlhf.data.loader import StepLoader
 from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.plan import Quotas, StepPlan
-from mmrlhf.data.prefetch import ShardPrefetch, shard_uses
+from mmrlhf.data.prefetch import ShardPrefetch, begin_prefetch, shard_uses
 from mmrlhf.data.steps import HeldOutSteps, RunPlan, TrainSteps
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import StepBatch
@@ -159,11 +160,7 @@ class PreferenceDataModule(L.LightningDataModule):
 
     def _begin_prefetch(self, start: int) -> ShardPrefetch | None:
         """Fetch the shards of the steps from `start` on ahead of use, where they are remote."""
-        index, remote = self._dataset.index, self._dataset.index.remote
-        if remote is None:
-            return None
-        uses = shard_uses(self._plan, *index.shard_numbers(), start=start, end=self.total_steps)
-        return ShardPrefetch(uses, fetch=remote.fetch, sizes=remote.sizes, capacity=remote.max_bytes)
+        return begin_prefetch(self._dataset.index, partial(shard_uses, self._plan, start=start, end=self.total_steps))
 
     def _train_steps(self) -> TrainSteps:
         rank, world_size = self._place()

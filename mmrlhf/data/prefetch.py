@@ -1,6 +1,6 @@
-"""Remote shards fetched ahead of use, in the order of the plan, while steps are trained.
+"""Remote shards fetched ahead of use, in the order of the plan, while steps are trained or batches are scored.
 
-One thread follows the plan. It fetches a shard as soon as the cache has room for it beside the shards that this epoch
+One thread follows the plan. It fetches a shard as soon as the cache has room for it beside the shards that the epoch
 still needs and those already fetched ahead; so what it fetches drives out nothing that is in use. It changes no result:
 a shard that it has not brought is fetched by the read that needs it, where an error shows as well.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from mmrlhf.data.index import Index
 from mmrlhf.data.steps import RunPlan
 
 log = logging.getLogger(__name__)
@@ -42,11 +43,23 @@ def shard_uses(
         # the last step is filled up from the start of the order (`plan_step`)
         rows = np.resize(plan.order(epoch), per_epoch * plan.groups_per_step)
         shards = shard_of_row[rows[begin * plan.groups_per_step : stop * plan.groups_per_step]]
-        found, first = np.unique(shards, return_index=True)
-        last = len(shards) - 1 - np.unique(shards[::-1], return_index=True)[1]
-        for place in np.argsort(first):
-            steps = (epoch * per_epoch + begin + int(at[place]) // plan.groups_per_step for at in (first, last))
-            yield ShardUse(names[found[place]], *steps)
+        steps = np.repeat(np.arange(begin, stop) + epoch * per_epoch, plan.groups_per_step)
+        yield from _uses(shards, steps, names)
+
+
+def batch_uses(batches: Sequence[Sequence[int]], shard_of_row: np.ndarray, names: list[str]) -> Iterator[ShardUse]:
+    """Yield what one pass over batches of rows needs, batches counted as steps (arguments: see `shard_uses`)."""
+    steps = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
+    rows = np.fromiter((row for batch in batches for row in batch), dtype=np.int64)
+    return _uses(shard_of_row[rows], steps, names)
+
+
+def _uses(shards: np.ndarray, steps: np.ndarray, names: list[str]) -> Iterator[ShardUse]:
+    """shards: number of the shard that is needed at each place (n,); steps: the step of each place, ascending (n,)."""
+    found, first = np.unique(shards, return_index=True)
+    last = len(shards) - 1 - np.unique(shards[::-1], return_index=True)[1]
+    for place in np.argsort(first):
+        yield ShardUse(names[found[place]], int(steps[first[place]]), int(steps[last[place]]))
 
 
 class ShardPrefetch:
@@ -99,3 +112,16 @@ class ShardPrefetch:
     def _fits(self, use: ShardUse) -> bool:
         self._held = {shard: last for shard, last in self._held.items() if last > self._step}
         return sum(self._sizes[shard] for shard in self._held.keys() | {use.shard}) <= self._capacity
+
+
+def begin_prefetch(index: Index, uses: Callable[[np.ndarray, list[str]], Iterable[ShardUse]]) -> ShardPrefetch | None:
+    """Begin to fetch what is needed where the shards are remote; None where they are not.
+
+    Args:
+        uses: (the shard's number of every row, names of the shards) -> what is needed.
+    """
+    remote = index.remote
+    if remote is None:
+        return None
+    needed = uses(*index.shard_numbers())
+    return ShardPrefetch(needed, fetch=remote.fetch, sizes=remote.sizes, capacity=remote.max_bytes)

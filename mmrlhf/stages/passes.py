@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from mmrlhf.data.encode import Encoder
 from mmrlhf.data.index import Index
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.data.plan import micro_batches
+from mmrlhf.data.prefetch import batch_uses, begin_prefetch
 from mmrlhf.data.templates import AnswerTemplate, Template
 from mmrlhf.media.damage import Damage
 from mmrlhf.models.families import positions_for
@@ -102,7 +104,7 @@ def encoded_batches(
     num_workers: int = 0,
     prepare: Prepare | None = None,
 ) -> Iterator[list[tuple[PreferenceGroup, EncodedGroup]]]:
-    """Read and encode rows of an index, a batch of groups of similar length at a time.
+    """Read and encode rows of an index, a batch of groups of similar length at a time; remote shards come ahead.
 
     prepare: changes a group after it is read (`without_media`); the groups come out changed.
 
@@ -120,7 +122,16 @@ def encoded_batches(
         collate_fn=list,
         prefetch_factor=2 if num_workers else None,
     )
-    yield from loader
+    read = iter(loader)
+    ahead = begin_prefetch(index, partial(batch_uses, batches))  # behind the workers, which may be forks
+    try:
+        for number, batch in enumerate(read):
+            if ahead is not None:
+                ahead.advance(number)
+            yield batch
+    finally:
+        if ahead is not None:
+            ahead.stop()
 
 
 class _Encoded(Dataset):

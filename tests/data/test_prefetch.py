@@ -22,9 +22,10 @@ from mmrlhf.data.index import Index
 from mmrlhf.data.mixing import Mixing
 from mmrlhf.data.module import PreferenceDataModule
 from mmrlhf.data.plan import plan_step
-from mmrlhf.data.prefetch import ShardPrefetch, ShardUse, shard_uses
+from mmrlhf.data.prefetch import ShardPrefetch, ShardUse, batch_uses, shard_uses
 from mmrlhf.data.steps import RunPlan
 from mmrlhf.errors import HubError
+from mmrlhf.stages.passes import encoded_batches
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 
@@ -44,6 +45,16 @@ def test_uses_are_what_the_steps_read(shards, per_step, window, start, length) -
             expected.setdefault((epoch, names[numbers[row]]), []).append(step)
     found = list(shard_uses(plan, numbers, names, start=start, end=start + length))
     assert found == [ShardUse(shard, steps[0], steps[-1]) for (_, shard), steps in expected.items()]
+
+
+@given(batches=st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=4), max_size=8))
+def test_uses_of_a_pass_are_what_its_batches_read(batches) -> None:
+    expected: dict[str, list[int]] = {}
+    for number, batch in enumerate(batches):
+        for row in batch:
+            expected.setdefault(f"s{row // 5}", []).append(number)
+    found = batch_uses(batches, np.arange(20) // 5, [f"s{number}" for number in range(4)])
+    assert list(found) == [ShardUse(shard, steps[0], steps[-1]) for shard, steps in expected.items()]
 
 
 def test_it_fetches_as_far_ahead_as_the_cache_holds_and_never_what_is_late() -> None:
@@ -124,6 +135,19 @@ def test_shards_are_there_before_their_steps_and_the_steps_are_the_same(
     store.faults = ["busy"] * 1000
     found += list(steps)
     assert seen(found) == seen(make_data(store.folder).train_dataloader())
+    assert not prefetching()
+
+
+def test_a_pass_has_its_shards_ahead_too(store: Store, cache: Path) -> None:
+    encoder: Any = Encoder()
+    rows = range(len(GROUPS))
+    batches = encoded_batches(Index.load(store.url), rows, encoder, encoder, groups_per_batch=3)
+    found = [next(batches)]
+    join_prefetch()
+    store.faults = ["busy"] * 1000
+    found += list(batches)
+    local = encoded_batches(Index.load(store.folder), rows, encoder, encoder, groups_per_batch=3)
+    assert [[group for group, _ in batch] for batch in found] == [[group for group, _ in batch] for batch in local]
     assert not prefetching()
 
 
