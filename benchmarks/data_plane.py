@@ -1,6 +1,7 @@
 """The data plane at its size: start-up and resume with a million queries, the loader against what decoding allows.
 
     python -m benchmarks.data_plane
+    python -m benchmarks.data_plane --pictures FOLDER     # your own JPEG and PNG files beside the drawn ones
 
 Prints one JSON line. The million queries are an index of empty shards, because nothing but the index is read at the
 start. The loader's share, at two sizes of picture, compares one process that runs the training loader (plan, byte
@@ -11,12 +12,15 @@ loader adds to decoding is much the same for every size, so its share grows with
 
 from __future__ import annotations
 
+import argparse
 import io
+import itertools
 import json
 import logging
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,16 +47,21 @@ SIZES = ((640, 480), (1280, 960))
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, help="also measure the loader on the pictures below this folder")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         million = Path(folder) / "million"
         write_million(million)
         found: dict[str, Any] = {"benchmark": "data_plane", "groups": MILLION, **measure_start(million)}
-        for width, height in SIZES:
-            shards = Path(folder) / f"{width}"
-            write_shards(pictures(width, height), shards)
-            found[f"{width}x{height}"] = measure_loader(shards)
+        sets = {f"{width}x{height}": drawn(width, height) for width, height in SIZES}
+        if options.pictures is not None:
+            sets[str(options.pictures)] = files_below(options.pictures)
+        for name, files in sets.items():
+            write_shards(queries(files), Path(folder) / "shards" / name.strip("/"))
+            found[name] = measure_loader(Path(folder) / "shards" / name.strip("/"))
     print(json.dumps(found))
 
 
@@ -154,20 +163,35 @@ class Pictures:
         )
 
 
-def pictures(width: int, height: int) -> list[PreferenceGroup]:
-    """Queries with a photograph-like JPEG (about 0.3 bytes a pixel) and four responses."""
+def queries(files: Sequence[tuple[str, bytes]]) -> list[PreferenceGroup]:
+    """Queries with one of these pictures (suffix, bytes) and four responses each, as many as are measured."""
+    responses = tuple(Response(f"answer {place}", rank=place + 1) for place in range(4))
+    taken = zip(range(PICTURES), itertools.cycle(files), strict=False)
+    return [
+        PreferenceGroup(f"q{number}", "what?", responses, media=(Media("image", (f"0.{suffix}",), (data,)),))
+        for number, (suffix, data) in taken
+    ]
+
+
+def files_below(folder: Path) -> list[tuple[str, bytes]]:
+    """Pictures below a folder, as (suffix, bytes)."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        raise SystemExit(f"no .jpg, .jpeg or .png below {folder}")
+    return [(path.suffix[1:].lower(), path.read_bytes()) for path in paths[:PICTURES]]
+
+
+def drawn(width: int, height: int) -> list[tuple[str, bytes]]:
+    """Photograph-like JPEGs (about 0.3 bytes a pixel), as (suffix, bytes)."""
     rng = np.random.default_rng(0)
-    groups = []
-    for number in range(PICTURES):
+    files = []
+    for _ in range(PICTURES):
         rough = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).resize((width, height))
         noisy = np.asarray(rough).astype(np.int16) + rng.integers(-9, 9, (height, width, 3))
         buffer = io.BytesIO()
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
-        responses = tuple(Response(f"answer {place}", rank=place + 1) for place in range(4))
-        groups.append(
-            PreferenceGroup(f"q{number}", "what?", responses, media=(Media("image", ("0.jpg",), (buffer.getvalue(),)),))
-        )
-    return groups
+        files.append(("jpg", buffer.getvalue()))
+    return files
 
 
 def write_million(folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.workload import FRAMES
 from mmrlhf.data.encode import Encoder
 from mmrlhf.data.pack import pack_groups
 from mmrlhf.data.processing import MediaSettings
@@ -40,7 +41,7 @@ class OurStep:
             processor,
             template=AnswerTemplate(),
             positions=positions_for(backbone),
-            media=MediaSettings(num_frames=64),
+            media=MediaSettings(num_frames=FRAMES),
             max_tokens=settings.max_tokens,
         )
         self.settings, self.device = settings, torch.device(device)

@@ -19,7 +19,8 @@ from mmrlhf.types import Media, PreferenceGroup, Response
 WORDS = "the picture shows a quiet street with two red cars and a tall tree near an old house under grey clouds".split()
 RESPONSE_WORDS = 64
 # What a query shows, named by about how many visual tokens that makes at 384 pixels and patches of 16.
-VISUALS = {0: ("none", 0), 576: ("frames", 4), 1176: ("picture", 1), 7000: ("pictures", 12)}
+FRAMES = 4
+VISUALS = {0: ("none", 0), 576: ("frames", FRAMES), 1176: ("picture", 1), 7000: ("pictures", 12)}
 
 
 @dataclass(frozen=True)
