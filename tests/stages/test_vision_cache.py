@@ -42,8 +42,7 @@ def test_a_run_with_kept_features_ends_where_one_without_does(
         checkpoint=small_policy,
         training=SETTINGS,
         template=sft.AnswerTemplate(),
-        world_size=1,
-        sharded=False,
+        ranks=preview.Ranks(),
     )
     # held-out pictures are kept, too; a file has a header
     assert files and 0.5 * written < look.vision_features < 1.5 * written
