@@ -102,16 +102,22 @@ def open_workbench(
     # What is missing from one record (a critique, a reward) is missing from all: found here, not by the quarantine.
     dataset[int(train[0])]
     dataset.calibrate(train)
-    data = _data_module(dataset, train, heldout, schedule, runtime)
+    data = schedule_data(dataset, schedule, train, heldout, num_workers=runtime.num_workers)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
     packed = settle(PackedModel(backbone, model, score_head=head), encoder)
     keep_features(packed, index, [*train, *heldout], encoder, runtime)
     return Workbench(packed, encoder, index, data, schedule, model.precision, categories, chosen.excluded)
 
 
-def _data_module(
-    dataset: GroupDataset, train: np.ndarray, heldout: np.ndarray, schedule: Schedule, runtime: Runtime
+def schedule_data(
+    dataset: GroupDataset,
+    schedule: Schedule,
+    train: np.ndarray,
+    heldout: Sequence[int] | np.ndarray = (),
+    *,
+    num_workers: int = 0,
 ) -> PreferenceDataModule:
+    """The data of a schedule: rows to train on and rows to validate on, of which `schedule` makes steps."""
     return PreferenceDataModule(
         dataset,
         train_indices=train,
@@ -121,7 +127,7 @@ def _data_module(
         groups_per_step=schedule.groups_per_step,
         token_budget=schedule.token_budget,
         seed=schedule.seed,
-        num_workers=runtime.num_workers,
+        num_workers=num_workers,
         mixing=schedule.mixing,
     )
 

@@ -30,6 +30,7 @@ from mmrlhf.models.footprint import footprint
 from mmrlhf.stages.chain.order import Node, parse_reference
 from mmrlhf.stages.chain.runner import Runner
 from mmrlhf.stages.settings import TrainSettings
+from mmrlhf.stages.workbench import schedule_data
 
 GIB = 2**30
 # Peaks that were measured lie up to a quarter above the estimate (docs/performance.md), which leaves out temporaries.
@@ -144,16 +145,7 @@ def _open_data(
     )
     dataset = GroupDataset(index, encoder)
     dataset.calibrate(chosen.rows)
-    return dataset, PreferenceDataModule(
-        dataset,
-        train_indices=chosen.rows,
-        epochs=schedule.epochs,
-        max_steps=schedule.max_steps,
-        groups_per_step=schedule.groups_per_step,
-        token_budget=schedule.token_budget,
-        seed=schedule.seed,
-        mixing=schedule.mixing,
-    )
+    return dataset, schedule_data(dataset, schedule, chosen.rows)
 
 
 def device_memory(sharing: int) -> int | None:
