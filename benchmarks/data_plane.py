@@ -30,14 +30,14 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from mmrlhf.data.dataset import GroupDataset
-from mmrlhf.data.index import Index
-from mmrlhf.data.manifest import write_index
-from mmrlhf.data.module import PreferenceDataModule
-from mmrlhf.data.scan import SCHEMA, ShardScan
-from mmrlhf.data.selection import select
-from mmrlhf.data.shards import write_shards
+from mmrlhf.feed.dataset import GroupDataset
+from mmrlhf.feed.module import PreferenceDataModule
+from mmrlhf.feed.selection import select
 from mmrlhf.media.images import decode_image
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.manifest import write_index
+from mmrlhf.shards.scan import SCHEMA, ShardScan
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.types import Branch, EncodedGroup, Media, PreferenceGroup, Response
 
 MILLION, PER_SHARD = 1_000_000, 1000

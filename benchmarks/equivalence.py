@@ -25,15 +25,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrlhf.data.encode import Encoder
-from mmrlhf.data.pack import pack_groups
-from mmrlhf.data.processing import MediaSettings
-from mmrlhf.data.templates import AnswerTemplate
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.models.masks import attention_pattern
-from mmrlhf.models.tiny import FAMILIES, build_tiny, is_available
+from mmrlhf.models.random_checkpoints import FAMILIES, build_tiny, is_available
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.tokens.processing import MediaSettings
+from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.types import Media, PreferenceGroup, Response, ResponseOutputs
 
 MODALITIES = ("image", "images", "video", "text")

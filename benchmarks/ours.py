@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.workload import FRAMES
-from mmrlhf.data.encode import Encoder
-from mmrlhf.data.pack import pack_groups
-from mmrlhf.data.processing import MediaSettings
-from mmrlhf.data.templates import AnswerTemplate
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.methods.optim import OptimSettings, build_optimizer
 from mmrlhf.methods.pairing import PairScheme, pair_inputs, weighted_pairs
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.tokens.processing import MediaSettings
+from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.types import PackedBatch, PreferenceGroup
 
 OPTIM = OptimSettings(lr=1e-6, warmup=0.0, schedule="constant")

@@ -33,8 +33,8 @@ from benchmarks.measure import MIB, in_fresh_process, in_turn, median_ratio, pea
 from benchmarks.ours import OurStep
 from benchmarks.theirs import TheirStep
 from benchmarks.workload import SHAPES, VISUALS, build_model, make_query
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PackedBatch, PreferenceGroup
 
 WAYS = ("packed", "rows", "pairs", "trl")

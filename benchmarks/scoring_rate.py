@@ -22,17 +22,17 @@ from PIL import Image
 
 from benchmarks.measure import in_turn, median_ratio, report
 from benchmarks.workload import WORDS
-from mmrlhf.data.processing import MediaSettings
-from mmrlhf.data.templates import CritiqueTemplate
+from mmrlhf.inference.passes import decode_text
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.settings import CritiqueSettings
+from mmrlhf.inference.verdicts import Verdict
 from mmrlhf.models.families import media_arguments
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import ModelSettings, load_backbone
-from mmrlhf.models.tiny import TinySize, build_tiny
-from mmrlhf.stages.passes import decode_text
-from mmrlhf.stages.reward_model import RewardModel
-from mmrlhf.stages.settings import CritiqueSettings
-from mmrlhf.stages.verdicts import Verdict
+from mmrlhf.models.random_checkpoints import TinySize, build_tiny
+from mmrlhf.tokens.processing import MediaSettings
+from mmrlhf.tokens.templates import CritiqueTemplate
 from mmrlhf.types import Media, PreferenceGroup, Response
 
 NUM_RESPONSES, NUM_QUERIES, CRITIQUE_TOKENS, ROUNDS = 5, 8, 64, 3

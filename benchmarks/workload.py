@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaOnevisionConfig, PreTrainedModel
 
-from mmrlhf.models.tiny import TinySize, build_tiny
+from mmrlhf.models.random_checkpoints import TinySize, build_tiny
 from mmrlhf.types import Media, PreferenceGroup, Response
 
 WORDS = "the picture shows a quiet street with two red cars and a tall tree near an old house under grey clouds".split()

@@ -21,9 +21,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mmrlhf.callbacks.loggers import Loggers, wandb_folders
+from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
+from mmrlhf.chain.order import Node, plan_chain, stage_function, with_paths
+from mmrlhf.chain.runner import Runner, StageCall, stopping_signal, was_interrupted, work_on
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.chain.shares import has_share, job_shares, take_share
+from mmrlhf.chain.store import Artifact, Store, plain
 from mmrlhf.composition.checks import check_chain, check_checkpoints
-from mmrlhf.composition.overrides import explain
-from mmrlhf.composition.settings import (
+from mmrlhf.composition.config import (
     CONF,
     distributed_names,
     make,
@@ -32,15 +38,12 @@ from mmrlhf.composition.settings import (
     stage_names,
     user_inputs,
 )
+from mmrlhf.composition.overrides import explain
 from mmrlhf.errors import UserError
-from mmrlhf.stages.chain.launch import EXIT_INTERRUPTED, Group, WorkerFailed, hand_on, leave_group
-from mmrlhf.stages.chain.order import Node, plan_chain, stage_function, with_paths
-from mmrlhf.stages.chain.outcome import record_failure, record_outcome, show_error, show_outcome
-from mmrlhf.stages.chain.runner import Runner, StageCall, stopping_signal, was_interrupted, work_on
-from mmrlhf.stages.chain.shares import has_share, job_shares, take_share
-from mmrlhf.stages.chain.store import Artifact, Store, plain, short_path, write_json
-from mmrlhf.stages.chain.sweep_results import flatten, searched
-from mmrlhf.stages.runtime import Loggers, Runtime, wandb_folders
+from mmrlhf.files import short_path, write_json
+from mmrlhf.processes import Group, leave_group
+from mmrlhf.reporting.outcome import record_failure, record_outcome, show_error, show_outcome
+from mmrlhf.sweeps.results import flatten, searched
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ def main() -> None:
         show_error(explain(error, words))
         sys.exit(2)
     except Exception as error:
-        from mmrlhf.stages.chain.sweep import collect_lost
+        from mmrlhf.sweeps.callback import collect_lost
 
         # jobs keep their errors to themselves: this is the launcher's
         if not collect_lost(error):
@@ -108,7 +111,7 @@ def _job(config: DictConfig) -> float | None:
 
 def _searched(config: DictConfig, artifacts: Sequence[Artifact], folder: Path, direction: Any) -> float:
     """The number that a search goes by; without one it ends here, before all other jobs train for nothing."""
-    from mmrlhf.stages.chain.sweep import make_metrics
+    from mmrlhf.sweeps.callback import make_metrics
 
     numbers = dict(flatten({artifact.stage: artifact.summary for artifact in artifacts}))
     try:
@@ -169,7 +172,7 @@ def run_chain(config: DictConfig, folder: Path, *, shows: bool = True) -> list[A
 
 def show_plan(chain: Sequence[Node], runner: Runner, folder: Path) -> None:
     """Print what every training stage would do and leave it in `plan.json`; nothing is trained."""
-    from mmrlhf.stages.chain.preview import as_record, preview_chain, show_previews
+    from mmrlhf.training.preview import as_record, preview_chain, show_previews
 
     def made(node: Node) -> dict[str, Any]:
         return make(node.settings, f"stages.{node.name}")
@@ -182,7 +185,7 @@ def show_plan(chain: Sequence[Node], runner: Runner, folder: Path) -> None:
 
 def invoke(call: StageCall) -> Mapping[str, Any]:
     """Make the objects that a call's settings describe and call its stage function."""
-    from mmrlhf.callbacks.progress import progress_switch
+    from mmrlhf.terminal.progress import progress_switch
 
     function = stage_function(call.target)
     arguments = make(call.settings, f"stages.{call.stage}")

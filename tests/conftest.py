@@ -14,8 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["WANDB_SILENT"] = "true"
 
-# models and groups that the tests of several floors share
-pytest_plugins = ["tiny_models"]
+# models, shards and groups that the tests of several rooms share
+pytest_plugins = ["stand_ins.http_store", "stand_ins.small_data", "stand_ins.tiny_models"]
 
 # a loaded machine is no defect: no test may fail on time
 settings.register_profile("mmrlhf", deadline=None)

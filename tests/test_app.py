@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +11,10 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from stand_ins.commands import USUAL, start
 
 from mmrlhf.app import CONF, run_chain
 from mmrlhf.errors import ConfigError, DataError
-
-PROJECT = CONF.parent
-WORLD = "+stages.fake_world={_target_: fake_world.run, size: 3}"
-TRAIN = "+stages.fake_train={_target_: fake_stages.train, data: 'stage:fake_world', rate: ${method.w}}"
-USUAL = ["logger=none", "callbacks=none", "trainer=cpu", "stage=fake_train", WORLD, TRAIN]
 
 
 def _compose(*overrides: str) -> DictConfig:
@@ -87,22 +80,6 @@ def test_a_hub_id_is_asked_for_first_and_only_if_it_is_used(tmp_path: Path, monk
     assert asked == ["org/model"]
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """The environment of a command that finds this checkout and the tests' own stages."""
-    tests = PROJECT / "tests"
-    paths = os.pathsep.join(map(str, (PROJECT, tests / "stages", tests / "callbacks")))
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **changes}
-
-
-def start(tmp_path: Path, *arguments: str, expected: int, limit: float = 240, **variables: str) -> str:
-    """Run the command a user would type, in an empty folder; returns what it printed."""
-    env = environment(**variables)
-    command = [sys.executable, str(PROJECT / "run.py"), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=limit, check=False)
-    assert done.returncode == expected, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def test_a_mistake_is_one_screen(tmp_path: Path) -> None:
     screen = start(tmp_path, *USUAL[:4], expected=2)
     assert "there is no such stage" in screen and "Traceback" not in screen
@@ -117,7 +94,7 @@ def test_a_misspelt_override_is_one_screen(tmp_path: Path, words: list[str]) -> 
 
 
 def test_a_bug_is_a_traceback_without_hydras_frames(tmp_path: Path) -> None:
-    bug = "+stages.fake_bug={_target_: fake_stages.failing, kind: bug}"
+    bug = "+stages.fake_bug={_target_: stand_ins.fake_stages.failing, kind: bug}"
     screen = start(tmp_path, *USUAL[:3], "stage=fake_bug", bug, "hydra.run.dir=run", expected=1)
     assert "Traceback" in screen and "run_job" not in screen
     assert "Traceback" in (tmp_path / "run" / "run.log").read_text()

@@ -10,13 +10,13 @@ from typing import Any
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from sample_groups import write_pictures, write_records
+from stand_ins.sample_groups import write_pictures, write_records
 
 from mmrlhf.app import CONF, run_chain
-from mmrlhf.data.sidecar import SideCarWriter
 from mmrlhf.errors import ConfigError, DataError, HubError, ModelError, UserError
 from mmrlhf.models import hub
-from mmrlhf.stages.chain.outcome import show_error
+from mmrlhf.reporting.outcome import show_error
+from mmrlhf.shards.sidecar import SideCarWriter
 
 USUAL = ["experiment=mmdpo_llava", "scale=tiny", "logger=none", "trainer=cpu", "runtime.progress=false"]
 MINE = "data.importer.on_bad_line=error"

@@ -17,10 +17,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from mmrlhf.chain.order import check_signature, plan_chain
+from mmrlhf.composition.config import CONF, read_runtime, read_stage, stage_names, user_inputs
 from mmrlhf.composition.overrides import iterate_keys
-from mmrlhf.composition.settings import CONF, read_runtime, read_stage, stage_names, user_inputs
-from mmrlhf.models.tiny import FAMILIES
-from mmrlhf.stages.chain.order import check_signature, plan_chain
+from mmrlhf.models.random_checkpoints import FAMILIES
 
 FILES = sorted(CONF.rglob("*.yaml"))
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
@@ -125,7 +125,7 @@ def test_a_misspelt_key_would_be_seen() -> None:
     with pytest.raises(AssertionError, match="lrr"):
         _bind("here", {"_target_": "mmrlhf.methods.optim.OptimSettings", "lrr": 1.0})
     with pytest.raises(AssertionError, match="needs"):
-        _bind("here", {"_target_": "mmrlhf.stages.chain.order.suggestion", "given": 1.0})
+        _bind("here", {"_target_": "mmrlhf.chain.order.suggestion", "given": 1.0})
 
 
 # ---- what the files compose to

@@ -9,14 +9,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from scripts import loaded_script
+from stand_ins.scripts import loaded_script
 
-from mmrlhf.data.importers.draft import Draft
-from mmrlhf.data.importers.released import import_released
-from mmrlhf.data.index import Index
-from mmrlhf.data.shards import write_shards
-from mmrlhf.data.sidecar import SideCarWriter
+from mmrlhf.records.draft import Draft
+from mmrlhf.records.mm_rlhf import import_released
 from mmrlhf.shapes.world import write_world
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCarWriter
+from mmrlhf.shards.writer import write_shards
 
 
 @pytest.fixture(scope="module")

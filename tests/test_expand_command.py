@@ -9,11 +9,11 @@ from typing import Any
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from sample_groups import write_pictures, write_records
+from stand_ins.sample_groups import write_pictures, write_records
 
 from mmrlhf.app import CONF, run_chain
-from mmrlhf.data.index import Index
 from mmrlhf.errors import DataError
+from mmrlhf.shards.index import Index
 
 REASONS = ("correct and complete", "the colour is wrong", "")
 

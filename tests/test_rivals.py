@@ -10,9 +10,9 @@ from types import ModuleType
 
 import pytest
 import yaml
-from scripts import loaded_script
+from stand_ins.scripts import loaded_script
 
-from mmrlhf.stages.chain.sweep_results import read_jobs
+from mmrlhf.sweeps.results import read_jobs
 
 
 @pytest.fixture(scope="module")

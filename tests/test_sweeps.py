@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from test_app import USUAL, WORLD, start
+from stand_ins.commands import USUAL, WORLD, start
 
 SWEEP = "hydra.sweep.dir=sweep"
 # the store tells the jobs apart by both settings
 BOTH = "+stages.fake_train.policy=k-${method.k}"
 TWO_PROCESSES = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "distributed=[fake_train]"]
 # a stage with a Lightning Trainer, told apart by both settings
-FIT = "+stages.fake_fit={_target_: fake_training.fit, data: 'stage:fake_world', rate: ${method.w}}"
+FIT = "+stages.fake_fit={_target_: stand_ins.fake_training.fit, data: 'stage:fake_world', rate: ${method.w}}"
 REAL = ["logger=none", "callbacks=none", "stage=fake_fit", WORLD, FIT, "+stages.fake_fit.policy=k-${method.k}"]
 JOBLIB, SUBMITIT = "hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher"
 EXTRA = "needs the extra `sweeps`"
@@ -56,7 +56,7 @@ def test_the_named_grid_is_nine_jobs_and_runs_none_again(tmp_path: Path, own_sto
 def test_ablations_change_one_thing_each(tmp_path: Path, own_store: Path) -> None:
     changed = "+stages.fake_train.policy='${method._target_} ${data.critique} ${pairs.scheme}'"
     words = [word for word in USUAL if "fake_train=" not in word]
-    train = "+stages.fake_train={_target_: fake_stages.train, data: 'stage:fake_world'}"
+    train = "+stages.fake_train={_target_: stand_ins.fake_stages.train, data: 'stage:fake_world'}"
     sweep(tmp_path, *words, train, changed, "sweep=ablations", SWEEP, expected=0)
     names = [row["ablation"] for row in rows_of(tmp_path / "sweep")]
     assert names[0] == "full" and {"no_critique", "hardest_pairs", "dpo", "shuffled_margin"} <= set(names)
@@ -88,7 +88,7 @@ def test_a_preempted_job_is_submitted_again_and_goes_on(tmp_path: Path, own_stor
 
 def test_a_sweep_that_is_stopped_says_where_and_goes_on(tmp_path: Path, own_store: Path) -> None:
     """The job that was training is recorded with its step; the same command continues it and runs the rest."""
-    bug = "+stages.fake_bug={_target_: fake_stages.failing, kind: preempted}"
+    bug = "+stages.fake_bug={_target_: stand_ins.fake_stages.failing, kind: preempted}"
     words = ["-m", *USUAL[:3], "stage=fake_bug", bug, SWEEP, "method.w=0.5,1.0"]
     sweep(tmp_path, *words, expected=143)
     failure = tmp_path / "sweep" / "0" / "failure.json"
@@ -159,7 +159,7 @@ def test_parallel_jobs_build_what_they_share_once(tmp_path: Path, own_store: Pat
 
 def test_a_killed_job_is_listed(tmp_path: Path) -> None:
     pytest.importorskip(JOBLIB, reason=EXTRA)
-    bug = "+stages.fake_bug={_target_: fake_stages.failing, kind: '${how}'}"
+    bug = "+stages.fake_bug={_target_: stand_ins.fake_stages.failing, kind: '${how}'}"
     words = ["-m", *USUAL[:3], "stage=fake_bug", bug, "launcher=joblib", SWEEP, "+how=user,killed"]
     screen = sweep(tmp_path, *words, expected=1)
     assert "the launcher stopped before all jobs had ended" in screen and "2 of 2 jobs failed" in screen

@@ -26,14 +26,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.sidecar import SideCar
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.scoring import Scoring
 from mmrlhf.metrics.ranking import accuracy_difference, accuracy_report
+from mmrlhf.reporting.accuracy import true_pairs
 from mmrlhf.shapes.claims import hops
-from mmrlhf.stages.reporting.ranking import true_pairs
-from mmrlhf.stages.reward_model import RewardModel
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.scoring import Scoring
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.types import PreferenceGroup
 
 HERE = Path(__file__).resolve().parent

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmrlhf.metrics.intervals import bootstrap_mean, paired_difference
-from mmrlhf.stages.chain.sweep_results import Job, read_jobs
+from mmrlhf.sweeps.results import Job, read_jobs
 
 HERE = Path(__file__).resolve().parent
 METHODS = "dpo,mean_beta_dpo,mmdpo,shuffled_margin,hard_filter,soft_labels"

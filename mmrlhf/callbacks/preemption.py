@@ -18,7 +18,7 @@ from typing import Any, Self
 import lightning as L
 from typing_extensions import override
 
-from mmrlhf.data.preemption import PREEMPTION
+from mmrlhf.processes import PREEMPTION
 
 
 class Preemption(L.Callback):

@@ -7,8 +7,8 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
-from mmrlhf.data.ranks import gather_ranks
 from mmrlhf.errors import DataError
+from mmrlhf.processes import gather_ranks
 from mmrlhf.types import StepBatch
 
 MAX_DAMAGED_SHARE = 0.001

@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mmrlhf.composition.settings import is_open, make, plain_settings
-from mmrlhf.data.remote import is_remote
+from mmrlhf.chain.order import Node, check_signature, stage_function, stage_module, wants_path, with_paths
+from mmrlhf.composition.config import is_open, make, plain_settings
 from mmrlhf.errors import ConfigError
-from mmrlhf.stages.chain.order import Node, check_signature, stage_function, stage_module, wants_path, with_paths
+from mmrlhf.files import is_remote
 
 # the inputs that may be hub ids
 CHECKPOINT_INPUTS = ("base", "policy", "trained")

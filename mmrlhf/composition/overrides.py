@@ -12,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mmrlhf.composition.settings import CONF
+from mmrlhf.composition.config import CONF
 from mmrlhf.errors import ConfigError
 
 INSTALL_SWEEPS = 'pip install -c constraints.txt -e ".[sweeps]"'

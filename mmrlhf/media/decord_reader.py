@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 
-from mmrlhf.media.scan import Scan, damaged
+from mmrlhf.media.headers import Scan, damaged
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import av.error
 import numpy as np
 
-from mmrlhf.media.scan import Deadline, Scan, damaged, open_clip
+from mmrlhf.media.headers import Deadline, Scan, damaged, open_clip
 
 
 def decode_with_pyav(data: bytes, scan: Scan, indices: list[int], deadline: Deadline) -> np.ndarray:

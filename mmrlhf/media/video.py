@@ -23,10 +23,10 @@ import numpy as np
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.media.decord_reader import decode_with_decord, has_decord
+from mmrlhf.media.headers import Deadline, Scan, damaged, scan_video
 from mmrlhf.media.images import decode_image
 from mmrlhf.media.isolation import ProcessDied, guarded
 from mmrlhf.media.pyav_reader import decode_with_pyav
-from mmrlhf.media.scan import Deadline, Scan, damaged, scan_video
 
 T = TypeVar("T")
 Sampling = Literal["uniform", "fps", "keyframes"]

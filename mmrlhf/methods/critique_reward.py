@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from mmrlhf.losses.bradley_terry import bradley_terry, centring, tie_loss
 from mmrlhf.losses.pairs import tied_pairs
-from mmrlhf.losses.reward import bradley_terry, centring, tie_loss
-from mmrlhf.methods.base import Counts, PackedModule, PairScores
 from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.methods.packed_module import Counts, PackedModule, PairScores
 from mmrlhf.methods.pairing import PairScheme, pair_scores, weighted_pairs
-from mmrlhf.methods.record import StepRecord
 from mmrlhf.methods.sft import label_counts
+from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
 
 

@@ -15,10 +15,10 @@ from typing_extensions import override
 
 from mmrlhf.losses.image_conditional import MDPO, anchor, image_conditional
 from mmrlhf.media.damage import DAMAGED, damaged_only
-from mmrlhf.methods.base import Counts
+from mmrlhf.methods.packed_module import Counts
 from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE
 from mmrlhf.methods.preference import PreferenceModule, Responses
-from mmrlhf.methods.record import StepRecord
+from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.types import PackedBatch
 
 

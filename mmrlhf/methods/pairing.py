@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mmrlhf.data.ranks import gather_ranks
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.bounds import require_choice
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, PairTerms
 from mmrlhf.losses.pairs import Scheme, Weighting, build_pairs, ordered_pairs, tied_pairs
-from mmrlhf.methods.base import PairScores
-from mmrlhf.methods.record import StepRecord
+from mmrlhf.methods.packed_module import PairScores
+from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.processes import gather_ranks
 from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
 
 # Columns of a batch: what a reward model, or the reference, says about each response.

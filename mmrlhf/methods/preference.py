@@ -17,8 +17,8 @@ from typing_extensions import override
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.objective import Objective, PairInputs, given, token_nll
-from mmrlhf.methods.base import Counts, PackedModule, PairScores
 from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.methods.packed_module import Counts, PackedModule, PairScores
 from mmrlhf.methods.pairing import (
     REFERENCE,
     REWARD,
@@ -31,7 +31,7 @@ from mmrlhf.methods.pairing import (
     scale_over_step,
     weighted_pairs,
 )
-from mmrlhf.methods.record import StepRecord
+from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
 
 Reference = Literal["table", "adapter", "frozen_copy", "none"]

@@ -8,7 +8,7 @@ training step averages their gradients.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.export
@@ -18,7 +18,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.families import language_layers, parts
+from mmrlhf.processes import count_devices
 from mmrlhf.types import ResponseOutputs
+
+if TYPE_CHECKING:  # takes seconds to import, and a single device never asks for it
+    from lightning.pytorch.strategies import Strategy
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -74,3 +78,11 @@ def gather_state(model: nn.Module) -> dict[str, torch.Tensor]:
 def _make_outputs_visible_to_fsdp() -> None:
     """FSDP2 hooks the tensors that a module returns, and finds those in a dataclass only if torch knows the class."""
     torch.export.register_dataclass(ResponseOutputs)
+
+
+def sharded_strategy(*, devices: int | str | list[int], num_nodes: int, accelerator: str) -> Strategy:
+    """Make the strategy that splits one model over all devices of all machines (FSDP2, no tensor parallelism)."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    size = count_devices(devices, accelerator) * num_nodes
+    return ModelParallelStrategy(data_parallel_size=size, tensor_parallel_size=1)

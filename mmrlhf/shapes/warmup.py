@@ -15,9 +15,9 @@ import numpy as np
 from mmrlhf.errors import ConfigError
 from mmrlhf.shapes.annotators import TOP_QUALITY
 from mmrlhf.shapes.claims import RELATIONS, Claim, hops, listed_items, seen_at, seen_count, seen_thing
-from mmrlhf.shapes.preference import Drawn
 from mmrlhf.shapes.prompts import LIST_PICTURE, LIST_VIDEO, category_of
 from mmrlhf.shapes.queries import TwinQuery, draw_query, pick_claims
+from mmrlhf.shapes.ranked_query import Drawn
 from mmrlhf.shapes.safety import is_hazard, reply
 from mmrlhf.shapes.scene import CELLS, HAZARD, STEPS, THINGS, Scene
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.shapes.draw import encode_image, encode_video, render
-from mmrlhf.shapes.preference import Drawn, PreferenceSettings, draw_preference
 from mmrlhf.shapes.prompts import SHARES
+from mmrlhf.shapes.ranked_query import Drawn, PreferenceSettings, draw_preference
 from mmrlhf.shapes.scene import NUM_CELLS
 from mmrlhf.shapes.statistics import WorldStatistics
 from mmrlhf.shapes.warmup import WarmupSettings, draw_warmup

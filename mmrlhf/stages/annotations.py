@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from mmrlhf.callbacks.progress import track
-from mmrlhf.data.index import Index
-from mmrlhf.data.selection import Selection, select
-from mmrlhf.data.sidecar import SideCar, SideCarWriter
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.feed.selection import Selection, select
+from mmrlhf.files import write_json
 from mmrlhf.methods.pairing import REWARD
-from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.reporting.ranking import ranking_summary
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.reporting.accuracy import ranking_summary
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar, SideCarWriter
+from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup, Response
 
 REWARDS = "rewards"

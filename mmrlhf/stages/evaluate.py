@@ -18,25 +18,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmrlhf.callbacks.progress import track
-from mmrlhf.data.index import Index
-from mmrlhf.data.selection import Selection, select
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.models.generate import generate
-from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.passes import (
+from mmrlhf.feed.selection import Selection, select
+from mmrlhf.files import write_json
+from mmrlhf.inference.passes import (
     Policy,
     decode_text,
     describe_source,
     encoded_batches,
     forward_groups,
     pick_device,
+    with_responses,
 )
-from mmrlhf.stages.reporting.answers import Answers, report_answers
-from mmrlhf.stages.reward_model import RewardModel
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import CritiqueSettings, PassSettings
-from mmrlhf.types import PreferenceGroup, Response
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.models.decoding import generate
+from mmrlhf.reporting.answer_numbers import Answers, report_answers
+from mmrlhf.shards.index import Index
+from mmrlhf.terminal.progress import track
+from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 
@@ -205,11 +206,6 @@ def _verdicts(
 ) -> Said:
     source = {**made_by, "reward_model": describe_source(reward_model), "critiques": asdict(critiques)}
     return _once(out / "rewards.json", source, partial(asked.rewards, reward_model, said, critiques))
-
-
-def with_responses(group: PreferenceGroup, texts: Sequence[str]) -> PreferenceGroup:
-    """The same query with other, unranked responses."""
-    return replace(group, responses=tuple(Response(text) for text in texts), pairs=())
 
 
 def _once(path: Path, made_by: Mapping[str, Any], make: Callable[[], Said]) -> Said:

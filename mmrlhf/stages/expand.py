@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from mmrlhf.callbacks.progress import track
-from mmrlhf.data.expansion import INSTRUCTION, Request, make_request, refusals
-from mmrlhf.data.index import Index
-from mmrlhf.data.shards import write_shards
-from mmrlhf.data.sidecar import SideCar, SideCarWriter
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.expanders import Expander
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.expansion.expanders import Expander
+from mmrlhf.expansion.request import INSTRUCTION, Request, make_request, refusals
+from mmrlhf.files import write_json
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar, SideCarWriter
+from mmrlhf.shards.writer import write_shards
+from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup, Response
 
 log = logging.getLogger(__name__)

@@ -29,11 +29,11 @@ from huggingface_hub.utils import (
     filter_repo_objects,
 )
 
-from mmrlhf.callbacks.progress import track
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, HubError, UserError
 from mmrlhf.models.hub import format_bytes, hub_errors
-from mmrlhf.stages.archives import archive_stem, find_archives, unpack
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.records.archives import archive_stem, find_archives, unpack
+from mmrlhf.terminal.progress import track
 
 log = logging.getLogger(__name__)
 

@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from mmrlhf.callbacks.progress import track
-from mmrlhf.data.index import Index
-from mmrlhf.data.selection import Selection, select
-from mmrlhf.data.shards import write_shards
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.models.generate import generate
-from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.passes import BATCHES_PER_WINDOW, Policy, decode_text, encoded_batches
-from mmrlhf.stages.ranks import share_pass
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import PassSettings
+from mmrlhf.feed.selection import Selection, select
+from mmrlhf.files import write_json
+from mmrlhf.inference.passes import BATCHES_PER_WINDOW, Policy, decode_text, encoded_batches
+from mmrlhf.inference.settings import PassSettings
+from mmrlhf.inference.sharing import share_pass
+from mmrlhf.models.decoding import generate
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.writer import write_shards
+from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup, Response
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.models.released import import_released
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.training import MODEL
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.models.published_reward import import_released
+from mmrlhf.training.fit import MODEL
 
 
 def run(out: Path, *, checkpoint: Path, base: Path | str, runtime: Runtime) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.callbacks.progress import track
-from mmrlhf.data.adopt import adopt_tars, find_tars, scan_or_report
-from mmrlhf.data.scan import ShardScan
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
 from mmrlhf.media.isolation import ProcessDied, map_isolated
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.shards.adopt import adopt_tars, find_tars, scan_or_report
+from mmrlhf.shards.scan import ShardScan
+from mmrlhf.terminal.progress import track
 
 _SECONDS_PER_SHARD = 4 * 3600
 

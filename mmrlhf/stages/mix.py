@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.data.mixture import write_mixture
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.shards.union import write_mixture
 
 
 def run(out: Path, *, sets: Mapping[str, str], runtime: Runtime) -> dict[str, Any]:

@@ -11,27 +11,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.sidecar import SideCar
-from mmrlhf.data.templates import AnswerTemplate
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
+from mmrlhf.inference.passes import describe_source, untrained
 from mmrlhf.losses.image_conditional import MDPO
 from mmrlhf.losses.objective import Objective
 from mmrlhf.losses.plackett_luce import PlackettLuce
 from mmrlhf.media.damage import Damage
 from mmrlhf.methods.image_conditional import ImageConditionalModule
+from mmrlhf.methods.listwise import RankingModule, require_whole_ranking
 from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REWARD, PairScheme
 from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
-from mmrlhf.methods.ranking import RankingModule, require_whole_ranking
 from mmrlhf.models.export import save_policy
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import PARTS, ModelSettings, load_backbone
-from mmrlhf.stages.heldout_answers import AnswerSettings, answer_callbacks
-from mmrlhf.stages.passes import describe_source, untrained
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import TrainSettings
-from mmrlhf.stages.training import MODEL, check_table, finish, need_path, table_facts, train
-from mmrlhf.stages.workbench import Workbench, open_workbench
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.tokens.templates import AnswerTemplate
+from mmrlhf.training.fit import MODEL, check_table, finish, need_path, table_facts, train
+from mmrlhf.training.heldout_answers import AnswerSettings, answer_callbacks
+from mmrlhf.training.settings import TrainSettings
+from mmrlhf.training.workbench import Workbench, open_workbench
 
 # the module of an objective that is more than a loss of pairs
 METHODS: dict[type[Objective], type[PreferenceModule]] = {

@@ -17,16 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.callbacks.progress import track
-from mmrlhf.data.importers.draft import Draft, Rejection, VideoForm, load_or_reject
-from mmrlhf.data.importers.own import find_function, import_own, source_digest
-from mmrlhf.data.index import Index
-from mmrlhf.data.shards import ShardSink
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
 from mmrlhf.media.isolation import ProcessDied, map_isolated
 from mmrlhf.media.video import Sampling
-from mmrlhf.stages.reporting.packing import REPORT_FILE, Tally, build_report, require_groups, warn
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.records.draft import Draft, Rejection, VideoForm, load_or_reject
+from mmrlhf.records.own import find_function, import_own, source_digest
+from mmrlhf.reporting.pack_table import REPORT_FILE, Tally, build_report, require_groups, warn
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.writer import ShardSink
+from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def run(
         out: the folder to fill; finished shards of an interrupted run in it are kept.
         root: the folder (or file) with the records.
         importer: called with the root, e.g. a partial of `import_released`; or the name of a function of the user's,
-            `my_module.my_function` (see `mmrlhf.data.importers.own`).
+            `my_module.my_function` (see `mmrlhf.records.own`).
         video: "keep" stores video files as they are, "frames" as JPEGs (faster to read in training, but the choice of
             frames is made here).
         num_frames, sampling, fps: the frames of a video that "frames" stores, and "keep" decodes as a check.

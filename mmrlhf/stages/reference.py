@@ -15,23 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from mmrlhf.callbacks.progress import track
-from mmrlhf.data.index import Index
-from mmrlhf.data.selection import Selection, select
-from mmrlhf.data.sidecar import SideCarWriter
-from mmrlhf.media.damage import Damage, DamageKind, damaged_only
-from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE
-from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.passes import (
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.feed.selection import Selection, select
+from mmrlhf.files import write_json
+from mmrlhf.inference.passes import (
     Policy,
     describe_source,
     describe_template,
     encoded_batches,
     forward_groups,
 )
-from mmrlhf.stages.ranks import share_pass
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import PassSettings
+from mmrlhf.inference.settings import PassSettings
+from mmrlhf.inference.sharing import share_pass
+from mmrlhf.media.damage import Damage, DamageKind, damaged_only
+from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCarWriter
+from mmrlhf.terminal.progress import track
 from mmrlhf.types import EncodedGroup
 
 log = logging.getLogger(__name__)

@@ -12,16 +12,15 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from mmrlhf.callbacks.progress import track
 from mmrlhf.callbacks.samples import log_samples, wandb_loggers
-from mmrlhf.data.index import Index
-from mmrlhf.data.sidecar import SideCar
+from mmrlhf.chain.provenance import versions
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.chain.store import plain
+from mmrlhf.files import write_json
 from mmrlhf.losses.objective import Objective
-from mmrlhf.stages.chain.provenance import versions
-from mmrlhf.stages.chain.store import duration, plain, write_json
-from mmrlhf.stages.reporting import plots, sections
-from mmrlhf.stages.reporting.headline import build_cards, headline
-from mmrlhf.stages.reporting.inputs import (
+from mmrlhf.reporting import plots, sections
+from mmrlhf.reporting.headline import build_cards, headline
+from mmrlhf.reporting.inputs import (
     PairTable,
     StageResult,
     open_shards,
@@ -30,16 +29,19 @@ from mmrlhf.stages.reporting.inputs import (
     read_stage,
     reward_table,
 )
-from mmrlhf.stages.reporting.judge_sections import annotation_section, judge_section
-from mmrlhf.stages.reporting.rounds import MEASURES, plain_interval, read_rounds, rounds_section, write_rounds
-from mmrlhf.stages.reporting.samples import build_sample, choose_rows, sample_card
-from mmrlhf.stages.reporting.sections import Answers, Section
-from mmrlhf.stages.reporting.training import training_section
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.reporting.reward_sections import annotation_section, judge_section
+from mmrlhf.reporting.round_section import MEASURES, plain_interval, read_rounds, rounds_section, write_rounds
+from mmrlhf.reporting.sample_cards import build_sample, choose_rows, sample_card
+from mmrlhf.reporting.sections import Answers, Section
+from mmrlhf.reporting.training_section import training_section
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.terminal.lines import duration
+from mmrlhf.terminal.progress import track
 
 logger = logging.getLogger(__name__)
 
-TEMPLATES = Path(__file__).parent / "reporting" / "templates"
+TEMPLATES = Path(sections.__file__).parent / "templates"
 PAGE = "report.html"
 ANNOTATED = 2000  # at most so many queries enter the agreement of annotators
 CONTENTS = (

@@ -15,18 +15,19 @@ from typing import Any
 
 from mmrlhf.callbacks.critiques import FOLDER as CRITIQUES
 from mmrlhf.callbacks.critiques import HeldOutCritiques
-from mmrlhf.data.index import Index
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
+from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.heads import HeadSettings
-from mmrlhf.stages.critique_samples import critique_samples
-from mmrlhf.stages.reward_inputs import CritiqueChoice, check_dimensions
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import CritiqueSettings, TrainSettings
-from mmrlhf.stages.training import MODEL, finish, train
-from mmrlhf.stages.workbench import Workbench, open_workbench
+from mmrlhf.shards.index import Index
+from mmrlhf.training.critique_samples import critique_samples
+from mmrlhf.training.fit import MODEL, finish, train
+from mmrlhf.training.reward_inputs import CritiqueChoice, check_dimensions
+from mmrlhf.training.settings import TrainSettings
+from mmrlhf.training.workbench import Workbench, open_workbench
 
 log = logging.getLogger(__name__)
 

@@ -17,17 +17,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.sidecar import SideCar
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.passes import pick_device
-from mmrlhf.stages.reporting.ranking import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE, OTHER, ranking_summary
-from mmrlhf.stages.reward_model import RewardModel
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.files import write_json
+from mmrlhf.inference.passes import pick_device
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.scoring import Scoring
+from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.reporting.accuracy import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE, OTHER, ranking_summary
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages.score import REWARDS
-from mmrlhf.stages.scoring import Scoring
-from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 
 log = logging.getLogger(__name__)
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.selection import Selection, select
-from mmrlhf.data.sidecar import SideCar
-from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.ranks import share_pass
-from mmrlhf.stages.reporting.ranking import GENERATED, GIVEN, ranking_summary
-from mmrlhf.stages.reward_model import CritiqueSource, RewardModel
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.scoring import Scoring
-from mmrlhf.stages.settings import CritiqueSettings, PassSettings
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.feed.selection import Selection, select
+from mmrlhf.files import write_json
+from mmrlhf.inference.reward_model import CritiqueSource, RewardModel
+from mmrlhf.inference.scoring import Scoring
+from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.inference.sharing import share_pass
+from mmrlhf.reporting.accuracy import GENERATED, GIVEN, ranking_summary
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
 
 REWARDS, GIVEN_REWARDS = "rewards", "rewards_given_critique"
 

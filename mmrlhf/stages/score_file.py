@@ -13,18 +13,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mmrlhf.callbacks.progress import track
-from mmrlhf.data.importers.draft import Draft
-from mmrlhf.data.importers.questions import read_questions
-from mmrlhf.data.sidecar import SideCar, SideCarWriter
-from mmrlhf.stages.chain.fingerprint import path_token
-from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.passes import describe_source
-from mmrlhf.stages.ranks import Ranks, share_pass
-from mmrlhf.stages.reward_model import RewardModel
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.scoring import SECONDS_BETWEEN_WRITES, add_verdicts, verdict_columns
-from mmrlhf.stages.settings import CritiqueSettings, PassSettings
+from mmrlhf.chain.fingerprint import path_token
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.files import write_json
+from mmrlhf.inference.passes import describe_source
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.scoring import SECONDS_BETWEEN_WRITES, add_verdicts, verdict_columns
+from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.inference.sharing import Ranks, share_pass
+from mmrlhf.records.draft import Draft
+from mmrlhf.records.questions import read_questions
+from mmrlhf.shards.sidecar import SideCar, SideCarWriter
+from mmrlhf.terminal.progress import track
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from mmrlhf.data.templates import AnswerTemplate
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.methods.sft import SFTModule
 from mmrlhf.models.export import save_policy
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import TrainSettings
-from mmrlhf.stages.training import MODEL, finish, train
-from mmrlhf.stages.workbench import open_workbench
+from mmrlhf.tokens.templates import AnswerTemplate
+from mmrlhf.training.fit import MODEL, finish, train
+from mmrlhf.training.settings import TrainSettings
+from mmrlhf.training.workbench import open_workbench
 
 
 def run(

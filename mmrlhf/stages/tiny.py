@@ -1,6 +1,6 @@
 """Stage `tiny`: a random tiny model of a family's real architecture, with a tokenizer trained on the data's text.
 
-On the embedded world its vision tower is taught to see (`mmrlhf.stages.tower`), as published towers have been.
+On the embedded world its vision tower is taught to see (`mmrlhf.shapes.tower`), as published towers have been.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 from transformers import AutoProcessor
 
-from mmrlhf.data.index import Index
-from mmrlhf.models.tiny import TinySize, build_tiny
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.tower import TowerSettings, pretrain_tower
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.models.random_checkpoints import TinySize, build_tiny
+from mmrlhf.shapes.tower import TowerSettings, pretrain_tower
+from mmrlhf.shards.index import Index
 
 # More text than this does not change a vocabulary of a few hundred tokens.
 _MOST_GROUPS = 2000
@@ -35,7 +35,7 @@ def run(
 
     Args:
         shards, warmup_shards: packed queries whose text the tokenizer learns.
-        family: a key of `mmrlhf.models.tiny.FAMILIES`.
+        family: a key of `mmrlhf.models.random_checkpoints.FAMILIES`.
         size: how small.
         tower: how the vision tower is pre-trained; None leaves it random.
         seed: of the weights.

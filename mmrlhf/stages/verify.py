@@ -15,14 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmrlhf.callbacks.progress import track
-from mmrlhf.data.manifest import Shard, read_index
-from mmrlhf.data.remote import is_remote
-from mmrlhf.data.verify import Problem, shard_rows, verify_shard
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.files import is_remote, write_json
 from mmrlhf.media.isolation import ProcessDied, map_isolated
-from mmrlhf.stages.chain.store import write_json
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.shards.checking import Problem, shard_rows, verify_shard
+from mmrlhf.shards.manifest import Shard, read_index
+from mmrlhf.terminal.progress import track
 
 logger = logging.getLogger(__name__)
 

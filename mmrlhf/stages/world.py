@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.callbacks.progress import track
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
 from mmrlhf.shapes.annotators import AnnotatorSettings, RankBy
-from mmrlhf.shapes.preference import PreferenceSettings
+from mmrlhf.shapes.ranked_query import PreferenceSettings
 from mmrlhf.shapes.statistics import WorldStatistics
 from mmrlhf.shapes.warmup import WarmupSettings
 from mmrlhf.shapes.world import WorldKind, WorldSettings, world_rows
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.terminal.progress import track
 
 
 def run(

@@ -12,7 +12,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from toy_training import Numbers, Toy, build_trainer
+from stand_ins.toy_training import Numbers, Toy, build_trainer
 
 from mmrlhf.callbacks import checkpoints
 from mmrlhf.callbacks.checkpoints import (
@@ -24,7 +24,7 @@ from mmrlhf.callbacks.checkpoints import (
     latest_checkpoint,
 )
 from mmrlhf.callbacks.preemption import Preemption
-from mmrlhf.data.preemption import PREEMPTION
+from mmrlhf.processes import PREEMPTION
 
 
 class Act(L.Callback):
@@ -235,7 +235,7 @@ def test_settings_are_checked(tmp_path):
 TWO_RANKS = """
 import os, signal, sys, torch, lightning as L
 sys.path.insert(0, {tests!r})
-from toy_training import Numbers, Toy, build_trainer
+from stand_ins.toy_training import Numbers, Toy, build_trainer
 from torch.distributed.fsdp import fully_shard
 from lightning.pytorch.strategies import ModelParallelStrategy
 from mmrlhf.callbacks.checkpoints import StepCheckpoint, TrainingInterrupted, latest_checkpoint
@@ -286,7 +286,7 @@ if __name__ == "__main__":
 def run_two_ranks(folder, at, launcher, number=signal.SIGTERM):
     sharded = launcher == "torchrun"
     script = folder.parent / "script.py"
-    names = {"tests": str(Path(__file__).parent), "folder": str(folder)}
+    names = {"tests": str(Path(__file__).parents[1]), "folder": str(folder)}
     script.write_text(TWO_RANKS.format(**names, at=at, number=int(number), sharded=sharded))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if sharded else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_training import Numbers, Toy, build_trainer
+from stand_ins.toy_training import Numbers, Toy, build_trainer
 
 from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
 from mmrlhf.callbacks.curves import CurveLogger, read_curves

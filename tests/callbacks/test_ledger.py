@@ -9,12 +9,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from fake_groups import make_dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins.fake_groups import make_dataset
 
 from mmrlhf.callbacks.ledger import EpochLedger
-from mmrlhf.data.steps import RunPlan, TrainSteps
+from mmrlhf.feed.steps import RunPlan, TrainSteps
 
 
 class Ranks:

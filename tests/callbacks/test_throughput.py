@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import lightning as L
 import torch
+from stand_ins.toy_training import Toy, build_trainer
 from torch.utils.data import DataLoader
-from toy_training import Toy, build_trainer
 
 from mmrlhf.callbacks.curves import CurveLogger, read_curves
 from mmrlhf.callbacks.throughput import Throughput, count_work, peak_memory

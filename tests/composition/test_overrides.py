@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
+from mmrlhf.composition.config import CONF
 from mmrlhf.composition.overrides import explain, known_settings
-from mmrlhf.composition.settings import CONF
 from mmrlhf.errors import ConfigError
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmrlhf.losses.bradley_terry import bradley_terry, centring
 from mmrlhf.losses.dpo import DPO, ConservativeDPO, RobustDPO
 from mmrlhf.losses.length_normalised import LengthNormalisedDPO, SimPO
 from mmrlhf.losses.likelihood_weight import WPO
@@ -15,7 +16,6 @@ from mmrlhf.losses.mixture import MPO
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.losses.objective import Objective, PairInputs
 from mmrlhf.losses.other_links import IPO, HingeDPO
-from mmrlhf.losses.reward import bradley_terry, centring
 
 TRL = json.loads(Path(__file__).with_name("trl_numbers.json").read_text())
 MATCHES: dict[str, Objective] = {

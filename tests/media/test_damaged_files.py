@@ -9,7 +9,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from damaged_files import KINDS, SEEDS, Damaged, corpus, originals
+from stand_ins.damaged_files import KINDS, SEEDS, Damaged, corpus, originals
 
 from mmrlhf.errors import DataError
 from mmrlhf.media.decord_reader import has_decord

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import calls_that_fail as calls
 import pytest
+from stand_ins import calls_that_fail as calls
 
 from mmrlhf.errors import DataError
 from mmrlhf.media.isolation import Isolated, ProcessDied, map_isolated

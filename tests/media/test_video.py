@@ -3,18 +3,18 @@ import os
 import random
 
 import av
-import calls_that_fail
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from stand_ins import calls_that_fail
 from torch.utils.data import DataLoader
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.media import isolation, video
 from mmrlhf.media.decord_reader import has_decord
-from mmrlhf.media.scan import Deadline
+from mmrlhf.media.headers import Deadline
 from mmrlhf.media.video import decode_frames, decode_video, frames_record, probe_video, sample_indices
 
 GOOD = ["video_0.mov", "video_90.mov", "video_180.mov", "video_270.mov", "unordered.mov"]
@@ -293,7 +293,7 @@ def test_work_without_end_is_a_data_error(monkeypatch):
     data = make_clip()
     monkeypatch.setattr(isolation, "_inside", True)  # so that the clock below is the one that is asked
     ticks = iter(range(0, 100_000, 40))
-    monkeypatch.setattr("mmrlhf.media.scan.time.thread_time", lambda: next(ticks))
+    monkeypatch.setattr("mmrlhf.media.headers.time.thread_time", lambda: next(ticks))
     with pytest.raises(DataError, match="longer than 120 s of work"):
         decode_video(data, num_frames=4, where="key k1")
     with pytest.raises(DataError, match="longer than 1 s"):

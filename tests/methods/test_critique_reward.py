@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from packed_toy import ToyModel, make_group
+from stand_ins.packed_toy import ToyModel, make_group
 
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.methods.record import StepRecord
+from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.tokens.packing import pack_groups
 
 
 def losses(module: CritiqueRewardModule, groups: list) -> dict[str, torch.Tensor]:

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from packed_toy import ToyModel, make_group
-from test_preference import total
+from stand_ins.methods_under_test import total
+from stand_ins.packed_toy import ToyModel, make_group
 
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.image_conditional import MDPO
@@ -18,7 +17,8 @@ from mmrlhf.methods.image_conditional import ImageConditionalModule
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.methods.preference import PreferenceModule
-from mmrlhf.methods.record import StepRecord
+from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import EncodedGroup
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from packed_toy import ToyModel
+from stand_ins.packed_toy import ToyModel
 
 from mmrlhf.methods import optim
 from mmrlhf.methods.optim import OptimSettings, average_replicated_gradients, build_optimizer, schedule_factor

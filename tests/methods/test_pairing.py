@@ -8,9 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from packed_toy import ToyModel, make_group
+from stand_ins.packed_toy import ToyModel, make_group
 
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.length_normalised import SimPO
@@ -18,7 +17,8 @@ from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme, weighted_pairs
 from mmrlhf.methods.preference import PreferenceModule
-from mmrlhf.methods.record import StepRecord
+from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import EncodedGroup, PairIndex
 
 

@@ -7,29 +7,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from packed_toy import ToyModel, make_group
+from stand_ins.methods_under_test import total
+from stand_ins.packed_toy import ToyModel, make_group
 
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.margin_controls import MeanBetaDPO, ShuffledMargin
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.preference import PairScheme, PreferenceModule
-from mmrlhf.methods.record import StepRecord
+from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.tokens.packing import pack_groups
 
 
 def build(objective: object, model: ToyModel | None = None, **options: object) -> PreferenceModule:
     settings: dict = {"total_steps": 1, **options}
     return PreferenceModule(model or ToyModel(), objective, PairScheme(), OptimSettings(), **settings)  # type: ignore[arg-type]
-
-
-def total(module: PreferenceModule, groups: list, num_micro: int) -> float:
-    """The step's mean loss over micro-batches, with everything counted as in training."""
-    batches = [pack_groups(groups[start::num_micro]) for start in range(num_micro)]
-    counts = module.prepare(batches)
-    sums = [sum(module.loss_sums(b, c, StepRecord()).values()) for b, c in zip(batches, counts, strict=True)]
-    return float(torch.stack(sums).sum().detach()) / sum(float(c.divisors["preference"]) for c in counts)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

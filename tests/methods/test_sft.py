@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from packed_toy import ToyModel, make_group
+from stand_ins.packed_toy import ToyModel, make_group
 
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.methods.record import StepRecord
 from mmrlhf.methods.sft import SFTModule, best_of_group
+from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.tokens.packing import pack_groups
 
 NAN = float("nan")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods_under_test import METHODS, build_method
-from packed_toy import ToyData, ToyModel, make_steps, quiet_trainer
+from stand_ins.methods_under_test import METHODS, build_method
+from stand_ins.packed_toy import ToyData, ToyModel, make_steps, quiet_trainer
 
-SCRIPT = Path(__file__).with_name("two_ranks.py")
+SCRIPT = Path(__file__).parents[1] / "stand_ins" / "two_ranks.py"
 
 
 @pytest.fixture(scope="module", params=["ddp", "sharded"])
@@ -20,7 +20,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """What two ranks stored under a strategy, method by method."""
     path = tmp_path_factory.mktemp("ranks") / "two.pt"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
-    paths = os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parents[2])])
+    paths = os.pathsep.join(map(str, SCRIPT.parents[1:3]))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*command, request.param, str(path)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_forward import build
-from tiny_models import AVAILABLE, lora_on
+from stand_ins.built_models import build
+from stand_ins.tiny_models import AVAILABLE, lora_on
 
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ConfigError, ModelError
 from mmrlhf.models.families import parts
 from mmrlhf.models.load import PARTS
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
 
 

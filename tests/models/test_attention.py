@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_forward import TRAIN_ALL, assert_same, build, gradients
+from stand_ins.built_models import TRAIN_ALL, assert_same, build, gradients
 
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.attention import choose_back_end
 from mmrlhf.models.masks import AttentionPattern
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
 
 FAMILIES = ["llava_onevision", "qwen2_5_vl", "internvl"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_models import AVAILABLE
+from stand_ins.tiny_models import AVAILABLE
 
 from benchmarks.equivalence import MODALITIES, WAYS, Cell, measure, table
 

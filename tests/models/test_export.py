@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from head_kinds import build_with_head
-from test_forward import build
-from tiny_models import AVAILABLE, lora_on
+from stand_ins.built_models import build
+from stand_ins.head_kinds import build_with_head
+from stand_ins.tiny_models import AVAILABLE, lora_on
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ModelError
 from mmrlhf.models.export import HEAD_FILE, load_reward_model, save_policy, save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import PARTS, ModelSettings
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
 
 

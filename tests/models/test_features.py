@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_forward import assert_same, build, gradients
-from tiny_models import AVAILABLE, image, responses
+from stand_ins.built_models import assert_same, build, gradients
+from stand_ins.tiny_models import AVAILABLE, image, responses
 
-from mmrlhf.data.encode import Encoder
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.models.families import vision_modules
 from mmrlhf.models.features import VisionFeatures, bytes_per_token
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
 
 FROZEN: dict[str, Any] = {"vision": "frozen", "projector": "frozen"}

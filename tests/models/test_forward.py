@@ -6,47 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import AVAILABLE, image, responses
+from stand_ins.built_models import TRAIN_ALL, assert_same, build, gradients
+from stand_ins.tiny_models import AVAILABLE, image, responses
 
 from benchmarks.equivalence import stock_outputs
-from mmrlhf.data.encode import Encoder
-from mmrlhf.data.pack import pack_groups
-from mmrlhf.data.processing import MediaSettings
-from mmrlhf.data.templates import AnswerTemplate, CritiqueTemplate, Template
-from mmrlhf.models.families import positions_for
-from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import ModelSettings, load_backbone
-from mmrlhf.types import PackedBatch, PreferenceGroup, ResponseOutputs
-
-TRAIN_ALL = {"vision": "full", "projector": "full", "language": "full"}
-
-
-def build(folder: Path, template: Template | None = None, **settings: object) -> tuple[PackedModel, Encoder]:
-    """A tiny model and its encoder."""
-    chosen = ModelSettings(**settings)  # type: ignore[arg-type]
-    backbone, processor = load_backbone(folder, chosen)
-    encoder = Encoder(
-        processor,
-        template=template or AnswerTemplate(),
-        positions=positions_for(backbone),
-        media=MediaSettings(num_frames=4),
-    )
-    return PackedModel(backbone, chosen), encoder
-
-
-def gradients(model: PackedModel, outputs: ResponseOutputs) -> dict[str, torch.Tensor]:
-    """Parameter gradients of a fixed mix of everything a forward returns."""
-    model.zero_grad()
-    weights = torch.linspace(-1, 1, len(outputs.logprob))
-    (outputs.logprob @ weights + (outputs.hidden.sum(1) @ weights)).backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], tolerance: float = 5e-5) -> None:
-    """Two gradients differ by less than a relative tolerance over all parameters."""
-    assert left.keys() == right.keys() and left
-    difference = sum((left[name] - right[name]).square().sum() for name in left) ** 0.5
-    assert difference / sum(g.square().sum() for g in right.values()) ** 0.5 < tolerance
+from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
+from mmrlhf.types import PackedBatch, PreferenceGroup
 
 
 @pytest.mark.parametrize("template", [AnswerTemplate(), CritiqueTemplate(instruction="")], ids=["answer", "critique"])

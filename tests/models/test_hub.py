@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hub_stand_in import COMMIT, Hub, serve
+from stand_ins.hub_stand_in import COMMIT, Hub, serve
 
 from mmrlhf.errors import HubError, UserError
 from mmrlhf.models import hub

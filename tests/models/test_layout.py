@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.models.layout import BLOCK, block_mask, branch_masks, bucket_length, grouped, single_row
 from mmrlhf.models.masks import AttentionPattern
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import Branch, EncodedGroup, PackedBatch
 
 # A group is its prefix's length and its branches' lengths.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_models import AVAILABLE
+from stand_ins.tiny_models import AVAILABLE
 
 from mmrlhf.errors import ConfigError, HubError, ModelError
 from mmrlhf.models.families import check_packable, language_layers, parts
 from mmrlhf.models.load import ModelSettings, load_backbone, set_trainable
-from mmrlhf.models.tiny import build_tiny
+from mmrlhf.models.random_checkpoints import build_tiny
 
 
 def test_another_family_is_refused(tiny_folders: dict[str, Path]) -> None:

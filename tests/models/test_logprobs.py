@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from head_kinds import KINDS, build_with_head
-from test_forward import assert_same, build, gradients
+from stand_ins.built_models import assert_same, build, gradients
+from stand_ins.head_kinds import KINDS, build_with_head
 
 from benchmarks.equivalence import stock_outputs
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.forward import PackedModel, autocast
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PackedBatch, PreferenceGroup, ResponseOutputs
 
 

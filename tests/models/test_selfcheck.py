@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from hybrid_model import build_hybrid
-from test_forward import build
-from tiny_models import AVAILABLE
+from stand_ins.built_models import build
+from stand_ins.hybrid_model import build_hybrid
+from stand_ins.tiny_models import AVAILABLE
 
 from benchmarks.equivalence import stock_outputs
-from mmrlhf.data.pack import pack_groups
 from mmrlhf.errors import ModelError
 from mmrlhf.models.attention import use_packed_attention
-from mmrlhf.models.generate import generate
+from mmrlhf.models.decoding import generate
 from mmrlhf.models.selfcheck import TOLERANCE, packing_error, settle_layout
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from head_kinds import KINDS
+from stand_ins.head_kinds import KINDS
 from torch import nn
 
 from mmrlhf.errors import ConfigError
@@ -27,7 +27,7 @@ def test_tensor_parallelism_is_refused() -> None:
 @pytest.mark.slow
 def test_sharded_heads_say_what_whole_ones_do(tiny_folders: dict[str, Path]) -> None:
     """Tied, untied and adapted heads, sharded over two processes (gloo): log-probabilities and gradients."""
-    script, paths = Path(__file__).with_name("sharded_heads.py"), Path(__file__).parents
+    script, paths = Path(__file__).parents[1] / "stand_ins" / "sharded_heads.py", Path(__file__).parents
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     path = os.pathsep.join(str(folder) for folder in paths[:3])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrlhf.shapes import judge
-from mmrlhf.shapes.preference import PreferenceSettings, draw_preference
 from mmrlhf.shapes.prompts import KINDS
+from mmrlhf.shapes.ranked_query import PreferenceSettings, draw_preference
 
 META = {
     "kinds": ["count", "cell", "relation"],

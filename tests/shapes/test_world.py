@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.shapes.preference import PreferenceSettings
 from mmrlhf.shapes.prompts import SHARES
+from mmrlhf.shapes.ranked_query import PreferenceSettings
 from mmrlhf.shapes.world import WorldKind, WorldSettings, write_world
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf.data.shards import write_shards
-from mmrlhf.data.sidecar import SideCar
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import annotations
-from mmrlhf.stages.runtime import Runtime
 from mmrlhf.types import PreferenceGroup
 
 

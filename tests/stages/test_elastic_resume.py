@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from elastic_stage import EPOCHS, GROUPS_PER_STEP, train
 from safetensors.torch import load_file
+from stand_ins.elastic_stage import EPOCHS, GROUPS_PER_STEP, train
 
 from mmrlhf.callbacks.checkpoints import TrainingInterrupted, latest_checkpoint
 
-SCRIPT = Path(__file__).with_name("elastic_stage.py")
+SCRIPT = Path(__file__).parents[1] / "stand_ins" / "elastic_stage.py"
 
 
 def steps(notes: Path) -> dict[int, tuple[int, list[Any]]]:
@@ -46,7 +46,7 @@ def test_one_two_one_processes_train_the_same_global_steps(
     with pytest.raises(TrainingInterrupted, match="after step 2"):
         train(out, **given, notes=notes, stop=1)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SCRIPT.parents[1:3])), "OMP_NUM_THREADS": "1"}
     arguments = [str(small_shards), str(small_policy), str(out), str(notes), "5"]
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("interrupted: stopped by") == 2, done.stderr[-3000:]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_data import wanted_word
+from stand_ins.small_data import wanted_word
 
-from mmrlhf.data.index import Index
 from mmrlhf.errors import DataError
+from mmrlhf.inference.passes import Policy, forward_groups
+from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.shards.index import Index
 from mmrlhf.stages import evaluate
-from mmrlhf.stages.passes import Policy, forward_groups
-from mmrlhf.stages.settings import CritiqueSettings, PassSettings
 
 PASSES, CRITIQUES = PassSettings(groups_per_batch=4), CritiqueSettings(max_tokens=4)
 ASKING = {"holdout": 0.5, "limit": 6, "max_new_tokens": 6, "passes": PASSES, "critiques": CRITIQUES}

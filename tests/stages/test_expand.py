@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf.data.expansion import Request
-from mmrlhf.data.index import Index
-from mmrlhf.data.shards import write_shards
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.expansion.expanders import RecordedExpander
+from mmrlhf.expansion.request import Request
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import expand
-from mmrlhf.stages.expanders import RecordedExpander
 
 
 class Writer:

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from hub_stand_in import COMMIT, Hub, serve
+from stand_ins.hub_stand_in import COMMIT, Hub, serve
 
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError, HubError, UserError
 from mmrlhf.stages import fetch
-from mmrlhf.stages.runtime import Runtime
 
 BIG = os.urandom(300_000)
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_data import wanted_word
+from stand_ins.small_data import wanted_word
 
-from mmrlhf.data.index import Index
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
+from mmrlhf.inference.settings import PassSettings
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.pairing import PairScheme
+from mmrlhf.shards.index import Index
 from mmrlhf.stages import generate, mmdpo, reference, score
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import PassSettings, Schedule, TrainSettings
+from mmrlhf.training.settings import Schedule, TrainSettings
 
 ASKED: Mapping[str, Any] = {
     "holdout": 0.3,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-from sample_groups import make_group
+from stand_ins.sample_groups import make_group
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.shards import write_shards
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import index
-from mmrlhf.stages.runtime import Runtime
 
 
 @pytest.fixture

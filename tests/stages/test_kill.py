@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.sidecar import SideCar
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
 
 PROJECT = Path(__file__).parents[2]
 # every batch of scores is written at once, so that there is something to go on from
 CODE = """
 import sys
-import mmrlhf.stages.scoring as scoring
+import mmrlhf.inference.scoring as scoring
 scoring.SECONDS_BETWEEN_WRITES = 0.0
 from mmrlhf.app import main
 main()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-from sample_groups import make_group
+from stand_ins.sample_groups import make_group
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.shards import write_shards
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import mix
-from mmrlhf.stages.runtime import Runtime
 
 RUNTIME = Runtime(trainer=partial(L.Trainer, accelerator="cpu"), progress=False)
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from small_data import wanted_word
-from small_training import SCHEDULE, TRAINING, weights
+from stand_ins.small_data import wanted_word
+from stand_ins.small_training import SCHEDULE, TRAINING, weights
 
 from mmrlhf.callbacks.curves import read_curves
-from mmrlhf.data.shards import write_shards
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.image_conditional import MDPO
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import mmdpo, reference, score
-from mmrlhf.stages.heldout_answers import AnswerSettings
-from mmrlhf.stages.runtime import Runtime
+from mmrlhf.training.heldout_answers import AnswerSettings
 from mmrlhf.types import PreferenceGroup, Response
 
 

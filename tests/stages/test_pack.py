@@ -10,14 +10,14 @@ from typing import Any
 
 import lightning as L
 import pytest
-from sample_groups import picture, write_pictures, write_records
+from stand_ins.sample_groups import picture, write_pictures, write_records
 
-from mmrlhf.data.importers.draft import Draft, Drafts, Rejection
-from mmrlhf.data.importers.released import import_released
-from mmrlhf.data.index import Index
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.records.draft import Draft, Drafts, Rejection
+from mmrlhf.records.mm_rlhf import import_released
+from mmrlhf.shards.index import Index
 from mmrlhf.stages.pack import run
-from mmrlhf.stages.runtime import Runtime
 
 REWARDBENCH = partial(import_released, file="mm_reward_bench.jsonl")
 QUIET = Runtime(trainer=L.Trainer, progress=False)

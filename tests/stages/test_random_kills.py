@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import killed_work
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from sample_groups import picture, write_records
+from stand_ins import killed_work
+from stand_ins.sample_groups import picture, write_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -27,7 +27,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 def processes() -> Any:
     """Make processes of a fork server that has imported what they need."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killed_work", "mmrlhf.models.load", "transformers.models.llava_onevision"])
+    context.set_forkserver_preload(
+        ["stand_ins.killed_work", "mmrlhf.models.load", "transformers.models.llava_onevision"]
+    )
     return context
 
 

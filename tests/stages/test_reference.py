@@ -9,17 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.pack import pack_groups
-from mmrlhf.data.processing import MediaSettings
-from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import DataError
+from mmrlhf.inference.passes import Policy
+from mmrlhf.inference.settings import PassSettings
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages import mmdpo, reference
-from mmrlhf.stages.passes import Policy
-from mmrlhf.stages.settings import PassSettings, Schedule, TrainSettings
+from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.tokens.processing import MediaSettings
+from mmrlhf.training.settings import Schedule, TrainSettings
 
 PASSES = PassSettings(groups_per_batch=4)
 

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_training import TRAINING
+from stand_ins.small_training import TRAINING
 
-from mmrlhf.data.shards import write_shards
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.methods.critique_reward import RewardWeights
 from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.heads import HeadSettings
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import reward, score
-from mmrlhf.stages.reward_inputs import CritiqueChoice
-from mmrlhf.stages.reward_model import RewardModel
-from mmrlhf.stages.runtime import Runtime
-from mmrlhf.stages.settings import CritiqueSettings
+from mmrlhf.training.reward_inputs import CritiqueChoice
 from mmrlhf.types import PreferenceGroup
 
 

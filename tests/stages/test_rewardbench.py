@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmrlhf.data.importers.released import import_released
-from mmrlhf.data.index import Index
-from mmrlhf.data.records import safe_key
-from mmrlhf.data.shards import write_shards
-from mmrlhf.data.sidecar import SideCar, SideCarWriter
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.settings import CritiqueSettings
+from mmrlhf.records.members import safe_key
+from mmrlhf.records.mm_rlhf import import_released
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar, SideCarWriter
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import pack, rewardbench
-from mmrlhf.stages.reward_model import RewardModel
-from mmrlhf.stages.settings import CritiqueSettings
 from mmrlhf.types import response_hash
 
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.pack import pack_groups
-from mmrlhf.data.sidecar import SideCar
 from mmrlhf.errors import ConfigError, DataError, ModelError
-from mmrlhf.stages import score, scoring
-from mmrlhf.stages.passes import batches_by_length, forward_groups
-from mmrlhf.stages.ranks import Ranks
-from mmrlhf.stages.reward_model import RewardModel
-from mmrlhf.stages.settings import CritiqueSettings, PassSettings
+from mmrlhf.inference import scoring
+from mmrlhf.inference.passes import batches_by_length, forward_groups
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.inference.sharing import Ranks
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.stages import score
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import Response
 
 PASSES, CRITIQUES = PassSettings(groups_per_batch=4), CritiqueSettings(max_tokens=8)

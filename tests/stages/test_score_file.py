@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mmrlhf.errors import DataError
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.stages import score_file
-from mmrlhf.stages.reward_model import RewardModel
-from mmrlhf.stages.settings import CritiqueSettings
 
 CRITIQUES = CritiqueSettings(max_tokens=6)
 

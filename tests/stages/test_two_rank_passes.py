@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_rank_passes import run
+from stand_ins.two_rank_passes import run
 
-from mmrlhf.data.index import Index
-from mmrlhf.data.sidecar import SideCar
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages import generate
-from mmrlhf.stages.runtime import Runtime
 from mmrlhf.types import PreferenceGroup
 
-SCRIPT = Path(__file__).with_name("two_rank_passes.py")
+SCRIPT = Path(__file__).parents[1] / "stand_ins" / "two_rank_passes.py"
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def test_two_ranks_ask_what_one_does(
 ) -> None:
     monkeypatch.setattr(generate, "BATCHES_PER_WINDOW", generate.BATCHES_PER_WINDOW)  # put back what `run` changes
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SCRIPT.parents[1:3])), "OMP_NUM_THREADS": "1"}
     arguments = [str(small_shards), str(small_policy), str(tmp_path / "two")]
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_rank_score import SETTINGS
+from stand_ins.two_rank_score import SETTINGS
 
-from mmrlhf.data.sidecar import SideCar
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages import score
-from mmrlhf.stages.runtime import Runtime
 from mmrlhf.types import PreferenceGroup
 
-SCRIPT = Path(__file__).with_name("two_rank_score.py")
+SCRIPT = Path(__file__).parents[1] / "stand_ins" / "two_rank_score.py"
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_two_ranks_score_what_one_does(
     tmp_path: Path, small_shards: Path, small_groups: list[PreferenceGroup], critic: Path, runtime: Runtime
 ) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SCRIPT.parents[1:3])), "OMP_NUM_THREADS": "1"}
     arguments = [str(small_shards), str(critic), str(tmp_path / "two")]
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -13,12 +13,12 @@ import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
-from two_rank_stage import train
+from stand_ins.two_rank_stage import train
 
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.stages import reference, score
-from mmrlhf.stages.runtime import Runtime
 
-SCRIPT = Path(__file__).with_name("two_rank_stage.py")
+SCRIPT = Path(__file__).parents[1] / "stand_ins" / "two_rank_stage.py"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def inputs(
 def test_two_ranks_train_what_one_does(strategy: str, language: str, inputs: list[str], tmp_path: Path) -> None:
     whole = train(tmp_path / "one", partial(L.Trainer, accelerator="cpu", devices=1), language, *inputs)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SCRIPT.parents[1:3])), "OMP_NUM_THREADS": "1"}
     arguments = [strategy, language, *inputs, str(tmp_path / "two")]
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

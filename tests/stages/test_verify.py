@@ -11,12 +11,12 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-from sample_groups import make_group
+from stand_ins.sample_groups import make_group
 
-from mmrlhf.data.shards import write_shards
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import verify
-from mmrlhf.stages.runtime import Runtime
 from mmrlhf.types import Media
 
 PROJECT = Path(__file__).parents[2]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
 from mmrlhf.shapes.world import write_world
 from mmrlhf.stages import world
-from mmrlhf.stages.runtime import Runtime
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from mmrlhf.models.recipes.base import Recipe, TinySize, text_settings, token_id
+from mmrlhf.models.recipes.recipe import Recipe, TinySize, text_settings, token_id
 
 # Gemma calls the assistant "model" and trims every text.
 _TEMPLATE = (

@@ -18,7 +18,7 @@ from transformers import (
     SmolVLMVideoProcessor,
 )
 
-from mmrlhf.models.recipes.base import Recipe, TinySize, text_settings, token_id
+from mmrlhf.models.recipes.recipe import Recipe, TinySize, text_settings, token_id
 
 _TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"

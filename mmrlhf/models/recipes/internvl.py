@@ -14,7 +14,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from mmrlhf.models.recipes.base import Recipe, TinySize, chat_template, text_settings, token_id
+from mmrlhf.models.recipes.recipe import Recipe, TinySize, chat_template, text_settings, token_id
 
 
 def _internvl(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedConfig, ProcessorMixin]:

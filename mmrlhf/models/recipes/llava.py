@@ -19,7 +19,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from mmrlhf.models.recipes.base import Recipe, TinySize, chat_template, text_settings, token_id
+from mmrlhf.models.recipes.recipe import Recipe, TinySize, chat_template, text_settings, token_id
 
 # Of llava-v1.6-mistral: instruction brackets, no begin token (the tokenizer writes it), no generation prompt.
 _MISTRAL_TEMPLATE = (

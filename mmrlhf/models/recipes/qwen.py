@@ -23,7 +23,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from mmrlhf.models.recipes.base import Recipe, TinySize, chat_template, text_settings, token_id
+from mmrlhf.models.recipes.recipe import Recipe, TinySize, chat_template, text_settings, token_id
 
 _IMAGE, _VIDEO, _START, _END = "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"
 

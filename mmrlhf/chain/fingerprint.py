@@ -1,0 +1,104 @@
+"""Fingerprints: one hash for everything that determines an artefact, and nothing that does not.
+
+A stage's fingerprint covers its target, its settings and the fingerprints of its inputs. An input that another stage
+builds counts by that artefact's fingerprint, a path of the user's by its content as far as that is cheap to know, and
+a hub id by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmrlhf.errors import ConfigError
+from mmrlhf.files import is_remote
+
+ARTIFACT_FILE = "artifact.json"
+MANIFEST_FILE = "manifest.json"
+
+
+def canonical_json(value: Any) -> str:
+    """Write settings in one way only: keys sorted, no spaces, 1.0 as 1 (a sweep may say either)."""
+    return json.dumps(_normalise(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _normalise(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _normalise(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_normalise(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError("a setting cannot be fingerprinted", given=repr(value), expected="numbers, text, lists, mappings")
+
+
+def digest(*parts: Any) -> str:
+    """Hash settings to 64 hex digits (SHA-256 of their canonical JSON)."""
+    return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
+
+
+def artifact_token(fingerprint: str, sub: str = "") -> str:
+    """Name a place inside an artefact, independent of the folder that it lies in."""
+    return f"artifact:{fingerprint}/{sub.strip('/')}"
+
+
+def path_token(path: Path) -> str:
+    """Fingerprint what a path of the user's holds.
+
+    Inside an artefact, the artefact's fingerprint; a folder of shards, its manifest; anything else, a listing of names,
+    sizes and modification times. Raises ConfigError if the path does not exist.
+    """
+    path = path.expanduser().resolve()
+    if not path.exists():
+        raise ConfigError("an input does not exist", given=path, fix="check the path, or name a stage: `stage:pack`")
+    for folder in (path, *path.parents):
+        record = folder / ARTIFACT_FILE
+        if record.is_file():
+            fingerprint = _read_json(record).get("fingerprint")
+            if isinstance(fingerprint, str):
+                return artifact_token(fingerprint, path.relative_to(folder).as_posix().strip("."))
+    if (path / MANIFEST_FILE).is_file():
+        return "manifest:" + hashlib.sha256((path / MANIFEST_FILE).read_bytes()).hexdigest()
+    return "listing:" + digest(list(_listing(path)))
+
+
+def _listing(path: Path) -> Iterator[list[Any]]:
+    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    for file in files:
+        stat = file.stat()
+        yield [file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns]
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def input_tokens(settings: Any, inputs: Collection[str]) -> Any:
+    """Replace each of the user's own inputs inside settings by what it holds.
+
+    A text counts as an input if it is one of `inputs` or an absolute path, and something exists there, or if it is the
+    address of remote shards; any other text (a hub id, a mode) stays as it is.
+    """
+    if isinstance(settings, Mapping):
+        return {key: input_tokens(item, inputs) for key, item in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [input_tokens(item, inputs) for item in settings]
+    if isinstance(settings, str) and (settings in inputs or settings.startswith("/")):
+        if is_remote(settings):
+            from mmrlhf.shards.remote import manifest_token  # takes seconds to import; only where something is remote
+
+            return manifest_token(settings)
+        path = Path(settings).expanduser()
+        return path_token(path) if path.exists() else settings
+    return settings

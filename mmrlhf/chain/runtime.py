@@ -1,0 +1,39 @@
+"""What a stage is given that does not change its result: the machine, the loggers, progress and callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Lightning takes seconds to import; a stage that needs it imports it itself
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+
+@dataclass
+class Runtime:
+    """Everything around a stage that leaves its result unchanged, and therefore out of its fingerprint.
+
+    Args:
+        trainer: a partial of `lightning.Trainer` with accelerator, devices, strategy and num_nodes; a stage calls it
+            with its own steps, callbacks and loggers.
+        loggers: (folder, stage name) -> Lightning loggers.
+        num_workers: DataLoader worker processes on each rank.
+        cache_gib: memory for encoded training queries, so that later epochs do not decode them again.
+        vision_cache_gib: disk for features of pictures that a frozen tower and projector made; 0 keeps none.
+        vision_cache: folder for these, for any number of models and runs.
+        progress: show progress bars.
+        callbacks: Lightning callbacks for every training stage.
+    """
+
+    trainer: Callable[..., L.Trainer]
+    loggers: Callable[[Path, str], list[Logger]] = lambda folder, stage: []
+    num_workers: int = 0
+    cache_gib: float = 0.0
+    vision_cache_gib: float = 0.0
+    vision_cache: Path | str = "vision_features"
+    progress: bool = True
+    callbacks: list[Callback] = field(default_factory=list)

@@ -1,0 +1,178 @@
+"""The store of artefacts: one folder per stage and fingerprint, built once, shared by every run.
+
+    <root>/<stage>/<first 12 digits>/           finished, read-only by convention, with `artifact.json`
+    <root>/<stage>/<first 12 digits>.building/  under work, or left by a crash and continued by the next run
+    <root>/<stage>/<first 12 digits>.lock       held by the process that builds
+
+A folder becomes an artefact by rename, never half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mmrlhf.chain.fingerprint import ARTIFACT_FILE
+from mmrlhf.chain.provenance import git_commit, versions
+from mmrlhf.errors import DataError
+from mmrlhf.files import write_json
+from mmrlhf.terminal.lines import duration
+
+log = logging.getLogger(__name__)
+
+FINGERPRINT_DIGITS = 12
+# a folder of a stage's that only its continuation needs (a trainer's checkpoints): it goes once the stage is finished
+SCRATCH = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines an artefact: the stage, its fingerprint, its settings and its inputs' fingerprints."""
+
+    stage: str
+    fingerprint: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage: its folder and what `artifact.json` says about it; `reused` if this run did not build it."""
+
+    stage: str
+    fingerprint: str
+    folder: Path
+    seconds: float
+    summary: Mapping[str, Any]
+    reused: bool
+
+
+class Store:
+    """Finds artefacts by fingerprint and builds those that are missing, one process at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).expanduser().resolve()
+
+    def folder(self, recipe: Recipe) -> Path:
+        """Where the artefact lies, or will lie."""
+        return self.root / recipe.stage / recipe.fingerprint[:FINGERPRINT_DIGITS]
+
+    def building(self, recipe: Recipe) -> Path:
+        """Where the artefact is filled before it is finished; kept after a crash."""
+        final = self.folder(recipe)
+        return final.with_name(final.name + ".building")
+
+    def find(self, recipe: Recipe) -> Artifact | None:
+        """Look for a finished artefact.
+
+        Raises DataError if the folder holds another fingerprint or its `artifact.json` is damaged.
+        """
+        record = self.folder(recipe) / ARTIFACT_FILE
+        if not record.is_file():
+            return None
+        try:
+            content = json.loads(record.read_text())
+            fingerprint, seconds, summary = content["fingerprint"], content["seconds"], content["summary"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError("an artefact's record is damaged", where=record, fix="delete its folder") from error
+        if fingerprint != recipe.fingerprint:
+            raise DataError(
+                "an artefact's folder holds another artefact",
+                where=record,
+                given=fingerprint,
+                expected=recipe.fingerprint,
+                fix="delete its folder",
+            )
+        return Artifact(recipe.stage, fingerprint, self.folder(recipe), float(seconds), summary, reused=True)
+
+    def build(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+        """Return the artefact, after `make(folder)` has filled its folder if it was missing.
+
+        Another process that builds the same artefact is waited for. If `make` raises, the folder stays and the next
+        build gets it again, so that a stage continues from what it finds there.
+        """
+        found = self.find(recipe)
+        if found is None:
+            with self._lock(recipe):
+                found = self.find(recipe) or self._make(recipe, make)
+        if found.reused:
+            log.info("%s: reused %s", recipe.stage, found.folder)
+        return found
+
+    def wait(self, recipe: Recipe, *, until: Callable[[], bool] = lambda: False, poll: float = 0.2) -> Artifact | None:
+        """Wait until another process has finished the artefact (returned) or `until()` is true (None)."""
+        while True:
+            found = self.find(recipe)
+            if found is not None:
+                return found
+            if until():
+                return None
+            time.sleep(poll)
+
+    def _make(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+        building, final = self.building(recipe), self.folder(recipe)
+        if building.exists():
+            log.info("%s: continuing in %s", recipe.stage, building)
+        else:
+            building.mkdir(parents=True)
+            log.info("%s: building %s", recipe.stage, final)
+        start = time.monotonic()
+        summary = plain(make(building))
+        seconds = round(time.monotonic() - start, 3)
+        write_json(building / ARTIFACT_FILE, self._record(recipe, summary, seconds))
+        os.rename(building, final)
+        # not before: a stage that is stopped in its last moment goes on from it
+        shutil.rmtree(final / SCRATCH, ignore_errors=True)
+        log.info("%s: built in %s", recipe.stage, duration(seconds))
+        return Artifact(recipe.stage, recipe.fingerprint, final, seconds, summary, reused=False)
+
+    @staticmethod
+    def _record(recipe: Recipe, summary: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        return {
+            "stage": recipe.stage,
+            "fingerprint": recipe.fingerprint,
+            "settings": recipe.settings,
+            "inputs": recipe.inputs,
+            "versions": versions(),
+            "git": git_commit(),
+            "seconds": seconds,
+            "summary": summary,
+        }
+
+    @contextmanager
+    def _lock(self, recipe: Recipe) -> Iterator[None]:
+        final = self.folder(recipe)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(final.with_name(final.name + ".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("%s: another run is building %s, waiting for it", recipe.stage, final)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def plain(value: Any) -> Any:
+    """Turn a summary into what JSON can hold: tensors and NumPy scalars into numbers, paths into text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    return plain(value.tolist())  # tensors, NumPy arrays and scalars

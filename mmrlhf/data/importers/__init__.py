@@ -1,1 +1,0 @@
-"""One file per layout: raw records to drafts of preference groups."""

@@ -1,0 +1,1 @@
+"""Short reasons of annotators, expanded to full critiques by a larger model."""

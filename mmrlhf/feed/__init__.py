@@ -1,0 +1,1 @@
+"""Which queries are trained on, in which order, in which steps; and their loading."""

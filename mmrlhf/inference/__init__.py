@@ -1,0 +1,1 @@
+"""Models that are asked, not trained: policies, the reward model, passes over queries."""

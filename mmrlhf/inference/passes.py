@@ -1,0 +1,215 @@
+"""One pass over groups without gradients: what score, reference and evaluate have in common.
+
+Rows are read in windows sorted by length, so that the groups of one batch are about equally long; every batch is
+encoded (in worker processes if wanted) and scored by the same packed forward as in training.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mmrlhf.chain.fingerprint import path_token
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.feed.plan import micro_batches
+from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
+from mmrlhf.inference.probes import settle
+from mmrlhf.inference.settings import PassSettings
+from mmrlhf.media.damage import Damage
+from mmrlhf.models.families import positions_for
+from mmrlhf.models.forward import PackedModel, autocast
+from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.shards.index import Index
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.tokens.templates import AnswerTemplate, Template
+from mmrlhf.types import EncodedGroup, PreferenceGroup, Response
+
+Encode = Callable[[PreferenceGroup], EncodedGroup]
+Prepare = Callable[[PreferenceGroup], PreferenceGroup]
+BATCHES_PER_WINDOW = 16
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """What a forward says about one group, on the CPU.
+
+    logprob (K,), num_tokens (K,); reward (K,) and dimensions (K, D), the head's other scores, or None without a head.
+    """
+
+    logprob: Tensor
+    num_tokens: Tensor
+    reward: Tensor | None = None
+    dimensions: Tensor | None = None
+
+
+@torch.inference_mode()
+def forward_groups(model: PackedModel, groups: Sequence[EncodedGroup], *, token_budget: int) -> list[GroupScores]:
+    """Score encoded groups in packed micro-batches under a token budget; results in the order of `groups`."""
+    found: list[GroupScores | None] = [None] * len(groups)
+    for members in micro_batches([group.num_tokens for group in groups], token_budget=token_budget, world_size=1):
+        if not members:
+            continue
+        chosen = [groups[number] for number in members]
+        batch = pack_groups(chosen).to(model.device)
+        with autocast(model.settings, model.device):
+            outputs = model(batch)
+            scores = model.scores(outputs).float().cpu() if model.score_head is not None else None
+        counts = [len(group.branches) for group in chosen]
+        logprob = outputs.logprob.float().cpu().split(counts)
+        num_tokens = outputs.num_tokens.float().cpu().split(counts)
+        for number, *values in zip(members, logprob, num_tokens, strict=True):
+            found[number] = GroupScores(*values)
+        if scores is not None:
+            for number, each in zip(members, scores.split(counts), strict=True):
+                found[number] = replace(cast(GroupScores, found[number]), reward=each[:, 0], dimensions=each[:, 1:])
+    return cast("list[GroupScores]", found)
+
+
+def batches_by_length(
+    rows: Sequence[int], lengths: Sequence[int], *, groups_per_batch: int, batches_per_window: int = BATCHES_PER_WINDOW
+) -> list[list[int]]:
+    """Cut rows into batches of similar length; each window of the given order is sorted by itself, longest first.
+
+    Args:
+        rows: row numbers of the index.
+        lengths: each row's estimated length, in the same order.
+    """
+    window = groups_per_batch * batches_per_window
+    batches = []
+    for start in range(0, len(rows), window):
+        order = sorted(range(start, min(start + window, len(rows))), key=lambda i: -lengths[i])
+        ordered = [int(rows[i]) for i in order]
+        batches += [ordered[i : i + groups_per_batch] for i in range(0, len(ordered), groups_per_batch)]
+    return batches
+
+
+def encoded_batches(
+    index: Index,
+    rows: Sequence[int] | np.ndarray,
+    encoder: Encoder,
+    encode: Encode,
+    *,
+    groups_per_batch: int,
+    num_workers: int = 0,
+    prepare: Prepare | None = None,
+) -> Iterator[list[tuple[PreferenceGroup, EncodedGroup]]]:
+    """Read and encode rows of an index, a batch of groups of similar length at a time; remote shards come ahead.
+
+    prepare: changes a group after it is read (`without_media`); the groups come out changed.
+
+    Args:
+        encoder: estimates lengths.
+        encode: `encoder` itself, or `encoder.context` for what comes before the assistant turn.
+        num_workers: processes that read and encode ahead; 0 does it here.
+    """
+    lengths = [encoder.estimate_tokens(index.entries[int(row)]) for row in rows]
+    batches = batches_by_length([int(row) for row in rows], lengths, groups_per_batch=groups_per_batch)
+    loader = DataLoader(
+        _Encoded(index, encode, prepare),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=list,
+        prefetch_factor=2 if num_workers else None,
+    )
+    read = iter(loader)
+    ahead = begin_prefetch(index, partial(batch_uses, batches))  # behind the workers, which may be forks
+    try:
+        for number, batch in enumerate(read):
+            if ahead is not None:
+                ahead.advance(number)
+            yield batch
+    finally:
+        if ahead is not None:
+            ahead.stop()
+
+
+class _Encoded(Dataset):
+    def __init__(self, index: Index, encode: Encode, prepare: Prepare | None) -> None:
+        self.index, self.encode, self.prepare = index, encode, prepare
+
+    def __getitem__(self, row: int) -> tuple[PreferenceGroup, EncodedGroup]:
+        group = self.index.read(row)
+        group = group if self.prepare is None else self.prepare(group)
+        return group, self.encode(group)
+
+
+def without_media(group: PreferenceGroup) -> PreferenceGroup:
+    """The query as text alone: what a model scores then, it has from the words."""
+    return replace(group, media=())
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy that is only asked: its model in evaluation mode and the encoder of its answers."""
+
+    model: PackedModel
+    encoder: Encoder
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        passes: PassSettings | None = None,
+        *,
+        damage: Damage | None = None,
+        device: torch.device,
+    ) -> Policy:
+        """Load a checkpoint folder or hub id onto a device, with nothing trainable."""
+        passes = passes or PassSettings()
+        settings = untrained(passes.model)
+        backbone, processor = load_backbone(path, settings)
+        packed = PackedModel(backbone, settings).to(device).eval()
+        positions = positions_for(backbone)
+        encoder = Encoder(
+            processor,
+            template=AnswerTemplate(),
+            positions=positions,
+            media=passes.media,
+            max_tokens=settings.max_tokens,
+            damage=damage,
+        )
+        return cls(settle(packed, encoder), encoder)
+
+
+def untrained(settings: ModelSettings) -> ModelSettings:
+    """The same settings for a model that is only asked: every part frozen, no adapters added."""
+    return replace(settings, vision="frozen", projector="frozen", language="frozen")
+
+
+def pick_device(runtime: Runtime) -> torch.device:
+    """The device that the run's trainer would use, for a stage that one process runs alone."""
+    accelerator = getattr(runtime.trainer, "keywords", {}).get("accelerator", "auto")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*available but not used.*")
+        return L.Fabric(accelerator=accelerator, devices=1).device
+
+
+def decode_text(processor: Any, ids: Sequence[int]) -> str:
+    """Turn generated token ids into text without special tokens (a placeholder in it could not be encoded again)."""
+    return processor.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def describe_source(path: Path | str) -> str:
+    """Name what a model was for a side-car's fingerprint: a folder by its content, a hub id by its name."""
+    return path_token(Path(path)) if Path(path).expanduser().exists() else f"hub:{path}"
+
+
+def describe_template(template: Template) -> dict[str, Any]:
+    """Everything that a template adds to the tokens, for a side-car's fingerprint."""
+    return asdict(template) if is_dataclass(template) and not isinstance(template, type) else {"name": template.name}
+
+
+def with_responses(group: PreferenceGroup, texts: Sequence[str]) -> PreferenceGroup:
+    """The same query with other, unranked responses."""
+    return replace(group, responses=tuple(Response(text) for text in texts), pairs=())

@@ -1,0 +1,56 @@
+"""Small ragged queries that a model is asked before a stage uses it: can it read packed rows?"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.random_checkpoints import FAMILIES
+from mmrlhf.models.selfcheck import settle_layout
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.tokens.processing import MediaSettings
+from mmrlhf.tokens.templates import AnswerTemplate
+from mmrlhf.types import Media, PackedBatch, PreferenceGroup, Response
+
+_ANSWERS = ("yes", "two red circles and a small blue square", "it is hard to say what this shows")
+_PIXELS = 64
+
+
+def settle(model: PackedModel, encoder: Encoder) -> PackedModel:
+    """Let a model show that it reads packed rows, or have it run single rows (`settings.layout`); returns the model.
+
+    Families that the equivalence tests cover are asked with text alone, which costs a few dozen tokens; others also
+    with a picture.
+
+    Raises:
+        ModelError: `layout=packed` was asked for and the model cannot.
+    """
+    if model.settings.layout != "rows":
+        known = model.backbone.config.model_type in FAMILIES
+        settle_layout(model, _probes(encoder, with_picture=not known))
+    return model
+
+
+def _probes(encoder: Encoder, *, with_picture: bool) -> list[PackedBatch]:
+    """Two text queries in one row and, if wanted, one with a picture in another; 3 and 2 answers."""
+    plain = Encoder(
+        encoder.processor, template=AnswerTemplate(), positions=encoder.positions, media=MediaSettings(num_frames=2)
+    )
+    responses = tuple(Response(text, rank=rank) for rank, text in enumerate(_ANSWERS, 1))
+    text = PreferenceGroup("probe", "what can be seen here ?", responses)
+    short = PreferenceGroup("short", "and ?", responses[:2])
+    rows = [pack_groups([plain(text), plain(short)])]
+    if with_picture:
+        picture = PreferenceGroup("picture", text.prompt, responses, (_picture(),))
+        rows.append(pack_groups([plain(picture), plain(short)]))
+    return rows
+
+
+def _picture() -> Media:
+    gradient = Image.linear_gradient("L").resize((_PIXELS, _PIXELS))
+    buffer = io.BytesIO()
+    Image.merge("RGB", (gradient, gradient.rotate(90), gradient.rotate(180))).save(buffer, "PNG")
+    return Media("image", ("0.png",), (buffer.getvalue(),))

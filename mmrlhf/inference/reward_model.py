@@ -1,0 +1,245 @@
+"""A trained reward model in Python: `RewardModel.from_pretrained(folder).score(image_or_video, prompt, responses)`.
+
+The stages use the same object, so a score from Python is the score in the tables. A model that was trained with
+critiques writes one per response first and scores the response with it in context (arXiv 2502.10391, section 4).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from transformers import ProcessorMixin
+
+from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.inference.passes import decode_text, forward_groups, untrained
+from mmrlhf.inference.probes import settle
+from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.inference.verdicts import Verdict, verdicts_on
+from mmrlhf.models.decoding import generate
+from mmrlhf.models.export import load_reward_model
+from mmrlhf.models.families import positions_for
+from mmrlhf.models.forward import PackedModel
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.processing import MediaSettings
+from mmrlhf.tokens.templates import REQUEST, CritiqueTemplate
+from mmrlhf.types import EncodedGroup, Media, PreferenceGroup, Response
+
+log = logging.getLogger(__name__)
+
+CritiqueSource = Literal["generate", "given"]
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+Picture = Image.Image | bytes | str | Path
+
+
+class RewardModel:
+    """A reward model with everything needed to ask it.
+
+    Args:
+        model: backbone with a trained score head.
+        processor: the backbone's own.
+        template: how it was trained to be asked; `critique="none"` scores at once.
+        media: how videos become frames, as in training.
+        token_budget: tokens of one packed forward.
+        critiques: how it writes them.
+    """
+
+    def __init__(
+        self,
+        model: PackedModel,
+        processor: ProcessorMixin,
+        *,
+        template: CritiqueTemplate,
+        media: MediaSettings,
+        token_budget: int = 4096,
+        critiques: CritiqueSettings | None = None,
+    ) -> None:
+        self.model, self.processor, self.template, self.media = model.eval(), processor, template, media
+        self.token_budget, self.critiques = token_budget, critiques or CritiqueSettings()
+        self.encoder = Encoder(
+            processor,
+            template=template,
+            positions=positions_for(model.backbone),
+            media=media,
+            max_tokens=model.settings.max_tokens,
+        )
+        settle(self.model, self.encoder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        passes: PassSettings | None = None,
+        critiques: CritiqueSettings | None = None,
+        *,
+        device: torch.device | str | None = None,
+    ) -> RewardModel:
+        """Load the folder that the reward stage wrote (`.../model`).
+
+        Args:
+            passes: how the model runs; its media, where given, win over those it was trained with, with a warning.
+            critiques: how critiques are written.
+            device: default: the first GPU, else the CPU.
+
+        Raises:
+            ModelError: no trained score head in the folder.
+        """
+        passes = passes or PassSettings()
+        settings = replace(untrained(passes.model), family="")  # the card says what it is
+        packed, processor, card = load_reward_model(folder, settings)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        template = CritiqueTemplate(
+            critique=card["critique"],
+            instruction=card["instruction"],
+            request=card.get("request", REQUEST),
+            closing=card.get("closing", ""),
+        )
+        trained_media = MediaSettings(**card.get("media", {}))
+        if passes.media is not None and passes.media != trained_media:
+            log.warning("%s was trained with %s and is asked with %s", folder, trained_media, passes.media)
+        return cls(
+            packed.to(device),
+            processor,
+            template=template,
+            media=passes.media or trained_media,
+            token_budget=passes.token_budget,
+            critiques=critiques,
+        )
+
+    @property
+    def writes_critiques(self) -> bool:
+        """Whether it was trained to write a critique before it scores."""
+        return self.template.critique != "none"
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the scores that it gives beside the reward."""
+        return getattr(self.model.score_head, "dimensions", ())
+
+    def without_critiques(self) -> RewardModel:
+        """The same model, asked to score at once: at the end of the response, where its critique would begin."""
+        return type(self)(
+            self.model,
+            self.processor,
+            template=replace(self.template, critique="none"),
+            media=self.media,
+            token_budget=self.token_budget,
+        )
+
+    def score(
+        self, media: Picture | Sequence[Picture] | None, prompt: str, responses: Sequence[str]
+    ) -> list[tuple[float, str]]:
+        """Score the responses to one prompt: (reward, critique) each.
+
+        Args:
+            media: an image, several, a video file, or None. An image is a PIL image, encoded bytes or a path; a path
+                with a video's suffix is a video.
+            prompt: the question.
+            responses: one or more answers.
+
+        Raises:
+            DataError: unreadable media, a prompt that does not fit, no response.
+        """
+        if not responses:
+            raise DataError("there is nothing to score", where="responses", expected="one or more answers")
+        group = PreferenceGroup(
+            key="call",
+            prompt=prompt,
+            responses=tuple(Response(text) for text in responses),
+            media=_read_media(media),
+        )
+        return [(verdict.reward, verdict.critique) for verdict in self.score_groups([group])[0]]
+
+    def score_groups(
+        self,
+        groups: Sequence[PreferenceGroup],
+        contexts: Sequence[EncodedGroup] | None = None,
+        *,
+        critique_source: CritiqueSource = "generate",
+    ) -> list[list[Verdict]]:
+        """Score all responses of many groups, group by group, response by response.
+
+        Args:
+            contexts: the groups as `encoder.context` encodes them, where that was done ahead.
+            critique_source: `generate` writes critiques, `given` takes the annotated ones.
+
+        Raises:
+            DataError: `given`, but a response has no such critique.
+        """
+        if critique_source not in ("generate", "given"):
+            raise ConfigError(
+                "unknown source of critiques",
+                where="critique_source",
+                given=critique_source,
+                expected="generate, given",
+            )
+        samples = 1
+        if self.writes_critiques and critique_source == "generate":
+            groups, samples = self.with_critiques(groups, contexts), self.critiques.num_samples
+        scores = forward_groups(self.model, [self.encoder(group) for group in groups], token_budget=self.token_budget)
+        return [
+            verdicts_on(
+                group,
+                score,
+                kind=self.template.critique,
+                dimensions=self.dimensions,
+                samples=samples,
+                combine=self.critiques.combine,
+            )
+            for group, score in zip(groups, scores, strict=True)
+        ]
+
+    def with_critiques(
+        self, groups: Sequence[PreferenceGroup], contexts: Sequence[EncodedGroup] | None = None
+    ) -> list[PreferenceGroup]:
+        """Put `num_samples` copies of every response in its place, each with a critique that the model writes now.
+
+        The text is what counts: it is encoded again like an annotated one, so that giving it back reproduces the score.
+        """
+        written = generate(
+            self.model,
+            contexts if contexts is not None else [self.encoder.context(group) for group in groups],
+            max_new_tokens=self.critiques.max_tokens,
+            end_tokens=self.encoder.end_tokens,
+            temperature=self.critiques.temperature,
+            num_samples=self.critiques.num_samples,
+            seed=self.critiques.seed,
+        )
+        result = []
+        for group, ids in zip(groups, written, strict=True):
+            copies = [response for response in group.responses for _ in range(self.critiques.num_samples)]
+            # Equal responses share one context, hence its critiques.
+            texts = [decode_text(self.processor, each) for each in ids] * (len(copies) // len(ids))
+            responses = [
+                replace(response, critiques={self.template.critique: text})
+                for response, text in zip(copies, texts, strict=True)
+            ]
+            result.append(replace(group, responses=tuple(responses), pairs=()))
+        return result
+
+
+def _read_media(media: Picture | Sequence[Picture] | None) -> tuple[Media, ...]:
+    if media is None:
+        return ()
+    items = [media] if isinstance(media, Image.Image | bytes | str | Path) else list(media)
+    return tuple(_read_medium(item, number) for number, item in enumerate(items))
+
+
+def _read_medium(item: Picture, number: int) -> Media:
+    if isinstance(item, Image.Image):
+        buffer = io.BytesIO()
+        item.convert("RGB").save(buffer, format="PNG")
+        return Media("image", (f"{number}.png",), (buffer.getvalue(),))
+    if isinstance(item, bytes):
+        return Media("image", (f"{number}.img",), (item,))
+    path = Path(item).expanduser()
+    if not path.is_file():
+        raise DataError("no such image or video", where="media", given=path, expected="a file")
+    is_video = path.suffix.lower() in VIDEO_SUFFIXES
+    return Media("video" if is_video else "image", (path.name,), (path.read_bytes(),))

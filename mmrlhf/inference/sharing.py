@@ -1,0 +1,72 @@
+"""Several processes on one pass: which rows are this one's, on which device, and waiting for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.fabric.strategies.ddp import DDPStrategy
+
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.inference.passes import pick_device
+from mmrlhf.processes import Group
+
+# Ranks end a pass at different times; whoever is first waits for the slowest.
+_PATIENCE = timedelta(days=2)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that share a pass."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what there is only one of."""
+        return self.rank == 0
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """This rank's rows: every size-th of all, done or not, so that ranks never disagree about them."""
+        return rows[self.rank :: self.size]
+
+    def total(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Wait until every rank is here; the sum of each number over ranks."""
+        every: list[Any] = [numbers]
+        if self.size > 1:
+            every = [None] * self.size
+            dist.all_gather_object(every, dict(numbers))
+        return {name: sum(each[name] for each in every) for name in numbers}
+
+
+@contextmanager
+def share_pass(runtime: Runtime) -> Iterator[Ranks]:
+    """Join the processes that torchrun or srun started for this stage; a single process is a group of one."""
+    group = Group.from_environment()
+    if group.size == 1:
+        yield Ranks(0, 1, pick_device(runtime))
+        return
+    settings = getattr(runtime.trainer, "keywords", {})
+    joined_before = dist.is_available() and dist.is_initialized()
+    fabric = L.Fabric(
+        accelerator=settings.get("accelerator", "auto"),
+        devices=settings.get("devices", "auto"),
+        num_nodes=settings.get("num_nodes", 1),
+        strategy=DDPStrategy(timeout=_PATIENCE),
+    )
+    fabric.launch()
+    try:
+        yield Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+    finally:
+        # A later stage in the same processes makes a group of its own kind.
+        if not joined_before and dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,92 @@
+"""What a reward model says about a response, and how several critiques of it become one verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrlhf.inference.passes import GroupScores
+from mmrlhf.inference.settings import Combine
+from mmrlhf.types import PreferenceGroup
+
+COLUMNS = ("reward", "critique", "critique_tokens", "critique_logprob")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the reward model says about one response; critique "" and 0 tokens where it writes none.
+
+    critique_logprob is the critique's log-probability under the model; dimensions are the head's other scores.
+    """
+
+    reward: float
+    critique: str
+    critique_tokens: int
+    critique_logprob: float = 0.0
+    dimensions: Mapping[str, float] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, Any]:
+        """The verdict as a row of a side-car: `COLUMNS`, then `score_<dimension>`."""
+        named = {f"score_{name}": value for name, value in self.dimensions.items()}
+        return {name: getattr(self, name) for name in COLUMNS} | named
+
+
+def verdicts_on(
+    group: PreferenceGroup,
+    scores: GroupScores,
+    *,
+    kind: str,
+    dimensions: tuple[str, ...],
+    samples: int,
+    combine: Combine,
+) -> list[Verdict]:
+    """One verdict for each response, from the scores of its `samples` critiques, which lie next to one another.
+
+    Args:
+        group: every response `samples` times, each with a critique of its own.
+        kind: of the critiques; `none` where there are none.
+
+    The critique that is kept, with its tokens and log-probability, is the likeliest per token; scores on dimensions
+    are means over the critiques.
+    """
+    assert scores.reward is not None and scores.dimensions is not None
+    reward, logprob, tokens = (each.reshape(-1, samples) for each in (scores.reward, scores.logprob, scores.num_tokens))
+    likeliest = (logprob / tokens.clamp(min=1)).argmax(1)
+    combined = combine_rewards(reward, likeliest, combine) if samples > 1 else reward[:, 0]
+    means = scores.dimensions.reshape(len(reward), samples, -1).mean(1)
+    found = []
+    for number, best in enumerate(likeliest.tolist()):
+        critique = group.responses[number * samples + best].critiques.get(kind, "") if kind != "none" else ""
+        written = kind != "none"
+        found.append(
+            Verdict(
+                reward=float(combined[number]),
+                critique=critique,
+                critique_tokens=int(tokens[number, best]) if written else 0,
+                critique_logprob=float(logprob[number, best]) if written else 0.0,
+                dimensions=dict(zip(dimensions, means[number].tolist(), strict=True)),
+            )
+        )
+    return found
+
+
+def combine_rewards(reward: Tensor, likeliest: Tensor, combine: Combine) -> Tensor:
+    """Make one reward (K,) of each response's scores behind n critiques.
+
+    Args:
+        reward: (K, n).
+        likeliest: (K,), which critique is the likeliest.
+        combine: see `CritiqueSettings`. A vote is 1/2 where a query has one response only.
+    """
+    if combine == "mean":
+        return reward.mean(1)
+    if combine == "best":
+        return reward.gather(1, likeliest[:, None])[:, 0]
+    ahead = reward[:, None, :, None] - reward[None, :, None, :]
+    won = ((ahead > 0).float() + 0.5 * (ahead == 0).float()).mean((2, 3))
+    won.fill_diagonal_(0.0)
+    return won.sum(1) / (len(reward) - 1) if len(reward) > 1 else torch.full((1,), 0.5)

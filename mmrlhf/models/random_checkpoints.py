@@ -1,0 +1,71 @@
+"""Tiny random models in the real format: real architecture, processor classes and chat template, random weights.
+
+They stand in for a checkpoint wherever nothing can be downloaded: tests, `scale=tiny`, and the embedded world (whose
+model is trained from scratch). Everything is saved with `save_pretrained`, so they are loaded by the same code as a
+real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
+
+from mmrlhf.errors import ConfigError
+from mmrlhf.models.recipes import gemma, idefics, internvl, llava, qwen
+from mmrlhf.models.recipes.recipe import Recipe, TinySize, train_tokenizer
+
+FAMILIES: dict[str, Recipe] = {
+    **llava.RECIPES,
+    **qwen.RECIPES,
+    **internvl.RECIPES,
+    **gemma.RECIPES,
+    **idefics.RECIPES,
+}
+
+
+def build_tiny(
+    family: str, folder: str | Path, *, texts: Iterable[str], size: TinySize | None = None, seed: int = 0
+) -> PreTrainedModel:
+    """Write a random model of a stock family with its processor to a folder, and return the model.
+
+    Args:
+        family: a key of `FAMILIES` (the checkpoint's `model_type`).
+        texts: what the byte-level BPE tokenizer is trained on.
+
+    Raises:
+        ConfigError: for a family without a tiny recipe, or whose processor needs a package that is not installed.
+    """
+    if family not in FAMILIES:
+        raise ConfigError(
+            "no tiny model of this family", where="model.family", given=family, expected=f"one of {', '.join(FAMILIES)}"
+        )
+    recipe, size = FAMILIES[family], size or TinySize()
+    if not is_available(family):
+        raise ConfigError(
+            "this family's processor needs another package",
+            where="model.family",
+            given=family,
+            expected=f"the package {recipe.needs}",
+            fix=f"pip install {recipe.needs}",
+        )
+    tokenizer = train_tokenizer(texts, size.vocabulary, recipe)
+    config, processor = recipe.build(size, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=recipe.end_ids(tokenizer), pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model
+
+
+def is_available(family: str) -> bool:
+    """Whether everything that a family's processor needs is installed."""
+    needs = FAMILIES[family].needs
+    return needs is None or find_spec(needs) is not None

@@ -1,0 +1,1 @@
+"""Other people's records, read into preference groups: one file for each layout."""

@@ -1,0 +1,141 @@
+"""Typed access to the JSON of one record: lenient about names people use, strict about structure.
+
+Every complaint is a `DataError` whose place reads `file:line:field`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmrlhf.errors import DataError
+from mmrlhf.records.embedded import Embedded
+
+# A media file: a path below the data folder, or where it lies inside the record.
+MediaRef = str | Embedded
+PROMPT = ("prompt", "question", "query", "instruction")
+# Above these, numbers do not fit into the tables and tensors that hold them.
+MAX_RANK, MAX_NUMBER = 2**31 - 1, 1e300
+
+_PLACEHOLDERS = re.compile(r"\s*(?:<(?:image|video)>\s*)+")
+_LAST_PLACEHOLDER = re.compile(r"(.*?)\s*<(?:image|video)>\s*", re.DOTALL)
+
+
+def pick(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
+    """Return (name, value) of the first of these fields that is present and not null, or (first name, None)."""
+    return next(((name, row[name]) for name in names if row.get(name) is not None), (names[0], None))
+
+
+def text_field(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    """Return a required text field under any of its names."""
+    name, value = pick(row, names)
+    if value is None:
+        raise DataError(
+            f"record lacks the field {name!r}",
+            where=f"{where}:{name}",
+            given=f"fields {sorted(row)}",
+            expected=" or ".join(names),
+            fix="repair the record, name another file (file=...), or set on_bad_line=reject to leave it out",
+        )
+    if not isinstance(value, str):
+        raise wrong_type(where, name, value, "text")
+    return value
+
+
+def optional_text(row: Mapping[str, Any], names: Sequence[str], where: str) -> str | None:
+    """Return a text field, or None where it is absent or null."""
+    name, value = pick(row, names)
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(where, name, value, "text")
+    return value
+
+
+def id_field(row: Mapping[str, Any], where: str, names: Sequence[str] = ("id", "question_id")) -> str:
+    """Return the record's id as text (ids are text or whole numbers)."""
+    name, value = pick(row, names)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return text_field(row, (name,), where)
+
+
+def text_map(row: Mapping[str, Any], names: Sequence[str], default_key: str, where: str) -> dict[str, str]:
+    """Return {kind: text} of a field that holds an object or, for one kind only, plain text; nulls are left out."""
+    name, value = pick(row, names)
+    if isinstance(value, str):
+        return {default_key: value}
+    items = _object(value, where, name)
+    for kind, text in items.items():
+        if not isinstance(text, str):
+            raise wrong_type(where, f"{name}.{kind}", text, "text")
+    return items
+
+
+def number_map(row: Mapping[str, Any], names: Sequence[str], default_key: str, where: str) -> dict[str, float]:
+    """Return {dimension: number} of a field that holds an object or a single number; nulls are left out."""
+    name, value = pick(row, names)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = {default_key: value}
+    items = _object(value, where, name)
+    for kind, number in items.items():
+        # an integer of any length can be compared, but not always made a float; a NaN fails the comparison
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= MAX_NUMBER:
+            raise wrong_type(where, f"{name}.{kind}", number, "a finite number")
+    return items
+
+
+def rank_field(row: Mapping[str, Any], where: str) -> int | None:
+    """Return a rank (1 is best), or None where there is none."""
+    name, value = pick(row, ("rank", "ranking", "overall_rank"))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RANK):
+        raise wrong_type(where, name, value, "a whole number, 1 for the best response")
+    return value
+
+
+def media_fields(row: Mapping[str, Any], where: str) -> tuple[tuple[MediaRef, ...], MediaRef | None]:
+    """Return (images, video) of a record; either may be absent, as may both (text only)."""
+    name, value = pick(row, ("images", "image"))
+    if isinstance(value, str | Embedded):
+        value = [value] if value else []
+    value = [] if value is None else value
+    if not isinstance(value, list) or not all(isinstance(item, str | Embedded) and item for item in value):
+        raise wrong_type(where, name, value, "an image or a list of images, each a path or embedded bytes")
+    video = row.get("video")
+    if video is not None and not isinstance(video, str | Embedded):
+        raise wrong_type(where, "video", video, "a path or embedded bytes")
+    return tuple(value), video or None
+
+
+def strip_placeholders(prompt: str) -> tuple[str, int]:
+    """Cut `<image>` and `<video>` off the front of a prompt (LLaVA's convention); also return how many there were.
+
+    An only one at the end goes, too: LLaVA's own preprocessing moves it to the front, where media always are here.
+    """
+    match = _PLACEHOLDERS.match(prompt)
+    if match is not None:
+        return prompt[match.end() :], match.group().count("<")
+    match = _LAST_PLACEHOLDER.fullmatch(prompt)
+    if match is not None and "<image>" not in match[1] and "<video>" not in match[1]:
+        return match[1], 1
+    return prompt, 0
+
+
+def wrong_type(where: str, name: str, value: object, expected: str) -> DataError:
+    """Make the error for a field of another type or range than expected."""
+    return DataError(
+        f"field {name!r} has another structure than expected",
+        where=f"{where}:{name}",
+        given=f"{type(value).__name__} {str(value)[:80]!r}",
+        expected=expected,
+        fix="repair the record, name another file (file=...), or set on_bad_line=reject to leave it out",
+    )
+
+
+def _object(value: Any, where: str, name: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise wrong_type(where, name, value, "an object")
+    return {kind: item for kind, item in value.items() if item is not None}

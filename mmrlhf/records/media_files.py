@@ -1,0 +1,151 @@
+"""Media of a draft: found below the data folder or inside its record, and read in full."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from mmrlhf.errors import DataError
+from mmrlhf.media.images import decode_image
+from mmrlhf.records.embedded import Embedded
+from mmrlhf.records.fields import MediaRef
+from mmrlhf.records.members import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order
+from mmrlhf.types import Media
+
+_SHORT = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}
+
+
+def read_image(root: Path, ref: MediaRef, number: int, where: str) -> Media:
+    """Read one image, decode it once, and make it member `number` of its sample.
+
+    Raises:
+        DataError: a path that leaves the root, a missing, empty or unreadable file.
+    """
+    if isinstance(ref, Embedded):
+        data = _not_empty(ref.read(), f"{where}:{ref}")
+        decode_image(data, where=f"{where}:image {number}")
+        return Media("image", (f"{number}.{_embedded_suffix(data)}",), (data,))
+    path = locate(root, ref)
+    if not path.is_file():
+        raise _missing(path, ref)
+    data = read_file(path)
+    decode_image(data, where=str(path))
+    return Media("image", (f"{number}.{_image_suffix(path)}",), (data,))
+
+
+def read_video(root: Path, ref: MediaRef, where: str) -> tuple[str, bytes, str] | Path:
+    """Read a video file as (suffix, bytes, place), or return the folder that holds its frames.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    if isinstance(ref, Embedded):
+        suffix = PurePosixPath(ref.name).suffix[1:].lower()
+        data = _not_empty(ref.read(), f"{where}:{ref}")
+        return suffix if suffix in VIDEO_SUFFIXES else "mp4", data, f"{where}:video"
+    path = locate_video(root, ref)
+    if path.is_dir():
+        return path
+    return path.suffix[1:].lower(), read_file(path), str(path)
+
+
+def locate(root: Path, relative: str) -> Path:
+    """Return root/relative, refusing paths that leave the root; links that the user put below the root are fine.
+
+    Raises:
+        DataError: an absolute path, one with too many `..`, or one that no file system takes.
+    """
+    steps = PurePosixPath(os.path.normpath(relative))
+    if steps.is_absolute() or ".." in steps.parts or "\0" in relative:
+        raise DataError(
+            "media path leaves the data folder",
+            where=relative, given=f"relative to {root}", expected="a path below the data folder",
+        )  # fmt: skip
+    path = root / steps
+    try:
+        path.exists()
+    except OSError as error:
+        raise DataError("media path is not usable", where=relative, given=str(error)) from error
+    return path
+
+
+def locate_video(root: Path, relative: str) -> Path:
+    """Find a video as a file, as a file whose extension the record left out, or as a folder of frames.
+
+    Raises:
+        DataError: none of them exists.
+    """
+    path = locate(root, relative)
+    if path.exists():
+        return path
+    for suffix in VIDEO_SUFFIXES:
+        candidate = path.with_name(f"{path.name}.{suffix}")
+        if candidate.is_file():
+            return candidate
+    if path.suffix[1:].lower() in VIDEO_SUFFIXES and path.with_suffix("").is_dir():
+        return path.with_suffix("")
+    raise _missing(path, relative)
+
+
+def category_of(images: tuple[MediaRef, ...], video: MediaRef | None) -> str:
+    """Return the first folder of the media path (the released layout's category), or "unknown"."""
+    first = images[0] if images else video
+    first = None if isinstance(first, Embedded) else first
+    parts = PurePosixPath(os.path.normpath(first)).parts if first else ()
+    return parts[0] if len(parts) > 1 and parts[0] not in ("/", "..") else "unknown"
+
+
+def _missing(path: Path, relative: str) -> DataError:
+    return DataError(
+        "media file is missing", where=relative, given=f"nothing at {path}", expected="a file below the data folder"
+    )
+
+
+def read_file(path: Path) -> bytes:
+    """Read a media file; raises DataError if it cannot be read or is empty."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError("media file cannot be read", where=path, given=str(error)) from error
+    return _not_empty(data, path)
+
+
+def _not_empty(data: bytes, where: object) -> bytes:
+    if not data:
+        raise DataError("media file is empty", where=where, given="0 bytes")
+    return data
+
+
+def frame_folder(folder: Path) -> Media:
+    """Read a video that is given as a folder of frames, all of them; which are used is decided when they are read."""
+    paths = sorted(
+        (path for path in folder.iterdir() if path.suffix[1:].lower() in IMAGE_SUFFIXES),
+        key=lambda path: natural_order(path.name),
+    )
+    if not paths:
+        raise DataError("video folder has no frames", where=folder, expected="numbered image files")
+    data = [read_file(path) for path in paths]
+    sizes = {decode_image(frame, where=str(path)).size for path, frame in zip(paths, data, strict=True)}
+    if len(sizes) > 1:
+        raise DataError("frames of one video differ in size", where=folder, given=sorted(sizes), expected="one size")
+    return Media("frames", frame_names([_image_suffix(path) for path in paths]), tuple(data))
+
+
+def frame_names(suffixes: list[str]) -> tuple[str, ...]:
+    """Member names of frames, in order: f000.jpg, f001.jpg, ..."""
+    width = max(3, len(str(len(suffixes) - 1)))
+    return tuple(f"f{number:0{width}d}.{suffix}" for number, suffix in enumerate(suffixes))
+
+
+def _image_suffix(path: Path) -> str:
+    suffix = path.suffix[1:].lower()
+    return _SHORT.get(suffix, suffix) if suffix in IMAGE_SUFFIXES else "img"
+
+
+def _embedded_suffix(data: bytes) -> str:
+    with Image.open(io.BytesIO(data)) as image:
+        suffix = str(image.format).lower()
+    return _SHORT.get(suffix, suffix)

@@ -1,0 +1,173 @@
+"""PreferenceGroup <-> the members of one shard sample: `key.json` and its media, plus keys that are safe in tars."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from mmrlhf.errors import DataError
+from mmrlhf.records.conversations import as_pair, is_pair
+from mmrlhf.records.json_text import parse_row
+from mmrlhf.records.ranked_record import from_pair, parse_ranked
+from mmrlhf.types import Media, MediaKind, PreferenceGroup, Response
+
+SCHEMA_VERSION = 1
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
+VIDEO_SUFFIXES = ("mp4", "mov", "mkv", "webm", "avi")
+# A tar name holds 100 characters; the longest member suffix is shorter than the remaining 24.
+MAX_KEY_LENGTH = 76
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+_FRAME = re.compile(r"f\d+\.(\w+)")
+_FIELDS = frozenset({"schema", "key", "prompt", "responses", "media", "category", "source", "licence", "pairs", "meta"})
+
+
+def safe_key(raw: str) -> str:
+    """Turn an id into a sample key of `[A-Za-z0-9_-]+`; ids that had to change get a hash, so that none collide."""
+    cleaned = _UNSAFE.sub("_", raw)[: MAX_KEY_LENGTH - 11]
+    if cleaned == raw and raw:
+        return raw
+    return f"{cleaned}-{hashlib.blake2b(raw.encode(), digest_size=5).hexdigest()}"
+
+
+def natural_order(name: str) -> list[int | str]:
+    """Sort key under which `2.jpg` comes before `10.jpg`."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if position % 2 else part for position, part in enumerate(parts)]
+
+
+def group_to_sample(group: PreferenceGroup) -> dict[str, Any]:
+    """Lay a group out as one webdataset sample: `__key__`, `json` first, then the media members, all as bytes.
+
+    The same group gives the same bytes everywhere.
+    """
+    record = {
+        "schema": SCHEMA_VERSION,
+        "key": group.key,
+        "prompt": group.prompt,
+        "responses": [_response_record(response) for response in group.responses],
+        "media": [{"kind": media.kind, "names": list(media.names)} for media in group.media],
+        "category": group.category,
+        "source": group.source,
+        "licence": group.licence,
+        "pairs": None if group.pairs is None else [list(pair) for pair in group.pairs],
+        "meta": dict(group.meta),
+    }
+    text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    members = {name: data for media in group.media for name, data in zip(media.names, media.data, strict=True)}
+    return {"__key__": group.key, "json": text.encode(), **members}
+
+
+def group_from_members(
+    json_bytes: bytes, members: Mapping[str, bytes] | None, *, shard: str, key: str | None = None
+) -> PreferenceGroup:
+    """Put a group together from its record and its media members.
+
+    Records without a schema number are other people's: they are read like a ranked record or a pair of any form that
+    `as_pair` knows, and all members that look like images, frames or a video become their media.
+
+    Args:
+        json_bytes: the member `json`.
+        members: {suffix: bytes} of the other members; None leaves the media out.
+        shard: the shard's name, kept in the group and used in errors.
+        key: the sample's key in the shard; required for other people's records, checked for ours.
+
+    Raises:
+        DataError: a broken record, a member that is listed but absent, a newer schema.
+    """
+    where = f"{shard}:{key or '?'}:json"
+    row = parse_row(json_bytes, where)
+    if "schema" not in row:
+        return _foreign_group(row, members or {}, shard, key, where)
+    if row["schema"] != SCHEMA_VERSION:
+        raise DataError(
+            "record has another schema version",
+            where=where, given=row["schema"], expected=f"{SCHEMA_VERSION}", fix="pack the data again with this version",
+        )  # fmt: skip
+    if row.keys() != _FIELDS or (key is not None and row["key"] != key):
+        raise DataError(
+            "record does not fit its sample",
+            where=where, given=f"key {row.get('key')!r}, fields {sorted(row)}", expected=f"fields {sorted(_FIELDS)}",
+        )  # fmt: skip
+    try:
+        return _own_group(row, members, shard)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError("record is damaged", where=where, given=f"{type(error).__name__}: {error}") from error
+
+
+def _own_group(row: dict[str, Any], members: Mapping[str, bytes] | None, shard: str) -> PreferenceGroup:
+    place = f"{shard}:{row['key']}"
+    return PreferenceGroup(
+        key=row["key"],
+        prompt=row["prompt"],
+        responses=tuple(Response(**response) for response in row["responses"]),
+        media=tuple(
+            _take_media(media["kind"], media["names"], members, place) for media in row["media"] if members is not None
+        ),
+        category=row["category"],
+        source=row["source"],
+        licence=row["licence"],
+        pairs=None if row["pairs"] is None else tuple((chosen, rejected) for chosen, rejected in row["pairs"]),
+        meta=row["meta"],
+        shard=shard,
+    )
+
+
+def _response_record(response: Response) -> dict[str, Any]:
+    return {
+        "text": response.text,
+        "rank": response.rank,
+        "critiques": dict(response.critiques),
+        "scores": dict(response.scores),
+        "reasons": dict(response.reasons),
+        "model": response.model,
+    }
+
+
+def _take_media(kind: str, names: list[str], members: Mapping[str, bytes], where: str) -> Media:
+    missing = [name for name in names if name not in members]
+    if missing or kind not in get_args(MediaKind):
+        raise DataError(
+            "sample lacks a member" if missing else "unknown kind of media",
+            where=f"{where}:{missing[0] if missing else kind}",
+            given=f"members {sorted(members)}",
+            expected=f"{kind} members {names}",
+            fix="pack the shard again, or fetch it again if it was copied",
+        )
+    return Media(kind, tuple(names), tuple(members[name] for name in names))  # pyright: ignore[reportArgumentType]
+
+
+def _foreign_group(
+    row: dict[str, Any], members: Mapping[str, bytes], shard: str, key: str | None, where: str
+) -> PreferenceGroup:
+    record = parse_ranked(from_pair(as_pair(row, where), where) if is_pair(row) else row, where)
+    if key is None:
+        raise ValueError("a record without a schema needs the sample's key")
+    names = sorted(members, key=natural_order)
+    frames = [name for name in names if (match := _FRAME.fullmatch(name)) and match[1] in IMAGE_SUFFIXES]
+    images = [name for name in names if name.rpartition(".")[2] in IMAGE_SUFFIXES and name not in frames]
+    videos = [name for name in names if name.rpartition(".")[2] in VIDEO_SUFFIXES]
+    if len(videos) + bool(frames) > 1:
+        raise DataError("sample has more than one video", where=where, given=f"members {names}", expected="one video")
+    if (record.images and not images) or (record.video and not videos and not frames):
+        raise DataError(
+            "sample lacks a member", where=where, given=f"members {names}", expected="the media that the record names"
+        )
+    media = [_take_media("image", [name], members, where) for name in images]
+    media += [_take_media("video", [name], members, where) for name in videos]
+    media += [_take_media("frames", frames, members, where)] if frames else []
+    return PreferenceGroup(
+        key=key,
+        prompt=record.prompt,
+        responses=record.responses,
+        media=tuple(media),
+        category=record.category or "unknown",
+        source=str(row.get("source") or ""),
+        licence=str(row.get("licence") or ""),
+        pairs=record.pairs,
+        meta=record.meta,
+        shard=shard,
+    )

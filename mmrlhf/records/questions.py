@@ -1,0 +1,62 @@
+"""Responses of a user's own to be scored: one JSON object per line, `{image | images | video, prompt, responses}`.
+
+`responses` is a list of texts, or of objects as in `data.jsonl`. Media paths are absolute or relative to the file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmrlhf.errors import DataError
+from mmrlhf.records.draft import Draft
+from mmrlhf.records.fields import MediaRef
+from mmrlhf.records.media_files import locate, locate_video
+from mmrlhf.records.ranked_record import parse_ranked
+from mmrlhf.records.sources import file_source
+from mmrlhf.types import PreferenceGroup
+
+LAYOUT = '{"image": PATH, "prompt": TEXT, "responses": [TEXT, ...]} in each line (or "images", "video", or no media)'
+
+
+def read_questions(path: Path) -> list[Draft]:
+    """Read a file of responses; the key of each query is its line, `line-1`, ...
+
+    Raises:
+        DataError: no file, no line, a line of another form, or media that do not exist; names the line.
+    """
+    if not path.is_file():
+        raise DataError("no such file of responses", where=path, expected=LAYOUT)
+    drafts = []
+    for where, row in file_source(path).rows("error"):
+        assert not isinstance(row, DataError)
+        drafts.append(_draft(row, path, where))
+    if not drafts:
+        raise DataError("a file of responses without a line", where=path, expected=LAYOUT)
+    return drafts
+
+
+def _draft(row: dict[str, Any], path: Path, where: str) -> Draft:
+    responses = row.get("responses")
+    if isinstance(responses, list):
+        row = {**row, "responses": [{"text": item} if isinstance(item, str) else item for item in responses]}
+    record = parse_ranked(row, where)
+    key = f"line-{where.rpartition(':')[2]}"
+    # From the root of the file system, so that absolute paths work as well.
+    root = Path(path.resolve().anchor)
+    images = tuple(_from(root, path, image) for image in record.images)
+    video = _from(root, path, record.video) if record.video is not None else None
+    for image in images:
+        if isinstance(image, str) and not locate(root, image).is_file():
+            raise DataError("media file does not exist", where=where, given=root / image)
+    if isinstance(video, str):
+        locate_video(root, video)
+    group = PreferenceGroup(key, record.prompt, record.responses, pairs=(), category=record.category or "unknown")
+    return Draft(str(row.get("id", key)), group, root, images, video, where, record.notes)
+
+
+def _from(root: Path, path: Path, medium: MediaRef) -> MediaRef:
+    if not isinstance(medium, str):
+        return medium
+    return os.path.relpath(path.resolve().parent / Path(medium).expanduser(), root)

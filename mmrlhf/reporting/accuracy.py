@@ -1,0 +1,172 @@
+"""How well scores rank the responses of a query: one table for a scorer and for the baselines that it has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mmrlhf.metrics.baselines import RankedTexts, critique_word_scores, length_scores, random_scores
+from mmrlhf.metrics.ranking import accuracy_difference, accuracy_report
+from mmrlhf.reporting.reward_details import judge_report
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.types import PreferenceGroup
+
+GENERATED, GIVEN = "reward model", "reward model, critique given"
+NO_CRITIQUE, NO_PICTURE = "reward model, no critique", "reward model, no picture"
+OTHER = "other reward model"
+Pairs = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """One query's responses with their scores: what a ranking report needs, without media.
+
+    scores: scorer -> one number per response; pairs: whose side they are judged by -> (chosen, rejected) indices.
+    """
+
+    key: str
+    category: str
+    scores: Mapping[str, Sequence[float]]
+    pairs: Mapping[str, Pairs]
+
+
+def ranking_summary(
+    index: Index, rows: np.ndarray, tables: Mapping[str, SideCar], *, critique: str = "", seed: int = 0
+) -> dict[str, Any]:
+    """Accuracy by annotators and by truth, with baselines, over rows of an index; and a closer look at one scorer.
+
+    `difference` is the first scorer minus each other one; `judge` is the first one's `judge_report`.
+
+    Args:
+        tables: scorer -> rewards; the first must have every row, others may lack some.
+        critique: kind of annotated critique whose words are one more baseline; empty for none.
+    """
+    groups = [replace(index.read(int(row)), media=()) for row in rows]
+    scores = [_look_up(group, tables) for group in groups]
+    scored = scored_groups(groups, scores, critique=critique, seed=seed)
+    return {
+        "queries": len(groups),
+        "accuracy": ranking_tables(scored, seed=seed),
+        "difference": ranking_differences(scored, seed=seed) if tables else {},
+        "margin": {name: margin_statistics(scored, name) for name in tables},
+        "judge": judge_report(groups, [own[next(iter(tables))] for own in scores], seed=seed) if tables else None,
+    }
+
+
+def _look_up(group: PreferenceGroup, tables: Mapping[str, SideCar]) -> dict[str, list[float]]:
+    hashes = [response.hash for response in group.responses]
+    return {
+        name: table.lookup(group.key, hashes)["reward"].tolist()
+        for number, (name, table) in enumerate(tables.items())
+        if number == 0 or group.key in table.keys()  # noqa: SIM118 - a method of SideCar, not a dict's
+    }
+
+
+def scored_groups(
+    groups: Sequence[PreferenceGroup],
+    scores: Sequence[Mapping[str, Sequence[float]]],
+    *,
+    critique: str = "",
+    seed: int = 0,
+) -> list[ScoredGroup]:
+    """Put the scores of groups beside the baselines and the pairs of both judges.
+
+    Judges: `annotators` (the ranks), and `truth` where `meta["quality"]` holds one true quality per response.
+    Baselines: `random`, `longer wins`, and `critique words` where `critique` names a kind that responses have.
+
+    Args:
+        scores: of each group, scorer -> one number per response.
+    """
+    ranked = RankedTexts.from_groups(groups, critique=critique)
+    flat = {"random": random_scores(ranked, seed=seed), "longer wins": length_scores(ranked)}
+    if critique and any(ranked.critiques) and ranked.pairs:
+        flat["critique words"] = critique_word_scores(ranked)
+    result, start = [], 0
+    for group, own in zip(groups, scores, strict=True):
+        end = start + len(group.responses)
+        baselines = {name: values[start:end].tolist() for name, values in flat.items()}
+        pairs: dict[str, Pairs] = {"annotators": group.ranked_pairs()}
+        truth = true_pairs(group)
+        if truth is not None:
+            pairs["truth"] = truth
+        result.append(ScoredGroup(group.key, group.category, {**own, **baselines}, pairs))
+        start = end
+    return result
+
+
+def true_pairs(group: PreferenceGroup) -> Pairs | None:
+    """All pairs whose true qualities differ, better one first; None where the truth is not known."""
+    quality = group.meta.get("quality")
+    if not isinstance(quality, list | tuple) or len(quality) != len(group.responses):
+        return None
+    return tuple((i, j) for i, a in enumerate(quality) for j, b in enumerate(quality) if a > b)
+
+
+def ranking_tables(groups: Iterable[ScoredGroup], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Accuracy of every scorer by every judge: judge -> scorer -> `accuracy_report`.
+
+    A scorer is reported over the groups that have its scores, a judge over those with at least one of its pairs.
+    """
+    groups = list(groups)
+    tables: dict[str, dict[str, Any]] = {}
+    for judge in ("annotators", "truth"):
+        for scorer in dict.fromkeys(name for group in groups for name in group.scores):
+            rows = [
+                (group.key, group.category, group.scores[scorer][chosen], group.scores[scorer][rejected])
+                for group in groups
+                if scorer in group.scores
+                for chosen, rejected in group.pairs.get(judge, ())
+            ]
+            if rows:
+                keys, categories, chosen_scores, rejected_scores = (list(column) for column in zip(*rows, strict=True))
+                tables.setdefault(judge, {})[scorer] = accuracy_report(
+                    keys, chosen_scores, rejected_scores, categories, seed=seed
+                )
+    return tables
+
+
+def ranking_differences(groups: Iterable[ScoredGroup], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """The first scorer minus every other one, on the pairs that both have: judge -> scorer -> `accuracy_difference`."""
+    groups = list(groups)
+    names = list(dict.fromkeys(name for group in groups for name in group.scores))
+    found: dict[str, dict[str, Any]] = {}
+    for judge in ("annotators", "truth"):
+        for other in names[1:]:
+            rows = [
+                (group.key, *(group.scores[name][chosen] > group.scores[name][rejected] for name in (names[0], other)))
+                for group in groups
+                if names[0] in group.scores and other in group.scores
+                for chosen, rejected in group.pairs.get(judge, ())
+            ]
+            if rows:
+                keys, right, other_right = (list(column) for column in zip(*rows, strict=True))
+                found.setdefault(judge, {})[other] = accuracy_difference(keys, right, other_right, seed=seed)
+    return found
+
+
+def margin_statistics(groups: Iterable[ScoredGroup], scorer: str) -> dict[str, float]:
+    """Where the margins (chosen minus rejected, by the annotators) of a scorer lie; what MM-DPO's beta is fed with."""
+    margins = np.array(
+        [
+            group.scores[scorer][chosen] - group.scores[scorer][rejected]
+            for group in groups
+            if scorer in group.scores
+            for chosen, rejected in group.pairs.get("annotators", ())
+        ]
+    )
+    if not len(margins):
+        return {}
+    low, middle, high = np.quantile(margins, (0.05, 0.5, 0.95))
+    return {
+        "num_pairs": len(margins),
+        "mean": float(margins.mean()),
+        "std": float(margins.std()),
+        "p05": float(low),
+        "median": float(middle),
+        "p95": float(high),
+        "share_negative": float((margins < 0).mean()),
+    }

@@ -1,0 +1,116 @@
+"""From what a policy answered to numbers with intervals: quality, reward, distance from the reference, preference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmrlhf.metrics.intervals import bootstrap_mean
+from mmrlhf.reporting.accuracy import ranking_tables, scored_groups
+from mmrlhf.types import PreferenceGroup
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One query's sampled answers (S) and annotated responses (K).
+
+    texts, num_tokens, quality, reward, critique, logprob, reference_logprob: one each per answer;
+    response_logprob, response_reference_logprob: one each per annotated response; group: the query without media.
+    None: not asked for.
+    """
+
+    key: str
+    category: str
+    prompt: str
+    texts: Sequence[str]
+    num_tokens: Sequence[int]
+    quality: Sequence[float] | None
+    reward: Sequence[float] | None
+    critique: Sequence[str] | None
+    logprob: Sequence[float]
+    reference_logprob: Sequence[float] | None
+    response_logprob: Sequence[float]
+    response_reference_logprob: Sequence[float] | None
+    group: PreferenceGroup
+
+    def log_ratios(self) -> list[float] | None:
+        """log policy - log reference of each answer (S,)."""
+        if self.reference_logprob is None:
+            return None
+        return [own - other for own, other in zip(self.logprob, self.reference_logprob, strict=True)]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The answers as rows of `samples.jsonl`; (key, sample) pairs them between two policies."""
+        columns = ("quality", "reward", "critique", "logprob", "reference_logprob")
+        for sample, text in enumerate(self.texts):
+            row: dict[str, Any] = {"key": self.key, "sample": sample, "category": self.category}
+            row |= {"prompt": self.prompt, "generation": text, "num_tokens": self.num_tokens[sample]}
+            for name in columns:
+                values = getattr(self, name)
+                row[name] = values[sample] if values is not None else None
+            yield row
+
+
+Values = Callable[[Answers], Sequence[float] | None]
+
+
+def report_answers(
+    answers: Sequence[Answers], *, max_new_tokens: int, is_reference: bool, is_sampled: bool, seed: int = 0
+) -> dict[str, Any]:
+    """Summarise a policy's answers.
+
+    Args:
+        is_reference: the policy is the reference itself; its implicit reward is 0 everywhere and ranks nothing.
+        is_sampled: the answers were drawn at temperature 1, so that `kl_k3` is an estimate of the KL.
+
+    Returns:
+        `quality`, `reward`, `kl` (mean log-ratio of the answers, in nats), `kl_k3` (the same distance by the estimator
+        of lower variance, Schulman 2020), `length` (tokens), `cut_off` (share that
+        reached `max_new_tokens`): overall and per category, as mean, low, high (95% bootstrap over queries), None where
+        not asked for; `preference`: accuracy tables of the implicit reward and of the log-probability alone.
+    """
+    values: dict[str, Values] = {
+        "quality": lambda answer: answer.quality,
+        "reward": lambda answer: answer.reward,
+        "kl": lambda answer: answer.log_ratios(),
+        "kl_k3": lambda answer: [_k3(ratio) for ratio in answer.log_ratios() or ()] if is_sampled else None,
+        "length": lambda answer: answer.num_tokens,
+        "cut_off": lambda answer: [float(number >= max_new_tokens) for number in answer.num_tokens],
+    }
+    means = {name: _by_category(answers, value, seed) for name, value in values.items()}
+    return {"queries": len(answers), **means, "preference": _preference(answers, is_reference, seed)}
+
+
+def _k3(log_ratio: float) -> float:
+    """exp(-d) - 1 + d of d = log policy - log reference, which is never negative; the exponent is cut at 50."""
+    return math.expm1(min(-log_ratio, 50.0)) + log_ratio
+
+
+def _by_category(answers: Sequence[Answers], values: Values, seed: int) -> dict[str, Any] | None:
+    rows = [(a.key, a.category, value) for a in answers for value in values(a) or ()]
+    if not rows:
+        return None
+    report: dict[str, Any] = _interval(rows, seed)
+    categories = sorted({category for _, category, _ in rows})
+    report["categories"] = {name: _interval([row for row in rows if row[1] == name], seed) for name in categories}
+    return report
+
+
+def _interval(rows: Sequence[tuple[str, str, float]], seed: int) -> dict[str, float]:
+    keys, _, values = zip(*rows, strict=True)
+    mean, low, high = bootstrap_mean(list(values), groups=list(keys), seed=seed)
+    return {"mean": mean, "low": low, "high": high, "queries": len(set(keys))}
+
+
+def _preference(answers: Sequence[Answers], is_reference: bool, seed: int) -> dict[str, Any]:
+    """How well the policy ranks the annotated responses, by implicit reward and by log-probability alone."""
+    scores = []
+    for answer in answers:
+        own: dict[str, Sequence[float]] = {}
+        if answer.response_reference_logprob is not None and not is_reference:
+            ratios = zip(answer.response_logprob, answer.response_reference_logprob, strict=True)
+            own["implicit reward"] = [policy - reference for policy, reference in ratios]
+        scores.append({**own, "log-probability": answer.response_logprob})
+    return ranking_tables(scored_groups([answer.group for answer in answers], scores, seed=seed), seed=seed)

@@ -1,0 +1,152 @@
+"""What a run leaves in its own folder, and what it says on the terminal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from mmrlhf.chain.provenance import git_commit, versions
+from mmrlhf.chain.store import Artifact, plain
+from mmrlhf.errors import UserError
+from mmrlhf.files import short_path, write_json
+from mmrlhf.reporting.pack_table import pack_table
+from mmrlhf.terminal.lines import duration
+
+METRICS_FILE, FAILURE_FILE, REPORT_FILE = "metrics.json", "failure.json", "report.html"
+STAGES_FILE = "stages.json"
+_COPIED = (".html", ".png", ".csv", ".md")
+
+
+def record_outcome(folder: Path, artifacts: Sequence[Artifact], settings: Mapping[str, Any]) -> None:
+    """Write into a run's folder what determined it and what came out.
+
+    `resolved.yaml` (settings), `versions.json` (libraries and commit), `metrics.json` (every stage's summary),
+    `stages.json` (what was built and what was reused, in how many seconds), `artifacts/<stage>` (links to the
+    artefacts), and copies of the last stage's report and pictures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "resolved.yaml").write_text(yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True))
+    write_json(folder / "versions.json", {"versions": versions(), "git": git_commit()})
+    write_json(folder / METRICS_FILE, {artifact.stage: artifact.summary for artifact in artifacts})
+    write_json(
+        folder / STAGES_FILE,
+        {
+            item.stage: {"reused": item.reused, "seconds": item.seconds, "folder": str(item.folder)}
+            for item in artifacts
+        },
+    )
+    (folder / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier try in the same folder
+    links = folder / "artifacts"
+    links.mkdir(exist_ok=True)
+    for artifact in artifacts:
+        _link(artifact.folder, links / artifact.stage)
+    if artifacts:
+        for item in sorted(artifacts[-1].folder.iterdir()):
+            if item.suffix in _COPIED and item.is_file():
+                shutil.copy2(item, folder / item.name)
+
+
+def record_failure(folder: Path, error: Exception) -> None:
+    """Write into a job's folder why it failed, for the table of its sweep."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS_FILE).unlink(missing_ok=True)
+    write_json(folder / FAILURE_FILE, {"kind": type(error).__name__, "message": str(error)})
+
+
+def _link(target: Path, link: Path) -> None:
+    if link.is_symlink():
+        link.unlink()
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except OSError:  # some file systems have no links
+        link.with_suffix(".txt").write_text(f"{target}\n")
+
+
+# (row, key of the report's summary); keys with `_low` and `_high` beside them get an interval
+_RESULTS = (
+    ("reward model ACC, annotators' ranks", "reward_acc_annotators"),
+    ("reward model ACC+, annotators' ranks", "reward_acc_plus_annotators"),
+    ("reward model ACC, true quality", "reward_acc_truth"),
+    ("reward model ACC+, true quality", "reward_acc_plus_truth"),
+    ("true quality of answers before", "quality_before"),
+    ("true quality of answers after", "quality_after"),
+    ("gain in true quality, paired", "quality_gain"),
+    ("reward of answers before", "reward_before"),
+    ("reward of answers after", "reward_after"),
+    ("KL to the reference after (nats per answer)", "kl_after"),
+    ("mean beta", "beta_mean"),
+)
+
+
+def results_table(summary: Mapping[str, Any]) -> Table | None:
+    """What a report found on held-out queries, with 95% intervals where it has them; None if it found nothing."""
+    table = Table("held-out queries", "", "95% interval", title="results", title_justify="left", title_style="bold")
+    for label, key in _RESULTS:
+        if isinstance(summary.get(key), int | float):
+            low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
+            table.add_row(label, f"{summary[key]:.3f}", f"{low:.3f} to {high:.3f}" if low is not None else "")
+    return table if table.row_count else None
+
+
+def rounds_table(summary: Mapping[str, Any]) -> Table | None:
+    """What every round of self-improvement left on held-out queries; None for a run without rounds."""
+    rows = summary.get("rounds") or []
+    if not rows:
+        return None
+    names = [name for name in rows[0] if name != "round" and any(row[name] for row in rows)]
+    table = Table("after round", *names, title="rounds (95% interval)", title_justify="left", title_style="bold")
+    for row in rows:
+        cells = [f"{v['mean']:.3f} ({v['low']:.3f} to {v['high']:.3f})" if (v := row[name]) else "" for name in names]
+        table.add_row(str(row["round"] or "start"), *cells)
+    return table
+
+
+def show_outcome(
+    folder: Path, artifacts: Sequence[Artifact], *, next_commands: Sequence[str] = (), console: Console | None = None
+) -> None:
+    """Print the chain, what the report found, where the results are, and what could be run next."""
+    console = console or Console()
+    console.print(chain_table(artifacts))
+    for make_table in (results_table, rounds_table, pack_table):
+        table = make_table(artifacts[-1].summary) if artifacts else None
+        if table is not None:
+            console.print(table)
+    report = folder / REPORT_FILE
+    console.print(Text(f"results  {short_path(folder)}"), soft_wrap=True)
+    if report.exists():
+        console.print(Text(f"report   {short_path(report)}"), soft_wrap=True)
+    for number, command in enumerate(next_commands):
+        console.print(Text(f"{'next' if number == 0 else '':8} {command}"), soft_wrap=True)
+
+
+def show_error(error: Exception, console: Console | None = None) -> None:
+    """Print a mistake of the user's as one screen, without a traceback."""
+    console = console or Console(stderr=True)
+    if not isinstance(error, UserError):
+        console.print(Panel(Text(str(error)), title="failed", title_align="left"))
+        return
+    lines = [Text(error.problem, style="bold")]
+    for label in ("where", "given", "expected", "fix"):
+        value = getattr(error, label)
+        if value is not None:
+            lines.append(Text(f"{label:9} {value}"))
+    console.print(Panel(Group(*lines), title=type(error).__name__, title_align="left"))
+
+
+def chain_table(artifacts: Iterable[Artifact]) -> Table:
+    """Show a chain of stages on the terminal: what was built, what was reused, how long it took, where it lies."""
+    table = Table(title="stages", title_justify="left")
+    for heading, justify in (("stage", "left"), ("", "left"), ("time", "right"), ("folder", "left")):
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for artifact in artifacts:
+        state = "reused" if artifact.reused else "built"
+        table.add_row(artifact.stage, state, duration(artifact.seconds), short_path(artifact.folder))
+    return table

@@ -1,0 +1,215 @@
+"""The sections of the report page: from results to the tables and plots that the template lays out.
+
+Every section is a mapping; one whose input is absent holds only `missing`: what to run to fill it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmrlhf.losses.objective import Objective
+from mmrlhf.metrics.intervals import bootstrap_mean
+from mmrlhf.reporting import plots
+from mmrlhf.reporting.inputs import PairTable, StageResult, pair_betas, paired_answers
+from mmrlhf.reporting.plots import Interval
+from mmrlhf.shards.index import Index
+
+Section = dict[str, Any]
+Answers = Mapping[str, list[dict[str, Any]]]
+CURVE_POINTS = 200
+
+
+def missing(what: str, command: str) -> Section:
+    """Stand in for a section whose input is absent."""
+    return {"missing": what, "command": command}
+
+
+def data_section(index: Index, pack: StageResult | None) -> Section:
+    """Say what the data are: counts, responses per query, categories, and what packing left out."""
+    num_responses, num_pairs = index.column("num_responses"), index.column("num_pairs")
+    sizes = Counter(int(number) for number in num_responses)
+    categories = Counter(str(name) for name in index.column("category"))
+    facts: dict[str, Any] = {
+        "queries": len(index),
+        "responses": int(num_responses.sum()),
+        "ranked pairs": int(num_pairs.sum()),
+        "shards": len(index.shards),
+        "megabytes": round(sum(shard.bytes for shard in index.shards) / 1e6, 1),
+        "digest": index.digest[:16],
+    }
+    report = dict(pack.summary) if pack is not None else {}
+    names = ("ties", "images", "videos", "text_only_groups", "contradictions", "duplicate_responses_merged", "rejected")
+    facts |= {name.replace("_", " "): report[name] for name in names if name in report}
+    return {
+        "facts": facts,
+        "sizes": plots.bars({f"K = {size}": sizes[size] for size in sorted(sizes)}, label="queries by responses"),
+        "categories": plots.bars(dict(categories.most_common(12)), label="queries by category", colour=2),
+        "rejections": dict(report.get("rejected_by_reason", {})),
+        "no_pack_report": pack is None,
+    }
+
+
+def accuracy_interval(report: Mapping[str, Any], name: str, label: str, **look: Any) -> Interval:
+    """One number of an accuracy report (`acc` or `acc_plus`) with its interval."""
+    found = report[name]
+    return Interval(label, float(found["mean"]), float(found["low"]), float(found["high"]), **look)
+
+
+def both_accuracies(report: Mapping[str, Any], label: str, **look: Any) -> dict[str, Interval]:
+    """ACC over pairs and ACC+ over queries."""
+    return {name: accuracy_interval(report, name, label, **look) for name in ("acc", "acc_plus")}
+
+
+def reward_section(score: StageResult | None, pairs: PairTable | None) -> Section:
+    """How well the reward model ranks: against baselines, by annotators and by truth, per category; and its margins."""
+    heldout = score.summary.get("heldout") if score is not None else None
+    if not heldout and pairs is None:
+        return missing("no rewards are known", "python run.py stage=score")
+    judges = [_judge_table(judge, table) for judge, table in ((heldout or {}).get("accuracy") or {}).items() if table]
+    section: Section = {"judges": judges, "queries": (heldout or {}).get("queries")}
+    if pairs is not None:
+        section["margins"] = plots.histogram(pairs.margins, label="margin r(chosen) - r(rejected)", mark=0.0)
+        section["rewards"] = plots.histogram(pairs.rewards, label="reward of a response", colour=2)
+        section["margin_facts"] = {
+            "queries": pairs.num_groups,
+            "pairs": len(pairs.margins),
+            "mean margin": float(pairs.margins.mean()),
+            "median margin": float(np.median(pairs.margins)),
+            "share of negative margins": float((pairs.margins < 0).mean()),
+        }
+    return section
+
+
+def _judge_table(judge: str, table: Mapping[str, Mapping[str, Any]]) -> Section:
+    """One judge's side: dots for ACC and ACC+ of every scorer, and the first scorer's categories."""
+    rows = []
+    for place, (scorer, report) in enumerate(table.items()):
+        look = {"group": min(place, 5), "strong": place == 0}
+        rows.append({"name": scorer, **both_accuracies(report, scorer, **look)})
+    scorer, report = next(iter(table.items()))
+    by_category = [
+        {"name": name, "pairs": found.get("num_pairs"), **both_accuracies(found, name)}
+        for name, found in (report.get("categories") or {}).items()
+    ]
+    return {
+        "judge": judge,
+        "rows": rows,
+        "acc": plots.intervals([row["acc"] for row in rows], label=f"ACC by {judge}", mark=0.5),
+        "acc_plus": plots.intervals([row["acc_plus"] for row in rows], label=f"ACC+ by {judge}"),
+        "scorer": scorer,
+        "categories": by_category,
+    }
+
+
+def beta_section(pairs: PairTable | None, objective: Objective | None) -> Section:
+    """What the margins do to beta: the objective's curve with the data's pairs, and how the betas are spread."""
+    if pairs is None or pairs.betas is None or objective is None:
+        return missing("the rewards or the objective are not known", "python run.py stage=score")
+    low, high = np.quantile(pairs.margins, (0.005, 0.995))
+    grid = np.linspace(low, high, CURVE_POINTS)
+    # Where beta depends on the other pairs of a call there is no such curve, only the pairs' own values.
+    curve = None if objective.uses_call_statistics else (grid, pair_betas(grid, objective))
+    settings = {name: value for name, value in vars(objective).items() if not name.startswith("_")}
+    facts = {"mean beta": pairs.betas.mean(), "smallest": pairs.betas.min(), "largest": pairs.betas.max()}
+    facts["share at the smallest"] = float(np.isclose(pairs.betas, pairs.betas.min()).mean())
+    return {
+        "objective": type(objective).__name__,
+        "settings": {name: value for name, value in settings.items() if isinstance(value, int | float | str)},
+        "curve": plots.beta_of_margin(pairs.margins, pairs.betas, curve),
+        "betas": plots.histogram(pairs.betas, label="beta of a pair", colour=1),
+        "facts": {name: float(value) for name, value in facts.items()},
+    }
+
+
+MEASURES = (
+    ("quality", "quality", "true quality, 0 to 1"),
+    ("reward", "reward", "reward model's score"),
+    ("kl", None, "distance from the reference, nats an answer"),
+    ("length", "num_tokens", "length, tokens"),
+    ("cut_off", None, "share of answers cut off"),
+)
+
+
+def policy_section(
+    before: StageResult | None, after: StageResult | None, old: Answers, new: Answers, *, seed: int
+) -> Section:
+    """What preference training changed: every measure before and after, the paired differences, by category, drift."""
+    if after is None and before is None:
+        return missing("no policy has been evaluated", "python run.py stage=evaluate")
+    rows = []
+    for name, column, description in MEASURES:
+        row: Section = {"name": description, "before": _mean(before, name), "after": _mean(after, name)}
+        if row["before"] is None and row["after"] is None:
+            continue
+        if column is not None:
+            row["difference"] = difference(paired_answers(old, new, column), seed)
+        rows.append(row)
+    section: Section = {"rows": rows, "only": None if before and after else ("after" if after else "before")}
+    section |= _by_category(before, after, old, new, seed)
+    section["ranking"] = _implicit_ranking(after)
+    if old and new and paired_answers(old, new, "reward"):
+        gains = np.array([b - a for _, _, a, b in paired_answers(old, new, "reward")])
+        section["gains"] = plots.histogram(gains, label="reward of an answer, after minus before", mark=0.0, colour=2)
+    return section
+
+
+def difference(rows: Sequence[tuple[str, str, float, float]], seed: int) -> Interval | None:
+    """Mean of after minus before, over matched answers, with a 95% interval over queries."""
+    if not rows:
+        return None
+    keys, _, before, after = zip(*rows, strict=True)
+    gains = [b - a for a, b in zip(before, after, strict=True)]
+    return Interval("difference", *bootstrap_mean(gains, groups=list(keys), seed=seed))
+
+
+def _mean(stage: StageResult | None, name: str, category: str | None = None) -> Interval | None:
+    found = stage.summary.get(name) if stage is not None else None
+    if category is not None:
+        found = ((found or {}).get("categories") or {}).get(category)
+    if not isinstance(found, Mapping) or found.get("mean") is None:
+        return None
+    return Interval(category or name, float(found["mean"]), float(found["low"]), float(found["high"]))
+
+
+def _by_category(
+    before: StageResult | None, after: StageResult | None, old: Answers, new: Answers, seed: int
+) -> Section:
+    """The main measure (quality, else reward) by category, and its picture against the drift."""
+    measure = next((name for name in ("quality", "reward") if _mean(after, name) and _mean(before, name)), None)
+    if measure is None or before is None or after is None:
+        return {"categories": [], "measure": None}
+    pairs = paired_answers(old, new, measure)
+    names = sorted((after.summary[measure].get("categories") or {}).keys())
+    table, dots = [], []
+    overall = difference(pairs, seed)
+    if overall is not None:
+        dots.append(Interval("all", overall.value, overall.low, overall.high, group=1, strong=True))
+    for name in names:
+        gain = difference([row for row in pairs if row[1] == name], seed)
+        row = {"name": name, "before": _mean(before, measure, name), "after": _mean(after, measure, name)}
+        table.append({**row, "difference": gain, "kl": _mean(after, "kl", name)})
+        if gain is not None:
+            dots.append(Interval(name, gain.value, gain.low, gain.high))
+    section: Section = {"measure": measure, "categories": table}
+    if dots:
+        section["gain_plot"] = plots.intervals(dots, label=f"{measure}, after minus before", mark=0.0)
+    arrows = [("all", _mean(before, measure), _mean(after, measure), _mean(after, "kl"))]
+    arrows += [(row["name"], row["before"], row["after"], row["kl"]) for row in table]
+    known = [(name, kl.value, a.value, b.value) for name, a, b, kl in arrows if a and b and kl]
+    if known:
+        section["drift"] = plots.drift(known, x_label="distance from the reference, nats an answer", y_label=measure)
+    return section
+
+
+def _implicit_ranking(after: StageResult | None) -> list[Section]:
+    """How well the trained policy's implicit reward ranks the annotated responses."""
+    tables = after.summary.get("preference") if after is not None else None
+    return [
+        {"judge": judge, "name": scorer, **both_accuracies(report, scorer)}
+        for judge, table in (tables or {}).items()
+        for scorer, report in table.items()
+    ]

@@ -1,0 +1,1 @@
+"""Preference groups in tar shards: written, indexed, verified, read; and tables beside them."""

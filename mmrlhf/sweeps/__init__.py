@@ -1,0 +1,1 @@
+"""Many jobs of one command: their table, their page."""

@@ -1,0 +1,1 @@
+"""A preference group as tokens: templates, media, encoding, packed rows."""

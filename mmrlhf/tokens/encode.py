@@ -1,0 +1,306 @@
+"""PreferenceGroup -> EncodedGroup: the group's own processor turns it into one prefix and K branches of tokens.
+
+Every response's complete sequence is rendered by the chat template and tokenized whole; the K sequences are then cut
+at their longest common token prefix (but before the first label token). So prefix + branch is, by construction, what
+the processor would have produced for that response alone, whatever the template or family.
+
+A family whose processor reads no videos gets a clip's frames as pictures.
+
+The media are processed once per group. The processor's own call expands the first response's placeholders; the other
+responses share that head, because a placeholder is a special token and the tokens behind it do not depend on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import ProcessorMixin
+
+from mmrlhf.errors import DataError, ModelError
+from mmrlhf.media.damage import DAMAGED, Damage
+from mmrlhf.tokens.chat import Chat
+from mmrlhf.tokens.processing import (
+    DecodedMedia,
+    MediaSettings,
+    blank_media,
+    call_processor,
+    decode_media,
+    media_tensors,
+)
+from mmrlhf.tokens.templates import Template
+from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
+
+# (token ids (T,), media tensors) -> position ids (A, T); comes from the model family (mmrlhf.models.families).
+Positions = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
+# What text costs until a tokenizer has been asked (`Encoder.calibrate`): English prose.
+_CHARS_PER_TOKEN, _TOKENS_PER_RESPONSE = 3.5, 16
+# Estimates aim this much above the mean, so that few micro-batches exceed their budget.
+_MARGIN = 1.1
+
+
+class SizedEntry(Protocol):
+    """What the cost estimate reads from an index entry."""
+
+    @property
+    def num_responses(self) -> int: ...
+    @property
+    def image_sizes(self) -> Any: ...
+    @property
+    def video_size(self) -> Any: ...
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def text_chars(self) -> int: ...
+    @property
+    def critique_chars(self) -> int: ...
+
+
+class Encoder:
+    """Encodes groups for one processor, template and position function.
+
+    Args:
+        processor: the model's own processor.
+        template: which conversation the tokens say.
+        positions: the family's position function.
+        media: how videos become frames.
+        max_tokens: longest prefix + branch; a longer response is cut at its end and counted, a longer prompt is an
+            error, and media tokens are never cut.
+        damage: also gives the media tensors of a damaged copy, under names that begin with `DAMAGED`.
+        dimensions: annotated scores that become columns `score_<dimension>` (K,), nan where unknown.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        *,
+        template: Template,
+        positions: Positions,
+        media: MediaSettings | None = None,
+        max_tokens: int = 8192,
+        damage: Damage | None = None,
+        dimensions: Sequence[str] = (),
+    ) -> None:
+        self.processor: Any = processor
+        self.tokenizer: Any = processor.tokenizer
+        self.template = template
+        self.positions = positions
+        self.media = media or MediaSettings()
+        self.max_tokens = max_tokens
+        self.damage = damage
+        self.dimensions = tuple(dimensions)
+        self.chat = Chat(processor)
+        self._text_factor = 1.0
+        self._visual_tokens = lru_cache(maxsize=4096)(self._count_visual_tokens)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Token ids that end an assistant turn: the tokenizer's end token, and what the chat template puts there."""
+        return list(self.chat.end_tokens)
+
+    def __call__(self, group: PreferenceGroup) -> EncodedGroup:
+        """Encode a group with its assistant turns as labels.
+
+        Raises:
+            DataError: unreadable media, a prompt longer than `max_tokens`, or placeholder tokens in a text.
+        """
+        return self._encode(group, group.responses, with_answer=True)
+
+    def context(self, group: PreferenceGroup) -> EncodedGroup:
+        """Encode what comes before the assistant turn: the context that a critique or an answer is generated from.
+
+        A template whose user turn does not show the response (answers) has one branch, otherwise one per response.
+        """
+        users = {self.template.user(group, response) for response in group.responses}
+        responses = group.responses[:1] if len(users) == 1 else group.responses
+        return self._encode(group, responses, with_answer=False)
+
+    def stock_inputs(
+        self, group: PreferenceGroup, response: Response, *, with_answer: bool = True
+    ) -> tuple[dict[str, Tensor], str]:
+        """What a stock model is given for one response alone: the processor's own tensors, and the labels' text."""
+        media = self._decode(group)
+        text, (first, last) = self._render(group, response, media, with_answer)
+        return self._call_processor(text, media), text[first:last]
+
+    def estimate_tokens(self, entry: SizedEntry) -> int:
+        """Predict a group's tokens from its index entry alone, without reading it.
+
+        Pictures are counted by the processor itself on blank ones of about the same size; text by characters, at a rate
+        that `calibrate` learns.
+        """
+        return self.estimate_visual_tokens(entry) + math.ceil(self._text_factor * self._estimate_text(entry))
+
+    def calibrate(self, samples: Iterable[tuple[SizedEntry, PreferenceGroup]]) -> None:
+        """Learn from some groups what text costs with this tokenizer and template; media are not decoded for it."""
+        estimated = true = 0.0
+        for entry, group in samples:
+            try:
+                true += self(replace(group, media=())).num_tokens
+            except DataError:  # training says what is wrong with it
+                continue
+            estimated += self._estimate_text(entry)
+        self._text_factor = _MARGIN * true / estimated if estimated else 1.0
+
+    def _estimate_text(self, entry: SizedEntry) -> float:
+        chars = entry.text_chars + (entry.critique_chars if self.template.name == "critique" else 0)
+        return chars / _CHARS_PER_TOKEN + _TOKENS_PER_RESPONSE * entry.num_responses
+
+    def estimate_visual_tokens(self, entry: SizedEntry) -> int:
+        """Predict the tokens of a group's media from its index entry alone."""
+        sizes = tuple((_round64(width), _round64(height)) for width, height in entry.image_sizes)
+        width, height = entry.video_size or (384, 384)
+        clip = (_round64(width), _round64(height)) if entry.num_frames and self.media.num_frames else None
+        return self._visual_tokens(sizes, clip)
+
+    def _encode(self, group: PreferenceGroup, responses: tuple[Response, ...], *, with_answer: bool) -> EncodedGroup:
+        decoded = self._decode(group)
+        rendered = [self._render(group, response, decoded, with_answer) for response in responses]
+        sequences, labels, media = self._tokenize(group, rendered, decoded)
+        cut = _cut_point(sequences, labels)
+        if cut + 1 > self.max_tokens:
+            raise DataError(
+                "a prompt with its media is longer than the model's context",
+                where=f"key {group.key}, shard {group.shard or '(not packed)'}",
+                given=f"{cut} tokens before the first response token ({len(group.media)} media)",
+                expected=f"at most {self.max_tokens - 1} (model.settings.max_tokens)",
+                fix="raise model.settings.max_tokens, use fewer frames (data.media.num_frames), or drop the record",
+            )
+        branches = [
+            self._branch(ids, is_label, cut, media, response)
+            for ids, is_label, response in zip(sequences, labels, responses, strict=True)
+        ]
+        return EncodedGroup(
+            key=group.key,
+            prefix_ids=sequences[0][:cut],
+            prefix_positions=self.positions(sequences[0], media)[:, :cut],
+            branches=tuple(branches),
+            media=media,
+            num_images=len(decoded.images),
+            num_videos=len(decoded.clips),
+            pairs=group.ranked_pairs() if with_answer or len(responses) == len(group.responses) else (),
+            columns=self._columns(responses),
+        )
+
+    def _columns(self, responses: tuple[Response, ...]) -> dict[str, Tensor]:
+        rank = [math.nan if response.rank is None else float(response.rank) for response in responses]
+        scores = {name: [response.scores.get(name, math.nan) for response in responses] for name in self.dimensions}
+        return {"rank": torch.tensor(rank)} | {f"score_{name}": torch.tensor(each) for name, each in scores.items()}
+
+    def _decode(self, group: PreferenceGroup) -> DecodedMedia:
+        return self._readable(decode_media(group, self.media))
+
+    def _readable(self, media: DecodedMedia) -> DecodedMedia:
+        return media if getattr(self.processor, "video_processor", None) is not None else media.as_pictures()
+
+    def _render(
+        self, group: PreferenceGroup, response: Response, media: DecodedMedia, with_answer: bool
+    ) -> tuple[str, tuple[int, int]]:
+        """The conversation as text with one placeholder per medium, and the characters between which labels lie."""
+        user = self.template.user(group, response)
+        answer = self.template.assistant(group, response) if with_answer else None
+        self.chat.refuse_placeholders(group, user + (answer or ""))
+        text = self.chat.prompt(user, num_images=len(media.images), num_videos=len(media.clips))
+        if answer is None:
+            return text, (len(text), len(text))
+        turn = text + answer + self.chat.turn_end
+        return turn + self.template.closing, (len(text), len(turn))
+
+    def _tokenize(
+        self, group: PreferenceGroup, rendered: Sequence[tuple[str, tuple[int, int]]], decoded: DecodedMedia
+    ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+        """Complete token ids (T,) of every response, which of them are labels (T,), and the group's media tensors."""
+        tokens = self.tokenizer(
+            [text for text, _ in rendered],
+            add_special_tokens=self.chat.add_special_tokens,
+            return_offsets_mapping=True,
+        )
+        plain = tokens["input_ids"]
+        # A token that straddles the border carries the response's first characters, so it is a label.
+        is_label = [
+            [end > first and start < last for start, end in offsets]
+            for offsets, (_, (first, last)) in zip(tokens["offset_mapping"], rendered, strict=True)
+        ]
+        head, kept, media = torch.zeros(0, dtype=torch.int64), 0, {}
+        if decoded:
+            output = self._call_processor(rendered[0][0], decoded)
+            head, kept = self._expanded_head(group, output["input_ids"][0], plain, is_label)
+            media = media_tensors(output) | self._damaged(group.key, rendered[0][0], decoded)
+        sequences = [torch.cat([head, torch.tensor(ids[kept:], dtype=torch.int64)]) for ids in plain]
+        labels = [torch.tensor([False] * len(head) + flags[kept:]) for flags in is_label]
+        return sequences, labels, media
+
+    def _damaged(self, key: str, text: str, decoded: DecodedMedia) -> dict[str, Tensor]:
+        """Media tensors of a damaged copy, where wanted; of the originals' size, it needs the same tokens."""
+        if self.damage is None:
+            return {}
+        output = self._call_processor(text, decoded.damaged(self.damage, key))
+        return {DAMAGED + name: tensor for name, tensor in media_tensors(output).items()}
+
+    def _call_processor(self, text: str, media: DecodedMedia) -> dict[str, Tensor]:
+        return call_processor(self.processor, text, media, add_special_tokens=self.chat.add_special_tokens)
+
+    def _expanded_head(
+        self, group: PreferenceGroup, expanded: Tensor, plain: list[list[int]], is_label: list[list[bool]]
+    ) -> tuple[Tensor, int]:
+        """The expanded ids up to where they end like the first response's plain ids, and how many of these they cover.
+
+        Raises:
+            ModelError: the processor changed text that differs between responses, or labels.
+        """
+        covered = len(plain[0]) - _common_suffix(expanded.tolist(), plain[0])
+        if covered > _shared_prefix(plain, is_label):
+            raise ModelError(
+                "this processor changes the text behind its media, so responses cannot share a prompt",
+                where=f"key {group.key}",
+                given=type(self.processor).__name__,
+                expected="a processor that only expands media placeholders",
+            )
+        return expanded[: len(expanded) - (len(plain[0]) - covered)], covered
+
+    def _branch(
+        self, ids: Tensor, is_label: Tensor, cut: int, media: Mapping[str, Tensor], response: Response
+    ) -> Branch:
+        kept = min(len(ids), self.max_tokens)
+        return Branch(
+            ids=ids[cut:kept],
+            positions=self.positions(ids, media)[:, cut:kept],
+            labels=is_label[cut:kept],
+            response_hash=response.hash,
+            truncated=len(ids) - kept,
+        )
+
+    def _count_visual_tokens(self, sizes: tuple[tuple[int, int], ...], clip: tuple[int, int] | None) -> int:
+        media = self._readable(blank_media(sizes, clip, self.media.num_frames))
+        if not media:
+            return 0
+        text = self.chat.media_only(num_images=len(media.images), num_videos=len(media.clips))
+        return int(self._call_processor(text, media)["input_ids"].shape[1])
+
+
+def _common_suffix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the longest common end of two token sequences."""
+    shortest = min(len(left), len(right))
+    return next((i for i in range(shortest) if left[-1 - i] != right[-1 - i]), shortest)
+
+
+def _shared_prefix(plain: list[list[int]], is_label: list[list[bool]]) -> int:
+    """Length of the longest common beginning of several token sequences, before the first label of any."""
+    shortest = min(flags.index(True) if True in flags else len(flags) for flags in is_label)
+    return next((i for i in range(shortest) if any(ids[i] != plain[0][i] for ids in plain)), shortest)
+
+
+def _cut_point(sequences: list[Tensor], labels: list[Tensor]) -> int:
+    """Length of the longest common token prefix that leaves every label, and at least one token, to each branch."""
+    shared = _shared_prefix([ids.tolist() for ids in sequences], [flags.tolist() for flags in labels])
+    return min(shared, min(len(ids) for ids in sequences) - 1)
+
+
+def _round64(pixels: int) -> int:
+    return max(64, round(pixels / 64) * 64) if pixels > 64 else pixels

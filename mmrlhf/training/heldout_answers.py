@@ -1,0 +1,128 @@
+"""What a preference stage lets its policy answer while it trains: queries, reward model and judge for the callback."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmrlhf.callbacks.answers import FOLDER, HeldOutAnswers
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.errors import ConfigError
+from mmrlhf.feed.selection import select
+from mmrlhf.inference.passes import decode_text, pick_device, with_responses
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.models.decoding import generate
+from mmrlhf.models.load import ModelSettings
+from mmrlhf.reporting.sample_cards import read_pictures
+from mmrlhf.shards.index import Index
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.training.settings import Schedule
+from mmrlhf.types import PreferenceGroup
+
+Judge = Callable[[Mapping[str, Any], str], float]
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """Which held-out answers are taken at every validation, and what is measured on them.
+
+    Args:
+        num_queries: held-out queries that are answered; 0: none.
+        max_new_tokens: longest answer; the likeliest one is taken.
+        reward_model: folder that the reward stage wrote; scores the answers. It is loaded for that and let go again.
+        max_critique_tokens: its longest critique.
+        judge: (group's meta, answer) -> true quality, where it is known.
+    """
+
+    num_queries: int = 8
+    max_new_tokens: int = 256
+    reward_model: Path | str | None = None
+    max_critique_tokens: int = 512
+    judge: Judge | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_queries < 0 or self.max_new_tokens < 1 or self.max_critique_tokens < 1:
+            raise ConfigError(
+                "held-out answers cannot be taken like this",
+                where="stages.mmdpo.answers",
+                given=f"num_queries={self.num_queries}, max_new_tokens={self.max_new_tokens}, "
+                f"max_critique_tokens={self.max_critique_tokens}",
+                expected="num_queries of 0 or more, the others 1 or more",
+            )
+
+
+def answer_callbacks(
+    out: Path,
+    settings: AnswerSettings,
+    index: Index,
+    encoder: Encoder,
+    model: ModelSettings,
+    schedule: Schedule,
+    runtime: Runtime,
+) -> list[HeldOutAnswers]:
+    """The callback that takes held-out answers into `out/answers`; none where there is nothing to answer."""
+    if settings.num_queries == 0:
+        return []
+    share = {"holdout": schedule.holdout, "selection": schedule.selection}
+    groups = [index.read(int(row)) for row in select(index, "heldout", limit=settings.num_queries, **share).rows]
+    if not groups:
+        return []
+
+    def answer(policy: nn.Module) -> list[str]:
+        contexts = [encoder.context(group) for group in groups]
+        written = generate(
+            policy,  # type: ignore[arg-type]
+            contexts, max_new_tokens=settings.max_new_tokens, end_tokens=encoder.end_tokens,
+        )  # fmt: skip
+        return [decode_text(encoder.processor, ids) for (ids,) in written]
+
+    def measure(answers: Sequence[str]) -> dict[str, list[float]]:
+        return _measure(groups, answers, settings, model, runtime)
+
+    samples = [_sample(group) for group in groups]
+    return [HeldOutAnswers(out / FOLDER, samples, answer=answer, measure=measure)]
+
+
+def _measure(
+    groups: Sequence[PreferenceGroup],
+    answers: Sequence[str],
+    settings: AnswerSettings,
+    model: ModelSettings,
+    runtime: Runtime,
+) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {"words": [float(len(text.split())) for text in answers]}
+    if settings.judge is not None:
+        both = zip(groups, answers, strict=True)
+        found["quality"] = [settings.judge(group.meta, text) if group.meta else float("nan") for group, text in both]
+    if settings.reward_model is not None:
+        judge = RewardModel.from_pretrained(
+            settings.reward_model,
+            PassSettings(model=model),
+            CritiqueSettings(max_tokens=settings.max_critique_tokens),
+            device=pick_device(runtime),
+        )
+        asked = [with_responses(group, [text]) for group, text in zip(groups, answers, strict=True)]
+        found["reward"] = [verdict.reward for (verdict,) in judge.score_groups(asked)]
+        del judge
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return found
+
+
+def _sample(group: PreferenceGroup) -> dict[str, Any]:
+    images, is_video = read_pictures(group)
+    return {
+        "key": group.key,
+        "category": group.category,
+        "prompt": group.prompt,
+        "image": images[0] if images and not is_video else None,
+        "frames": images if is_video else [],
+    }

@@ -1,0 +1,262 @@
+"""What a training stage is going to do, from the shards' index and the checkpoint's configuration alone: `plan=true`.
+
+Nothing is decoded and no weight is loaded. Tokens are estimated from the index, at what the text of a few queries
+costs; the same estimates fill micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig, AutoProcessor, ProcessorMixin
+
+from mmrlhf.chain.order import Node, parse_reference
+from mmrlhf.chain.runner import Runner
+from mmrlhf.feed.dataset import GroupDataset
+from mmrlhf.feed.module import PreferenceDataModule
+from mmrlhf.feed.plan import micro_batches
+from mmrlhf.feed.selection import select
+from mmrlhf.models.features import bytes_per_token
+from mmrlhf.models.footprint import footprint
+from mmrlhf.shards.index import Index
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
+from mmrlhf.training.settings import TrainSettings
+from mmrlhf.training.workbench import schedule_data
+
+GIB = 2**30
+# Peaks that were measured lie up to a quarter above the estimate (docs/performance.md), which leaves out temporaries.
+RESERVE = 1.25
+MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "total")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a stage trains on and what a step costs.
+
+    groups, pairs (of responses of different rank) and tokens are those of the first epoch. Tokens are estimates; memory
+    is bytes on one rank, and device_bytes what it has; vision_features bytes on disk (`runtime.vision_cache_gib`).
+    """
+
+    groups: int
+    pairs: int
+    text_tokens: int
+    visual_tokens: int
+    steps: int
+    micro_batches_per_step: float
+    largest_micro_batch: int
+    memory: Mapping[str, float]
+    vision_features: int
+    device_bytes: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the estimate with its reserve is below the device's memory; None where that is not known."""
+        return None if self.device_bytes is None else RESERVE * self.memory["total"] < self.device_bytes
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks that train together, how many of them lie on one machine, and whether they share one model (FSDP)."""
+
+    number: int = 1
+    on_machine: int = 1
+    sharded: bool = False
+
+
+def preview_stage(
+    *,
+    shards: str | Path,
+    checkpoint: str | Path,
+    training: TrainSettings,
+    template: Template,
+    ranks: Ranks,
+    forwards: int = 1,
+    frozen_copy: bool = False,
+) -> Preview:
+    """Predict a training stage.
+
+    Args:
+        shards: folder of shards, or its address.
+        checkpoint: any checkpoint of the architecture that trains.
+        training: as the stage gets it.
+        template: says whether critiques are among the tokens.
+        ranks: that train.
+        forwards: of a micro-batch before its backward.
+        frozen_copy: whether a reference model lies in memory, too.
+    """
+    model, schedule = training.model, training.schedule
+    dataset, data = _open_data(shards, checkpoint, training, template)
+    plans = data.first_epoch()
+    seen = np.concatenate([plan.indices[plan.weights > 0] for plan in plans])
+    entries = {int(row): dataset.index.entries[int(row)] for row in seen}
+    costs = {row: dataset.cost(row) for row in entries}
+    visual = sum(dataset.encoder.estimate_visual_tokens(entries[int(row)]) for row in seen)
+    tokens = sum(costs[int(row)] for row in seen)
+    counts, largest = [], 0
+    for plan in plans:
+        own = [costs[int(row)] for row in plan.indices]
+        bins = micro_batches(own, token_budget=schedule.token_budget, world_size=ranks.number)
+        counts.append(len(bins) // ranks.number)
+        largest = max(largest, *(sum(own[i] for i in members) for members in bins))
+    return Preview(
+        groups=len(seen),
+        pairs=sum(entries[int(row)].num_pairs for row in seen),
+        text_tokens=tokens - visual,
+        visual_tokens=visual,
+        steps=data.total_steps,
+        micro_batches_per_step=float(median(counts)),
+        largest_micro_batch=largest,
+        memory=footprint(checkpoint, model).predict(
+            row_tokens=largest,
+            # Words are mostly responses, whose log-probabilities count.
+            label_tokens=round(largest * (1 - visual / max(tokens, 1))),
+            num_shards=ranks.number if ranks.sharded else 1,
+            forwards=forwards,
+            frozen_copy=frozen_copy,
+        ),
+        vision_features=visual * bytes_per_token(AutoConfig.from_pretrained(checkpoint), model.precision),
+        device_bytes=device_memory(ranks.on_machine),
+    )
+
+
+def _open_data(
+    shards: str | Path, checkpoint: str | Path, training: TrainSettings, template: Template
+) -> tuple[GroupDataset, PreferenceDataModule]:
+    """What training would read, with its plan: the rows of the same selection, split and mixture."""
+    index, schedule = Index.load(shards), training.schedule
+    chosen = select(
+        index, "train", holdout=schedule.holdout, limit=schedule.limit, selection=schedule.selection
+    )  # fmt: skip
+    encoder = Encoder(
+        cast(ProcessorMixin, AutoProcessor.from_pretrained(checkpoint)),
+        template=template,
+        positions=lambda ids, media: torch.arange(len(ids))[None],
+        media=training.media,
+        max_tokens=training.model.max_tokens,
+    )
+    dataset = GroupDataset(index, encoder)
+    dataset.calibrate(chosen.rows)
+    return dataset, schedule_data(dataset, schedule, chosen.rows)
+
+
+def device_memory(sharing: int) -> int | None:
+    """Bytes of the first GPU, or of the machine's memory shared by so many ranks; None where neither can be asked."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return None
+    return int(meminfo.read_text().split("MemTotal:")[1].split()[0]) * 1024 // sharing
+
+
+def preview_chain(
+    chain: Sequence[Node], runner: Runner, *, make: Callable[[Node], Mapping[str, Any]]
+) -> dict[str, Preview | str]:
+    """Predict every training stage of a chain; only what makes its shards and its first checkpoint runs for it.
+
+    Args:
+        make: makes the objects that a node's settings describe.
+    """
+    nodes = {node.name: node for node in chain}
+    training = [node.name for node in chain if "training" in node.settings]
+    wanted = {stage for name in training for stage in _sources(nodes, name, training)}
+    ready: set[str] = set()
+    for node in chain:
+        if node.name in wanted and ready.issuperset(node.references):
+            ready.add(node.name)
+    artifacts = {built.stage: built.folder for built in runner.run([node for node in chain if node.name in ready])}
+    strategy = runner.runtime.get("trainer", {}).get("strategy")
+    ranks = Ranks(runner.num_processes, runner.num_processes // runner.num_nodes, isinstance(strategy, Mapping))
+    found: dict[str, Preview | str] = {}
+    for name in training:
+        shards, checkpoint = (_resolve(nodes, artifacts, name, key) for key in ("shards", "policy"))
+        if shards is None or checkpoint is None:
+            found[name] = "what it reads is made by stages that have not run yet"
+            continue
+        made = make(nodes[name])
+        found[name] = preview_stage(
+            shards=shards,
+            checkpoint=checkpoint,
+            training=made["training"],
+            template=AnswerTemplate() if made.get("critique", "none") == "none" else CritiqueTemplate(),
+            ranks=ranks,
+            # mDPO reads every query a second time, with a damaged picture
+            forwards=2 if getattr(made.get("objective"), "image_weight", 0) > 0 else 1,
+            frozen_copy=made.get("reference_from") == "frozen_copy",
+        )
+    return found
+
+
+def _sources(nodes: Mapping[str, Node], name: str, training: Collection[str]) -> set[str]:
+    """Stages that make a training stage's shards or checkpoint, with theirs, up to the next training."""
+    found: set[str] = set()
+    waiting = [text for key in ("shards", "policy") if isinstance(text := nodes[name].settings.get(key), str)]
+    while waiting:
+        text = waiting.pop()
+        stage = parse_reference(text)[0] if text.startswith("stage:") else None
+        if stage is not None and stage not in found and stage not in training:
+            found.add(stage)
+            waiting += [f"stage:{reference}" for reference in nodes[stage].references]
+    return found
+
+
+def _resolve(nodes: Mapping[str, Node], artifacts: Mapping[str, Path], name: str, key: str) -> str | None:
+    """An input's path. A checkpoint that is still to be trained has the architecture of the one it starts from."""
+    value = nodes[name].settings.get(key)
+    if not isinstance(value, str) or not value.startswith("stage:"):
+        return value
+    stage, sub = parse_reference(value)
+    if stage in artifacts:
+        return str(artifacts[stage] / sub)
+    return _resolve(nodes, artifacts, stage, key) if key == "policy" and stage in nodes else None
+
+
+def show_previews(previews: Mapping[str, Preview | str]) -> None:
+    """Print one column for each stage; a text stands for a stage that cannot be previewed yet."""
+    table = Table(title="what would be trained (tokens and memory are estimates)")
+    table.add_column("")
+    shown = {name: preview for name, preview in previews.items() if isinstance(preview, Preview)}
+    for name in shown:
+        table.add_column(name, justify="right")
+    rows = {
+        "groups of an epoch": lambda p: f"{p.groups:,}",
+        "pairs of different rank": lambda p: f"{p.pairs:,}",
+        "text tokens of an epoch": lambda p: f"{p.text_tokens:,}",
+        "visual tokens of an epoch": lambda p: f"{p.visual_tokens:,}",
+        "optimizer steps": lambda p: f"{p.steps:,}",
+        "micro-batches per step and rank": lambda p: f"{p.micro_batches_per_step:g}",
+        "tokens of the largest micro-batch": lambda p: f"{p.largest_micro_batch:,}",
+        **{
+            f"{part}, GiB per rank": _gib(part)
+            for part in ("parameters", "gradients", "optimizer", "activations", "total")
+        },
+        "features of pictures if kept on disk, GiB": lambda p: f"{p.vision_features / GIB:.3g}",
+        "device memory, GiB": lambda p: "unknown" if p.device_bytes is None else f"{p.device_bytes / GIB:.1f}",
+        "fits, with a quarter in reserve": lambda p: {None: "unknown", True: "yes", False: "NO"}[p.fits],
+    }
+    for label, cell in rows.items():
+        table.add_row(label, *(cell(preview) for preview in shown.values()))
+    console = Console()
+    if shown:
+        console.print(table)
+    for name, reason in previews.items():
+        if isinstance(reason, str):
+            console.print(f"{name}: {reason}")
+
+
+def _gib(part: str) -> Any:
+    return lambda preview: f"{preview.memory[part] / GIB:.3g}"
+
+
+def as_record(preview: Preview | str) -> Any:
+    """A preview as JSON."""
+    return preview if isinstance(preview, str) else asdict(preview) | {"fits": preview.fits}

@@ -1,0 +1,150 @@
+"""What a training stage works with: a model with its encoder, and the data of a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.errors import DataError
+from mmrlhf.feed.module import GroupDataset, PreferenceDataModule
+from mmrlhf.feed.selection import select
+from mmrlhf.inference.probes import settle
+from mmrlhf.media.damage import Damage
+from mmrlhf.models.families import positions_for
+from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.load import load_backbone
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.templates import Template
+from mmrlhf.training.settings import Schedule, TrainSettings
+from mmrlhf.training.vision_cache import keep_features
+from mmrlhf.types import PreferenceGroup
+
+
+@dataclass
+class Workbench:
+    """A model with its encoder and data, ready for a method."""
+
+    model: PackedModel
+    encoder: Encoder
+    index: Index
+    data: PreferenceDataModule
+    schedule: Schedule
+    precision: Any
+    categories: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def processor(self) -> Any:
+        """The model's own processor."""
+        return self.encoder.processor
+
+    @property
+    def validates(self) -> bool:
+        """Whether any query is held out."""
+        return bool(self.categories)
+
+
+def open_workbench(
+    shards: Path,
+    policy: Path | str,
+    template: Template,
+    training: TrainSettings,
+    *,
+    tables: Sequence[SideCar] = (),
+    damage: Damage | None = None,
+    prepare: Callable[[PreferenceGroup], PreferenceGroup] | None = None,
+    make_head: Callable[[int], torch.nn.Module] | None = None,
+    dimensions: Sequence[str] = (),
+    needs_pairs: bool,
+    runtime: Runtime,
+) -> Workbench:
+    """Load shards and model and build the data module.
+
+    Args:
+        tables: side-cars whose columns join each query.
+        damage: groups also hold damaged copies of their media.
+        prepare: changes a query before it is encoded.
+        make_head: width of the hidden state -> score head, for reward models; dimensions: annotated scores to read.
+        needs_pairs: whether a data set without two responses of different rank is an error.
+
+    Raises:
+        DataError: nothing to train on.
+        ModelError, HubError: the checkpoint cannot be used.
+    """
+    model, schedule = training.model, training.schedule
+    L.seed_everything(schedule.seed, verbose=False)
+    index = Index.load(shards)
+    share = {"holdout": schedule.holdout, "selection": schedule.selection}
+    chosen = select(index, "train", limit=schedule.limit, **share)
+    train, heldout = chosen.rows, select(index, "heldout", limit=schedule.val_limit, **share).rows
+    _check_trainable(index, train, shards, schedule, needs_pairs)
+    backbone, processor = load_backbone(policy, model)
+    head = make_head(backbone.config.get_text_config().hidden_size) if make_head is not None else None
+    encoder = Encoder(
+        processor,
+        template=template,
+        positions=positions_for(backbone),
+        media=training.media,
+        max_tokens=model.max_tokens,
+        damage=damage,
+        dimensions=dimensions,
+    )
+    dataset = GroupDataset(index, encoder, tables=tables, prepare=prepare, cache_gib=runtime.cache_gib)
+    # What is missing from one record (a critique, a reward) is missing from all: found here, not by the quarantine.
+    dataset[int(train[0])]
+    dataset.calibrate(train)
+    data = schedule_data(dataset, schedule, train, heldout, num_workers=runtime.num_workers)
+    categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
+    packed = settle(PackedModel(backbone, model, score_head=head), encoder)
+    keep_features(packed, index, [*train, *heldout], encoder, runtime)
+    return Workbench(packed, encoder, index, data, schedule, model.precision, categories, chosen.excluded)
+
+
+def schedule_data(
+    dataset: GroupDataset,
+    schedule: Schedule,
+    train: np.ndarray,
+    heldout: Sequence[int] | np.ndarray = (),
+    *,
+    num_workers: int = 0,
+) -> PreferenceDataModule:
+    """The data of a schedule: rows to train on and rows to validate on, of which `schedule` makes steps."""
+    return PreferenceDataModule(
+        dataset,
+        train_indices=train,
+        val_indices=heldout,
+        epochs=schedule.epochs,
+        max_steps=schedule.max_steps,
+        groups_per_step=schedule.groups_per_step,
+        token_budget=schedule.token_budget,
+        seed=schedule.seed,
+        num_workers=num_workers,
+        mixing=schedule.mixing,
+    )
+
+
+def _check_trainable(index: Index, train: Any, shards: Path, schedule: Schedule, needs_pairs: bool) -> None:
+    if len(train) == 0:
+        raise DataError(
+            "there is nothing to train on",
+            where=shards,
+            given=f"{len(index)} queries, holdout={schedule.holdout}, limit={schedule.limit}",
+            expected="at least one query outside the held-out share",
+        )
+    if needs_pairs and int(index.column("num_pairs")[train].sum()) == 0:
+        raise DataError(
+            "no query has two responses of different rank, so there is no pair to learn from",
+            where=shards,
+            given=f"{len(train)} training queries with 0 pairs",
+            expected="ranks that differ, or explicit pairs",
+            fix="check the annotations that were packed; supervised training (stage=sft) needs no ranks",
+        )

@@ -1,0 +1,81 @@
+"""Laws of fingerprints: what determines a result changes them, nothing else does."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmrlhf.chain.fingerprint import artifact_token, digest, input_tokens, path_token
+from mmrlhf.errors import ConfigError
+
+scalars = st.none() | st.booleans() | st.integers(-1000, 1000) | st.floats(-10, 10) | st.text(max_size=5)
+settings = st.dictionaries(st.text(min_size=1, max_size=5), scalars | st.lists(scalars, max_size=3), max_size=4)
+
+
+@given(settings)
+def test_order_of_keys_changes_nothing(values: dict) -> None:
+    assert digest(dict(reversed(list(values.items())))) == digest(values)
+
+
+@given(settings, st.text(min_size=1, max_size=5), scalars)
+def test_another_value_changes_it(values: dict, key: str, value: object) -> None:
+    same = key in values and json.dumps(values[key]) == json.dumps(value)
+    both_numbers = isinstance(value, int | float) and values.get(key) == value
+    if not (same or both_numbers):
+        assert digest({**values, key: value}) != digest(values)
+
+
+def test_whole_floats_equal_integers_but_flags_do_not() -> None:
+    assert digest({"w": 1.0}) == digest({"w": 1})
+    assert digest({"w": True}) != digest({"w": 1})
+
+
+def test_objects_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be fingerprinted"):
+        digest({"a": object()})
+
+
+def test_a_folder_counts_by_content_not_by_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "long").mkdir(parents=True)
+        (tmp_path / name / "long" / "1.jpg").write_bytes(b"123")
+        os.utime(tmp_path / name / "long" / "1.jpg", (1, 1))
+    first = path_token(tmp_path / "a")
+    assert path_token(tmp_path / "b") == first
+    (tmp_path / "b" / "long" / "1.jpg").write_bytes(b"1234")
+    assert path_token(tmp_path / "b") != first
+
+
+def test_shards_count_by_their_manifest(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"digest": "1"}')
+    before = path_token(tmp_path)
+    (tmp_path / "note.txt").touch()
+    assert path_token(tmp_path) == before
+    (tmp_path / "manifest.json").write_text('{"digest": "2"}')
+    assert path_token(tmp_path) != before
+
+
+def test_an_artefact_given_as_a_path_counts_as_the_artefact(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "artifact.json").write_text(json.dumps({"fingerprint": "abc"}))
+    assert path_token(tmp_path / "model") == artifact_token("abc", "model")
+    assert path_token(tmp_path) == artifact_token("abc")
+
+
+def test_only_inputs_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "all").touch()
+    monkeypatch.chdir(tmp_path)
+    values = {"scheme": "all", "policy": "org/model"}
+    assert input_tokens(values, {"org/model"}) == values
+    assert input_tokens(values, {"all"})["scheme"].startswith("listing:")
+    assert input_tokens({"a": [str(tmp_path / "all")]}, ())["a"][0].startswith("listing:")
+
+
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        path_token(tmp_path / "nothing")

@@ -1,0 +1,52 @@
+"""A step's numbers do not depend on how its items are cut up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmrlhf.methods.step_numbers import StepRecord
+
+ITEMS = st.lists(st.tuples(st.floats(-100, 100, width=32), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=12)
+
+
+def alone(tensor: torch.Tensor, operation: str) -> torch.Tensor:
+    return tensor
+
+
+def reduce(items: list[tuple[float, float]], cut: int) -> dict[str, float]:
+    record = StepRecord()
+    for part in (items[:cut], items[cut:]):
+        record.add("x", torch.tensor([v for v, _ in part]), torch.tensor([w for _, w in part]), spread=True)
+    return record.reduce(alone)
+
+
+@given(items=ITEMS, cut=st.integers(0, 12))
+def test_cutting_changes_nothing(items: list[tuple[float, float]], cut: int) -> None:
+    assert reduce(items, cut) == pytest.approx(reduce(items, len(items)), rel=1e-3, abs=1e-3)
+
+
+@given(items=ITEMS)
+def test_mean_and_range_are_of_the_items_that_weigh(items: list[tuple[float, float]]) -> None:
+    found = reduce(items, 0)
+    weighing = [(value, weight) for value, weight in items if weight > 0]
+    if not weighing:
+        assert found == {}
+        return
+    values = [value for value, _ in weighing]
+    mean = sum(v * w for v, w in weighing) / sum(w for _, w in weighing)
+    assert found["x"] == pytest.approx(mean, rel=1e-3, abs=1e-3)
+    assert (found["x_min"], found["x_max"]) == pytest.approx((min(values), max(values)))
+
+
+def test_an_item_without_weight_may_be_infinite() -> None:
+    record = StepRecord()
+    record.add("x", torch.tensor([1.0, torch.inf, torch.nan]), torch.tensor([1.0, 0.0, 0.0]))
+    assert record.reduce(alone) == {"x": 1.0}
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(ValueError, match="x: values"):
+        StepRecord().add("x", torch.ones(2), torch.ones(2, 1))

@@ -1,0 +1,110 @@
+"""Media of a draft: found below the root only, decoded once, and never skipped in silence."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from stand_ins.sample_groups import picture, write_pictures
+
+from mmrlhf.errors import DataError
+from mmrlhf.records.draft import Draft
+from mmrlhf.records.media_files import category_of, locate, locate_video
+from mmrlhf.types import PreferenceGroup, Response
+
+
+def draft(root: Path, *images: str, video: str | None = None) -> Draft:
+    return Draft("id", PreferenceGroup("id", "p", (Response("a"),)), root, images, video)
+
+
+@given(st.text(alphabet="./a~\0 ", max_size=12))
+def test_no_path_leaves_the_root(path: str) -> None:
+    root = Path("/data/root")
+    try:
+        found = locate(root, path)
+    except DataError:
+        return
+    assert Path(*found.parts[:3]) == root and ".." not in found.parts
+
+
+@pytest.mark.parametrize("path", ["../x.jpg", "long/../../x.jpg", "/etc/hostname", "a\0b"])
+def test_escaping_paths_are_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(DataError, match="leaves the data folder"):
+        draft(tmp_path, path).load()
+
+
+def test_several_images_keep_their_order_and_bytes(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "long/b.JPEG", "long/a.jpg")
+    media = draft(tmp_path, "long/b.JPEG", "long/a.jpg").load().media
+    assert [item.names for item in media] == [("0.jpg",), ("1.jpg",)]
+    assert media[0].data == ((tmp_path / "long/b.JPEG").read_bytes(),)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(b"", "empty"), (b"no picture", "cannot be decoded"), (picture()[:-40], "cannot be decoded")]
+)
+def test_broken_images_are_refused(tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(data)
+    with pytest.raises(DataError, match=words):
+        draft(tmp_path, "x.jpg").load()
+
+
+def test_missing_files_and_folders_in_place_of_files(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    for path in ("none.jpg", "folder.jpg", "n" * 400):
+        with pytest.raises(DataError, match="missing|not usable"):
+            draft(tmp_path, path).load()
+    with pytest.raises(DataError, match="missing"):
+        draft(tmp_path, video="video/none").load()
+
+
+def test_a_video_may_lack_its_extension_or_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "video" / "frames").mkdir(parents=True)
+    (tmp_path / "video" / "clip.mkv").write_bytes(b"x")
+    assert locate_video(tmp_path, "video/clip").name == "clip.mkv"
+    assert locate_video(tmp_path, "video/frames.mp4").name == "frames"
+
+
+def test_frames_are_in_natural_order(tmp_path: Path) -> None:
+    names = [f"frame{number}.jpg" for number in range(12)]
+    write_pictures(tmp_path / "video" / "v", *names)
+    (tmp_path / "video" / "v" / "notes.txt").write_text("no frame")
+    [media] = draft(tmp_path, video="video/v").load().media
+    assert media.kind == "frames" and media.names == tuple(f"f{number:03d}.jpg" for number in range(12))
+    assert media.data == tuple((tmp_path / "video" / "v" / name).read_bytes() for name in names)
+    [fewer] = draft(tmp_path, video="video/v").load(video="frames", num_frames=3).media
+    assert fewer.data == (media.data[0], media.data[5], media.data[11])
+
+
+def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "v", "0.jpg")
+    (tmp_path / "v" / "1.jpg").write_bytes(picture(30, 30))
+    with pytest.raises(DataError, match="differ in size"):
+        draft(tmp_path, video="v").load()
+
+
+def test_a_real_video_is_kept_or_turned_into_frames(shared_data: Path) -> None:
+    clip = draft(shared_data, video="video/video_90")
+    [kept] = clip.load(num_frames=2).media
+    assert kept.kind == "video" and kept.names == ("mov",)
+    group = clip.load(video="frames", num_frames=2)
+    [frames] = group.media
+    assert frames.kind == "frames" and frames.names == ("f000.jpg", "f001.jpg")
+    assert np.asarray(Image.open(io.BytesIO(frames.data[0]))).ndim == 3
+    assert group.meta["video"]["duration"] > 0 and len(group.meta["video"]["timestamps"]) == 2
+
+
+def test_a_corrupt_video_is_refused(shared_data: Path) -> None:
+    with pytest.raises(DataError):
+        draft(shared_data, video="video/corrupted.mp4").load()
+
+
+def test_the_category_is_the_first_folder() -> None:
+    assert category_of(("./safety/sub/1.png",), None) == "safety"
+    assert category_of((), "video/x") == "video"
+    assert [category_of(paths, None) for paths in ((), ("x.png",), ("../x/1.png",), ("/a/b.png",))] == ["unknown"] * 4

@@ -1,0 +1,122 @@
+"""A group survives the way into a sample and back, byte for byte, under a key that tars can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stand_ins.sample_groups import make_group, picture
+
+from mmrlhf.errors import DataError
+from mmrlhf.records.members import MAX_KEY_LENGTH, group_from_members, group_to_sample, natural_order, safe_key
+from mmrlhf.types import Media, PreferenceGroup, Response
+
+texts = st.text(max_size=20)
+responses = st.builds(
+    Response,
+    texts,
+    rank=st.none() | st.integers(1, 5),
+    critiques=st.dictionaries(texts, texts, max_size=2),
+    scores=st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=2),
+    reasons=st.dictionaries(texts, texts, max_size=2),
+    model=st.none() | texts,
+)
+media = st.lists(
+    st.one_of(
+        st.builds(lambda n, d: Media("image", (f"{n}.jpg",), (d,)), st.integers(0, 20), st.binary(max_size=9)),
+        st.builds(lambda d: Media("frames", ("f000.jpg", "f001.jpg"), (d, d[::-1])), st.binary(max_size=9)),
+        st.builds(lambda d: Media("video", ("mp4",), (d,)), st.binary(max_size=9)),
+    ),
+    max_size=3,
+    unique_by=lambda item: item.names,
+)
+groups = st.builds(
+    PreferenceGroup,
+    key=st.text(min_size=1).map(safe_key),
+    prompt=texts,
+    responses=st.lists(responses, min_size=1, max_size=4).map(tuple),
+    media=media.map(tuple),
+    category=texts,
+    source=texts,
+    licence=texts,
+    pairs=st.none() | st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))).map(tuple),
+    meta=st.dictionaries(texts, st.none() | st.integers() | st.lists(texts, max_size=2), max_size=2),
+)
+
+
+def unpack(sample: dict[str, Any], **changes: Any) -> PreferenceGroup:
+    members = {name: data for name, data in sample.items() if name not in ("__key__", "json")}
+    return group_from_members(sample["json"], {**members, **changes}, shard="s.tar", key=sample["__key__"])
+
+
+@given(groups)
+def test_round_trip(group: PreferenceGroup) -> None:
+    sample = group_to_sample(group)
+    assert list(sample)[:2] == ["__key__", "json"]
+    assert unpack(sample) == dataclasses.replace(group, shard="s.tar")
+
+
+@given(groups)
+def test_equal_groups_give_equal_bytes(group: PreferenceGroup) -> None:
+    turned = dataclasses.replace(group, meta=dict(reversed(group.meta.items())))
+    assert group_to_sample(group) == group_to_sample(turned)
+
+
+@given(st.text(), st.text())
+def test_keys_are_safe_and_do_not_collide(one: str, other: str) -> None:
+    key = safe_key(one)
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", key) and len(key) <= MAX_KEY_LENGTH
+    assert (key == safe_key(other)) == (one == other)
+
+
+def test_long_and_harmless_keys() -> None:
+    assert safe_key("073712_6205145") == "073712_6205145"
+    assert safe_key("a" * 200) != safe_key("a" * 201) and len(safe_key("a" * 200)) <= MAX_KEY_LENGTH
+    assert safe_key("a.b") != safe_key("a_b") and safe_key("a\n") != "a"
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True))
+def test_natural_order_is_numeric(numbers: list[int]) -> None:
+    names = [f"frame{number}.jpg" for number in numbers]
+    assert sorted(names, key=natural_order) == [f"frame{number}.jpg" for number in sorted(numbers)]
+
+
+def test_a_listed_member_that_is_absent_is_named() -> None:
+    sample = group_to_sample(make_group("k", num_images=2))
+    del sample["1.jpg"]
+    with pytest.raises(DataError, match=r"s\.tar:k:1\.jpg"):
+        unpack(sample)
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 99}, {"key": "other"}, {"responses": [3]}, {"media": None}, {"extra": 1}]
+)
+def test_records_of_another_shape_are_refused(change: dict[str, Any]) -> None:
+    sample = group_to_sample(make_group("k"))
+    sample["json"] = json.dumps({**json.loads(sample["json"]), **change}).encode()
+    with pytest.raises(DataError, match=r"s\.tar:k"):
+        unpack(sample)
+
+
+def test_other_peoples_records_find_their_media() -> None:
+    record = {"prompt": "p", "responses": [{"text": "a", "rank": 1}, {"text": "b", "rank": 2}], "category": "mcq"}
+    sample = {"__key__": "k", "json": json.dumps(record).encode()}
+    group = unpack(sample, **{"10.png": b"c", "2.png": b"b", "png": b"a", "txt": b"?"})
+    assert [item.names for item in group.media] == [("2.png",), ("10.png",), ("png",)]
+    assert group.key == "k" and group.category == "mcq" and group.ranked_pairs() == ((0, 1),)
+    clip = unpack(sample, **{"f1.jpg": b"b", "f0.jpg": b"a"})
+    assert [(item.kind, item.names) for item in clip.media] == [("frames", ("f0.jpg", "f1.jpg"))]
+    with pytest.raises(DataError, match="more than one video"):
+        unpack(sample, mp4=b"a", mkv=b"b")
+
+
+def test_other_peoples_records_that_name_absent_media_are_refused() -> None:
+    record = {"prompt": "p", "image": "long/1.jpg", "responses": [{"text": "a"}]}
+    with pytest.raises(DataError, match="lacks a member"):
+        unpack({"__key__": "k", "json": json.dumps(record).encode()})
+    assert unpack({"__key__": "k", "json": json.dumps(record).encode()}, jpg=picture()).media[0].names == ("jpg",)

@@ -1,0 +1,70 @@
+"""A function of the user's own is an importer; docs/data.md shows one, and this runs it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.records.draft import Draft, Rejection
+from mmrlhf.records.own import find_function, import_own, source_digest
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_ten_lines_of_the_documentation(here: Path, project: Path) -> None:
+    code = re.search(r"```python\n(# my_votes\.py\n.*?)```", (project / "docs" / "data.md").read_text(), re.DOTALL)
+    assert code is not None and len(code[1].strip().splitlines()) <= 10
+    (here / "my_votes.py").write_text(code[1])
+    (here / "votes.csv").write_text("id,file,question,good,bad\n1,a.jpg,what?,yes,no\n2,b.jpg,who?,me,you\n")
+    items = list(import_own(here, function="my_votes.read", source="votes"))
+    assert [type(item) for item in items] == [Draft, Draft]
+    first = items[0]
+    assert isinstance(first, Draft)
+    assert (first.id, first.images, first.group.prompt, first.group.source) == ("1", ("a.jpg",), "what?", "votes")
+    assert [(response.text, response.rank) for response in first.group.responses] == [("yes", 1), ("no", 2)]
+
+
+def test_pairs_are_regrouped_and_bad_records_listed(here: Path) -> None:
+    (here / "own_pairs.py").write_text(
+        "def read(root):\n"
+        "    yield {'id': 1, 'prompt': 'p', 'chosen': 'a', 'rejected': 'b', 'image': root.name}\n"
+        "    yield {'id': 1, 'prompt': 'p', 'chosen': 'a', 'rejected': 'c', 'image': root.name}\n"
+        "    yield {'id': 2, 'prompt': float('nan'), 'chosen': 'a', 'rejected': 'b'}\n"
+        "    yield 'text'\n"
+    )
+    items = list(import_own(here, function="own_pairs.read"))
+    assert [item.where.split(" ")[0] for item in items if isinstance(item, Rejection)] == [
+        "own_pairs.read:3:prompt",
+        "own_pairs.read:4",
+    ]
+    [draft] = [item for item in items if isinstance(item, Draft)]
+    assert len(draft.group.responses) == 3 and draft.images == (here.name,)
+    with pytest.raises(DataError, match="own_pairs.read:3"):
+        import_own(here, function="own_pairs.read", on_bad_line="error")
+
+
+def test_its_own_mistakes_are_not_caught(here: Path) -> None:
+    (here / "own_wrong.py").write_text("def read(root):\n    yield {}['id']\n\n\nnumber = 3\n")
+    with pytest.raises(KeyError):
+        import_own(here, function="own_wrong.read")
+    for name in ("own_wrong.number", "own_wrong.missing", "nowhere.read", "read", "", "own_wrong."):
+        with pytest.raises(ConfigError, match="importer cannot be found"):
+            find_function(name)
+    (here / "own_needs.py").write_text("import nothing_of_that_name\n")
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
+        find_function("own_needs.read")
+
+
+def test_another_code_is_another_source(here: Path) -> None:
+    (here / "own_source.py").write_text("def read(root):\n    return []\n")
+    before = source_digest("own_source.read")
+    (here / "own_source.py").write_text("def read(root):\n    return [1]\n")
+    assert source_digest("own_source.read") != before

@@ -1,0 +1,1 @@
+"""What tests stand on: small models, shards, servers, and scripts that run as processes of their own."""

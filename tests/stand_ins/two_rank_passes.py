@@ -1,0 +1,34 @@
+"""Started by torchrun: reference and answers on two ranks. Usage: two_rank_passes.py SHARDS POLICY OUT."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.inference.settings import PassSettings
+from mmrlhf.stages import generate, reference
+
+SETTINGS: dict[str, Any] = {"passes": PassSettings(groups_per_batch=2), "holdout": 0.3}
+ASKED: dict[str, Any] = {"num_samples": 3, "max_new_tokens": 6}
+
+
+def run(out: Path, shards: Path, policy: Path, runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make both artefacts."""
+    generate.BATCHES_PER_WINDOW = 2  # so that there are several windows
+    inputs: dict[str, Any] = {"shards": shards, "policy": policy, "runtime": runtime, **SETTINGS}
+    return reference.run(out / "reference", **inputs), generate.run(out / "generate", **inputs, **ASKED)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    shards, policy, out = map(Path, sys.argv[1:])
+    trainer = partial(L.Trainer, accelerator="cpu", devices=2, strategy="ddp")
+    run(out, shards, policy, Runtime(trainer=trainer, progress=False))

@@ -1,0 +1,206 @@
+"""`plan=true`: what is predicted from the index and the configuration is what training then does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from mmrlhf.chain.order import Node
+from mmrlhf.chain.runner import Runner
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.chain.store import Store
+from mmrlhf.feed.dataset import GroupDataset
+from mmrlhf.feed.plan import micro_batches
+from mmrlhf.feed.selection import Selection
+from mmrlhf.feed.weights import Mixing
+from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.models.families import base_model, language_layers, positions_for
+from mmrlhf.models.footprint import footprint
+from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.shards.index import Index
+from mmrlhf.stages import sft
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.templates import AnswerTemplate
+from mmrlhf.training import preview
+from mmrlhf.training.settings import Schedule, TrainSettings
+
+SCHEDULE = Schedule(epochs=2.0, groups_per_step=4, token_budget=300, holdout=0.3)
+
+
+def look_ahead(shards: Path, policy: Path, **changes: object) -> preview.Preview:
+    options: dict[str, Any] = {"template": AnswerTemplate(), "ranks": preview.Ranks(), **changes}
+    training = TrainSettings(schedule=options.pop("schedule", SCHEDULE))
+    return preview.preview_stage(shards=shards, checkpoint=policy, training=training, **options)
+
+
+def test_groups_pairs_and_steps_are_those_of_the_run(tmp_path: Path, small_shards: Path, small_policy: Path) -> None:
+    found = look_ahead(small_shards, small_policy)
+    index = Index.load(small_shards)
+    rows = index.split("train", SCHEDULE.holdout)
+    assert found.groups == len(rows) and found.pairs == sum(index.entries[int(row)].num_pairs for row in rows)
+    runtime = Runtime(trainer=partial(L.Trainer, accelerator="cpu", devices=1), loggers=lambda *_: [], progress=False)
+    training = TrainSettings(schedule=SCHEDULE, optim=OptimSettings(lr=1e-4))
+    summary = sft.run(tmp_path, shards=small_shards, policy=small_policy, training=training, runtime=runtime)
+    assert found.steps == summary["steps"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"selection": Selection(modalities=["image"])},
+        {"selection": Selection(responses=(3, None)), "limit": 5},
+        {"mixing": Mixing(balance=["modality"])},
+        {"max_steps": 1},
+    ],
+    ids=["images", "limit", "balanced", "max_steps"],
+)
+def test_an_epoch_is_planned_as_it_is_trained(
+    changes: dict[str, Any], tmp_path: Path, small_shards: Path, small_policy: Path
+) -> None:
+    """Filters, mixtures and limits count; what the run itself reports about its data is the same."""
+    schedule = replace(SCHEDULE, groups_per_step=2, **changes)
+    found = look_ahead(small_shards, small_policy, schedule=schedule)
+    runtime = Runtime(trainer=partial(L.Trainer, accelerator="cpu", devices=1), loggers=lambda *_: [], progress=False)
+    training = TrainSettings(schedule=schedule, optim=OptimSettings(lr=1e-4))
+    summary = sft.run(tmp_path, shards=small_shards, policy=small_policy, training=training, runtime=runtime)
+    assert (found.groups, found.steps) == (summary["data"]["groups_per_epoch"], summary["steps"])
+    whole = look_ahead(small_shards, small_policy)
+    assert (found.groups, found.pairs, found.text_tokens) != (whole.groups, whole.pairs, whole.text_tokens) or (
+        found.steps < whole.steps
+    )
+
+
+def test_a_frozen_copy_and_a_second_forward_take_memory(small_shards: Path, small_policy: Path) -> None:
+    alone, copied, twice = (
+        look_ahead(small_shards, small_policy, **changes).memory
+        for changes in ({}, {"frozen_copy": True}, {"forwards": 2})
+    )
+    assert copied["parameters"] == 2 * alone["parameters"] and copied["optimizer"] == alone["optimizer"]
+    assert alone["activations"] < twice["activations"] < 2 * alone["activations"]
+
+
+def test_it_fits_only_with_the_reserve(small_shards: Path, small_policy: Path) -> None:
+    """Ranks on a machine without GPUs share its memory, and the estimate leaves out temporaries."""
+    found = look_ahead(small_shards, small_policy)
+    needed = found.memory["total"]
+    assert [replace(found, device_bytes=room).fits for room in (1.2 * needed, 1.3 * needed, None)] == [
+        False,
+        True,
+        None,
+    ]
+    whole, half = preview.device_memory(1), preview.device_memory(2)
+    assert whole is not None and half is not None and (torch.cuda.is_available() or half == whole // 2)
+
+
+def test_tokens_are_close_and_the_budget_is_kept(small_shards: Path, small_policy: Path) -> None:
+    """Estimates aim a tenth above the truth; micro-batches that they fill hold no more tokens than they may."""
+    backbone, processor = load_backbone(small_policy, ModelSettings())
+    encoder = Encoder(processor, template=AnswerTemplate(), positions=positions_for(backbone))
+    dataset = GroupDataset(Index.load(small_shards), encoder)
+    rows = dataset.index.split("train", SCHEDULE.holdout)
+    dataset.calibrate(rows)
+    estimated, true = [dataset.cost(row) for row in rows], [dataset[row].num_tokens for row in rows]
+    assert 1.0 < sum(estimated) / sum(true) < 1.25
+    for budget in range(max(true), sum(true), 40):
+        bins = micro_batches(estimated, token_budget=budget, world_size=1)
+        assert all(sum(true[i] for i in members) <= budget for members in bins if len(members) > 1)
+    found = look_ahead(small_shards, small_policy)
+    assert found.text_tokens + found.visual_tokens == sum(estimated)
+
+
+def test_visual_tokens_are_the_encoders(small_shards: Path, small_policy: Path) -> None:
+    """Pictures of the drawn queries have the size of the tower, so the estimate is exact."""
+    backbone, processor = load_backbone(small_policy, ModelSettings())
+    encoder = Encoder(processor, template=AnswerTemplate(), positions=positions_for(backbone))
+    index = Index.load(small_shards)
+    image_token = backbone.config.image_token_id
+    visual = sum(
+        int((encoder(index.read(int(row))).prefix_ids == image_token).sum())
+        for row in index.split("train", SCHEDULE.holdout)
+    )
+    found = look_ahead(small_shards, small_policy)
+    # The estimate of a group also counts the few tokens of the turn that its pictures stand in.
+    assert visual <= found.visual_tokens <= visual + 16 * found.groups
+
+
+def test_more_ranks_make_fewer_micro_batches_and_share_the_language_model(
+    small_shards: Path, small_policy: Path
+) -> None:
+    one = look_ahead(small_shards, small_policy)
+    two = look_ahead(small_shards, small_policy, ranks=preview.Ranks(2, 2, sharded=True))
+    assert two.micro_batches_per_step <= one.micro_batches_per_step
+    assert 0.5 < two.memory["parameters"] / one.memory["parameters"] < 1
+    assert two.memory["optimizer"] < one.memory["optimizer"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [ModelSettings(), ModelSettings(language="lora", lora_rank=4, projector="frozen"), ModelSettings(vision="full")],
+    ids=["full", "lora", "vision"],
+)
+def test_parameters_are_those_of_the_model(settings: ModelSettings, small_policy: Path) -> None:
+    found = footprint(small_policy, settings)
+    model = PackedModel(load_backbone(small_policy, settings)[0], settings)
+    every = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found.sharded + found.replicated == every
+    assert found.trainable_sharded + found.trainable_replicated == trainable
+    memory = found.predict(row_tokens=100, label_tokens=10, num_shards=1)
+    assert memory["gradients"] == 4 * trainable and memory["optimizer"] == 8 * trainable
+    assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
+
+
+def test_saved_bytes_are_what_a_real_backward_keeps(small_policy: Path) -> None:
+    """Within a tenth of what autograd saves in the language model on real tensors; less when layers are recomputed."""
+    found = footprint(small_policy, ModelSettings())
+    model = PackedModel(load_backbone(small_policy, ModelSettings())[0], ModelSettings()).train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    length, width = 512, model.backbone.config.get_text_config().hidden_size
+    base: Any = base_model(model.backbone)
+    states = torch.zeros(1, length, width, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        base.language_model(inputs_embeds=states, use_cache=False)
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / length
+    assert len(language_layers(model.backbone)) == 2
+    assert found.saved_per_token == pytest.approx(measured, rel=0.1)
+    assert footprint(small_policy, ModelSettings(gradient_checkpointing=True)).saved_per_token < measured / 4
+
+
+def test_a_chain_is_previewed_without_training(
+    tmp_path: Path, small_shards: Path, small_policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shards that are there are enough; a checkpoint still to be trained looks like the one it starts from."""
+    settings, trains = {"training": TrainSettings(schedule=SCHEDULE)}, {"training": {}}
+    chain = [
+        # a pass over all data that no training stage's shards or checkpoint come from
+        Node("reference", "m.run", {"shards": str(small_shards), "policy": str(small_policy)}, ()),
+        Node("sft", "m.run", {"shards": str(small_shards), "policy": str(small_policy), **trains}, ()),
+        Node("mmdpo", "m.run", {"shards": str(small_shards), "policy": "stage:sft/model", **trains}, ("sft",)),
+        Node("late", "m.run", {"shards": "stage:mmdpo/x", "policy": str(small_policy), **trains}, ("mmdpo",)),
+    ]
+
+    def never(call: object) -> dict:
+        raise AssertionError("nothing may run")
+
+    runner = Runner(Store(tmp_path), never, runtime={"trainer": {"devices": 1}}, work=tmp_path)
+    found = preview.preview_chain(chain, runner, make=lambda node: settings)
+    assert list(found) == ["sft", "mmdpo", "late"]
+    assert found["sft"] == found["mmdpo"] == look_ahead(small_shards, small_policy)
+    assert isinstance(found["late"], str)
+    preview.show_previews(found)
+    screen = capsys.readouterr().out
+    assert "micro-batches per step" in screen and "fits" in screen and "late" in screen
