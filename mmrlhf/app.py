@@ -24,10 +24,11 @@ from omegaconf.errors import OmegaConfBaseException
 from mmrlhf.callbacks.loggers import Loggers, wandb_folders
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
 from mmrlhf.chain.order import Node, plan_chain, stage_function, with_paths
-from mmrlhf.chain.runner import Runner, StageCall, stopping_signal, was_interrupted, work_on
+from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.shares import has_share, job_shares, take_share
 from mmrlhf.chain.store import Artifact, Store, plain
+from mmrlhf.chain.worker import StageCall, work_on
 from mmrlhf.composition.checks import check_chain, check_checkpoints
 from mmrlhf.composition.config import (
     CONF,
@@ -41,7 +42,7 @@ from mmrlhf.composition.config import (
 from mmrlhf.composition.overrides import explain
 from mmrlhf.errors import UserError
 from mmrlhf.files import short_path, write_json
-from mmrlhf.processes import Group, leave_group
+from mmrlhf.processes import Group, TrainingInterrupted, leave_group
 from mmrlhf.reporting.outcome import record_failure, record_outcome, show_error, show_outcome
 from mmrlhf.sweeps.results import flatten, searched
 
@@ -94,12 +95,12 @@ def _job(config: DictConfig) -> float | None:
     except (UserError, WorkerFailed) as error:
         show_error(error)
         _stop(folder, error, sweeping, code=2 if isinstance(error, UserError) else 1)
+    except TrainingInterrupted as stop:
+        log.warning("%s; the same command continues", stop)
+        if sweeping:
+            record_failure(folder, stop)  # until it has gone on to its end
+        leave(stop)
     except Exception as error:
-        if was_interrupted(error):
-            log.warning("%s; the same command continues", error)
-            if sweeping:
-                record_failure(folder, error)  # until it has gone on to its end
-            leave(error)
         log.exception("this job failed; the sweep goes on" if sweeping else "the run failed")
         _stop(folder, error, sweeping, code=1)
     else:
@@ -122,10 +123,9 @@ def _searched(config: DictConfig, artifacts: Sequence[Artifact], folder: Path, d
         sys.exit(2)
 
 
-def leave(error: Exception) -> NoReturn:
+def leave(stop: TrainingInterrupted) -> NoReturn:
     """End after training has saved on a signal: with exit code 143, or as the launcher says whose signal it was."""
-    number = stopping_signal(error)
-    handed_on = number is not None and hand_on(number)
+    handed_on = stop.signal is not None and hand_on(stop.signal)
     # the first rank's launcher submits the job again; a failure of another rank could make srun end it before that
     sys.exit(0 if handed_on and Group.from_environment().rank > 0 else EXIT_INTERRUPTED)
 

@@ -1,11 +1,20 @@
-"""Paths and addresses, and files that a reader never sees half of."""
+"""Paths and addresses, and files and folders that a reader never sees half of."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+# from so many files on, one flush of the whole machine is cheaper than one for each
+_MANY_FILES = 256
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 
 
 def is_remote(place: object) -> bool:
@@ -13,11 +22,84 @@ def is_remote(place: object) -> bool:
     return isinstance(place, str) and "://" in place
 
 
+def publish_file(part: Path, final: Path) -> None:
+    """Give a finished file its name, after flushing it to disk: it is there in full, also after a power cut, or not."""
+    _sync(part)
+    os.replace(part, final)
+    _sync_folder(final.parent)
+
+
+def publish_folder(part: Path, final: Path) -> None:
+    """Give a finished folder its name, after flushing everything in it; a folder that has the name is replaced.
+
+    What writers that were killed left unfinished in it is removed.
+    """
+    for leftover in [path for path in part.rglob(".*.part") if _UNFINISHED.fullmatch(path.name)]:
+        _remove(leftover)
+    files = [path for path in part.rglob("*") if path.is_file() and not path.is_symlink()]
+    if len(files) < _MANY_FILES:
+        for path in files:
+            _sync(path)
+        for folder in {part, *(path.parent for path in files)}:
+            _sync_folder(folder)
+    else:
+        os.sync()
+    replaced = _unfinished(final)
+    with suppress(FileNotFoundError):
+        os.rename(final, replaced)
+    os.rename(part, final)
+    _sync_folder(final.parent)
+    _remove(replaced)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yield a place beside `path` to write to; what is there at the end becomes `path`, after an error nothing does.
+
+    The place is unique, whatever other processes on this machine or another write at the same time.
+    """
+    part = _unfinished(path)
+    try:
+        yield part
+        publish_file(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader never sees half of it."""
+    with written(path) as part:
+        part.write_bytes(data)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader never sees half of it."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # some network file systems cannot flush a folder
+        _sync(folder)
 
 
 def short_path(path: Path) -> str:

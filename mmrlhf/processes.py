@@ -16,6 +16,19 @@ from mmrlhf.errors import ConfigError
 PREEMPTION = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class TrainingInterrupted(Exception):
+    """Training stopped on a signal after saving; starting it again continues from that checkpoint.
+
+    Args:
+        message: which signal, behind which step, and where it is saved.
+        signal: the signal that this process received; None where it reached another rank only.
+    """
+
+    def __init__(self, message: str, signal: signal.Signals | None) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 def ignore_preemption(worker: int = 0) -> None:
     """Ignore the signals in a worker process: a cluster sends them to all, and the step still needs its workers."""
     for number in PREEMPTION:

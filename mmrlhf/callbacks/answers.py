@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import nn
 from typing_extensions import override
 
 from mmrlhf.callbacks.samples import log_samples
+from mmrlhf.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,7 @@ class HeldOutAnswers(L.Callback):
             if trainer.is_global_zero:
                 self._reference = {"answers": list(answers), "measures": _plain(self._measure(answers))}
                 self._folder.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(".part")
-                partial.write_text(json.dumps(self._reference, ensure_ascii=False))
-                os.replace(partial, path)
+                write_json(path, self._reference)
             trainer.strategy.barrier("reference answers")
 
     @override

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 import zipfile
@@ -25,15 +24,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from mmrlhf.callbacks.preemption import Preemption
+from mmrlhf.files import publish_file, publish_folder
+from mmrlhf.processes import TrainingInterrupted
 
 logger = logging.getLogger(__name__)
 
 COMMIT = "COMMIT"
 _NAME = re.compile(r"step-(\d+)\.ckpt")
-
-
-class TrainingInterrupted(Exception):
-    """Training stopped on a signal after saving; starting it again continues from that checkpoint."""
 
 
 class StepCheckpoint(Checkpoint):
@@ -104,7 +101,8 @@ class StepCheckpoint(Checkpoint):
     def _interrupted(self) -> TrainingInterrupted:
         return TrainingInterrupted(
             f"stopped by {self._preemption.cause} after step {self._saved_step}; saved in {self._folder}; "
-            "run it again to continue"
+            "run it again to continue",
+            self._preemption.received,
         )
 
     def save(self, trainer: L.Trainer) -> Path:
@@ -131,11 +129,10 @@ def commit(partial: Path, final: Path) -> None:
     if partial.is_dir():
         members = {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)}
         (partial / COMMIT).write_text(json.dumps(members, sort_keys=True))
-    for path in [*_files(partial), partial] if partial.is_dir() else [partial]:
-        _sync(path)
-    _remove(final)
-    os.replace(partial, final)
-    _sync(final.parent)
+    if final.is_dir() != partial.is_dir():  # of another strategy
+        _remove(final)
+    publish = publish_folder if partial.is_dir() else publish_file
+    publish(partial, final)
 
 
 def committed_checkpoints(folder: str | Path) -> list[Path]:
@@ -173,14 +170,6 @@ def _is_whole(path: Path) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

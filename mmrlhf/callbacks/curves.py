@@ -7,7 +7,6 @@ every new column. A resumed run drops what the interrupted one wrote past the re
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from mmrlhf.errors import DataError
+from mmrlhf.files import written
 
 FILE_NAME = "curves.csv"
 HEADER = ("step", "name", "value")
@@ -98,12 +98,10 @@ def _open_from(path: Path, step: int) -> None:
     """Create the file, or cut an existing one down to the rows before `step` (also a last line cut by a crash)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [row for row in _read_rows(path) if row[0] < step] if path.is_file() else []
-    partial = path.with_suffix(".part")
-    with partial.open("w", newline="") as file:
+    with written(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         writer.writerows(kept)
-    os.replace(partial, path)
 
 
 def _read_rows(path: Path) -> list[tuple[int, str, float]]:

@@ -7,7 +7,6 @@ to high. Like a curve file it is only appended to, and a resumed run drops what 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from mmrlhf.errors import DataError
+from mmrlhf.files import write_bytes
 
 FILE_NAME = "histograms.jsonl"
 NAMES = ("beta", "margin", "reward_margin")
@@ -128,9 +128,7 @@ def read_histograms(folder: Path) -> dict[str, list[Histogram]]:
 
 def _cut(path: Path, step: int) -> None:
     """Keep what was written up to a step."""
-    partial = path.with_suffix(".part")
-    partial.write_text("".join(json.dumps(asdict(row)) + "\n" for row in _read(path) if row.step <= step))
-    os.replace(partial, path)
+    write_bytes(path, "".join(json.dumps(asdict(row)) + "\n" for row in _read(path) if row.step <= step).encode())
 
 
 def _read(path: Path) -> list[Histogram]:

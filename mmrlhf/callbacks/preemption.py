@@ -53,6 +53,11 @@ class Preemption(L.Callback):
         self._take_back()
 
     @property
+    def received(self) -> signal.Signals | None:
+        """The signal that asked this rank to stop, if one did."""
+        return self._received
+
+    @property
     def cause(self) -> str:
         """What asked for the stop."""
         return self._received.name if self._received is not None else "a signal to another rank"

@@ -2,6 +2,7 @@
 
     <root>/<stage>/<first 12 digits>/           finished, read-only by convention, with `artifact.json`
     <root>/<stage>/<first 12 digits>.building/  under work, or left by a crash and continued by the next run
+    <root>/<stage>/<first 12 digits>.processes/ what the processes of one stage exchange while they run
     <root>/<stage>/<first 12 digits>.lock       held by the process that builds
 
 A folder becomes an artefact by rename, never half-written.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from mmrlhf.chain.fingerprint import ARTIFACT_FILE
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.errors import DataError
-from mmrlhf.files import write_json
+from mmrlhf.files import publish_folder, write_json
 from mmrlhf.terminal.lines import duration
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,11 @@ class Store:
         """Where the artefact is filled before it is finished; kept after a crash."""
         final = self.folder(recipe)
         return final.with_name(final.name + ".building")
+
+    def processes(self, recipe: Recipe) -> Path:
+        """Where the processes that fill an artefact together exchange their call and their results."""
+        final = self.folder(recipe)
+        return final.with_name(final.name + ".processes")
 
     def find(self, recipe: Recipe) -> Artifact | None:
         """Look for a finished artefact.
@@ -130,7 +135,9 @@ class Store:
         summary = plain(make(building))
         seconds = round(time.monotonic() - start, 3)
         write_json(building / ARTIFACT_FILE, self._record(recipe, summary, seconds))
-        os.rename(building, final)
+        if final.exists():
+            log.warning("%s: %s has no record of what made it and is replaced", recipe.stage, final)
+        publish_folder(building, final)
         # not before: a stage that is stopped in its last moment goes on from it
         shutil.rmtree(final / SCRATCH, ignore_errors=True)
         log.info("%s: built in %s", recipe.stage, duration(seconds))

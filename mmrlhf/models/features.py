@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from mmrlhf.errors import ConfigError, DataError, ModelError
+from mmrlhf.files import written
 from mmrlhf.models.families import base_model, joined_media, parts, vision_modules
 from mmrlhf.models.load import ModelSettings
 
@@ -216,9 +215,8 @@ def _nested(tensors: Mapping[str, Tensor]) -> dict[str, Features]:
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a file that is there in full or not at all, whoever else writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    save_file(tensors, part)
-    os.replace(part, path)
+    with written(path) as part:
+        save_file(tensors, part)
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Tensor]:

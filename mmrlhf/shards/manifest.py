@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf.errors import DataError
+from mmrlhf.files import write_bytes
 from mmrlhf.records.members import SCHEMA_VERSION
 from mmrlhf.shards.scan import SCHEMA, ShardScan
 
@@ -54,7 +54,7 @@ def write_index(folder: Path, scans: Sequence[ShardScan]) -> None:
     pq.write_table(
         table.replace_schema_metadata({"digest": digest}), buffer, compression="zstd", write_page_checksum=True
     )
-    _publish(folder / INDEX_FILE, buffer.getvalue())
+    write_bytes(folder / INDEX_FILE, buffer.getvalue())
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "creator": f"mmrlhf {_version()}",
@@ -63,7 +63,7 @@ def write_index(folder: Path, scans: Sequence[ShardScan]) -> None:
         "index_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
         "shards": [vars(shard) for shard in shards],
     }
-    _publish(folder / MANIFEST_FILE, (json.dumps(manifest, indent=1) + "\n").encode())
+    write_bytes(folder / MANIFEST_FILE, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def set_of_shard(shard: str) -> str:
@@ -193,9 +193,3 @@ def _version() -> str:
         return importlib.metadata.version("mmrlhf")
     except importlib.metadata.PackageNotFoundError:
         return "(not installed)"
-
-
-def _publish(path: Path, data: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from mmrlhf.errors import ConfigError, DataError, HubError
+from mmrlhf.files import publish_file, write_bytes
 from mmrlhf.shards.manifest import INDEX_FILE, MANIFEST_FILE, Shard, check_index, parse_manifest
 
 log = logging.getLogger(__name__)
@@ -72,8 +73,8 @@ class RemoteShards:
                 kept.unlink(missing_ok=True)  # written last, so that it vouches for the index beside it
                 index = self._attempt(INDEX_FILE, lambda store, path: store.cat_file(path))
                 check_index(parse_manifest(manifest, self.url), index, f"{self.url}/{INDEX_FILE}")
-                _write(folder / INDEX_FILE, index)
-                _write(kept, manifest)
+                write_bytes(folder / INDEX_FILE, index)
+                write_bytes(kept, manifest)
         return folder
 
     def add(self, shards: tuple[Shard, ...]) -> None:
@@ -123,7 +124,7 @@ class RemoteShards:
             with part.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
             if found == shard.sha256:
-                os.replace(part, path)
+                publish_file(part, path)
                 return
             part.unlink()
             log.warning("%s/%s arrived with other bytes%s", self.url, shard.name, "" if again else ", fetching it anew")
@@ -141,7 +142,6 @@ class RemoteShards:
                 read = partial(_range, start=have, end=end, shard=shard)
                 stream.write(self._attempt(shard.name, read))
                 stream.flush()
-            os.fsync(stream.fileno())
         if part.stat().st_size != shard.bytes:
             part.unlink()  # of another shard of this name, or of a server that sent too much
             self._fill(shard, part)
@@ -230,12 +230,6 @@ def _range(store: Any, path: str, *, start: int, end: int, shard: Shard) -> byte
     if not block or len(block) > end - start:
         raise OSError(f"asked for bytes {start} to {end}, got {len(block)}")
     return block
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 def _size_cap() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from mmrlhf.errors import DataError
+from mmrlhf.files import write_bytes
 
 KEY, HASH = "key", "response_hash"
 META_FILE, PARTS = "_meta.json", "part-*.parquet"
@@ -35,7 +35,7 @@ def begin_table(folder: Path, meta: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{META_FILE}.lock"):
         if not (folder / META_FILE).exists():
-            _publish(folder, META_FILE, (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
+            write_bytes(folder / META_FILE, (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
             return
         differs = _differences(_flatten(read_meta(folder)), _flatten(meta))
     if differs:
@@ -64,7 +64,7 @@ def write_part(folder: Path, name: str, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     data = buffer.getvalue()
-    _publish(folder, f"part-{name}-{zlib.crc32(data):08x}.parquet", data)
+    write_bytes(folder / f"part-{name}-{zlib.crc32(data):08x}.parquet", data)
 
 
 def read_part(path: Path, columns: list[str]) -> pa.Table:
@@ -87,19 +87,6 @@ def read_part(path: Path, columns: list[str]) -> pa.Table:
 def stored_keys(folder: Path) -> set[str]:
     """Keys of all groups in a table's parts; raises as `read_part`."""
     return {key for path in folder.glob(PARTS) for key in read_part(path, [KEY]).column(KEY).to_pylist()}
-
-
-def _publish(folder: Path, name: str, data: bytes) -> None:
-    """Write a file that is there in full, also after a power cut, or not at all."""
-    part = folder / f".{name}.tmp"
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / name)
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def _flatten(value: Any, name: str = "") -> dict[str, Any]:

@@ -8,7 +8,6 @@ record has to come first. The same groups give the same bytes.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from webdataset.writer import TarWriter
 
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.files import publish_file, written
 from mmrlhf.records.members import group_to_sample
 from mmrlhf.shards.manifest import write_index
 from mmrlhf.shards.scan import SCHEMA, ShardScan, scan_shard
@@ -106,12 +106,10 @@ class ShardSink:
         name = _NAME.format(len(self._scans))
         part = self._out / f"{name}.part"
         self._writer.close()
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
         self._stream.close()
         self._writer = self._stream = None
         self._groups = self._bytes = 0
-        os.replace(part, self._out / name)
+        publish_file(part, self._out / name)
         scan = scan_shard(self._out / name)
         self._record(scan, dict(note or {}))
 
@@ -154,9 +152,8 @@ class ShardSink:
 
     def _record(self, scan: ShardScan, note: dict[str, Any]) -> None:
         facts = json.dumps({"name": scan.name, "bytes": scan.bytes, "sha256": scan.sha256, "note": note})
-        part = self._out / f"{scan.name}{_DONE}.part"
-        pq.write_table(scan.rows.replace_schema_metadata({"scan": facts}), part)
-        os.replace(part, self._out / f"{scan.name}{_DONE}")
+        with written(self._out / f"{scan.name}{_DONE}") as part:
+            pq.write_table(scan.rows.replace_schema_metadata({"scan": facts}), part)
         self._scans.append(scan)
         self.notes.append(note)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.expansion.expanders import Expander
 from mmrlhf.expansion.request import INSTRUCTION, Request, make_request, refusals
-from mmrlhf.files import write_json
+from mmrlhf.files import write_json, written
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
 from mmrlhf.shards.writer import write_shards
@@ -251,8 +250,6 @@ def _in_words(estimate: Mapping[str, Any]) -> str:
 
 def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.tmp")
-    with part.open("w") as file:
+    with written(path) as part, part.open("w") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(part, path)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import lightning as L
 from torch import Tensor
 
-from mmrlhf.callbacks.checkpoints import StepCheckpoint, TrainingInterrupted, latest_checkpoint
+from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
 from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.callbacks.histograms import PairHistograms
 from mmrlhf.callbacks.ledger import EpochLedger
@@ -28,6 +28,7 @@ from mmrlhf.inference.passes import describe_source, describe_template
 from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.models.sharding import gather_state, is_sharded
+from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.tokens.processing import MediaSettings
@@ -86,7 +87,8 @@ def train(
     with preemption:
         seconds = _fit(trainer, module, bench, resume)
         if preemption.agreed(trainer):
-            raise TrainingInterrupted(f"stopped by {preemption.cause} behind the last step; run it again to continue")
+            problem = f"stopped by {preemption.cause} behind the last step; run it again to continue"
+            raise TrainingInterrupted(problem, preemption.received)
     summary: dict[str, Any] = {
         "steps": trainer.global_step,
         "groups_per_step": bench.schedule.groups_per_step,

@@ -18,13 +18,12 @@ from mmrlhf.callbacks import checkpoints
 from mmrlhf.callbacks.checkpoints import (
     COMMIT,
     StepCheckpoint,
-    TrainingInterrupted,
     commit,
     committed_checkpoints,
     latest_checkpoint,
 )
 from mmrlhf.callbacks.preemption import Preemption
-from mmrlhf.processes import PREEMPTION
+from mmrlhf.processes import PREEMPTION, TrainingInterrupted
 
 
 class Act(L.Callback):
@@ -238,7 +237,8 @@ sys.path.insert(0, {tests!r})
 from stand_ins.toy_training import Numbers, Toy, build_trainer
 from torch.distributed.fsdp import fully_shard
 from lightning.pytorch.strategies import ModelParallelStrategy
-from mmrlhf.callbacks.checkpoints import StepCheckpoint, TrainingInterrupted, latest_checkpoint
+from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
+from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.callbacks.preemption import Preemption
 
 class Sharded(Toy):

@@ -13,11 +13,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from mmrlhf.app import leave
-from mmrlhf.callbacks.checkpoints import TrainingInterrupted
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, PROJECT, hand_on, run_processes
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.store import Store
-from mmrlhf.processes import Group
+from mmrlhf.processes import Group, TrainingInterrupted
 
 WORKER = """
 import os, pathlib, signal, sys, time
@@ -81,12 +80,12 @@ def test_an_interrupted_job_leaves_as_its_launcher_says(monkeypatch: pytest.Monk
     before = signal.signal(signal.SIGUSR2, lambda number, frame: received.append(number))
     try:
         with pytest.raises(SystemExit) as stop:
-            leave(TrainingInterrupted("stopped by SIGUSR2 after step 3; saved in folder"))
+            leave(TrainingInterrupted("stopped by SIGTERM, says the text", signal.SIGUSR2))
         assert stop.value.code == code and received == [signal.SIGUSR2]
         with pytest.raises(SystemExit, match=str(EXIT_INTERRUPTED)):
-            leave(TrainingInterrupted("stopped by SIGTERM after step 3; saved in folder"))
+            leave(TrainingInterrupted("stopped by SIGUSR2, says the text", signal.SIGTERM))
         with pytest.raises(SystemExit, match=str(EXIT_INTERRUPTED)):
-            leave(TrainingInterrupted("stopped by a signal to another rank after step 3"))
+            leave(TrainingInterrupted("stopped by SIGUSR2 to another rank", None))
         assert len(received) == 1
     finally:
         signal.signal(signal.SIGUSR2, before)

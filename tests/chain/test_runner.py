@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, single_process
+from mmrlhf.chain.launch import WorkerFailed, single_process
 from mmrlhf.chain.order import plan_chain, stage_function, with_paths
-from mmrlhf.chain.runner import Runner, StageCall, read_error, work_on, write_error
+from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.store import Artifact, Store
+from mmrlhf.chain.worker import StageCall, read_error, work_on, write_error
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.processes import Group, count_devices, outside_group
+from mmrlhf.processes import Group, TrainingInterrupted, count_devices, outside_group
 
 FAKE = "stand_ins.fake_stages"
 ALONE = {"trainer": {"devices": 1, "accelerator": "cpu", "num_nodes": 1}}
@@ -92,17 +94,17 @@ def test_a_failed_stage_is_continued(tmp_path: Path) -> None:
     assert _run(tmp_path, "bad", nodes)[0].summary == {"continued": True}
 
 
-def test_several_processes_for_a_distributed_stage(tmp_path: Path, launched: dict) -> None:
+def test_several_processes_for_a_distributed_stage(tmp_path: Path, launched: list) -> None:
     runtime = {"trainer": {"devices": 2, "accelerator": "cpu", "num_nodes": 1, "strategy": "ddp"}}
     artifacts = _run(tmp_path, "sft", runtime=runtime, distributed=["sft"])
     assert artifacts[1].summary == {"letters": 3, "rate": 0.1, "world": 2}
     assert {item.name for item in artifacts[1].folder.glob("rank*")} == {"rank0", "rank1"}
-    call = StageCall.load(tmp_path / "work" / "sft" / "call.json")
+    (call,) = launched
     assert call.runtime["trainer"]["devices"] == 2 and call.settings["data"] == str(artifacts[0].folder)
-    assert launched == {"sft": 2}, "the other stage ran here"
+    assert not list(tmp_path.glob("store/sft/*.processes")), "what they exchanged is of no use any more"
 
 
-def test_a_users_mistake_comes_through_from_a_process(tmp_path: Path, launched: dict) -> None:
+def test_a_users_mistake_comes_through_from_a_process(tmp_path: Path, launched: list) -> None:
     nodes = {"bad": {"_target_": f"{FAKE}.failing"}}
     runtime = {"trainer": {"devices": 2, "accelerator": "cpu"}}
     with pytest.raises(DataError, match="damaged") as error:
@@ -110,16 +112,16 @@ def test_a_users_mistake_comes_through_from_a_process(tmp_path: Path, launched: 
     assert error.value.where == "shard-7" and error.value.fix == "delete it"
 
 
-def test_a_preempted_process_ends_the_run_without_a_result(tmp_path: Path, launched: dict, caplog: Any) -> None:
+def test_a_preempted_process_ends_the_run_without_a_result(tmp_path: Path, launched: list) -> None:
     nodes = {"bad": {"_target_": f"{FAKE}.failing", "kind": "preempted"}}
     runtime = {"trainer": {"devices": 2, "accelerator": "cpu"}}
-    with pytest.raises(SystemExit, match=str(EXIT_INTERRUPTED)):
+    with pytest.raises(TrainingInterrupted, match="after step 3") as stop:
         _run(tmp_path, "bad", nodes, runtime=runtime, distributed=["bad"])
-    assert "after step 3; the same command continues" in caplog.text
+    assert stop.value.signal is signal.SIGUSR1, "of the rank that knows it, whichever came first"
     assert list(tmp_path.glob("store/bad/*.building")), "what it has is kept"
 
 
-def test_any_other_failure_of_a_process_names_the_log(tmp_path: Path, launched: dict) -> None:
+def test_any_other_failure_of_a_process_names_the_log(tmp_path: Path, launched: list) -> None:
     nodes = {"bad": {"_target_": f"{FAKE}.failing", "kind": "bug"}}
     runtime = {"trainer": {"devices": 2, "accelerator": "cpu"}}
     with pytest.raises(WorkerFailed, match="processes.log"):
@@ -127,13 +129,13 @@ def test_any_other_failure_of_a_process_names_the_log(tmp_path: Path, launched: 
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[StageCall]:
     """Run the processes of a stage one after another in this one (test_app starts real ones)."""
-    calls: dict[str, int] = {}
+    calls: list[StageCall] = []
 
     def run_processes(arguments: list[str], *, num_processes: int, log_file: Path, workers: Any) -> int:
         call_file = Path(arguments[-1])
-        calls[call_file.parent.name] = num_processes
+        calls.append(StageCall.load(call_file))
         monkeypatch.setenv("WORLD_SIZE", str(num_processes))
         try:
             for rank in reversed(range(num_processes)):
@@ -145,7 +147,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
             return 1
         return 0
 
-    monkeypatch.setattr("mmrlhf.chain.runner.run_processes", run_processes)
+    monkeypatch.setattr("mmrlhf.chain.worker.run_processes", run_processes)
     return calls
 
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from stand_ins.elastic_stage import EPOCHS, GROUPS_PER_STEP, train
 
-from mmrlhf.callbacks.checkpoints import TrainingInterrupted, latest_checkpoint
+from mmrlhf.callbacks.checkpoints import latest_checkpoint
+from mmrlhf.processes import TrainingInterrupted
 
 SCRIPT = Path(__file__).parents[1] / "stand_ins" / "elastic_stage.py"
 

@@ -18,9 +18,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from mmrlhf.callbacks.checkpoints import TrainingInterrupted
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.stages import sft
 from mmrlhf.training.settings import Schedule, TrainSettings
 from mmrlhf.types import StepBatch

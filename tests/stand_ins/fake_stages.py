@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.callbacks.checkpoints import TrainingInterrupted
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.processes import TrainingInterrupted
 
 
 class Positive:
@@ -50,6 +50,9 @@ def two_inputs(out: Path, *, tables: list[str], thing: Positive | None = None, r
 
 def failing(out: Path, *, kind: str = "user", runtime: Any) -> dict[str, Any]:
     """Leave something behind and fail, or succeed where something is left."""
+    if kind == "preempted":
+        (out / "half").touch()
+        raise TrainingInterrupted("stopped after step 3", None if int(os.environ.get("RANK", 0)) else signal.SIGUSR1)
     if (out / "half").exists():
         return {"continued": True}
     (out / "half").touch()
@@ -57,8 +60,6 @@ def failing(out: Path, *, kind: str = "user", runtime: Any) -> dict[str, Any]:
         raise DataError("a shard is damaged", where="shard-7", fix="delete it")
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "preempted":
-        raise TrainingInterrupted("stopped after step 3")
     raise RuntimeError("a bug")
 
 

@@ -15,13 +15,14 @@ import pytest
 import torch
 from stand_ins.small_training import SCHEDULE, TRAINING, assert_same, weights
 
-from mmrlhf.callbacks.checkpoints import TrainingInterrupted, latest_checkpoint
+from mmrlhf.callbacks.checkpoints import latest_checkpoint
 from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select
 from mmrlhf.feed.weights import Mixing
 from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import sft
 from mmrlhf.training.settings import Schedule
