@@ -20,7 +20,7 @@ CHECKPOINT_INPUTS = ("base", "policy", "trained")
 
 
 def check_checkpoints(config: DictConfig, chain: Sequence[Node]) -> None:
-    """Make sure that hub ids can be had and that folders are of the right family, before data are prepared for them.
+    """Make sure that hub ids can be had and that folders hold whole models, before data are prepared for them.
 
     Comes first, because a hub that cannot be reached is soon known and everything else takes seconds to import.
     """
@@ -30,9 +30,9 @@ def check_checkpoints(config: DictConfig, chain: Sequence[Node]) -> None:
         if name is None or name not in used or name.startswith("stage:"):
             continue
         if Path(name).expanduser().is_dir():
-            from mmrlhf.models.load import check_family
+            from mmrlhf.models.load import check_folder
 
-            check_family(name, make(plain_settings(config.model, "model"), "model")["settings"])
+            check_folder(name, make(plain_settings(config.model, "model"), "model")["settings"])
         elif _may_be_hub_id(name):
             from mmrlhf.models.hub import check_checkpoint
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextToText
+from transformers import AttentionInterface, AutoModelForImageTextToText
 
 from mmrlhf.models.families import LANGUAGE_NAMES, base_model, parts
-from mmrlhf.models.load import ModelSettings, set_trainable
+from mmrlhf.models.load import ModelSettings, load_config
+from mmrlhf.models.trainable import set_trainable
 
 _NAME = "footprint"
 _TOKENS = 256
@@ -70,7 +71,7 @@ class Footprint:
 
 def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
     """Read a checkpoint's configuration and count."""
-    config = AutoConfig.from_pretrained(path)
+    config = load_config(path)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
         set_trainable(model, settings)

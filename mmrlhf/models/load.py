@@ -1,22 +1,29 @@
-"""Load a stock checkpoint, say which of its parts train, and how it runs."""
+"""Load a stock checkpoint: its family, all of its weights and its processor, or an error that says what is wrong."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from peft import LoraConfig, PeftModel, get_peft_model
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging as transformers_logging
 
 from mmrlhf.errors import ConfigError, HubError, ModelError
-from mmrlhf.models.families import adaptable_layers, check_packable, parts, vision_modules
+from mmrlhf.models.families import check_packable
+from mmrlhf.models.loading_info import check_loading
+from mmrlhf.models.weight_files import read_headers, read_json
 
-log = logging.getLogger(__name__)
-
+# what transformers and the libraries below it raise at files that are not what they should be
+_UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
+_MEDIA_TOKENS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 PARTS = ("vision", "projector", "language")
 _CHOICES = {
     "precision": ("float32", "bf16"),
@@ -73,30 +80,130 @@ class ModelSettings:
 
 
 def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Load a checkpoint and its processor from a folder or the hub.
+    """Load a checkpoint and its processor from a folder or the hub; code that lies beside it is never run.
 
     Raises:
         HubError: where the hub cannot be reached.
-        ModelError: a folder that is no checkpoint, another family than `settings.family`, or layers that cannot be
-            packed.
+        ModelError: a folder that is no checkpoint, weights that are not exactly its model's, a processor that does not
+            fit, another family than `settings.family`, or layers that cannot be packed.
     """
-    check_family(path, settings)
-    try:
-        backbone = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
-        processor = AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            "this checkpoint cannot be loaded",
-            where=str(path),
-            given=str(error).splitlines()[0],
-            expected="config.json, safetensors and processor files of a transformers image-text-to-text model",
-        ) from error
+    backbone, processor = _load(path, settings, "cpu"), load_processor(path)
     reason = check_packable(backbone)
     if reason and settings.layout == "packed":
         raise ModelError(
             "this model cannot read a packed row", where=str(path), given=reason, fix="set model.settings.layout=rows"
         )
-    return backbone, cast(ProcessorMixin, processor)
+    check_vocabulary(backbone.config, processor, _num_rows(backbone), where=path)
+    return backbone, processor
+
+
+def check_folder(path: str | Path, settings: ModelSettings) -> None:
+    """Find out whether `load_backbone` would load a folder, without holding its weights.
+
+    Raises ModelError, as `load_backbone`.
+    """
+    backbone, processor = _load(path, settings, "meta"), load_processor(path)
+    check_vocabulary(backbone.config, processor, _num_rows(backbone), where=path)
+
+
+def _load(path: str | Path, settings: ModelSettings, device: str) -> PreTrainedModel:
+    """The model alone, all of whose weights come from its checkpoint; on `meta` they are looked at and dropped."""
+    check_family(path, settings)
+    if Path(path).is_dir():
+        read_headers(Path(path))
+    try:
+        with _without_report():
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                path,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                device_map=device if device != "cpu" else None,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named by `check_loading`
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    except _UNREADABLE as error:
+        raise ModelError(
+            "this checkpoint cannot be loaded",
+            where=str(path),
+            given=_first_line(error),
+            expected="config.json, safetensors and processor files of a transformers image-text-to-text model",
+        ) from error
+    backbone, info = loaded
+    check_loading(info, total=len(backbone.state_dict()), model=type(backbone).__name__, where=path)
+    return backbone
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Leave out transformers' own table of the tensors that do not fit; `check_loading` says it in a few lines."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def load_processor(path: str | Path) -> ProcessorMixin:
+    """Load a checkpoint's processor.
+
+    Raises:
+        ModelError: none there (or a tokenizer only), a damaged one, one without a chat template.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except (*_UNREADABLE, ImportError) as error:
+        raise _no_processor(path, _first_line(error)) from error
+    if not isinstance(processor, ProcessorMixin):
+        raise _no_processor(path, f"only a {type(processor).__name__}")
+    if not processor.chat_template:
+        raise ModelError(
+            "this checkpoint has no chat template, so nothing says how a question is put to it",
+            where=str(path),
+            given="neither chat_template.jinja nor a chat_template in the processor's files",
+            expected="the template that the model was trained with",
+            fix="take an instruction-tuned checkpoint, or put its chat_template.jinja into the folder",
+        )
+    return processor
+
+
+def _no_processor(path: str | Path, given: str) -> ModelError:
+    return ModelError(
+        "this checkpoint's processor cannot be loaded",
+        where=str(path),
+        given=given,
+        expected="the files that processor.save_pretrained writes: processor_config.json (or "
+        "preprocessor_config.json), tokenizer.json, tokenizer_config.json, chat_template.jinja",
+        fix="copy them from the checkpoint that this one was made from",
+    )
+
+
+def check_vocabulary(config: Any, processor: Any, num_rows: int, *, where: object) -> None:
+    """Compare the tokens that a processor can write with the rows (num_rows) of the model's embedding.
+
+    Raises:
+        ModelError: tokens behind the last row; names the highest, and the image token where it is one of them.
+    """
+    named = {name: getattr(config, name, None) for name in _MEDIA_TOKENS}
+    beyond = [f"{name} is {number}" for name, number in named.items() if isinstance(number, int) and number >= num_rows]
+    if len(processor.tokenizer) > num_rows:
+        beyond.append(f"the tokenizer has {len(processor.tokenizer)} tokens")
+    if beyond:
+        raise ModelError(
+            "this checkpoint's tokenizer has tokens for which its model has no embedding",
+            where=str(where),
+            given=f"{num_rows} rows of the embedding; {', '.join(beyond)}",
+            expected="a row for every token",
+            fix="give the processor that was saved with these weights, or resize the embedding "
+            "(model.resize_token_embeddings) and save both",
+        )
+
+
+def _num_rows(backbone: PreTrainedModel) -> int:
+    embedding: Any = backbone.get_input_embeddings()
+    return embedding.weight.shape[0]
 
 
 def check_family(path: str | Path, settings: ModelSettings) -> None:
@@ -104,7 +211,7 @@ def check_family(path: str | Path, settings: ModelSettings) -> None:
 
     Raises HubError and ModelError, as `load_backbone`.
     """
-    config = _load_config(path)
+    config = load_config(path)
     if settings.family and config.model_type != settings.family:
         raise ModelError(
             "a checkpoint of another family",
@@ -115,17 +222,20 @@ def check_family(path: str | Path, settings: ModelSettings) -> None:
         )
 
 
-def _load_config(path: str | Path) -> Any:
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise ModelError(
-            "this folder is not a model checkpoint",
-            where=str(path),
-            given="no config.json in it",
-            expected="a folder written by save_pretrained (config.json, *.safetensors, processor files)",
-            fix="give the folder itself in model.path, or a hub id",
-        )
+def load_config(path: str | Path) -> Any:
+    """Read a checkpoint's config; HubError and ModelError as `load_backbone`."""
+    if Path(path).exists():
+        if not (Path(path) / "config.json").is_file():
+            raise ModelError(
+                "this folder is not a model checkpoint",
+                where=str(path),
+                given="no config.json in it",
+                expected="a folder written by save_pretrained (config.json, *.safetensors, processor files)",
+                fix=_fix_without_config(Path(path)),
+            )
+        read_json(Path(path) / "config.json")
     try:
-        return AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
         raise HubError(
             f"neither a folder on this machine nor reachable on the hub: {path}",
@@ -134,59 +244,22 @@ def _load_config(path: str | Path) -> Any:
             expected="a hub id that can be fetched now, or a folder with the checkpoint",
             fix="download the checkpoint where there is a network and give its folder: model.path=DIR",
         ) from error
-    except ValueError as error:
-        raise ModelError("unknown model type", where=str(path), given=str(error).splitlines()[0]) from error
+    except (*_UNREADABLE, ImportError) as error:
+        raise ModelError(
+            "unknown model type",
+            where=str(path),
+            given=_first_line(error),
+            expected="a model_type that this transformers knows; code in the folder is not run",
+        ) from error
+    return config
 
 
-def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftModel | None:
-    """Freeze, free or adapt the parts of a backbone in place; returns the adapter's owner where LoRA is used."""
-    adapters = None
-    adapted = [name for part in PARTS if getattr(settings, part) == "lora" for name in _layers_to_adapt(backbone, part)]
-    if adapted:
-        config = LoraConfig(
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
-            lora_dropout=settings.lora_dropout,
-            target_modules=adapted + (_head_to_adapt(backbone) if settings.lora_head else []),
-        )
-        adapters = cast(PeftModel, get_peft_model(backbone, config))
-    for part, parameters in parts(backbone).items():
-        mode = getattr(settings, part)
-        for parameter in parameters:
-            if mode != "lora":
-                parameter.requires_grad_(mode == "full")
-    if settings.vision == "frozen":
-        for module in vision_modules(backbone):
-            module.eval()
-    if settings.gradient_checkpointing:
-        # transformers 5.23 renamed the method; the older name is the one that releases before it have.
-        enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    return adapters
+def _fix_without_config(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "these are adapters (peft): merge them into their base and give the merged model's folder"
+    return "give the folder itself in model.path, or a hub id"
 
 
-def _layers_to_adapt(backbone: PreTrainedModel, part: str) -> list[str]:
-    """Names of a part's linear maps; ConfigError where it has none (Gemma 3's projector is a bare matrix)."""
-    names = adaptable_layers(backbone, part)
-    if not names:
-        raise ConfigError(
-            f"the {part} of this model has no linear map that adapters could be put on",
-            where=f"model.settings.{part}",
-            given="lora",
-            expected="frozen or full",
-        )
-    return names
-
-
-def _head_to_adapt(backbone: PreTrainedModel) -> list[str]:
-    """The name of the language-model head; ConfigError where it is also the embedding, which would change, too."""
-    head, embedding = backbone.get_output_embeddings(), backbone.get_input_embeddings()
-    if head is None or head.weight is embedding.weight:
-        raise ConfigError(
-            "this model's head is also its embedding, so it cannot have adapters of its own",
-            where="model.settings.lora_head",
-            given=True,
-            expected="a checkpoint with tie_word_embeddings=false",
-            fix="leave lora_head out",
-        )
-    return [name for name, module in backbone.named_modules() if module is head]
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

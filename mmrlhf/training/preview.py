@@ -10,13 +10,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
 from mmrlhf.chain.order import Node, parse_reference
 from mmrlhf.chain.runner import Runner
@@ -26,6 +25,7 @@ from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.selection import select
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
+from mmrlhf.models.load import load_config, load_processor
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
@@ -123,7 +123,7 @@ def preview_stage(
             forwards=forwards,
             frozen_copy=frozen_copy,
         ),
-        vision_features=visual * bytes_per_token(AutoConfig.from_pretrained(checkpoint), model.precision),
+        vision_features=visual * bytes_per_token(load_config(checkpoint), model.precision),
         device_bytes=device_memory(ranks.on_machine),
     )
 
@@ -137,7 +137,7 @@ def _open_data(
         index, "train", holdout=schedule.holdout, limit=schedule.limit, selection=schedule.selection
     )  # fmt: skip
     encoder = Encoder(
-        cast(ProcessorMixin, AutoProcessor.from_pretrained(checkpoint)),
+        load_processor(checkpoint),
         template=template,
         positions=lambda ids, media: torch.arange(len(ids))[None],
         media=training.media,

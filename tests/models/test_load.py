@@ -9,8 +9,9 @@ from stand_ins.tiny_models import AVAILABLE
 
 from mmrlhf.errors import ConfigError, HubError, ModelError
 from mmrlhf.models.families import check_packable, language_layers, parts
-from mmrlhf.models.load import ModelSettings, load_backbone, set_trainable
+from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.models.random_checkpoints import build_tiny
+from mmrlhf.models.trainable import set_trainable
 
 
 def test_another_family_is_refused(tiny_folders: dict[str, Path]) -> None:

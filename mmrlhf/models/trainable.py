@@ -1,0 +1,66 @@
+"""Which parts of a loaded backbone train: frozen, in full, or by adapters (LoRA)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from mmrlhf.errors import ConfigError
+from mmrlhf.models.families import adaptable_layers, parts, vision_modules
+from mmrlhf.models.load import PARTS, ModelSettings
+
+
+def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftModel | None:
+    """Freeze, free or adapt the parts of a backbone in place; returns the adapter's owner where LoRA is used."""
+    adapters = None
+    adapted = [name for part in PARTS if getattr(settings, part) == "lora" for name in _layers_to_adapt(backbone, part)]
+    if adapted:
+        config = LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
+            lora_dropout=settings.lora_dropout,
+            target_modules=adapted + (_head_to_adapt(backbone) if settings.lora_head else []),
+        )
+        adapters = cast(PeftModel, get_peft_model(backbone, config))
+    for part, parameters in parts(backbone).items():
+        mode = getattr(settings, part)
+        for parameter in parameters:
+            if mode != "lora":
+                parameter.requires_grad_(mode == "full")
+    if settings.vision == "frozen":
+        for module in vision_modules(backbone):
+            module.eval()
+    if settings.gradient_checkpointing:
+        # transformers 5.23 renamed the method; the older name is the one that releases before it have.
+        enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return adapters
+
+
+def _layers_to_adapt(backbone: PreTrainedModel, part: str) -> list[str]:
+    """Names of a part's linear maps; ConfigError where it has none (Gemma 3's projector is a bare matrix)."""
+    names = adaptable_layers(backbone, part)
+    if not names:
+        raise ConfigError(
+            f"the {part} of this model has no linear map that adapters could be put on",
+            where=f"model.settings.{part}",
+            given="lora",
+            expected="frozen or full",
+        )
+    return names
+
+
+def _head_to_adapt(backbone: PreTrainedModel) -> list[str]:
+    """The name of the language-model head; ConfigError where it is also the embedding, which would change, too."""
+    head, embedding = backbone.get_output_embeddings(), backbone.get_input_embeddings()
+    if head is None or head.weight is embedding.weight:
+        raise ConfigError(
+            "this model's head is also its embedding, so it cannot have adapters of its own",
+            where="model.settings.lora_head",
+            given=True,
+            expected="a checkpoint with tie_word_embeddings=false",
+            fix="leave lora_head out",
+        )
+    return [name for name, module in backbone.named_modules() if module is head]

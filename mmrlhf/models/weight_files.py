@@ -1,0 +1,141 @@
+"""The tensors that a checkpoint folder says it holds: its safetensors headers, without reading a tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from mmrlhf.errors import ModelError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_MERGE = "load the base with transformers, then PeftModel.from_pretrained(base, FOLDER).merge_and_unload()"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Type as safetensors writes it (`F32`, `BF16`) and shape of one stored tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_headers(folder: Path) -> dict[str, StoredTensor]:
+    """Read names, types and shapes of all tensors of a checkpoint folder.
+
+    Raises:
+        ModelError: no safetensors, an index that names absent shards or is no index, a file that is cut off.
+    """
+    found: dict[str, StoredTensor] = {}
+    for file in weight_files(folder):
+        found |= read_header(file)
+    return found
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """Read the header of one safetensors file; ModelError where the file is damaged or cut off."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}
+            return {name: StoredTensor(each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            "this weight file is damaged or cut off",
+            where=file,
+            given=f"{file.stat().st_size if file.exists() else 0} bytes: {error}",
+            expected="a whole safetensors file",
+            fix="copy or download it again, and compare its size with the original's",
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights, as transformers chooses them: `model.safetensors`, or an index's shards.
+
+    Raises:
+        ModelError: as `read_headers`.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise _without_weights(folder)
+    names = sorted(set(_weight_map(folder / INDEX).values()))
+    absent = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if absent:
+        raise ModelError(
+            "files that this checkpoint's index names are not there",
+            where=folder / INDEX,
+            given=f"{len(absent)} of {len(names)} absent: {some(absent)}",
+            expected="every file that the index names, in the same folder",
+            fix="copy or download the absent ones",
+        )
+    return [folder / name for name in names]
+
+
+def some(names: list[str], number: int = 4) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:number]) + (f" and {len(names) - number} more" if len(names) > number else "")
+
+
+def _weight_map(index: Path) -> Mapping[str, str]:
+    content = read_json(index)
+    names = content.get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise ModelError(
+            "this is no index of weight files",
+            where=index,
+            given="no usable weight_map",
+            expected='{"weight_map": {tensor: file, ...}}, as save_pretrained writes it',
+        )
+    return names
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a checkpoint folder; ModelError where it is none, or not UTF-8."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # a UnicodeDecodeError is a ValueError
+        raise ModelError(
+            "this file of a checkpoint cannot be read", where=file, given=error, expected="a JSON object in UTF-8"
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelError(
+            "this file of a checkpoint holds no object",
+            where=file,
+            given=type(content).__name__,
+            expected="a JSON object",
+        )
+    return content
+
+
+def _without_weights(folder: Path) -> ModelError:
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if (folder / "adapter_config.json").is_file():
+        return ModelError(
+            "this folder holds adapters (peft), not a model",
+            where=folder,
+            given="adapter_config.json without model.safetensors",
+            expected="a whole checkpoint",
+            fix=f"merge them: {_MERGE}.save_pretrained(NEW); give NEW",
+        )
+    if pickled:
+        return ModelError(
+            "this checkpoint's weights are pickled, and unpickling runs whatever a file says",
+            where=folder,
+            given=some(pickled),
+            expected=f"{WEIGHTS}, or shards with {INDEX}",
+            fix="if you trust the file: AutoModelForImageTextToText.from_pretrained(FOLDER).save_pretrained(NEW); "
+            "give NEW with the processor's files",
+        )
+    other = sorted(path.name for path in folder.glob("*.safetensors"))
+    return ModelError(
+        "this folder holds no weights",
+        where=folder,
+        given=f"neither {WEIGHTS} nor {INDEX}" + (f", but {some(other)}" if other else ""),
+        expected="a folder written by save_pretrained (config.json, *.safetensors, processor files)",
+        fix="copy the absent files" if other else "give the folder itself in model.path, or a hub id",
+    )
