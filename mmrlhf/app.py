@@ -39,6 +39,7 @@ from mmrlhf.composition.config import (
     stage_names,
     user_inputs,
 )
+from mmrlhf.composition.help_page import asks_for_help, help_page
 from mmrlhf.composition.overrides import explain
 from mmrlhf.errors import UserError
 from mmrlhf.files import short_path, write_json
@@ -56,6 +57,11 @@ def main() -> None:
     """Run what the command line asks for; exit code 0, 2 for a mistake of the user's, 1 for anything else."""
     if sys.argv[1:2] == ["--worker"]:
         sys.exit(_worker(Path(sys.argv[2])))
+    if asks_for_help(sys.argv[1:]):
+        print(help_page())
+        return
+    if sys.argv[1:2] == ["settings"]:
+        sys.exit(_settings(sys.argv[2:]))
     words = sys.argv[1:]
     if Group.from_environment().rank > 0:
         sys.argv += _QUIET_RANK  # one run folder and one voice for a group of processes
@@ -76,6 +82,21 @@ def main() -> None:
         if not collect_lost(error):
             raise
         sys.exit(1)
+
+
+def _settings(words: Sequence[str]) -> int:
+    """Print settings with their values and explanations (`python run.py settings [KEY ...] [GROUP=OPTION ...]`)."""
+    from mmrlhf.composition.listing import as_text, list_settings
+
+    try:
+        print(as_text(list_settings(words)))
+    except UserError as error:
+        show_error(error)
+        return 2
+    except (HydraException, OmegaConfBaseException) as error:
+        show_error(explain(error, words))
+        return 2
+    return 0
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -41,7 +41,8 @@ class Loggers:
         run_name: the name that runs carry, followed by the stage.
         group: runs that W&B shows together; None is the run's name.
         columns: facts about the whole run that are stored with each stage's W&B run.
-        config: settings of the stage, stored with its W&B run.
+
+    `config` holds the settings of the stage, which are stored with its W&B run; whoever runs the stage fills it.
     """
 
     wandb: WandbMode = "off"
@@ -52,7 +53,7 @@ class Loggers:
     run_name: str = "run"
     group: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         wandb_mode(self.wandb)

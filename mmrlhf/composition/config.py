@@ -15,10 +15,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmrlhf.composition import source
 from mmrlhf.composition.rounds import in_round, round_names, split_name
 from mmrlhf.errors import ConfigError, UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+source.register()
 OmegaConf.register_new_resolver("if_needed", lambda *given, _root_: if_needed(*given, _root_=_root_), replace=True)
 # `${each_round:evaluate}`: the artefacts of a stage in every round, first round first
 OmegaConf.register_new_resolver(

@@ -100,7 +100,9 @@ class EndpointExpander:
         key_variable: environment variable that holds the key; where it is unset, none is sent.
         max_tokens: longest critique.
         concurrency: requests under way at once.
-        timeout: seconds for one request; retries: further tries after a busy or broken answer, with growing pauses.
+        timeout: seconds for one request.
+        retries: further tries after a busy or broken answer, with growing pauses.
+        pause: seconds before the first further try; each one after that waits twice as long.
     """
 
     def __init__(

@@ -65,6 +65,10 @@ class ReleasedImplicitBeta(Objective):
     No reward enters. The subset is drawn without replacement with Gaussian weights, from `seed` and the token counts;
     all pairs stay in the loss. Two defects are not reproduced: one pair per call gives beta (there: not a number), and
     label smoothing is not turned round. A named baseline, not something to train with.
+
+    Args:
+        w: >= 0, how strongly beta follows the gap of the drawn 80% of the pairs.
+        seed: of the draw.
     """
 
     w: float = 0.5

@@ -22,7 +22,11 @@ class DPO(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class ConservativeDPO(Objective):
-    """Cross-entropy against the soft label 1 - label_smoothing: q = 1 - label_smoothing."""
+    """Cross-entropy against the soft label 1 - label_smoothing: q = 1 - label_smoothing.
+
+    Args:
+        label_smoothing: probability that a label is wrong, in [0, 0.5); 0 is DPO.
+    """
 
     label_smoothing: float = 0.1
 
@@ -36,7 +40,11 @@ class ConservativeDPO(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class RobustDPO(Objective):
-    """Unbiased under labels flipped with probability label_smoothing: q = (1 - e) / (1 - 2 e), so 1 - q is negative."""
+    """Unbiased under labels flipped with probability label_smoothing: q = (1 - e) / (1 - 2 e), so 1 - q is negative.
+
+    Args:
+        label_smoothing: e, in [0, 0.5); 0 is DPO.
+    """
 
     label_smoothing: float = 0.1
 

@@ -28,7 +28,9 @@ def per_token(inputs: PairInputs, chosen: Tensor, rejected: Tensor) -> tuple[Ten
 class SimPO(Objective):
     """loss = -log sigmoid(beta * (mean log p(chosen) - mean log p(rejected)) - target_margin), without a reference.
 
-    beta > 0 is per token and so about twenty times DPO's; target_margin >= 0 is the paper's gamma.
+    Args:
+        beta: > 0, per token and so about twenty times DPO's.
+        target_margin: >= 0, gap that the implicit rewards have to reach (the paper's gamma).
     """
 
     beta: float = 2.0

@@ -35,6 +35,9 @@ class ShuffledMargin(MarginBetaObjective):
 
     The permutation follows from `seed` and the margins themselves, so a resumed run repeats it; with one pair in the
     call nothing can move, and the pair keeps its margin.
+
+    Args:
+        seed: of the permutation.
     """
 
     seed: int = 0
@@ -67,7 +70,11 @@ class MeanBetaDPO(MarginBetaObjective):
 
 @dataclass(frozen=True, kw_only=True)
 class SoftLabels(Objective):
-    """Cross-entropy against the reward model's own preference: q = sigmoid(delta / temperature), b = beta."""
+    """Cross-entropy against the reward model's own preference: q = sigmoid(delta / temperature), b = beta.
+
+    Args:
+        temperature: > 0, margin at which the label is sigmoid(1) = 0.73.
+    """
 
     temperature: float = 1.0
 
@@ -83,7 +90,11 @@ class SoftLabels(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class HardFilter(Objective):
-    """DPO on the pairs with delta > threshold; the others have weight 0 in the preference loss."""
+    """DPO on the pairs with delta > threshold; the others have weight 0 in the preference loss.
+
+    Args:
+        threshold: pairs with a margin at or below this have weight 0.
+    """
 
     threshold: float = 0.0
 

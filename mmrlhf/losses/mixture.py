@@ -24,6 +24,11 @@ class MPO(Objective):
     """a = preference_weight on DPO's term, plus quality_weight * [l(r_chosen - shift) + l(-(r_rejected - shift))].
 
     r is the implicit reward beta * log-ratio and l the logistic link; sft_weight is the paper's w_g.
+
+    Args:
+        preference_weight: >= 0, weight of DPO's term.
+        quality_weight: >= 0, weight of BCO's term.
+        shift: implicit reward that separates good from bad responses.
     """
 
     preference_weight: float = 0.8

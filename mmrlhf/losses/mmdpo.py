@@ -21,7 +21,12 @@ from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 class MarginBetaObjective(Objective):
     """An objective built on beta(delta); abstract.
 
-    Args: as in MarginBeta, and sft_weight.
+    Args:
+        w: >= 0, how far beta may rise with the margin: up to (1 + w) * beta; 0 is DPO.
+        k: > 0, how fast it rises, per unit of the scaled margin.
+        negative_margin: what a pair gets that the reward model contradicts: `floor` (beta), `signed` (falls to
+            (1 - w) * beta) or `drop` (weight 0); see `MarginBeta`.
+        margin_scale: `raw`, `standardise` (by the root mean square over the step's pairs), or a number T: margin / T.
     """
 
     w: float = 0.5

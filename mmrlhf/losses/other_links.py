@@ -29,7 +29,8 @@ class HingeDPO(Objective):
 class IPO(Objective):
     """loss = (z - 1 / (2 beta))^2, so b = 1 and the implicit rewards are plain log-ratios; beta is the paper's tau.
 
-    `average` divides each log-ratio by its token count.
+    Args:
+        average: divide each log-ratio by its token count.
     """
 
     average: bool = True

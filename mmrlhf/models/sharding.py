@@ -81,7 +81,13 @@ def _make_outputs_visible_to_fsdp() -> None:
 
 
 def sharded_strategy(*, devices: int | str | list[int], num_nodes: int, accelerator: str) -> Strategy:
-    """Make the strategy that splits one model over all devices of all machines (FSDP2, no tensor parallelism)."""
+    """Make the strategy that splits one model over all devices of all machines (FSDP2, no tensor parallelism).
+
+    Args:
+        devices: of each machine, as in `lightning.Trainer`.
+        num_nodes: machines.
+        accelerator: kind of device, as in `lightning.Trainer`.
+    """
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     size = count_devices(devices, accelerator) * num_nodes

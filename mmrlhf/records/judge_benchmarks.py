@@ -55,7 +55,11 @@ def import_vl_rewardbench(
 
     Args:
         root: folder with the tables; media paths in data.jsonl are relative to it.
-        file, on_bad_line, media, source, licence: as in `import_preference_rows`.
+        file: name or pattern of the tables; by default the Parquet files, else data.jsonl.
+        on_bad_line: "error" stops at the first bad row, "reject" lists it in the report.
+        media: false reads the records as text only.
+        source: of the data; kept in every group.
+        licence: kept in every group that does not name its own.
 
     Raises:
         DataError: no such folder or file, bad rows (unless rejected), no records.
@@ -78,7 +82,15 @@ def import_multimodal_rewardbench(
 ) -> Drafts:
     """Read Multimodal RewardBench (arXiv 2502.14191): its repository's `data` folder with all_data.json and images/.
 
-    Args and raises: as `import_vl_rewardbench`.
+    Args:
+        root: the folder; media paths are relative to it.
+        file: the file of records below root; by default all_data.json.
+        on_bad_line: "error" stops at the first bad row, "reject" lists it in the report.
+        media: false reads the records as text only.
+        source: of the data; kept in every group.
+        licence: kept in every group that does not name its own.
+
+    Raises: as `import_vl_rewardbench`.
     """
     path = find_file(Path(root), file, ("all_data.json",), MULTIMODAL_LAYOUT)
     rows = files_source([path], Path(root))

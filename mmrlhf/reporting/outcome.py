@@ -17,7 +17,6 @@ from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.chain.store import Artifact, plain
 from mmrlhf.errors import UserError
 from mmrlhf.files import short_path, write_json
-from mmrlhf.reporting.pack_table import pack_table
 from mmrlhf.terminal.lines import duration
 
 METRICS_FILE, FAILURE_FILE, REPORT_FILE = "metrics.json", "failure.json", "report.html"
@@ -115,6 +114,8 @@ def show_outcome(
     """Print the chain, what the report found, where the results are, and what could be run next."""
     console = console or Console()
     console.print(chain_table(artifacts))
+    from mmrlhf.reporting.pack_table import pack_table  # takes seconds to import; a command that shows help must not
+
     for make_table in (results_table, rounds_table, pack_table):
         table = make_table(artifacts[-1].summary) if artifacts else None
         if table is not None:

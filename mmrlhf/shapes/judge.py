@@ -33,6 +33,10 @@ def quality(meta: Mapping[str, Any], text: str) -> float:
     """How good a text is, 0 to 1: the share of true claims, or the place on the safety ladder.
 
     For warm-up records of the other tasks: the listing's or the answers' accuracy.
+
+    Args:
+        meta: the group's `meta`, which holds its scene and what was asked.
+        text: the answer.
     """
     if meta.get("task") == "listing":
         return listing_accuracy(meta, text)

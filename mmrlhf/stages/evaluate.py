@@ -67,14 +67,21 @@ def run(
     """Write `out/metrics.json` and `out/samples.jsonl` for held-out queries.
 
     Args:
+        shards: folder of shards.
         policy: checkpoint folder or hub id.
         reference: the policy that training started from; without it there is neither KL nor implicit reward.
         reward_model: folder that the reward stage wrote; scores the answers, with critiques of its own.
         judge: (group's meta, answer) -> true quality in [0, 1], where it is known (`mmrlhf.shapes.judge.quality`).
-        passes: how models are asked; critiques: how the reward model writes them.
-        holdout, limit: share of held-out queries, and at most how many of them; selection: which, as in training.
-        max_new_tokens, temperature, num_samples, seed: of the answers. The KL estimate is one only at temperature 1;
-            at 0 the same number is the log-ratio on the most likely answers.
+        passes: how models are asked.
+        critiques: how the reward model writes critiques.
+        holdout: share of held-out queries.
+        limit: at most so many of them.
+        selection: which of them are used, as in training.
+        max_new_tokens: longest answer.
+        temperature: of the answers; 0: the likeliest. The KL estimate is one only at temperature 1; at 0 the same
+            number is the log-ratio on the most likely answers.
+        num_samples: answers to each query.
+        seed: draws answers and bootstrap samples.
     """
     out.mkdir(parents=True, exist_ok=True)
     index = Index.load(shards)

@@ -71,6 +71,13 @@ def run(
 ) -> dict[str, Any]:
     """Fetch a repository into `out/files`; for a data set, unpack its archives there and drop them.
 
+    Args:
+        repo_id: repository on the hub.
+        repo_type: `dataset` or `model`.
+        revision: branch, tag or commit; None: the newest.
+        allow_patterns: names of files to fetch, e.g. `["*.jsonl", "long.zip"]`; None: all.
+        endpoint: address of another hub; None: the usual one (or the environment variable HF_ENDPOINT).
+
     Raises HubError where the hub cannot be reached or refuses, ConfigError where the patterns match no file,
     UserError where the disk is too small.
     """

@@ -90,9 +90,11 @@ def run(
         before, after: evaluations of the policy before and after preference training.
         rounds: evaluations after every round of self-improvement; `before` is where the first one started.
         objective: what turns margins into betas.
+        title: of the page.
         command: what makes this page again.
         num_samples: queries shown with picture and responses.
         max_queries: at most so many queries enter the histograms of margins, betas and rewards.
+        seed: chooses the queries that are shown, and draws bootstrap samples.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = {"pack": pack or shards, "sft": sft, "reward": reward, "score": score, "reference": reference}

@@ -49,13 +49,15 @@ def run(
     """Train a reward model and write `out/model`: a Hugging Face folder with a score head and a card.
 
     Args:
-        shards: folder of shards; policy: checkpoint folder or hub id to start from.
+        shards: folder of shards.
+        policy: checkpoint folder or hub id to start from.
         training: model, media, optimizer and length of the run.
         critique: which critique it learns; none at all, with a warning, where the data hold none of any kind.
         head: what reads the score.
-        weights: of the loss's parts; pairs: which pairs of a query are compared.
-        num_samples: held-out queries that are judged at validations, with critiques of `max_critique_tokens` at most,
-            for `out/critiques`, the report and W&B.
+        weights: of the loss's parts.
+        pairs: which pairs of a query are compared.
+        num_samples: held-out queries that are judged at validations, for `out/critiques`, the report and W&B.
+        max_critique_tokens: longest of their critiques.
 
     Raises:
         DataError: no pairs of different rank, responses without the wanted critique, no scores on a dimension.

@@ -60,8 +60,10 @@ def run(
         critique: the kind of annotated critiques that the bag-of-words baseline reads and that `given` gives.
         compare: the same model asked in other ways: `given` (annotated critiques in context), `no_critique` (score at
             once), `no_picture` (text only).
-        passes: how the model is asked; critiques: how it writes them.
+        passes: how the model is asked.
+        critiques: how it writes critiques.
         limit: at most this many queries.
+        seed: of the bootstrap samples.
     """
     check_settings({"compare": compare})
     out.mkdir(parents=True, exist_ok=True)

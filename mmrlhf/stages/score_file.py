@@ -49,7 +49,8 @@ def run(
     Args:
         responses: file of `{image | images | video, prompt, responses}`, one object per line.
         reward_model: folder that the reward stage wrote.
-        passes: how the model is asked; critiques: how it writes them.
+        passes: how the model is asked.
+        critiques: how it writes critiques.
 
     Raises:
         DataError: a line or its media that cannot be read, named by file and line.

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
-from scipy import stats
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.reporting.outcome import FAILURE_FILE, METRICS_FILE, STAGES_FILE
@@ -191,6 +190,8 @@ def estimate(jobs: Sequence[Job], metric: Metric) -> Estimate | None:
     values = np.array([value for _, value in done])
     mean = float(values.mean())
     if len(values) > 1:
+        from scipy import stats  # takes seconds to import; only where a point has several seeds
+
         half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
         return Estimate(mean, mean - half, mean + half, len(values))
     parent = metric.path.removesuffix("mean") if metric.path.endswith("/mean") else f"{metric.path}_"

@@ -17,13 +17,15 @@ class Schedule:
     """How long a stage trains, on what share of the data, and in which portions.
 
     Args:
-        epochs: passes over the training queries (a part of one is allowed); `max_steps` cuts them short or replaces
-            them.
+        epochs: passes over the training queries (a part of one is allowed).
+        max_steps: optimizer steps at most; cuts epochs short, or replaces them where those are None.
         groups_per_step: queries of one optimizer step, over all devices.
         token_budget: tokens of one packed micro-batch; changes speed and memory, not the result.
         holdout: share of queries that are never trained on.
-        selection: which queries are used; mixing: how often an epoch sees which of them.
-        limit: at most this many training queries; val_limit: at most this many held-out ones for validation.
+        selection: which queries are used.
+        mixing: how often an epoch sees which of them.
+        limit: at most this many training queries.
+        val_limit: at most this many held-out ones for validation.
         val_every: optimizer steps between validations; None: only at the end.
         checkpoint_every: optimizer steps between checkpoints; None: only at the end and on a signal.
         keep_checkpoints: how many of the newest are kept.
@@ -70,7 +72,8 @@ class TrainSettings:
     Args:
         model: which parts train, and how the model runs.
         media: how videos become frames.
-        optim, schedule: optimizer and length of the run.
+        optim: the optimizer.
+        schedule: length of the run.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)

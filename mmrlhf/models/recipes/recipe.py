@@ -12,9 +12,19 @@ from transformers import PreTrainedConfig, ProcessorMixin, Qwen2Tokenizer
 
 @dataclass(frozen=True)
 class TinySize:
-    """Sizes of a tiny model; the language model is hidden x layers, the vision tower vision_hidden x vision_layers.
+    """Sizes of a tiny model.
 
-    `image` and `patch` are in pixels; `crops` lets families that cut pictures make up to 2 x 2 crops of one.
+    Args:
+        hidden: width of the language model.
+        layers: its layers.
+        heads: its attention heads.
+        vision_hidden: width of the vision tower.
+        vision_layers: its layers.
+        image: pixels of a picture's side.
+        patch: pixels of a patch's side.
+        vocabulary: tokens that the tokenizer learns.
+        max_positions: longest sequence that the language model can take.
+        crops: let families that cut pictures make up to 2 x 2 crops of one.
     """
 
     hidden: int = 64

@@ -1,0 +1,123 @@
+"""Where Hydra reads conf/: the files as they are, and before each of them the defaults of the objects it describes.
+
+A file that says `_target_` gets one more entry, first in its defaults list: `signature-of-NAME`, which holds what the
+file leaves out of the object's parameters. So a setting is said once, in the signature, and every parameter can be set
+from the command line by its plain name and is listed by `--cfg job`. First in the list, because whatever a file says,
+and whatever it inherits, wins over a signature's default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from mmrlhf.composition.signatures import parameters
+
+SCHEME = "settings"
+_PREFIX = "signature-of-"
+
+
+class SettingsSource(ConfigSource):
+    """A folder of YAML files whose `_target_`s have all their parameters."""
+
+    @staticmethod
+    def scheme() -> str:
+        """The word before `://` in a search path."""
+        return SCHEME
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Read a file, or what the signatures add to one."""
+        group, name = _split(config_path)
+        file = self._file(group + name.removeprefix(_PREFIX))
+        if not file.is_file():
+            raise ConfigLoadError(f"Config not found : {file}")
+        config, missing = _read(file)
+        if name.startswith(_PREFIX):
+            content = OmegaConf.create(dict(missing))
+        else:
+            content = config.copy()
+            if missing:
+                entries = list(content.pop("defaults", ["_self_"]))
+                content["defaults"] = [_PREFIX + name.removesuffix(".yaml"), *entries]
+        with file.open(encoding="utf-8") as text:
+            header = ConfigSource._get_header_dict(text.read(512))
+        return ConfigResult(config=content, path=self.full_path(), provider=self.provider, header=header)
+
+    def available(self) -> bool:
+        """Say whether the folder exists."""
+        return self.is_group("")
+
+    def is_group(self, config_path: str) -> bool:
+        """Say whether there is such a folder."""
+        return (Path(self.path) / config_path).is_dir()
+
+    def is_config(self, config_path: str) -> bool:
+        """Say whether there is such a file, or signatures that add to it."""
+        group, name = _split(config_path)
+        file = self._file(group + name.removeprefix(_PREFIX))
+        return file.is_file() and (not name.startswith(_PREFIX) or bool(_read(file)[1]))
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Name the files and folders of a folder."""
+        found: list[str] = []
+        for entry in (Path(self.path) / config_path).iterdir():
+            self._list_add_result(found, str(Path(config_path, entry.name)), entry.name, results_filter)
+        return sorted(set(found))
+
+    def _file(self, config_path: str) -> Path:
+        return Path(self.path) / self._normalize_file_name(config_path)
+
+
+class SettingsSearchPath(SearchPathPlugin):
+    """Let folders of YAML files be read by `SettingsSource`."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Change the scheme of every folder in place; packages keep theirs."""
+        for element in search_path.get_path():
+            if element.path is not None and "://" not in element.path:
+                element.path = f"{SCHEME}://{Path(element.path).resolve()}"
+            elif element.path is not None and element.path.startswith("file://"):
+                element.path = f"{SCHEME}://{element.path.removeprefix('file://')}"
+
+
+def register() -> None:
+    """Tell Hydra of both; doing it again changes nothing."""
+    for plugin in (SettingsSource, SettingsSearchPath):
+        Plugins.instance().register(plugin)
+
+
+def _split(config_path: str) -> tuple[str, str]:
+    group, slash, name = config_path.rpartition("/")
+    return group + slash, name
+
+
+@cache
+def _read(file: Path) -> tuple[DictConfig, Mapping[str, Any]]:
+    """(content of a file, what the signatures of its `_target_`s add to that), which nobody may change."""
+    config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    return config, left_out({str(key): value for key, value in content.items() if key != "defaults"})
+
+
+def left_out(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a part of the config leaves out of its objects' parameters, as a tree of the same form."""
+    found = {
+        str(key): inner for key, value in content.items() if isinstance(value, Mapping) and (inner := left_out(value))
+    }
+    target = content.get("_target_")
+    known = parameters(target) if isinstance(target, str) else None
+    for name, parameter in (known or {}).items():
+        if name not in content and not parameter.is_required:
+            found[name] = parameter.default()
+    return found
