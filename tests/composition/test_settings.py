@@ -1,4 +1,4 @@
-"""A setting is said once: every parameter of every configured object is listed, explained, and set by its plain name."""
+"""A setting is said once: every parameter of every configured object is listed, explained and set by its plain name."""
 
 from __future__ import annotations
 
