@@ -83,16 +83,22 @@ class RewardModel:
         """Load the folder that the reward stage wrote (`.../model`).
 
         Args:
-            passes: how the model runs; its media, where given, win over those it was trained with, with a warning.
+            passes: how the model runs; its media and precision, where given, win over those it was trained with, with a
+                warning. None: as it was trained.
             critiques: how critiques are written.
             device: default: the first GPU, else the CPU.
 
         Raises:
             ModelError: no trained score head in the folder.
         """
-        passes = passes or PassSettings()
+        asked, passes = passes, passes or PassSettings()
         settings = replace(untrained(passes.model), family="")  # the card says what it is
         packed, processor, card = load_reward_model(folder, settings)
+        trained_precision = card.get("precision", settings.precision)
+        if asked is None:
+            packed.settings = replace(settings, precision=trained_precision)
+        elif settings.precision != trained_precision:
+            log.warning("%s was trained in %s and is asked in %s", folder, trained_precision, settings.precision)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         template = CritiqueTemplate(
             critique=card["critique"],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from mmrlhf.losses.bounds import require_choice
 from mmrlhf.losses.bradley_terry import bradley_terry, centring, tie_loss
 from mmrlhf.losses.pairs import tied_pairs
 from mmrlhf.methods.optim import OptimSettings
@@ -31,11 +32,14 @@ class RewardWeights:
     """Weights of the parts of a reward model's loss; a part of weight 0 is left out.
 
     Args:
-        critique: next-token loss of the critique, mean over responses of the mean over tokens.
+        critique: next-token loss of the critique: the mean over its tokens, then over what `critique_over` says.
         score: Bradley-Terry loss of the scores, mean over pairs.
         tie: squared difference of the scores of responses that share a rank, mean over such pairs.
         centring: squared sum of a pair's scores (keeps scores around zero), mean over pairs.
         dimensions: Bradley-Terry loss on each annotated dimension's own score, mean over the pairs of all dimensions.
+        critique_over: `responses`: mean over responses, each once; `pairs`: mean over pairs of the chosen's plus the
+            rejected's, as in the released code: twice as much where each response is in one pair, and a response in
+            several pairs counts in each.
     """
 
     critique: float = 1.0
@@ -43,6 +47,10 @@ class RewardWeights:
     tie: float = 0.0
     centring: float = 0.0
     dimensions: float = 0.0
+    critique_over: Literal["responses", "pairs"] = "responses"
+
+    def __post_init__(self) -> None:
+        require_choice("the weights", ("responses", "pairs"), critique_over=self.critique_over)
 
     def without_critique(self) -> RewardWeights:
         """The same weights for a model that writes no critique."""
@@ -74,6 +82,7 @@ class CritiqueRewardModule(PackedModule):
     ) -> None:
         super().__init__(model, optim, total_steps=total_steps, seed=seed, precision=precision)
         self._pairs, self._dimensions = pairs or PairScheme(), tuple(dimensions)
+        self._critique_over = weights.critique_over
         parts = {
             "critique": weights.critique,
             "score": weights.score,
@@ -93,11 +102,10 @@ class CritiqueRewardModule(PackedModule):
         rank = batch.columns["rank"]
         pairs = weighted_pairs(batch, self._pairs)
         ties = _ties(rank, batch.group_of_response, batch.group_weight)
-        written = _critique_weight(batch)
         compared = pairs.weight.sum()
         on_dimensions = [pairs.weight.sum() for pairs in self._dimension_pairs(batch)]
         divisors = {
-            "critique": written.sum(),
+            "critique": compared if self._critique_over == "pairs" else _critique_weight(batch).sum(),
             "score": compared,
             "ties": ties.weight.sum(),
             "centring": compared,
@@ -111,24 +119,25 @@ class CritiqueRewardModule(PackedModule):
 
     @override
     def score_pairs(self, batch: PackedBatch, counts: Counts, record: StepRecord) -> PairScores:
-        """Score held-out pairs with the annotated critique in context."""
+        """Score all of the annotators' held-out pairs, whatever pairs it trains on, with their critiques in context."""
         sums, rewards = self._compare(batch, counts, record)
         self._record_parts(sums, counts, record)
-        assert counts.pairs is not None
-        return pair_scores(batch, counts.pairs, rewards[counts.pairs.chosen], rewards[counts.pairs.rejected])
+        every = weighted_pairs(batch, PairScheme())
+        return pair_scores(batch, every, rewards[every.chosen], rewards[every.rejected])
 
     def _compare(self, batch: PackedBatch, counts: Counts, record: StepRecord) -> tuple[dict[str, Tensor], Tensor]:
         """Forward and compare: the parts' sums, and the rewards (R,)."""
         pairs, ties = counts.pairs, counts.ties
         assert pairs is not None and ties is not None
-        outputs: ResponseOutputs = self.model(batch)
-        scores = self._scores(outputs)
+        model: Any = self.model
+        outputs: ResponseOutputs = model(batch)
+        scores = model.scores(outputs)
         rewards = scores[:, 0]
         chosen, rejected = rewards[pairs.chosen], rewards[pairs.rejected]
         written = _critique_weight(batch)
         nll = -outputs.logprob / outputs.num_tokens.clamp(min=1)
         sums = {
-            "critique": (written * nll).sum(),
+            "critique": self._critique_sum(nll, written, pairs),
             "score": (pairs.weight * bradley_terry(chosen, rejected)).sum(),
             "ties": (ties.weight * tie_loss(rewards[ties.chosen], rewards[ties.rejected])).sum(),
             "centring": (pairs.weight * centring(chosen, rejected)).sum(),
@@ -139,6 +148,13 @@ class CritiqueRewardModule(PackedModule):
         record.add("critique_nll_per_token", nll, written * outputs.num_tokens)
         record.add("reward", rewards, batch.group_weight[batch.group_of_response], spread=True)
         return sums, rewards
+
+    def _critique_sum(self, nll: Tensor, written: Tensor, pairs: PairIndex) -> Tensor:
+        """The critiques' sum, of their losses per token and weights (R,)."""
+        if self._critique_over == "responses":
+            return (written * nll).sum()
+        losses = torch.where(written > 0, nll, 0.0)
+        return (pairs.weight * (losses[pairs.chosen] + losses[pairs.rejected])).sum()
 
     def _compare_dimensions(self, batch: PackedBatch, scores: Tensor, record: StepRecord) -> Tensor:
         """The sum over dimensions and their pairs, of the dimensions' own scores (R, number of dimensions)."""
@@ -153,12 +169,6 @@ class CritiqueRewardModule(PackedModule):
         """For each dimension, the pairs that its annotated scores tell apart."""
         columns = [batch.columns[f"score_{name}"] for name in self._dimensions]
         return [scored_pairs(column, batch.group_of_response, batch.group_weight) for column in columns]
-
-    def _scores(self, outputs: ResponseOutputs) -> Tensor:
-        """Rewards and dimensions' scores, in float32: in bfloat16 close scores would tie."""
-        model: Any = self.model
-        with torch.autocast(outputs.hidden.device.type, enabled=False):
-            return model.scores(outputs).float()
 
 
 def _ties(rank: Tensor, group_of_response: Tensor, group_weight: Tensor) -> PairIndex:

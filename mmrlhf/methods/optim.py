@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class OptimSettings:
 
     Args:
         lr: highest learning rate.
+        head_lr: the same for a score head; None: as `lr`. The released code has one rate for both, too.
         weight_decay: for matrices only; norms and biases never decay.
         betas: AdamW's moments.
         warmup: share of all optimizer steps in which the rate rises linearly.
@@ -40,10 +41,14 @@ class OptimSettings:
     warmup: float = 0.1
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     max_grad_norm: float | None = 1.0
+    head_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ConfigError("the learning rate must be positive", where="optim.lr", given=self.lr, expected="> 0")
+        for name, rate in {"lr": self.lr, "head_lr": self.head_lr}.items():
+            if rate is not None and not rate > 0:
+                raise ConfigError(
+                    "the learning rate must be positive", where=f"optim.{name}", given=rate, expected="> 0"
+                )
         if not 0 <= self.warmup <= 1:
             raise ConfigError("warm-up is a share", where="optim.warmup", given=self.warmup, expected="0 to 1")
         if self.schedule not in ("cosine", "constant", "linear"):
@@ -76,17 +81,29 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: int)
             where="model settings vision, projector, language",
             expected="at least one of them `full` or `lora`",
         )
+    groups = _parameter_groups(trainable, settings)
+    if settings.head_lr is not None:
+        head = getattr(model, "score_head", None)
+        own = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+        # The backbone first: the rate that is logged is that of the first group.
+        groups = _parameter_groups([p for p in trainable if id(p) not in own], settings)
+        of_head = _parameter_groups([p for p in trainable if id(p) in own], settings)
+        groups += [{**group, "lr": settings.head_lr} for group in of_head]
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+    factor: Callable[[int], float] = lambda step: schedule_factor(step, total_steps, settings)  # noqa: E731
+    return optimizer, LambdaLR(optimizer, factor)
+
+
+def _parameter_groups(parameters: Sequence[Tensor], settings: OptimSettings) -> list[dict[str, Any]]:
+    """AdamW's groups: sharded and whole parameters apart, matrices decay and the rest does not."""
     # fused: one pass over the parameters instead of a dozen, on CPUs too; sharded ones are left to torch's default
-    halves = zip(split_sharded(trainable), (None, True), strict=True)
-    groups = [
+    halves = zip(split_sharded(parameters), (None, True), strict=True)
+    return [
         {"params": members, "weight_decay": settings.weight_decay if decays else 0.0, "fused": fused}
         for half, fused in halves
         for decays in (True, False)
         if (members := [parameter for parameter in half if (parameter.ndim >= 2) == decays])
     ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
-    factor: Callable[[int], float] = lambda step: schedule_factor(step, total_steps, settings)  # noqa: E731
-    return optimizer, LambdaLR(optimizer, factor)
 
 
 def split_sharded(tensors: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -97,14 +97,17 @@ class PackedModel(nn.Module):
         return self.scores(outputs)[:, 0]
 
     def scores(self, outputs: ResponseOutputs) -> Tensor:
-        """Rewards and scores on the head's dimensions (R, 1 + dimensions) of a forward's responses.
+        """Rewards and scores on the head's dimensions (R, 1 + dimensions) of a forward's responses, float32.
+
+        The head computes in float32 whatever the precision around it: in bfloat16, close scores would tie.
 
         Raises:
             ModelError: where the model has no score head.
         """
         if self.score_head is None:
             raise ModelError("this model has no score head", expected="a folder written by the reward stage")
-        return self.score_head(outputs.hidden)
+        with torch.autocast(outputs.hidden.device.type, enabled=False):
+            return self.score_head(outputs.hidden.float())
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:

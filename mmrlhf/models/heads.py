@@ -32,9 +32,8 @@ class ScoreHead(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Score hidden states (R, D) -> (R, 1 + dimensions), the reward first, in float32 whatever the model's type."""
-        weight_dtype = self.out.weight.dtype
-        return self.out(self.dropout(self.activation(self.hidden(hidden.to(weight_dtype))))).float()
+        """Score hidden states (R, D) float32 -> (R, 1 + dimensions), the reward first."""
+        return self.out(self.dropout(self.activation(self.hidden(hidden))))
 
 
 def build_head(kind: str, width: int, dropout: float = 0.0, dimensions: Sequence[str] = ()) -> ScoreHead:

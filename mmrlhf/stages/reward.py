@@ -122,5 +122,6 @@ def _facts(critique: CritiqueChoice) -> dict[str, Any]:
 def _save(bench: Workbench, out: Path, critique: CritiqueChoice, training: TrainSettings, state: Any) -> None:
     template = critique.template
     asked = {"instruction": template.instruction, "request": template.request, "closing": template.closing}
-    card = {**_facts(critique), **asked, "media": asdict(training.media)}
+    how = {"media": asdict(training.media), "precision": training.model.precision}
+    card = {**_facts(critique), **asked, **how}
     save_reward_model(bench.model, bench.processor, out / MODEL, card=card, state=state)

@@ -10,6 +10,7 @@ from stand_ins.packed_toy import ToyModel, make_group
 
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.tokens.packing import pack_groups
 
@@ -37,6 +38,20 @@ def test_parts_by_hand() -> None:
     torch.testing.assert_close(found["score"], (softplus(r[1] - r[0]) + softplus(r[2] - r[0])) / 2)
     torch.testing.assert_close(found["ties"], (r[1] - r[2]) ** 2)
     torch.testing.assert_close(found["centring"], ((r[0] + r[1]) ** 2 + (r[0] + r[2]) ** 2) / 2)
+
+
+def test_the_released_weighting_by_hand() -> None:
+    """Two responses: L(chosen) + L(rejected), twice the mean over responses. Ranks 1, 2, 3: each response is in two of
+    the three pairs, so the mean over pairs of the two sums is 2 (L1 + L2 + L3) / 3. Tied ones are in no pair."""
+    for ranks, expected in (((1, 2), (1, 1)), ((1, 2, 3), (2 / 3, 2 / 3, 2 / 3)), ((1, 1, 2), (1 / 2, 1 / 2, 1))):
+        groups = [make_group(1, ranks)]
+        outputs = ToyModel()(pack_groups(groups))
+        per_token = -outputs.logprob / outputs.num_tokens
+        module = CritiqueRewardModule(ToyModel(), RewardWeights(critique_over="pairs"), OptimSettings(), total_steps=1)
+        found = losses(module, groups)["critique"]
+        torch.testing.assert_close(found, (per_token * torch.tensor(expected)).sum())
+        if len(ranks) == 2:
+            torch.testing.assert_close(found, 2 * losses(build(), groups)["critique"])
 
 
 def test_more_pairs_do_not_weigh_critiques_more() -> None:
@@ -73,6 +88,16 @@ def test_heldout_scores_are_the_rewards() -> None:
     assert scores.rejected == pytest.approx((rewards[1], rewards[2], rewards[2]))
     share = sum(c > r for c, r in zip(scores.chosen, scores.rejected, strict=True)) / 3
     assert record.reduce(lambda tensor, _: tensor)["accuracy"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("scheme", [PairScheme("hardest"), PairScheme(ties="even"), PairScheme("adjacent")], ids=repr)
+def test_heldout_pairs_are_all_pairs_whatever_is_trained_on(scheme: PairScheme) -> None:
+    """Ranks 1, 2, 2, 3 are five pairs; `hardest` trains on one of them, `even` on seven."""
+    batch = pack_groups([make_group(1, (1, 2, 2, 3))])
+    module = CritiqueRewardModule(ToyModel(), RewardWeights(), OptimSettings(), total_steps=1, pairs=scheme)
+    found = module.score_pairs(batch, module.count(batch), StepRecord())
+    assert len(found.keys) == 5
+    assert found == build().score_pairs(batch, build().count(batch), StepRecord())
 
 
 def test_dimensions_are_compared_by_their_own_scores() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins.packed_toy import ToyModel
 
+from mmrlhf.errors import ConfigError
 from mmrlhf.methods import optim
 from mmrlhf.methods.optim import OptimSettings, average_replicated_gradients, build_optimizer, schedule_factor
 
@@ -42,6 +43,21 @@ def test_only_trainable_matrices_decay() -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             assert decay[id(parameter)] == (0.1 if parameter.ndim >= 2 else 0.0)
+
+
+def test_a_head_has_a_rate_of_its_own_where_asked() -> None:
+    """The schedule multiplies both; the first group, whose rate is logged, is the backbone's."""
+    model = ToyModel()
+    optimizer, _ = build_optimizer(model, OptimSettings(lr=1e-6, head_lr=1e-4, warmup=0.5), 4)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    of_head = {id(p) for p in model.score_head.parameters()}
+    assert rates.keys() == {id(p) for p in model.parameters()}
+    assert all(rate == pytest.approx((1e-4 if p in of_head else 1e-6) / 2) for p, rate in rates.items())
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(5e-7)
+    same, _ = build_optimizer(model, OptimSettings(lr=1e-6), 4)
+    assert len(same.param_groups) == 2
+    with pytest.raises(ConfigError, match="head_lr"):
+        OptimSettings(head_lr=0.0)
 
 
 def test_clipping_scales_to_the_norm() -> None:
