@@ -222,7 +222,11 @@ def measured(own: Outcome, base: Outcome, part: str) -> dict[str, object]:
     return {
         "queries": report["num_queries"],
         "pairs": report["num_pairs"],
-        **{f"{name}_{end}": round(each[end], 4) for name, each in numbers.items() for end in ("mean", "low", "high")},
+        **{
+            f"{name}_{end}": round(each[end], 4) if each[end] is not None else ""
+            for name, each in numbers.items()
+            for end in ("mean", "low", "high")
+        },
     }
 
 

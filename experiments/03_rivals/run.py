@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mmrlhf.metrics.intervals import bootstrap_mean, paired_difference
+from mmrlhf.metrics.intervals import Interval, mean_interval, paired_difference
 from mmrlhf.sweeps.results import Job, read_jobs
 
 HERE = Path(__file__).resolve().parent
@@ -133,7 +134,7 @@ def read_answers(job: Job) -> dict[tuple[str, str, str], dict[str, float]]:
 
 
 def summarise(arms: Sequence[Arm]) -> list[Row]:
-    """One row for each arm: every measure with its 95% bootstrap interval over (seed, query), paired for the gain."""
+    """One row for each arm: every measure with its 95% interval over (seed, query), paired for the gain."""
     rows = []
     for arm in sorted(arms, key=lambda arm: (float(arm.flip_rate), arm.pairs, float(arm.w or -1), float(arm.k or -1))):
         seeds = sorted({seed for seed, _, _ in arm.answers})
@@ -141,7 +142,7 @@ def summarise(arms: Sequence[Arm]) -> list[Row]:
         row |= {"seeds": " ".join(seeds), "queries": len({key[:2] for key in arm.answers})}
         for name in ("quality", "kl", "reward"):
             values, groups = arm.values(name)
-            row[name] = tuple(bootstrap_mean(values, groups=groups)) if values else None
+            row[name] = triple(mean_interval(values, groups=groups)) if values else None
         base, subject = (find(arms, name, arm.flip_rate) for name in (BASELINE, SUBJECT))
         row["gain_over_dpo"] = gain(arm, base) if base is not None and base is not arm else None
         row["mmdpo_ahead"] = gain(subject, arm) if subject is not None and subject is not arm else None
@@ -162,8 +163,13 @@ def gain(arm: Arm, base: Arm) -> Triple | None:
     if not both:
         return None
     own, other = ([one.answers[key]["quality"] for key in both] for one in (arm, base))
-    low_high = paired_difference(own, other, groups=[f"{seed}/{query}" for seed, query, _ in both])
-    return tuple(low_high)  # type: ignore[return-value]
+    return triple(paired_difference(own, other, groups=[f"{seed}/{query}" for seed, query, _ in both]))
+
+
+def triple(found: Interval) -> Triple:
+    """A number and the ends of its interval, nan where it has none."""
+    low, high = (math.nan if end is None else end for end in (found.low, found.high))
+    return found.mean, low, high
 
 
 def mean_of_seed(arm: Arm, seed: str) -> float | None:

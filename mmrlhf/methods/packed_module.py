@@ -7,6 +7,7 @@ that neither the micro-batching nor the number of ranks enters the loss.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -28,6 +29,7 @@ from mmrlhf.methods.optim import (
     fill_missing_gradients,
 )
 from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.metrics.ranking import PairAccuracy
 from mmrlhf.models.sharding import is_sharded, shard_model
 from mmrlhf.processes import gather_ranks
 from mmrlhf.types import PackedBatch, PairIndex, StepBatch
@@ -99,6 +101,7 @@ class PackedModule(L.LightningModule, ABC):
         self._optim, self._total_steps = optim, total_steps
         self._seed, self._precision = seed, precision
         self._validation = StepRecord()
+        self._validation_accuracy = PairAccuracy()
         self._heldout: list[PairScores] = []
         self.heldout_scores: PairScores | None = None
         self.train_metrics: dict[str, float] = {}
@@ -215,6 +218,8 @@ class PackedModule(L.LightningModule, ABC):
     @override
     def on_validation_epoch_start(self) -> None:
         self._validation, self._heldout = StepRecord(), []
+        self._validation_accuracy.reset()
+        self._validation_accuracy.update(torch.zeros(0, device=self.device))  # a rank may get no pair
 
     @override
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
@@ -223,11 +228,16 @@ class PackedModule(L.LightningModule, ABC):
             scores = self.score_pairs(micro_batch.to(self.device), counts.to(self.device), self._validation)
             if scores is not None:
                 self._heldout.append(scores)
+                gaps = [chosen - rejected for chosen, rejected in zip(scores.chosen, scores.rejected, strict=True)]
+                self._validation_accuracy.update(torch.tensor(gaps, dtype=torch.float64, device=self.device))
 
     @override
     def on_validation_epoch_end(self) -> None:
         self.validation_metrics = self._validation.reduce(self._all_reduce)
         self.validation_metrics["loss"] = self._total_loss(self.validation_metrics)
+        accuracy = float(self._validation_accuracy.compute())  # every rank: it sums over them
+        if not math.isnan(accuracy):
+            self.validation_metrics["accuracy"] = accuracy
         self.log_dict(
             {f"val/{name}": value for name, value in self.validation_metrics.items()}, batch_size=1, sync_dist=True
         )

@@ -50,19 +50,19 @@ class StepRecord:
         """
         if not self._values:
             return {}
-        joined = {name: (torch.cat(self._values[name]), torch.cat(self._weights[name])) for name in self._values}
-        sums = torch.stack([torch.stack(((v * w).sum(), (v * v * w).sum(), w.sum())) for v, w in joined.values()])
-        result: dict[str, float] = {}
-        for name, (total, squares, count) in zip(joined, all_reduce(sums, "sum").tolist(), strict=True):
-            if count > 0:
-                mean = result[name] = total / count
-                if name in self._spread:
-                    result[f"{name}_std"] = max(0.0, squares / count - mean * mean) ** 0.5
+        joined = {n: (torch.cat(self._values[n]).double(), torch.cat(self._weights[n]).double()) for n in self._values}
+        sums = all_reduce(torch.stack([torch.stack(((v * w).sum(), w.sum())) for v, w in joined.values()]), "sum")
+        totals = dict(zip(joined, sums.tolist(), strict=True))
+        result = {name: total / count for name, (total, count) in totals.items() if count > 0}
         chosen = [name for name in joined if name in self._spread]
         if chosen:
-            ends = all_reduce(torch.stack([_ends(self.values(name), sums) for name in chosen]), "max")
-            for name, (low, high) in zip(chosen, ends.tolist(), strict=True):
+            # About the mean of all ranks: the mean of squares less the squared mean leaves nothing of a small spread.
+            away = [(w * (v - result.get(name, 0.0)) ** 2).sum() for name in chosen for v, w in [joined[name]]]
+            squares = all_reduce(torch.stack(away), "sum").tolist()
+            ends = all_reduce(torch.stack([_ends(self.values(name), sums) for name in chosen]), "max").tolist()
+            for name, square, (low, high) in zip(chosen, squares, ends, strict=True):
                 if name in result:
+                    result[f"{name}_std"] = (square / totals[name][1]) ** 0.5
                     result |= {f"{name}_min": -low, f"{name}_max": high}
         return result
 

@@ -2,45 +2,37 @@
 
 Follows: Krippendorff 2011, "Computing Krippendorff's alpha-reliability", sections D and E; Cohen 1968, "Weighted
 kappa".
-Differs in: the intervals resample whole queries. Both measures follow from tables that add up over queries, so a
-resample is a weighted sum of them.
+Differs in: the intervals leave whole queries out. Both measures follow from tables that add up over queries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from mmrlhf.metrics.intervals import Interval, jackknife_interval
 
 Level = Literal["nominal", "ordinal", "interval"]
 Floats = NDArray[np.float64]
 
 
-def krippendorff_alpha(ratings: ArrayLike, *, level: Level = "ordinal") -> float:
-    """Alpha of ratings (raters, items), nan where a rater skipped an item; 1 is perfect, 0 is chance.
-
-    Items with fewer than two ratings take no part. Returns nan where nothing can disagree: no item with two ratings,
-    or one value everywhere. Raises: ValueError for another shape or an unknown level.
-    """
-    table = np.asarray(ratings, dtype=np.float64)
-    if table.ndim != 2:
-        raise ValueError(f"ratings must be (raters, items), got shape {table.shape}")
-    if level not in _DISTANCES:
-        raise ValueError(f"level must be one of {', '.join(_DISTANCES)}, got {level}")
-    values = np.unique(table[~np.isnan(table)])
-    return _alpha(_coincidences(table, values), values, level)
-
-
-def _alpha(coincidences: Floats, values: Floats, level: Level) -> float:
-    totals = coincidences.sum(axis=1)
-    if np.count_nonzero(totals) < 2:
-        return float("nan")
+def _alpha(coincidences: Floats, values: Floats, level: Level) -> Floats:
+    """Alpha (B,) of coincidences (B, V, V); nan where only one value occurs in pairs."""
+    totals = coincidences.sum(axis=2)
     distance = _DISTANCES[level](values, totals)
-    observed = (coincidences * distance).sum()
-    expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
-    return float(1 - observed / expected)
+    observed = (coincidences * distance).sum(axis=(1, 2))
+    expected = (totals[:, :, None] * totals[:, None, :] * distance).sum(axis=(1, 2))
+    return _chance_corrected(observed * (totals.sum(axis=1) - 1), expected)
+
+
+def _chance_corrected(observed: Floats, expected: Floats) -> Floats:
+    """1 - observed / expected disagreement (B,), nan where none could be expected."""
+    known = expected > 1e-12
+    return np.where(known, 1 - observed / np.where(known, expected, 1.0), np.nan)
 
 
 def _coincidences(table: Floats, values: Floats) -> Floats:
@@ -52,17 +44,17 @@ def _coincidences(table: Floats, values: Floats) -> Floats:
 
 
 def _nominal(values: Floats, totals: Floats) -> Floats:
-    return (values[:, None] != values[None, :]).astype(np.float64)
+    return (values[None, :, None] != values[None, None, :]).astype(np.float64)
 
 
 def _interval(values: Floats, totals: Floats) -> Floats:
-    return (values[:, None] - values[None, :]) ** 2
+    return (values[None, :, None] - values[None, None, :]) ** 2
 
 
 def _ordinal(values: Floats, totals: Floats) -> Floats:
     # Ranks by mid-position: the distance of two values is the number of ratings between their middles.
-    middle = np.cumsum(totals) - totals / 2
-    return (middle[:, None] - middle[None, :]) ** 2
+    middle = np.cumsum(totals, axis=1) - totals / 2
+    return (middle[:, :, None] - middle[:, None, :]) ** 2
 
 
 _DISTANCES: dict[str, Callable[[Floats, Floats], Floats]] = {
@@ -70,21 +62,6 @@ _DISTANCES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "ordinal": _ordinal,
     "interval": _interval,
 }
-
-
-def weighted_kappa(a: ArrayLike, b: ArrayLike, *, weights: Literal["linear", "quadratic"] = "quadratic") -> float:
-    """Cohen's kappa of two raters' levels (N,) each, with disagreement growing with the distance between levels.
-
-    Levels are numbers and their distance is their difference. Returns nan where both raters use one and the same level
-    throughout. Raises: ValueError where shapes differ or are not (N,), N >= 1, or the weights are unknown.
-    """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
-        raise ValueError(f"a and b must be (N,) with N >= 1, got shapes {first.shape} and {second.shape}")
-    if weights not in ("linear", "quadratic"):
-        raise ValueError(f"weights must be linear or quadratic, got {weights}")
-    levels = np.unique(np.concatenate([first, second]))
-    return _kappa(_contingency(first, second, levels), levels, weights)
 
 
 def _contingency(first: Floats, second: Floats, levels: Floats) -> Floats:
@@ -95,40 +72,44 @@ def _contingency(first: Floats, second: Floats, levels: Floats) -> Floats:
     return table
 
 
-def _kappa(table: Floats, levels: Floats, weights: str) -> float:
-    distance = np.abs(levels[:, None] - levels[None, :]) ** (1 if weights == "linear" else 2)
-    expected = (np.outer(table.sum(axis=1), table.sum(axis=0)) * distance).sum()
-    return float(1 - (table * distance).sum() * table.sum() / expected) if expected > 0 else float("nan")
+def _kappa(tables: Floats, levels: Floats) -> Floats:
+    """Kappa with quadratic weights (B,) of counts (B, V, V); nan where both raters use one level throughout."""
+    distance = (levels[:, None] - levels[None, :]) ** 2
+    expected = (tables.sum(axis=2)[:, :, None] * tables.sum(axis=1)[:, None, :] * distance).sum(axis=(1, 2))
+    return _chance_corrected((tables * distance).sum(axis=(1, 2)) * tables.sum(axis=(1, 2)), expected)
 
 
-def rater_agreement(
-    ratings: Sequence[ArrayLike], *, level: Level = "ordinal", num_bootstrap: int = 1000, seed: int = 0
-) -> dict[str, Any]:
-    """Alpha, and the mean quadratic kappa of every two raters, with 95% bootstrap intervals over queries; JSON-able.
+@dataclass(frozen=True)
+class RaterAgreement:
+    """How well raters agree: alpha, the mean quadratic kappa of every two (None where nothing can disagree), sizes."""
+
+    alpha: Interval | None
+    kappa: Interval | None
+    num_raters: int
+    num_items: int
+
+
+def rater_agreement(ratings: Sequence[ArrayLike], *, level: Level = "ordinal") -> RaterAgreement:
+    """Alpha, and the mean quadratic kappa of every two raters, with 95% intervals over queries.
 
     ratings: per query, levels (raters, K) of its K responses, nan where a rater skipped one; the queries may have
     different numbers of raters (alpha does not need to know who they are, kappa pairs them by their place).
-
-    Returns: {"alpha", "kappa": {"mean", "low", "high"} or None where nothing can disagree, "num_raters", "num_items"}.
     """
     tables = [np.asarray(table, dtype=np.float64) for table in ratings]
     values = _values(tables)
     coincidences = np.stack([_coincidences(table, values) for table in tables])
     raters = max(len(table) for table in tables)
     pairs = [(i, j) for i in range(raters) for j in range(i + 1, raters)]
-    return {
-        "alpha": _resampled(
-            [coincidences], lambda found: _alpha(found, values, level), num_bootstrap=num_bootstrap, seed=seed
-        ),
-        "kappa": _pair_kappa(tables, tables, pairs, values, num_bootstrap, seed),
-        "num_raters": raters,
-        "num_items": int(sum(table.shape[1] for table in tables)),
-    }
+    alpha = jackknife_interval([coincidences], lambda sums: _alpha(sums[0], values, level), below_one=True)
+    return RaterAgreement(
+        alpha=_known(alpha),
+        kappa=_pair_kappa(tables, tables, pairs, values),
+        num_raters=raters,
+        num_items=int(sum(table.shape[1] for table in tables)),
+    )
 
 
-def agreement_between(
-    ratings: Sequence[ArrayLike], others: Sequence[ArrayLike], *, num_bootstrap: int = 1000, seed: int = 0
-) -> dict[str, float] | None:
+def agreement_between(ratings: Sequence[ArrayLike], others: Sequence[ArrayLike]) -> Interval | None:
     """Mean quadratic kappa of every rater with every one of another kind (humans, models), with its interval.
 
     ratings, others: per query, levels (raters, K) of the same responses. None where nothing can disagree.
@@ -136,7 +117,7 @@ def agreement_between(
     tables, other_tables = ([np.asarray(table, dtype=np.float64) for table in side] for side in (ratings, others))
     values = _values([*tables, *other_tables])
     pairs = [(i, j) for i in range(max(map(len, tables))) for j in range(max(map(len, other_tables)))]
-    return _pair_kappa(tables, other_tables, pairs, values, num_bootstrap, seed)
+    return _pair_kappa(tables, other_tables, pairs, values)
 
 
 def _values(tables: Sequence[Floats]) -> Floats:
@@ -147,13 +128,8 @@ def _values(tables: Sequence[Floats]) -> Floats:
 
 
 def _pair_kappa(
-    tables: Sequence[Floats],
-    others: Sequence[Floats],
-    pairs: Sequence[tuple[int, int]],
-    values: Floats,
-    num_bootstrap: int,
-    seed: int,
-) -> dict[str, float] | None:
+    tables: Sequence[Floats], others: Sequence[Floats], pairs: Sequence[tuple[int, int]], values: Floats
+) -> Interval | None:
     def counts(i: int, j: int) -> Floats:
         empty = np.zeros((len(values), len(values)))
         return np.stack(
@@ -163,25 +139,15 @@ def _pair_kappa(
             ]
         )
 
+    def mean_kappa(sums: Sequence[Floats]) -> Floats:
+        found = np.stack([_kappa(table, values) for table in sums])
+        known = ~np.isnan(found)
+        total = np.where(known, found, 0.0).sum(axis=0)
+        return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+
     stacks = [counts(i, j) for i, j in pairs]
-    return _resampled(stacks, lambda found: _kappa(found, values, "quadratic"), num_bootstrap=num_bootstrap, seed=seed)
+    return _known(jackknife_interval(stacks, mean_kappa, below_one=True)) if stacks else None
 
 
-def _resampled(
-    stacks: Sequence[Floats], measure: Callable[[Floats], float], *, num_bootstrap: int, seed: int
-) -> dict[str, float] | None:
-    """The mean over stacks (queries, V, V) of a measure of their sums, with a percentile interval over queries."""
-
-    def mean(tables: Sequence[Floats]) -> float:
-        known = [value for value in map(measure, tables) if not np.isnan(value)]
-        return float(np.mean(known)) if known else float("nan")
-
-    value = mean([stack.sum(axis=0) for stack in stacks])
-    if not stacks or np.isnan(value):
-        return None
-    number = len(stacks[0])
-    times = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=num_bootstrap)
-    sums = [np.tensordot(times, stack, axes=1) for stack in stacks]
-    found = np.array([mean([part[i] for part in sums]) for i in range(num_bootstrap)])
-    low, high = np.quantile(found[~np.isnan(found)], (0.025, 0.975))
-    return {"mean": value, "low": float(low), "high": float(high)}
+def _known(found: Interval) -> Interval | None:
+    return None if np.isnan(found.mean) else found

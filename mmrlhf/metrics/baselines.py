@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from mmrlhf.errors import DataError
-from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.types import PreferenceGroup
 
 _WORD = re.compile(r"[a-z']+|[0-9]+|[^\W\d_a-z]")
@@ -40,29 +37,6 @@ class RankedTexts:
     pairs: tuple[tuple[int, int], ...]
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> RankedTexts:
-        """Read rows of the released layout: `id`, `image` or `video`, `chosen`, `rejected`, and their `*_reason`.
-
-        A query's responses are told apart by their text; the category is the first folder of the media path.
-        Raises: DataError naming the row that lacks a field.
-        """
-        places: dict[tuple[str, str], int] = {}
-        columns: list[tuple[str, str, str, str]] = []
-        pairs: list[tuple[int, int]] = []
-        for number, row in enumerate(rows, start=1):
-            category = str(row.get("image") or row.get("video") or "unknown").split("/")[0]
-            ends = []
-            for side in ("chosen", "rejected"):
-                if side not in row or "id" not in row:
-                    raise DataError("a row lacks a field", where=f"row {number}", expected="id, chosen, rejected")
-                place = places.setdefault((str(row["id"]), row[side]), len(columns))
-                if place == len(columns):
-                    columns.append((str(row["id"]), category, row[side], row.get(f"{side}_reason") or ""))
-                ends.append(place)
-            pairs.append((ends[0], ends[1]))
-        return cls(*_columns(columns), pairs=tuple(pairs))
-
-    @classmethod
     def from_groups(cls, groups: Iterable[PreferenceGroup], *, critique: str = "short") -> RankedTexts:
         """Read preference groups; `critique` names the kind of critique, and a missing one is read as no words."""
         columns: list[tuple[str, str, str, str]] = []
@@ -71,26 +45,6 @@ class RankedTexts:
             pairs += [(len(columns) + i, len(columns) + j) for i, j in group.ranked_pairs()]
             columns += [(group.key, group.category, r.text, r.critiques.get(critique, "")) for r in group.responses]
         return cls(*_columns(columns), pairs=tuple(pairs))
-
-    def report(self, scores: NDArray[np.float64], *, num_bootstrap: int = 2000, seed: int = 0) -> dict[str, Any]:
-        """accuracy_report of scores (R,) on the pairs."""
-        chosen, rejected = (np.array([pair[side] for pair in self.pairs], dtype=np.int64) for side in (0, 1))
-        return accuracy_report(
-            [self.keys[i] for i in chosen],
-            scores[chosen],
-            scores[rejected],
-            [self.categories[i] for i in chosen],
-            num_bootstrap=num_bootstrap,
-            seed=seed,
-        )
-
-
-def baseline_reports(ranked: RankedTexts, *, num_bootstrap: int = 2000, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """accuracy_report of every baseline: `random`, `longer wins`, and `critique words` where there are critiques."""
-    scores = {"random": random_scores(ranked, seed=seed), "longer wins": length_scores(ranked)}
-    if any(ranked.critiques):
-        scores["critique words"] = critique_word_scores(ranked)
-    return {name: ranked.report(own, num_bootstrap=num_bootstrap, seed=seed) for name, own in scores.items()}
 
 
 def random_scores(ranked: RankedTexts, *, seed: int = 0) -> NDArray[np.float64]:

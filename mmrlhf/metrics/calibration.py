@@ -1,9 +1,11 @@
 """Whether a pairwise scorer knows how sure it is: reliability, expected calibration error, temperature, margins.
 
 Follows: Guo et al. 2017 (arXiv 1706.04599), sections 2 and 4.2, with sigmoid(gap) of a pair as the probability.
-Differs in: a pair has no fixed class, so each is shown in a random order, and the probability is that the response
-shown first is the better one; with the better one always first, every scorer would look sure and right. The error after
-the temperature is cross-fitted: each half of the queries gets the temperature of the other half.
+Differs in: a pair has no fixed class, so each is shown in both orders, (a, b) and (b, a), and the probability is that
+the response shown first is the better one; with the better one always first, every scorer would look sure and right,
+and one random order adds its own chance to the error. The error after the temperature is cross-fitted: each half of
+the queries gets the temperature of the other half. A few pairs show an error even where the scorer is perfectly
+calibrated; how much is estimated beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from mmrlhf.metrics.intervals import bootstrap_mean
+from mmrlhf.metrics.intervals import Interval, group_numbers, jackknife_interval, mean_interval, share_interval
 
 _LOG_TEMPERATURES = (np.log(1e-3), np.log(1e3))
 Floats = NDArray[np.float64]
@@ -33,42 +35,83 @@ class ReliabilityBin(NamedTuple):
     count: int
 
 
-def show_in_random_order(gaps: ArrayLike, *, seed: int = 0) -> tuple[Floats, NDArray[np.bool_]]:
-    """Swap about half of the pairs.
+def show_in_both_orders(gaps: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+    """Show every pair as (chosen, rejected) and as (rejected, chosen).
 
-    gaps: (P,) score of the chosen minus score of the rejected response. Returns (P,) score of the response shown first
-    minus that of the other, and (P,) whether the one shown first is the chosen one.
+    gaps: (P,) score of the chosen minus score of the rejected response. Returns (2 P,) score of the response shown
+    first minus that of the other, and (2 P,) whether the one shown first is the chosen one.
     """
     gap = _pairs(gaps)
-    chosen_first = np.random.default_rng(seed).random(len(gap)) < 0.5
-    return np.where(chosen_first, gap, -gap), chosen_first
+    return np.concatenate([gap, -gap]), np.repeat([True, False], len(gap))
 
 
 def reliability_bins(logits: ArrayLike, outcomes: ArrayLike, *, num_bins: int = 10) -> list[ReliabilityBin]:
     """Bin pairs by the probability that the response shown first is better.
 
-    logits, outcomes: (P,) each, from `show_in_random_order`. Returns num_bins bins of equal width over [0, 1]; the last
+    logits, outcomes: (N,) each, from `show_in_both_orders`. Returns num_bins bins of equal width over [0, 1]; the last
     one includes 1.
     """
     logit, right = _pairs(logits), np.asarray(outcomes, dtype=np.float64)
     if right.shape != logit.shape:
         raise ValueError(f"one outcome per pair, got {right.shape} for {logit.shape}")
+    probability, edges = expit(logit), np.linspace(0.0, 1.0, num_bins + 1)
+    place = _bin_of(probability, num_bins)
+    count = np.bincount(place, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        sure, hits = (np.bincount(place, side, minlength=num_bins) / count for side in (probability, right))
+    rows = zip(edges[:-1].tolist(), edges[1:].tolist(), sure.tolist(), hits.tolist(), count.tolist(), strict=True)
+    return [ReliabilityBin(*row) for row in rows]
+
+
+def _bin_of(probability: Floats, num_bins: int) -> NDArray[np.int64]:
+    return np.minimum((probability * num_bins).astype(np.int64), num_bins - 1)
+
+
+def expected_calibration_error(
+    gaps: ArrayLike, groups: Sequence[Hashable] | None = None, *, num_bins: int = 10
+) -> Interval:
+    """Mean distance of what came true from its probability over bins, weighted by count, with pairs in both orders.
+
+    gaps: (P,); groups: (P,) the query of every pair, or None. In [0, 1], with a 95% interval over queries.
+    """
+    logit, outcome = show_in_both_orders(gaps)
     probability = expit(logit)
-    edges = np.linspace(0.0, 1.0, num_bins + 1)
-    place = np.minimum((probability * num_bins).astype(int), num_bins - 1)
-    bins = []
-    for i in range(num_bins):
-        own = place == i
-        sure, hits = (probability[own].mean(), right[own].mean()) if own.any() else (np.nan, np.nan)
-        bins.append(ReliabilityBin(float(edges[i]), float(edges[i + 1]), float(sure), float(hits), int(own.sum())))
-    return bins
+    query = group_numbers(groups) if groups is not None else np.arange(len(logit) // 2)
+    table = np.zeros((int(query.max()) + 1, num_bins, 2))
+    place = np.tile(query, 2), _bin_of(probability, num_bins)
+    np.add.at(table[..., 0], place, outcome - probability)
+    np.add.at(table[..., 1], place, 1)
+
+    def error(sums: Sequence[Floats]) -> Floats:
+        off, count = np.abs(sums[0][..., 0]).sum(axis=1), sums[0][..., 1].sum(axis=1)
+        return np.where(count > 0, off / np.maximum(count, 1), np.nan)
+
+    found = jackknife_interval([table], error)
+    if found.low is None or found.high is None:
+        return found
+    return Interval(found.mean, max(0.0, found.low), min(1.0, found.high))
 
 
-def expected_calibration_error(logits: ArrayLike, outcomes: ArrayLike, *, num_bins: int = 10) -> float:
-    """Mean distance of what came true from its probability over reliability_bins, weighted by count; in [0, 1]."""
-    bins = [found for found in reliability_bins(logits, outcomes, num_bins=num_bins) if found.count]
-    total = sum(found.count for found in bins)
-    return sum(found.count * abs(found.accuracy - found.confidence) for found in bins) / total
+def error_of_chance(gaps: ArrayLike, *, num_bins: int = 10, num_draws: int = 200, seed: int = 0) -> float:
+    """The calibration error to expect of a scorer with these gaps (P,) where it is perfectly calibrated."""
+    size = np.abs(_pairs(gaps))
+    probability = expit(size)
+    place = _bin_of(probability, num_bins)
+    draw, errors = np.random.default_rng(seed), []
+    for _ in range(num_draws):
+        off = (draw.random(len(size)) < probability) - probability
+        errors.append(np.abs(np.bincount(place, off)).sum() / len(size))  # the other order mirrors it
+    return float(np.mean(errors))
+
+
+def log_loss(gaps: ArrayLike, groups: Sequence[Hashable] | None = None) -> Interval:
+    """Mean of -log sigmoid(gap) over pairs (P,), in nats, with a 95% interval over queries; chance is log 2."""
+    return mean_interval(np.logaddexp(0, -_pairs(gaps)), groups=groups)
+
+
+def brier_score(gaps: ArrayLike, groups: Sequence[Hashable] | None = None) -> Interval:
+    """Mean of (1 - sigmoid(gap))^2 over pairs (P,), with a 95% interval over queries; chance is 1/4."""
+    return mean_interval(expit(-_pairs(gaps)) ** 2, groups=groups)
 
 
 def fit_temperature(gaps: ArrayLike) -> float:
@@ -106,30 +149,34 @@ def cross_fit_temperature(gaps: ArrayLike, groups: Sequence[Hashable] | None = N
 def calibration_report(
     gaps: ArrayLike, groups: Sequence[Hashable] | None = None, *, num_bins: int = 10, seed: int = 0
 ) -> dict[str, Any]:
-    """Expected calibration error as it is and after a cross-fitted temperature, with the bins of both; JSON-able.
+    """Calibration error, log loss and Brier score, as they are and at a cross-fitted temperature, with bins; JSON-able.
 
     gaps: (P,); groups: (P,) the query of every pair, or None. `temperature` is fitted on all pairs: it is the one to
-    use on new data. Empty bins are left out.
+    use on new data. `ece_of_chance` is the error that perfect calibration would show here. Empty bins are left out.
     """
     gap = _pairs(gaps)
-    logits, outcomes = show_in_random_order(gap, seed=seed)
-    cooled = np.where(outcomes, 1.0, -1.0) * cross_fit_temperature(gap, groups, seed=seed)
+    cooled = cross_fit_temperature(gap, groups, seed=seed)
 
     def filled(values: Floats) -> list[dict[str, Any]]:
-        return [found._asdict() for found in reliability_bins(values, outcomes, num_bins=num_bins) if found.count]
+        bins = reliability_bins(*show_in_both_orders(values), num_bins=num_bins)
+        return [found._asdict() for found in bins if found.count]
 
-    return {
+    report: dict[str, Any] = {
         "num_pairs": len(gap),
-        "ece": expected_calibration_error(logits, outcomes, num_bins=num_bins),
         "temperature": fit_temperature(gap),
-        "ece_at_temperature": expected_calibration_error(cooled, outcomes, num_bins=num_bins),
-        "bins": filled(logits),
+        "ece_of_chance": error_of_chance(gap, num_bins=num_bins, seed=seed),
+        "bins": filled(gap),
         "bins_at_temperature": filled(cooled),
     }
+    for end, values in (("", gap), ("_at_temperature", cooled)):
+        report[f"ece{end}"] = expected_calibration_error(values, groups, num_bins=num_bins)._asdict()
+        report[f"nll{end}"] = log_loss(values, groups)._asdict()
+        report[f"brier{end}"] = brier_score(values, groups)._asdict()
+    return report
 
 
 def accuracy_by_margin(
-    gaps: ArrayLike, groups: Sequence[Hashable] | None = None, *, num_bins: int = 8, seed: int = 0
+    gaps: ArrayLike, groups: Sequence[Hashable] | None = None, *, num_bins: int = 8
 ) -> list[dict[str, Any]]:
     """How often pairs are right, by the size of their margin: bins of about equal count, smallest margins first.
 
@@ -144,7 +191,7 @@ def accuracy_by_margin(
     for i in np.unique(place):
         own = place == i
         names = None if groups is None else [name for name, inside in zip(groups, own, strict=True) if inside]
-        accuracy = bootstrap_mean(gap[own] > 0, groups=names, seed=seed)
+        accuracy = share_interval(gap[own] > 0, groups=names)
         part = {"low": float(size[own].min()), "high": float(size[own].max()), "margin": float(size[own].mean())}
         bins.append({**part, "accuracy": accuracy._asdict(), "count": int(own.sum())})
     return bins

@@ -1,99 +1,58 @@
-"""What preference training did to a policy: distance from the reference, implicit preferences, change in quality.
+"""What preference training did to a policy: distance from the reference, and change against before.
 
 Follows: Schulman 2020, "Approximating KL divergence", for the estimators k1 and k3; DPO (arXiv 2305.18290), section
 5.1, for the implicit reward.
-Differs in: always with bootstrap intervals over queries.
+Differs in: changes always come with intervals over queries, and with the shares of queries that gained and lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmrlhf.metrics.intervals import bootstrap_mean, paired_difference
-from mmrlhf.metrics.ranking import accuracy_report
+from mmrlhf.metrics.intervals import Interval, group_sums, paired_difference
+
+Floats = NDArray[np.float64]
 
 
-def kl_to_reference(
-    policy_logprob: ArrayLike,
-    reference_logprob: ArrayLike,
-    *,
-    groups: Sequence[Hashable] | None = None,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
-) -> dict[str, dict[str, float]]:
-    """Estimate KL(policy || reference) per sequence, in nats, from sequences that the policy sampled.
+def log_ratios(policy_logprob: ArrayLike, reference_logprob: ArrayLike) -> Floats:
+    """log policy - log reference (N,) of sequences with these summed log-probabilities (N,).
 
-    With d = log policy - log reference: k1 is the mean of d, unbiased, can be negative; k3 is the mean of
-    exp(-d) - 1 + d, unbiased too, never negative, usually of lower variance, but dominated by single sequences that the
-    reference likes much better. Both are biased for sequences that were not sampled from the policy at temperature 1.
-
-    Args:
-        policy_logprob, reference_logprob: (N,) summed token log-probabilities.
-        groups: (N,) the query of each sequence.
-
-    Returns: {"k1": {"mean", "low", "high"}, "k3": the same}.
+    Their mean over sequences that the policy sampled is k1, an unbiased estimate of KL(policy || reference) in nats a
+    sequence, which can be negative. Of any response it is the implicit reward, up to beta.
     """
-    ratio = _difference(policy_logprob, reference_logprob)
-    estimators = {"k1": ratio, "k3": np.expm1(-ratio) + ratio}
-    return {
-        name: bootstrap_mean(values, groups=groups, num_bootstrap=num_bootstrap, seed=seed)._asdict()
-        for name, values in estimators.items()
-    }
-
-
-def implicit_accuracy(
-    keys: Sequence[str],
-    chosen_logprob: ArrayLike,
-    rejected_logprob: ArrayLike,
-    reference_chosen: ArrayLike,
-    reference_rejected: ArrayLike,
-    categories: Sequence[str] | None = None,
-    *,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """accuracy_report of the implicit reward log policy - log reference, all (P,); beta > 0 would not change it."""
-    return accuracy_report(
-        keys,
-        _difference(chosen_logprob, reference_chosen),
-        _difference(rejected_logprob, reference_rejected),
-        categories,
-        num_bootstrap=num_bootstrap,
-        seed=seed,
-    )
-
-
-def quality_change(
-    before: Mapping[str, float], after: Mapping[str, float], *, num_bootstrap: int = 2000, seed: int = 0
-) -> dict[str, Any]:
-    """Quality of the same queries before and after training, key -> number; compared query by query.
-
-    Returns: {"before", "after", "change": {"mean", "low", "high"} each, "better", "worse": shares of queries,
-        "num_queries"}.
-    Raises: ValueError where the two do not cover the same queries.
-    """
-    if before.keys() != after.keys():
-        odd = sorted(before.keys() ^ after.keys())
-        raise ValueError(f"before and after must cover the same queries; {len(odd)} are in one only, such as {odd[:3]}")
-    keys = sorted(before)
-    old, new = (np.array([side[key] for key in keys], dtype=np.float64) for side in (before, after))
-    settings: dict[str, Any] = {"num_bootstrap": num_bootstrap, "seed": seed}
-    return {
-        "before": bootstrap_mean(old, **settings)._asdict(),
-        "after": bootstrap_mean(new, **settings)._asdict(),
-        "change": paired_difference(new, old, **settings)._asdict(),
-        "better": float((new > old).mean()),
-        "worse": float((new < old).mean()),
-        "num_queries": len(keys),
-    }
-
-
-def _difference(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    first, second = np.asarray(policy_logprob, dtype=np.float64), np.asarray(reference_logprob, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"log-probabilities must be (N,) of one length, got {first.shape} and {second.shape}")
     return first - second
+
+
+def k3_estimates(ratios: ArrayLike) -> Floats:
+    """exp(-d) - 1 + d (N,) of log-ratios d of sampled sequences: the KL's estimate that is never negative.
+
+    Unbiased too, usually of lower variance than d, but dominated by single sequences that the reference likes much
+    better; biased for sequences that were not sampled from the policy at temperature 1. The exponent is cut at 50.
+    """
+    ratio = np.asarray(ratios, dtype=np.float64)
+    return np.expm1(np.minimum(-ratio, 50.0)) + ratio
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measure after minus before on the same items, and the shares of queries that gained and lost."""
+
+    mean: Interval
+    better: float
+    worse: float
+    num_queries: int
+
+
+def change(before: ArrayLike, after: ArrayLike, queries: Sequence[Hashable]) -> Change:
+    """Compare (N,) numbers before and after, item by item; queries (N,) names each item's query."""
+    old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    mean = paired_difference(new, old, groups=queries)
+    gains, _ = group_sums(new - old, queries)
+    return Change(mean, float((gains > 0).mean()), float((gains < 0).mean()), len(gains))

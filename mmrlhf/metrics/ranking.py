@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from mmrlhf.metrics.intervals import bootstrap_mean, paired_difference
+from mmrlhf.metrics.intervals import group_numbers, paired_share_difference, share_interval, share_of_counts
 
 
 def accuracy_report(
@@ -24,84 +24,67 @@ def accuracy_report(
     chosen_scores: ArrayLike,
     rejected_scores: ArrayLike,
     categories: Sequence[str] | None = None,
-    *,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
 ) -> dict[str, Any]:
-    """ACC and ACC+ over everything and per category, with 95% bootstrap intervals over queries.
+    """ACC and ACC+ over everything and per category, with 95% intervals over queries.
 
     Args:
         keys: (P,) the query of every pair.
         chosen_scores, rejected_scores: (P,) each; a score that is not a number makes its pair wrong.
         categories: (P,) names, or None for no breakdown.
-        num_bootstrap, seed: of the intervals.
 
     Returns: {"acc": {"mean", "low", "high"}, "acc_plus": the same, "num_pairs", "num_queries", "num_ties",
-        "categories": {name: the same without "categories"}}; JSON-able.
+        "categories": {name: the same without "categories"}}; JSON-able, the ends of one query's interval are None.
     Raises: ValueError where lengths differ or there is no pair.
     """
     chosen, rejected = np.asarray(chosen_scores, dtype=np.float64), np.asarray(rejected_scores, dtype=np.float64)
     if not len(keys) == len(chosen) == len(rejected) or chosen.ndim != 1 or rejected.ndim != 1:
         raise ValueError(f"one pair each, got {len(keys)} keys, scores {chosen.shape} and {rejected.shape}")
+    if len(keys) == 0:
+        raise ValueError("an accuracy is of P pairs, P >= 1, got none")
     if categories is not None and len(categories) != len(keys):
         raise ValueError(f"one category per pair, got {len(categories)} for {len(keys)} pairs")
-    right, tie = chosen > rejected, chosen == rejected
-    report = _accuracies(keys, right, tie, num_bootstrap, seed)
+    query = group_numbers(keys)
+    sides = (chosen > rejected, chosen == rejected, np.ones(len(keys)))
+    sums = np.stack([np.bincount(query, side).astype(np.float64) for side in sides])
+    report = _accuracies(sums)
     report["categories"] = {}
     if categories is not None:
-        category_of = dict(zip(reversed(keys), reversed(categories), strict=True))
-        for name in sorted(set(category_of.values())):
-            own = [i for i, key in enumerate(keys) if category_of[key] == name]
-            report["categories"][name] = _accuracies([keys[i] for i in own], right[own], tie[own], num_bootstrap, seed)
+        first = np.unique(query, return_index=True)[1]
+        own: dict[str, list[int]] = {}
+        for number, place in enumerate(first.tolist()):
+            own.setdefault(str(categories[place]), []).append(number)
+        report["categories"] = {name: _accuracies(sums[:, own[name]]) for name in sorted(own)}
     return report
 
 
-def accuracy_difference(
-    keys: Sequence[str],
-    right: ArrayLike,
-    other_right: ArrayLike,
-    *,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """ACC and ACC+ of one scorer minus those of another on the same pairs, with paired bootstrap intervals.
+def accuracy_difference(keys: Sequence[str], right: ArrayLike, other_right: ArrayLike) -> dict[str, Any]:
+    """ACC and ACC+ of one scorer minus those of another on the same pairs, with paired 95% intervals over queries.
 
     keys: (P,) the query of every pair; right, other_right: (P,) bool. What both scorers find hard or easy cancels, so
     these intervals are narrower than the scorers' own. Returns {"acc", "acc_plus": {"mean", "low", "high"},
     "num_pairs", "num_queries"}; JSON-able.
     """
-    one, other = (np.asarray(side, dtype=np.bool_) for side in (right, other_right))
-    acc = paired_difference(one, other, groups=keys, num_bootstrap=num_bootstrap, seed=seed)
-    whole, other_whole = (list(_all_right(keys, side).values()) for side in (one, other))
-    acc_plus = paired_difference(whole, other_whole, num_bootstrap=num_bootstrap, seed=seed)
+    sides = [np.asarray(side, dtype=np.bool_) for side in (right, other_right)]
+    query = group_numbers(keys)
+    pairs = np.bincount(query)
+    whole = [np.bincount(query, side) == pairs for side in sides]
     return {
-        "acc": acc._asdict(),
-        "acc_plus": acc_plus._asdict(),
+        "acc": paired_share_difference(*sides, groups=keys)._asdict(),
+        "acc_plus": paired_share_difference(*whole)._asdict(),
         "num_pairs": len(keys),
-        "num_queries": len(whole),
+        "num_queries": len(pairs),
     }
 
 
-def _all_right(keys: Sequence[str], right: NDArray[np.bool_]) -> dict[str, bool]:
-    """Every query, and whether all its pairs are right."""
-    found: dict[str, bool] = {}
-    for key, hit in zip(keys, right.tolist(), strict=True):
-        found[key] = found.get(key, True) and hit
-    return found
-
-
-def _accuracies(
-    keys: Sequence[str], right: NDArray[np.bool_], tie: NDArray[np.bool_], num_bootstrap: int, seed: int
-) -> dict[str, Any]:
-    all_right = _all_right(keys, right)
-    acc = bootstrap_mean(right, groups=keys, num_bootstrap=num_bootstrap, seed=seed)
-    acc_plus = bootstrap_mean(list(all_right.values()), num_bootstrap=num_bootstrap, seed=seed)
+def _accuracies(sums: NDArray[np.float64]) -> dict[str, Any]:
+    """The report on queries of which each has (right, tied, all) pairs: (3, G)."""
+    right, tied, pairs = sums
     return {
-        "acc": acc._asdict(),
-        "acc_plus": acc_plus._asdict(),
-        "num_pairs": len(keys),
-        "num_queries": len(all_right),
-        "num_ties": int(tie.sum()),
+        "acc": share_of_counts(right, pairs)._asdict(),
+        "acc_plus": share_interval(right == pairs)._asdict(),
+        "num_pairs": int(pairs.sum()),
+        "num_queries": len(pairs),
+        "num_ties": int(tied.sum()),
     }
 
 

@@ -50,8 +50,8 @@ def ranking_summary(
     scored = scored_groups(groups, scores, critique=critique, seed=seed)
     return {
         "queries": len(groups),
-        "accuracy": ranking_tables(scored, seed=seed),
-        "difference": ranking_differences(scored, seed=seed) if tables else {},
+        "accuracy": ranking_tables(scored),
+        "difference": ranking_differences(scored) if tables else {},
         "margin": {name: margin_statistics(scored, name) for name in tables},
         "judge": judge_report(groups, [own[next(iter(tables))] for own in scores], seed=seed) if tables else None,
     }
@@ -106,7 +106,7 @@ def true_pairs(group: PreferenceGroup) -> Pairs | None:
     return tuple((i, j) for i, a in enumerate(quality) for j, b in enumerate(quality) if a > b)
 
 
-def ranking_tables(groups: Iterable[ScoredGroup], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+def ranking_tables(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, Any]]:
     """Accuracy of every scorer by every judge: judge -> scorer -> `accuracy_report`.
 
     A scorer is reported over the groups that have its scores, a judge over those with at least one of its pairs.
@@ -123,13 +123,12 @@ def ranking_tables(groups: Iterable[ScoredGroup], *, seed: int = 0) -> dict[str,
             ]
             if rows:
                 keys, categories, chosen_scores, rejected_scores = (list(column) for column in zip(*rows, strict=True))
-                tables.setdefault(judge, {})[scorer] = accuracy_report(
-                    keys, chosen_scores, rejected_scores, categories, seed=seed
-                )
+                report = accuracy_report(keys, chosen_scores, rejected_scores, categories)
+                tables.setdefault(judge, {})[scorer] = report
     return tables
 
 
-def ranking_differences(groups: Iterable[ScoredGroup], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+def ranking_differences(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, Any]]:
     """The first scorer minus every other one, on the pairs that both have: judge -> scorer -> `accuracy_difference`."""
     groups = list(groups)
     names = list(dict.fromkeys(name for group in groups for name in group.scores))
@@ -144,7 +143,7 @@ def ranking_differences(groups: Iterable[ScoredGroup], *, seed: int = 0) -> dict
             ]
             if rows:
                 keys, right, other_right = (list(column) for column in zip(*rows, strict=True))
-                found.setdefault(judge, {})[other] = accuracy_difference(keys, right, other_right, seed=seed)
+                found.setdefault(judge, {})[other] = accuracy_difference(keys, right, other_right)
     return found
 
 

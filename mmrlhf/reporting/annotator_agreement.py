@@ -8,23 +8,38 @@ not fit their responses are counted, not used.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mmrlhf.metrics.agreement import agreement_between, rater_agreement
+from mmrlhf.metrics.agreement import RaterAgreement, agreement_between, rater_agreement
+from mmrlhf.metrics.intervals import Interval
 from mmrlhf.shards.index import Index
 from mmrlhf.types import PreferenceGroup
 
 HUMANS, MODELS = "annotations", "model_annotations"
 
 
-def annotation_report(groups: Sequence[PreferenceGroup], *, seed: int = 0) -> dict[str, Any] | None:
-    """Agreement per dimension; None where no query has two annotators, or humans and models. JSON-able.
+@dataclass(frozen=True)
+class Dimension:
+    """One dimension: how humans agree with each other, and with models (mean kappa); None where there are not both."""
 
-    Returns: {"dimensions": {name: `rater_agreement`, with `models` (kappa of humans against models) where both are
-        there}, "num_queries", "num_unreadable"}.
-    """
+    humans: RaterAgreement | None
+    models: Interval | None
+
+
+@dataclass(frozen=True)
+class AnnotationReport:
+    """Agreement by dimension, over how many queries, of which so many could not be read."""
+
+    dimensions: Mapping[str, Dimension]
+    num_queries: int
+    num_unreadable: int
+
+
+def annotation_report(groups: Sequence[PreferenceGroup]) -> AnnotationReport | None:
+    """Agreement per dimension; None where no query has two annotators, or humans and models."""
     found: dict[str, dict[str, list[np.ndarray | None]]] = {}
     unreadable: set[int] = set()
     for number, group in enumerate(groups):
@@ -36,11 +51,9 @@ def annotation_report(groups: Sequence[PreferenceGroup], *, seed: int = 0) -> di
                 else:
                     sides = found.setdefault(name, {HUMANS: [None] * len(groups), MODELS: [None] * len(groups)})
                     sides[kind][number] = table
-    dimensions = {name: _agreement(sides[HUMANS], sides[MODELS], seed) for name, sides in found.items()}
-    dimensions = {name: part for name, part in dimensions.items() if part}
-    if not dimensions:
-        return None
-    return {"dimensions": dimensions, "num_queries": len(groups), "num_unreadable": len(unreadable)}
+    dimensions = {name: _agreement(sides[HUMANS], sides[MODELS]) for name, sides in found.items()}
+    dimensions = {name: part for name, part in dimensions.items() if part != Dimension(None, None)}
+    return AnnotationReport(dimensions, len(groups), len(unreadable)) if dimensions else None
 
 
 def read_annotated(index: Index, *, limit: int, seed: int = 0) -> list[PreferenceGroup]:
@@ -68,14 +81,11 @@ def _table(levels: Any, num_responses: int) -> np.ndarray | None:
     return np.array([[np.nan if cell is None else cell for cell in row] for row in levels], dtype=np.float64)
 
 
-def _agreement(
-    humans: Sequence[np.ndarray | None], models: Sequence[np.ndarray | None], seed: int
-) -> dict[str, Any] | None:
+def _agreement(humans: Sequence[np.ndarray | None], models: Sequence[np.ndarray | None]) -> Dimension:
     both = [(one, other) for one, other in zip(humans, models, strict=True) if one is not None and other is not None]
     tables = [table for table in humans if table is not None]
-    part: dict[str, Any] = {}
-    if any(len(table) > 1 for table in tables):
-        part = rater_agreement(tables, seed=seed)
-    if both:
-        part["models"] = agreement_between([one for one, _ in both], [other for _, other in both], seed=seed)
-    return part or None
+    several = any(len(table) > 1 for table in tables)
+    return Dimension(
+        humans=rater_agreement(tables) if several else None,
+        models=agreement_between([one for one, _ in both], [other for _, other in both]) if both else None,
+    )

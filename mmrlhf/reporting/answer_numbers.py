@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmrlhf.metrics.intervals import bootstrap_mean
+from mmrlhf.metrics.intervals import mean_interval, share_interval
+from mmrlhf.metrics.policy import k3_estimates, log_ratios
 from mmrlhf.reporting.accuracy import ranking_tables, scored_groups
 from mmrlhf.types import PreferenceGroup
 
@@ -39,7 +39,7 @@ class Answers:
         """log policy - log reference of each answer (S,)."""
         if self.reference_logprob is None:
             return None
-        return [own - other for own, other in zip(self.logprob, self.reference_logprob, strict=True)]
+        return log_ratios(self.logprob, self.reference_logprob).tolist()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The answers as rows of `samples.jsonl`; (key, sample) pairs them between two policies."""
@@ -54,6 +54,7 @@ class Answers:
 
 
 Values = Callable[[Answers], Sequence[float] | None]
+Row = tuple[str, str, float]  # key, category, value
 
 
 def report_answers(
@@ -68,40 +69,37 @@ def report_answers(
     Returns:
         `quality`, `reward`, `kl` (mean log-ratio of the answers, in nats), `kl_k3` (the same distance by the estimator
         of lower variance, Schulman 2020), `length` (tokens), `cut_off` (share that
-        reached `max_new_tokens`): overall and per category, as mean, low, high (95% bootstrap over queries), None where
+        reached `max_new_tokens`): overall and per category, as mean, low, high (95%, over queries), None where
         not asked for; `preference`: accuracy tables of the implicit reward and of the log-probability alone.
     """
     values: dict[str, Values] = {
         "quality": lambda answer: answer.quality,
         "reward": lambda answer: answer.reward,
         "kl": lambda answer: answer.log_ratios(),
-        "kl_k3": lambda answer: [_k3(ratio) for ratio in answer.log_ratios() or ()] if is_sampled else None,
+        "kl_k3": lambda answer: k3_estimates(answer.log_ratios() or []).tolist() if is_sampled else None,
         "length": lambda answer: answer.num_tokens,
         "cut_off": lambda answer: [float(number >= max_new_tokens) for number in answer.num_tokens],
     }
-    means = {name: _by_category(answers, value, seed) for name, value in values.items()}
+    means = {name: _by_category(answers, value, is_share=name == "cut_off") for name, value in values.items()}
     return {"queries": len(answers), **means, "preference": _preference(answers, is_reference, seed)}
 
 
-def _k3(log_ratio: float) -> float:
-    """exp(-d) - 1 + d of d = log policy - log reference, which is never negative; the exponent is cut at 50."""
-    return math.expm1(min(-log_ratio, 50.0)) + log_ratio
-
-
-def _by_category(answers: Sequence[Answers], values: Values, seed: int) -> dict[str, Any] | None:
+def _by_category(answers: Sequence[Answers], values: Values, *, is_share: bool) -> dict[str, Any] | None:
     rows = [(a.key, a.category, value) for a in answers for value in values(a) or ()]
     if not rows:
         return None
-    report: dict[str, Any] = _interval(rows, seed)
-    categories = sorted({category for _, category, _ in rows})
-    report["categories"] = {name: _interval([row for row in rows if row[1] == name], seed) for name in categories}
+    own: dict[str, list[Row]] = {}
+    for row in rows:
+        own.setdefault(row[1], []).append(row)
+    report: dict[str, Any] = _interval(rows, is_share)
+    report["categories"] = {name: _interval(own[name], is_share) for name in sorted(own)}
     return report
 
 
-def _interval(rows: Sequence[tuple[str, str, float]], seed: int) -> dict[str, float]:
+def _interval(rows: Sequence[Row], is_share: bool) -> dict[str, Any]:
     keys, _, values = zip(*rows, strict=True)
-    mean, low, high = bootstrap_mean(list(values), groups=list(keys), seed=seed)
-    return {"mean": mean, "low": low, "high": high, "queries": len(set(keys))}
+    found = (share_interval if is_share else mean_interval)(list(values), groups=keys)
+    return {**found._asdict(), "queries": len(set(keys))}
 
 
 def _preference(answers: Sequence[Answers], is_reference: bool, seed: int) -> dict[str, Any]:
@@ -110,7 +108,6 @@ def _preference(answers: Sequence[Answers], is_reference: bool, seed: int) -> di
     for answer in answers:
         own: dict[str, Sequence[float]] = {}
         if answer.response_reference_logprob is not None and not is_reference:
-            ratios = zip(answer.response_logprob, answer.response_reference_logprob, strict=True)
-            own["implicit reward"] = [policy - reference for policy, reference in ratios]
+            own["implicit reward"] = log_ratios(answer.response_logprob, answer.response_reference_logprob).tolist()
         scores.append({**own, "log-probability": answer.response_logprob})
-    return ranking_tables(scored_groups([answer.group for answer in answers], scores, seed=seed), seed=seed)
+    return ranking_tables(scored_groups([answer.group for answer in answers], scores, seed=seed))

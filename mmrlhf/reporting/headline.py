@@ -10,19 +10,21 @@ from mmrlhf.reporting.inputs import PairTable, StageResult, paired_answers
 from mmrlhf.reporting.sections import Answers
 from mmrlhf.terminal.lines import duration
 
+NO_INTERVAL = "too few queries for an interval"
+
 
 def headline(
-    stages: Mapping[str, StageResult | None], pairs: PairTable | None, answers: tuple[Answers, Answers], *, seed: int
+    stages: Mapping[str, StageResult | None], pairs: PairTable | None, answers: tuple[Answers, Answers]
 ) -> dict[str, Any]:
     """Boil the run down to a flat mapping of numbers, for tables and sweeps; what is not known is absent."""
-    numbers: dict[str, Any] = {**_ranking(stages["score"]), **_answering(stages, answers, seed), **_margins(pairs)}
+    numbers: dict[str, Any] = {**_ranking(stages["score"]), **_answering(stages, answers), **_margins(pairs)}
     seconds = [stage.seconds for stage in stages.values() if stage is not None and stage.seconds is not None]
     numbers["stage_seconds"] = round(sum(seconds), 1) if seconds else None
     return {name: value for name, value in numbers.items() if value is not None}
 
 
-def _ranking(score: StageResult | None) -> dict[str, float]:
-    numbers: dict[str, float] = {}
+def _ranking(score: StageResult | None) -> dict[str, float | None]:
+    numbers: dict[str, float | None] = {}
     accuracy = ((score.summary.get("heldout") or {}).get("accuracy") or {}) if score is not None else {}
     for judge, table in accuracy.items():
         for scorer, report in list(table.items())[:1]:
@@ -33,18 +35,17 @@ def _ranking(score: StageResult | None) -> dict[str, float]:
     return numbers
 
 
-def _answering(
-    stages: Mapping[str, StageResult | None], answers: tuple[Answers, Answers], seed: int
-) -> dict[str, float | None]:
+def _answering(stages: Mapping[str, StageResult | None], answers: tuple[Answers, Answers]) -> dict[str, float | None]:
     numbers: dict[str, float | None] = {}
     for name in ("quality", "reward", "kl", "length"):
         for when, stage in (("before", stages["evaluate_before"]), ("after", stages["evaluate"])):
             found = (stage.summary.get(name) or {}) if stage is not None else {}
             numbers[f"{name}_{when}"] = found.get("mean")
-        gain = sections.difference(paired_answers(*answers, name), seed) if name in ("quality", "reward") else None
+        gain = sections.difference(paired_answers(*answers, name)) if name in ("quality", "reward") else None
         if gain is not None:
-            numbers[f"{name}_gain"] = gain.value
-            numbers[f"{name}_gain_low"], numbers[f"{name}_gain_high"] = gain.low, gain.high
+            numbers[f"{name}_gain"] = gain.mean.mean
+            numbers[f"{name}_gain_low"], numbers[f"{name}_gain_high"] = gain.mean.low, gain.mean.high
+            numbers[f"{name}_better"], numbers[f"{name}_worse"] = gain.better, gain.worse
     return numbers
 
 
@@ -62,18 +63,20 @@ def build_cards(numbers: Mapping[str, Any], stages: Mapping[str, StageResult | N
     cards = []
     for name, label in (("quality", "True quality of answers"), ("reward", "Reward of answers")):
         if f"{name}_gain" in numbers:
-            gain, low, high = (numbers[f"{name}_gain{end}"] for end in ("", "_low", "_high"))
+            gain, low, high = (numbers.get(f"{name}_gain{end}") for end in ("", "_low", "_high"))
             change = f"{numbers[f'{name}_before']:.2f} → {numbers[f'{name}_after']:.2f}"
-            tone = "good" if low > 0 else "bad" if high < 0 else ""
-            cards.append(_card(label, change, f"{gain:+.3f}, 95% interval {low:+.3f} to {high:+.3f}", tone=tone))
+            tone = "" if low is None or high is None else "good" if low > 0 else "bad" if high < 0 else ""
+            interval = NO_INTERVAL if low is None or high is None else f"95% interval {low:+.3f} to {high:+.3f}"
+            cards.append(_card(label, change, f"{gain:+.3f}, {interval}", tone=tone))
         elif f"{name}_after" in numbers:
             cards.append(_card(label, f"{numbers[f'{name}_after']:.2f}", "after training; nothing to compare with"))
     judges = [name.removeprefix("reward_acc_") for name in numbers if name.startswith("reward_acc_")]
     judges = [name for name in judges if not name.startswith("plus_") and not name.endswith(("_low", "_high"))]
     for part, label in (("acc", "Reward model, ACC"), ("acc_plus", "Reward model, ACC+")):
         for judge in judges[:1]:
-            value, low, high = (numbers[f"reward_{part}_{judge}{end}"] for end in ("", "_low", "_high"))
-            cards.append(_card(label, f"{value:.1%}", f"{low:.1%} to {high:.1%}, held out, by {judge}"))
+            value, low, high = (numbers.get(f"reward_{part}_{judge}{end}") for end in ("", "_low", "_high"))
+            interval = NO_INTERVAL if low is None or high is None else f"{low:.1%} to {high:.1%}"
+            cards.append(_card(label, f"{value:.1%}", f"{interval}, held out, by {judge}"))
     if "kl_after" in numbers:
         distance = f"{numbers['kl_after']:.2f}"
         cards.append(_card("Distance from the reference", distance, "mean log-ratio of answers", "nats"))

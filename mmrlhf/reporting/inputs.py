@@ -24,6 +24,7 @@ from mmrlhf.shards.sidecar import SideCar
 
 logger = logging.getLogger(__name__)
 
+AnswerPair = tuple[str, str, float, float]  # key, category, before, after
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -95,7 +96,7 @@ def read_answers(stage: StageResult | None) -> dict[str, list[dict[str, Any]]]:
 
 def paired_answers(
     before: Mapping[str, list[dict[str, Any]]], after: Mapping[str, list[dict[str, Any]]], column: str
-) -> list[tuple[str, str, float, float]]:
+) -> list[AnswerPair]:
     """Match two evaluations by (key, sample): (key, category, before, after) wherever both have the column."""
     return [
         (key, str(new.get("category", "unknown")), float(old[column]), float(new[column]))

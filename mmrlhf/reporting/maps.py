@@ -104,8 +104,8 @@ def tradeoff(points: Sequence[tuple[str, Interval, Interval]], *, x_label: str, 
         axes.errorbar(
             x.value, y.value, label=name, color=SERIES[number % len(SERIES)],
             marker=MARKERS[number // len(SERIES) % len(MARKERS)], markersize=6, elinewidth=1, linestyle="none",
-            xerr=[[max(x.value - x.low, 0.0)], [max(x.high - x.value, 0.0)]],
-            yerr=[[max(y.value - y.low, 0.0)], [max(y.high - y.value, 0.0)]],
+            xerr=[[max(x.value - x.ends[0], 0.0)], [max(x.ends[1] - x.value, 0.0)]],
+            yerr=[[max(y.value - y.ends[0], 0.0)], [max(y.ends[1] - y.value, 0.0)]],
         )  # fmt: skip
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)

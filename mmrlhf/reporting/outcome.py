@@ -91,7 +91,8 @@ def results_table(summary: Mapping[str, Any]) -> Table | None:
     for label, key in _RESULTS:
         if isinstance(summary.get(key), int | float):
             low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
-            table.add_row(label, f"{summary[key]:.3f}", f"{low:.3f} to {high:.3f}" if low is not None else "")
+            interval = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else ""
+            table.add_row(label, f"{summary[key]:.3f}", interval)
     return table if table.row_count else None
 
 
@@ -103,9 +104,16 @@ def rounds_table(summary: Mapping[str, Any]) -> Table | None:
     names = [name for name in rows[0] if name != "round" and any(row[name] for row in rows)]
     table = Table("after round", *names, title="rounds (95% interval)", title_justify="left", title_style="bold")
     for row in rows:
-        cells = [f"{v['mean']:.3f} ({v['low']:.3f} to {v['high']:.3f})" if (v := row[name]) else "" for name in names]
-        table.add_row(str(row["round"] or "start"), *cells)
+        table.add_row(str(row["round"] or "start"), *(_in_words(row[name]) for name in names))
     return table
+
+
+def _in_words(found: Mapping[str, float | None] | None) -> str:
+    """A number with its interval where it has one; empty for None."""
+    if not found:
+        return ""
+    ends = f" ({found['low']:.3f} to {found['high']:.3f})" if found["low"] is not None else ""
+    return f"{found['mean']:.3f}{ends}"
 
 
 def show_outcome(

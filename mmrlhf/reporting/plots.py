@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from mmrlhf.metrics import intervals as metrics
+
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
 _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
@@ -54,14 +56,29 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with its 95% interval, as a row of a dot plot; `group` picks the colour, `strong` fills the dot."""
+    """A number with its 95% interval, if it has one, as a row of a dot plot.
+
+    group picks the colour, strong makes the dot larger.
+    """
 
     label: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     group: int = 0
     strong: bool = False
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Where the line through the dot begins and ends: at the dot itself where there is no interval."""
+        return self.value if self.low is None else self.low, self.value if self.high is None else self.high
+
+
+def dot(found: Mapping[str, Any] | metrics.Interval, label: str = "", **look: Any) -> Interval:
+    """A number of a summary, or just measured, as a row of a dot plot; without ends where it has no interval."""
+    if isinstance(found, metrics.Interval):
+        return Interval(label, found.mean, found.low, found.high, **look)
+    return Interval(label, found["mean"], found["low"], found["high"], **look)
 
 
 P = ParamSpec("P")
@@ -150,7 +167,7 @@ def intervals(rows: Sequence[Interval], *, label: str, mark: float | None = None
     figure, axes = new_axes(5.2, 0.7 + 0.3 * max(len(rows), 1))
     for place, row in enumerate(reversed(rows)):
         colour = SERIES[row.group % len(SERIES)]
-        axes.plot([row.low, row.high], [place, place], color=colour, linewidth=3 if row.strong else 2, alpha=0.45)
+        axes.plot(list(row.ends), [place, place], color=colour, linewidth=3 if row.strong else 2, alpha=0.45)
         axes.plot([row.value], [place], "o", color=colour, markersize=8 if row.strong else 5.5)
     axes.set_yticks(range(len(rows)), [short_name(row.label) for row in reversed(rows)])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -159,7 +176,7 @@ def intervals(rows: Sequence[Interval], *, label: str, mark: float | None = None
     axes.margins(y=0.5 / max(len(rows), 1))
     axes.set_xlabel(label)
     axes.grid(visible=False, axis="y")
-    described = ", ".join(f"{row.label} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})" for row in rows)
+    described = ", ".join(f"{row.label} {row.value:.3f} ({row.ends[0]:.3f} to {row.ends[1]:.3f})" for row in rows)
     return to_svg(figure, f"{label}: {described}")
 
 

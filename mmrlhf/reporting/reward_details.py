@@ -25,7 +25,7 @@ def judge_report(
     Args:
         groups: ranked queries (media are not looked at).
         scores: one number per response of each.
-        seed: of random orders and bootstrap samples.
+        seed: of the halves that get each other's temperature, and of the points shown.
 
     Returns: `calibration` (see `calibration_report`), `by_margin` (`accuracy_by_margin`), `margins` (histograms by
         category), `verdicts` (right, tied and wrong pairs by category), `ranks` (annotators' rank against the scorer's,
@@ -42,7 +42,7 @@ def judge_report(
     margins = np.array(gaps)
     return {
         "calibration": calibration_report(margins, keys, seed=seed),
-        "by_margin": accuracy_by_margin(margins, keys, seed=seed),
+        "by_margin": accuracy_by_margin(margins, keys),
         "margins": _margin_histograms(margins, categories),
         "verdicts": _verdicts(margins, categories),
         "ranks": _rank_confusion(groups, scores),

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from scipy.special import expit
 
-from mmrlhf.reporting.plots import GRID, INK, MUTED, SERIES, new_axes, short_name, styled, to_svg
+from mmrlhf.reporting.plots import GRID, INK, MUTED, SERIES, dot, new_axes, short_name, styled, to_svg
 
 _DASHED = (0, (4, 3))
 
@@ -37,7 +37,7 @@ def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str
     legend = axes.legend(loc="upper left")
     for handle in legend.legend_handles:
         handle.set_sizes([36])  # type: ignore[union-attr]
-    return to_svg(figure, "reliability in random order, before and after the temperature")
+    return to_svg(figure, "reliability in both orders, before and after the temperature")
 
 
 @styled
@@ -45,7 +45,9 @@ def accuracy_of_margin(bins: Sequence[Mapping[str, Any]], temperature: float) ->
     """Draw accuracy over the size of the margin with 95% intervals, beside what sigmoid(margin) promises."""
     figure, axes = new_axes(4.4, 3.4)
     margins = np.array([found["margin"] for found in bins])
-    means, lows, highs = (np.array([found["accuracy"][end] for found in bins]) for end in ("mean", "low", "high"))
+    dots = [dot(found["accuracy"]) for found in bins]
+    means = np.array([found.value for found in dots])
+    lows, highs = np.array([found.ends for found in dots]).T
     grid = np.linspace(0, margins.max() * 1.05 if margins.max() > 0 else 1.0, 100)
     axes.plot(grid, expit(grid), color=MUTED, linewidth=1.2, linestyle=_DASHED, label="sigmoid(margin)")
     axes.plot(grid, expit(grid / temperature), color=SERIES[1], linewidth=1.2, alpha=0.8, label="at its temperature")

@@ -8,7 +8,7 @@ from typing import Any
 from mmrlhf.reporting import reward_plots as plots
 from mmrlhf.reporting.annotator_agreement import annotation_report, read_annotated
 from mmrlhf.reporting.inputs import StageResult
-from mmrlhf.reporting.plots import Interval, intervals
+from mmrlhf.reporting.plots import dot, intervals
 from mmrlhf.reporting.sample_cards import build_sample, sample_card
 from mmrlhf.reporting.sections import Section, missing
 from mmrlhf.shards.index import Index
@@ -29,9 +29,12 @@ def judge_section(score: StageResult | None, index: Index | None, rewards: SideC
     return {
         "facts": {
             "pairs": calibration["num_pairs"],
-            "calibration error": calibration["ece"],
-            "at its temperature": calibration["ece_at_temperature"],
+            "calibration error": dot(calibration["ece"]),
+            "of it, chance": calibration["ece_of_chance"],
+            "at its temperature": dot(calibration["ece_at_temperature"]),
             "temperature": temperature,
+            "log loss, nats": dot(calibration["nll"]),
+            "Brier score": dot(calibration["brier"]),
             "score against length": length["correlation"],
             "within queries": length["correlation_within_queries"],
         },
@@ -65,22 +68,23 @@ def surprise_cards(
 
 def annotation_section(index: Index, *, limit: int, seed: int) -> Section:
     """How well several annotators agree, per dimension; empty where the data do not say who gave what."""
-    report = annotation_report(read_annotated(index, limit=limit, seed=seed), seed=seed)
+    report = annotation_report(read_annotated(index, limit=limit, seed=seed))
     if report is None:
         return {}
     rows, dots = [], []
-    for name, found in report["dimensions"].items():
-        cells = {kind: _interval(name, found.get(kind)) for kind in ("alpha", "kappa", "models")}
-        rows.append({"name": name, "raters": found.get("num_raters"), "items": found.get("num_items"), **cells})
-        if cells["alpha"] is not None:
-            dots.append(cells["alpha"])
-    facts = {"queries": report["num_queries"], "without readable levels": report["num_unreadable"]}
+    for name, found in report.dimensions.items():
+        humans = found.humans
+        alpha = dot(humans.alpha, name, strong=True) if humans is not None and humans.alpha is not None else None
+        kappa = dot(humans.kappa, name) if humans is not None and humans.kappa is not None else None
+        row: Section = {"name": name, "alpha": alpha, "kappa": kappa}
+        row["models"] = dot(found.models, name) if found.models is not None else None
+        row |= {"raters": humans and humans.num_raters, "items": humans and humans.num_items}
+        rows.append(row)
+        if alpha is not None:
+            dots.append(alpha)
+    facts = {"queries": report.num_queries, "without readable levels": report.num_unreadable}
     return {
         "agreement": rows,
         "agreement_facts": facts,
         "agreement_plot": intervals(dots, label="Krippendorff's alpha (ordinal)", mark=0.0) if dots else None,
     }
-
-
-def _interval(label: str, found: Mapping[str, float] | None) -> Interval | None:
-    return Interval(label, found["mean"], found["low"], found["high"], strong=True) if found else None

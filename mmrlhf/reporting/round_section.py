@@ -9,7 +9,7 @@ from typing import Any
 
 from mmrlhf.reporting import plots
 from mmrlhf.reporting.inputs import read_stage
-from mmrlhf.reporting.plots import Interval
+from mmrlhf.reporting.plots import Interval, dot
 
 MEASURES = {
     "quality": "true quality",
@@ -34,11 +34,10 @@ def _interval(summary: Mapping[str, Any], name: str, turn: int) -> Interval | No
     found = summary.get(name)
     if not isinstance(found, Mapping) or found.get("mean") is None:
         return None
-    value, low, high = (float(found[part]) for part in PARTS)
-    return Interval(f"round {turn}" if turn else "start", value, low, high, strong=turn > 0)
+    return dot(found, f"round {turn}" if turn else "start", strong=turn > 0)
 
 
-def plain_interval(found: Interval | None) -> dict[str, float] | None:
+def plain_interval(found: Interval | None) -> dict[str, float | None] | None:
     """An interval as plain numbers."""
     return None if found is None else dict(zip(PARTS, (found.value, found.low, found.high), strict=True))
 

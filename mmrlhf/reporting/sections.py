@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.losses.objective import Objective
-from mmrlhf.metrics.intervals import bootstrap_mean
+from mmrlhf.metrics.policy import Change, change
 from mmrlhf.reporting import plots
-from mmrlhf.reporting.inputs import PairTable, StageResult, pair_betas, paired_answers
-from mmrlhf.reporting.plots import Interval
+from mmrlhf.reporting.inputs import AnswerPair, PairTable, StageResult, pair_betas, paired_answers
+from mmrlhf.reporting.plots import Interval, dot
 from mmrlhf.shards.index import Index
 
 Section = dict[str, Any]
@@ -55,8 +55,7 @@ def data_section(index: Index, pack: StageResult | None) -> Section:
 
 def accuracy_interval(report: Mapping[str, Any], name: str, label: str, **look: Any) -> Interval:
     """One number of an accuracy report (`acc` or `acc_plus`) with its interval."""
-    found = report[name]
-    return Interval(label, float(found["mean"]), float(found["low"]), float(found["high"]), **look)
+    return dot(report[name], label, **look)
 
 
 def both_accuracies(report: Mapping[str, Any], label: str, **look: Any) -> dict[str, Interval]:
@@ -134,9 +133,7 @@ MEASURES = (
 )
 
 
-def policy_section(
-    before: StageResult | None, after: StageResult | None, old: Answers, new: Answers, *, seed: int
-) -> Section:
+def policy_section(before: StageResult | None, after: StageResult | None, old: Answers, new: Answers) -> Section:
     """What preference training changed: every measure before and after, the paired differences, by category, drift."""
     if after is None and before is None:
         return missing("no policy has been evaluated", "python run.py stage=evaluate")
@@ -145,11 +142,12 @@ def policy_section(
         row: Section = {"name": description, "before": _mean(before, name), "after": _mean(after, name)}
         if row["before"] is None and row["after"] is None:
             continue
-        if column is not None:
-            row["difference"] = difference(paired_answers(old, new, column), seed)
+        gain = difference(paired_answers(old, new, column)) if column is not None else None
+        if gain is not None:
+            row |= {"difference": dot(gain.mean), "better": gain.better, "worse": gain.worse}
         rows.append(row)
     section: Section = {"rows": rows, "only": None if before and after else ("after" if after else "before")}
-    section |= _by_category(before, after, old, new, seed)
+    section |= _by_category(before, after, old, new)
     section["ranking"] = _implicit_ranking(after)
     if old and new and paired_answers(old, new, "reward"):
         gains = np.array([b - a for _, _, a, b in paired_answers(old, new, "reward")])
@@ -157,13 +155,12 @@ def policy_section(
     return section
 
 
-def difference(rows: Sequence[tuple[str, str, float, float]], seed: int) -> Interval | None:
+def difference(rows: Sequence[AnswerPair]) -> Change | None:
     """Mean of after minus before, over matched answers, with a 95% interval over queries."""
     if not rows:
         return None
     keys, _, before, after = zip(*rows, strict=True)
-    gains = [b - a for a, b in zip(before, after, strict=True)]
-    return Interval("difference", *bootstrap_mean(gains, groups=list(keys), seed=seed))
+    return change(before, after, keys)
 
 
 def _mean(stage: StageResult | None, name: str, category: str | None = None) -> Interval | None:
@@ -172,28 +169,31 @@ def _mean(stage: StageResult | None, name: str, category: str | None = None) -> 
         found = ((found or {}).get("categories") or {}).get(category)
     if not isinstance(found, Mapping) or found.get("mean") is None:
         return None
-    return Interval(category or name, float(found["mean"]), float(found["low"]), float(found["high"]))
+    return dot(found, category or name)
 
 
-def _by_category(
-    before: StageResult | None, after: StageResult | None, old: Answers, new: Answers, seed: int
-) -> Section:
+def _by_category(before: StageResult | None, after: StageResult | None, old: Answers, new: Answers) -> Section:
     """The main measure (quality, else reward) by category, and its picture against the drift."""
     measure = next((name for name in ("quality", "reward") if _mean(after, name) and _mean(before, name)), None)
     if measure is None or before is None or after is None:
         return {"categories": [], "measure": None}
     pairs = paired_answers(old, new, measure)
     names = sorted((after.summary[measure].get("categories") or {}).keys())
+    own: dict[str, list[AnswerPair]] = {}
+    for pair in pairs:
+        own.setdefault(pair[1], []).append(pair)
     table, dots = [], []
-    overall = difference(pairs, seed)
+    overall = difference(pairs)
     if overall is not None:
-        dots.append(Interval("all", overall.value, overall.low, overall.high, group=1, strong=True))
+        dots.append(dot(overall.mean, "all", group=1, strong=True))
     for name in names:
-        gain = difference([row for row in pairs if row[1] == name], seed)
+        gain = difference(own.get(name, ()))
         row = {"name": name, "before": _mean(before, measure, name), "after": _mean(after, measure, name)}
-        table.append({**row, "difference": gain, "kl": _mean(after, "kl", name)})
+        table.append(
+            {**row, "difference": dot(gain.mean) if gain is not None else None, "kl": _mean(after, "kl", name)}
+        )
         if gain is not None:
-            dots.append(Interval(name, gain.value, gain.low, gain.high))
+            dots.append(dot(gain.mean, name))
     section: Section = {"measure": measure, "categories": table}
     if dots:
         section["gain_plot"] = plots.intervals(dots, label=f"{measure}, after minus before", mark=0.0)

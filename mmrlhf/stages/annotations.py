@@ -50,7 +50,7 @@ def run(
         holdout, limit: share of held-out queries (all are done), and training queries at most.
         selection: which queries, as in training.
         report_queries: at most this many queries on each side enter the report.
-        seed: draws bootstrap samples.
+        seed: of what is drawn for the report.
 
     Raises:
         DataError: a response without a score that is asked for.

@@ -109,7 +109,7 @@ def run(
         samples = _samples(index, rewards, objective, answers, num_samples, seed, runtime)
         _log_samples(out, samples, runtime)
     page = _page(stages, index, rewards, pairs, answers, objective, seed)
-    summary = headline(stages, pairs, answers, seed=seed)
+    summary = headline(stages, pairs, answers)
     if rounds:
         page["rounds"], summary["rounds"] = _rounds(out, before, rounds)
     page["samples"] = _samples_section(samples)
@@ -141,7 +141,7 @@ def _page(
     before, after = stages["evaluate_before"], stages["evaluate"]
     no_shards = sections.missing("the shards were not given", "python run.py stage=report")
     return {
-        "policy": sections.policy_section(before, after, *answers, seed=seed),
+        "policy": sections.policy_section(before, after, *answers),
         "reward": sections.reward_section(stages["score"], pairs),
         "judge": judge_section(stages["score"], index, rewards),
         "beta": sections.beta_section(pairs, objective),

@@ -139,7 +139,9 @@ def benchmark_table(
     return rows
 
 
-def _with_interval(interval: Mapping[str, float], *, sign: str = "") -> str:
+def _with_interval(interval: Mapping[str, Any], *, sign: str = "") -> str:
+    if interval["low"] is None:
+        return format(interval["mean"], f"{sign}.3f")
     mean, low, high = (format(interval[name], f"{sign}.3f") for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 

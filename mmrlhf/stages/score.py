@@ -57,7 +57,7 @@ def run(
         limit: score at most this many training queries.
         selection: which queries, as in training.
         report_queries: at most this many queries on each side enter the report.
-        seed: of the bootstrap samples.
+        seed: of what is drawn for the report.
     """
     index, passes = Index.load(shards), passes or PassSettings()
     heldout = select(index, "heldout", holdout=holdout, selection=selection).rows

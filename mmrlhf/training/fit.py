@@ -96,7 +96,7 @@ def train(
         "groups_per_second": round((trainer.global_step - first) * bench.schedule.groups_per_step / seconds, 3),
         "train": dict(module.train_metrics),
         "validation": dict(module.validation_metrics),
-        "heldout": heldout_report(module, bench.categories, seed=bench.schedule.seed),
+        "heldout": heldout_report(module, bench.categories),
         "truncated_tokens": module.truncated_tokens(),
         "quarantined": _callback(trainer, Quarantine).keys,
         "data": {
@@ -163,13 +163,13 @@ def _step_of(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
 
 
-def heldout_report(module: PackedModule, categories: Mapping[str, str], *, seed: int) -> dict[str, Any] | None:
-    """Pair accuracy on held-out queries with bootstrap intervals; None for methods without pairs."""
+def heldout_report(module: PackedModule, categories: Mapping[str, str]) -> dict[str, Any] | None:
+    """Pair accuracy on held-out queries with intervals over queries; None for methods without pairs."""
     scores = module.heldout_scores
     if scores is None:
         return None
     return accuracy_report(
-        scores.keys, scores.chosen, scores.rejected, [categories.get(key, "unknown") for key in scores.keys], seed=seed
+        scores.keys, scores.chosen, scores.rejected, [categories.get(key, "unknown") for key in scores.keys]
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -39,6 +40,18 @@ def test_mean_and_range_are_of_the_items_that_weigh(items: list[tuple[float, flo
     mean = sum(v * w for v, w in weighing) / sum(w for _, w in weighing)
     assert found["x"] == pytest.approx(mean, rel=1e-3, abs=1e-3)
     assert (found["x_min"], found["x_max"]) == pytest.approx((min(values), max(values)))
+
+
+@given(items=ITEMS, level=st.sampled_from([0.0, 0.1, 1e3, -1e4]))
+def test_the_spread_is_numpys_at_any_level(items: list[tuple[float, float]], level: float) -> None:
+    """A small spread at a high level has left nothing of itself in the mean of squares in float32."""
+    shifted = [(float(np.float32(value / 1000 + level)), weight) for value, weight in items]
+    values, weights = (np.array([row[i] for row in shifted if row[1] > 0]) for i in (0, 1))
+    found = reduce(shifted, len(items) // 2)
+    if len(values):
+        middle = np.average(values, weights=weights)
+        spread = np.sqrt(np.average((values - middle) ** 2, weights=weights))
+        assert (found["x"], found["x_std"]) == (pytest.approx(middle), pytest.approx(spread, rel=1e-6, abs=1e-9))
 
 
 def test_an_item_without_weight_may_be_infinite() -> None:

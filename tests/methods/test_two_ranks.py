@@ -42,4 +42,9 @@ def test_two_ranks_train_what_one_does(method: str, trained: dict) -> None:
     assert found["metrics"] == pytest.approx(metrics, rel=1e-3, abs=1e-5)
     if module.heldout_scores is not None:
         assert found["scores"]["keys"] == module.heldout_scores.keys
+        # of each side's own scores: a tie in one of them is one rounding away from a pair that is right
+        one = {**vars(module.heldout_scores), "accuracy": module.validation_metrics["accuracy"]}
+        for side in (one, found["scores"]):
+            right = [chosen > rejected for chosen, rejected in zip(side["chosen"], side["rejected"], strict=True)]
+            assert side["accuracy"] == pytest.approx(sum(right) / len(right), abs=1e-6)
         assert found["scores"]["chosen"] == pytest.approx(module.heldout_scores.chosen, rel=1e-3, abs=1e-5)

@@ -6,20 +6,24 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import spearmanr
+from torchmetrics.functional.classification import binary_calibration_error
 
 from mmrlhf.metrics.calibration import (
     accuracy_by_margin,
+    brier_score,
     calibration_report,
     cross_fit_temperature,
     expected_calibration_error,
     fit_temperature,
+    log_loss,
     rank_correlation,
     reliability_bins,
-    show_in_random_order,
+    show_in_both_orders,
 )
 
 
@@ -35,8 +39,8 @@ def test_temperature_undoes_a_scale(scale: float) -> None:
     gaps = calibrated_gaps(20_000) * scale
     assert fit_temperature(gaps) == pytest.approx(scale, rel=0.05)
     report = calibration_report(gaps)
-    assert report["ece_at_temperature"] < 0.02
-    assert report["ece"] == pytest.approx(0, abs=0.02) if scale == 1 else report["ece"] > 0.05
+    assert report["ece_at_temperature"]["mean"] < 0.02
+    assert report["ece"]["mean"] == pytest.approx(0, abs=0.02) if scale == 1 else report["ece"]["mean"] > 0.05
     json.dumps(report, allow_nan=False)
 
 
@@ -44,36 +48,61 @@ PAIRS = st.lists(st.floats(-50, 50), min_size=1, max_size=50)
 
 
 @settings(max_examples=50, deadline=None)
-@given(gaps=PAIRS, num_bins=st.integers(1, 20), seed=st.integers(0, 3))
-def test_bins_hold_every_pair_once(gaps: list[float], num_bins: int, seed: int) -> None:
-    shown = show_in_random_order(gaps, seed=seed)
+@given(gaps=PAIRS, num_bins=st.integers(1, 20))
+def test_bins_hold_every_pair_in_both_orders(gaps: list[float], num_bins: int) -> None:
+    shown = show_in_both_orders(gaps)
     bins = reliability_bins(*shown, num_bins=num_bins)
-    assert sum(found.count for found in bins) == len(gaps)
+    assert sum(found.count for found in bins) == 2 * len(gaps)
     for found in bins:
         if found.count:
             assert found.low - 1e-9 <= found.confidence <= found.high + 1e-9 and 0 <= found.accuracy <= 1
-    assert 0 <= expected_calibration_error(*shown, num_bins=num_bins) <= 1
+    error = expected_calibration_error(gaps, num_bins=num_bins)
+    filled = [found for found in bins if found.count]
+    by_hand = sum(found.count * abs(found.accuracy - found.confidence) for found in filled) / (2 * len(gaps))
+    assert error.mean == pytest.approx(by_hand, abs=1e-12) and 0 <= error.mean <= 1
+    if len(gaps) == 1:
+        assert error.low is error.high is None
 
 
-def test_worked_example() -> None:
-    """Two sure and right, two sure and wrong: sure either way, and half of it comes true in each end bin."""
-    logits, outcomes = np.array([50.0, 50.0, -50.0, -50.0]), np.array([True, False, True, False])
-    assert expected_calibration_error(logits, outcomes) == pytest.approx(0.5)
-    assert [found.count for found in reliability_bins(logits, outcomes)] == [2, *[0] * 8, 2]
+@given(gaps=st.lists(st.floats(-8, 8), min_size=2, max_size=60))
+def test_the_error_is_torchmetrics_error_of_both_orders(gaps: list[float]) -> None:
+    logits, outcomes = (torch.tensor(side) for side in show_in_both_orders(gaps))
+    probability = logits.sigmoid()
+    assume(((probability * 10) % 1 - 0.5).abs().max() < 0.5 - 1e-9)  # edges belong to either bin there
+    theirs = binary_calibration_error(probability, outcomes.long(), n_bins=10, norm="l1")
+    assert expected_calibration_error(gaps).mean == pytest.approx(float(theirs), abs=1e-6)
 
 
-@given(gaps=PAIRS, seed=st.integers(0, 3))
-def test_the_order_hides_which_one_is_chosen_and_nothing_else(gaps: list[float], seed: int) -> None:
-    logits, outcomes = show_in_random_order(gaps, seed=seed)
-    assert np.array_equal(np.where(outcomes, logits, -logits), np.asarray(gaps, dtype=float))
+@given(gaps=PAIRS)
+def test_no_order_and_no_chance_enters(gaps: list[float]) -> None:
+    """Turning the list of pairs round or showing them the other way round changes nothing."""
+    logits, outcomes = show_in_both_orders(gaps)
+    assert np.array_equal(np.where(outcomes, logits, -logits), np.tile(np.asarray(gaps, dtype=float), 2))
+    error = expected_calibration_error(gaps).mean
+    assert expected_calibration_error(gaps[::-1]).mean == pytest.approx(error)
 
 
-def test_a_scorer_that_prefers_what_is_shown_first_is_not_called_calibrated() -> None:
-    """With the chosen one always first, sure and right by position alone would pass; in random order it is not."""
-    logits, outcomes = show_in_random_order(np.full(4000, 3.0))
-    assert 0.45 < outcomes.mean() < 0.55
-    assert expected_calibration_error(np.full(4000, 3.0), outcomes) > 0.4
-    assert expected_calibration_error(logits, outcomes) == pytest.approx(1 - expit(3.0), abs=1e-9)
+def test_a_perfect_scorer_at_benchmark_size() -> None:
+    """170 pairs: .053 in both orders, where one random order shows .075; and the error of chance says so."""
+    found = [calibration_report(calibrated_gaps(170, seed)) for seed in range(60)]
+    shown, chance = (
+        np.mean(side) for side in zip(*((f["ece"]["mean"], f["ece_of_chance"]) for f in found), strict=True)
+    )
+    assert shown == pytest.approx(0.053, abs=0.006) and chance == pytest.approx(shown, abs=0.006)
+
+
+def test_a_scorer_that_is_sure_and_half_right_is_far_off() -> None:
+    gaps = np.tile([50.0, -50.0], 20)
+    assert expected_calibration_error(gaps).mean == pytest.approx(0.5)
+    assert log_loss(gaps).mean == pytest.approx(25.0) and brier_score(gaps).mean == pytest.approx(0.5)
+
+
+@given(gaps=st.lists(st.floats(-8, 8), min_size=2, max_size=40))
+def test_log_loss_and_brier_are_torch_s(gaps: list[float]) -> None:
+    logits, outcomes = (torch.tensor(side) for side in show_in_both_orders(gaps))
+    nll = torch.nn.functional.binary_cross_entropy_with_logits(logits, outcomes.double())
+    assert log_loss(gaps).mean == pytest.approx(float(nll), abs=1e-9)
+    assert brier_score(gaps).mean == pytest.approx(float((logits.sigmoid() - outcomes.double()).square().mean()))
 
 
 def test_the_temperature_of_a_half_comes_from_the_other() -> None:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: repeatable, over groups, and of the right width."""
+"""Intervals over queries, against SciPy where it has them, and by hand where they end."""
 
 from __future__ import annotations
 
@@ -6,41 +6,121 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from mmrlhf.metrics.intervals import Interval, bootstrap_mean, group_sums, paired_difference
+from mmrlhf.metrics.intervals import (
+    Interval,
+    group_sums,
+    jackknife_interval,
+    mean_interval,
+    paired_difference,
+    paired_share_difference,
+    share_interval,
+)
+
+HITS = st.lists(st.booleans(), min_size=2, max_size=60)
 
 
-@settings(max_examples=50, deadline=None)
-@given(values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), seed=st.integers(0, 100))
-def test_repeats_itself_and_holds_its_mean(values: list[float], seed: int) -> None:
-    first = bootstrap_mean(values, num_bootstrap=200, seed=seed)
-    assert first == bootstrap_mean(values, num_bootstrap=200, seed=seed)
-    assert first.mean == pytest.approx(np.mean(values), abs=1e-9)
-    assert min(values) - 1e-9 <= first.low <= first.high <= max(values) + 1e-9
+def ends(found: Interval) -> tuple[float, float]:
+    assert found.low is not None and found.high is not None
+    return found.low, found.high
 
 
-def test_width_is_that_of_the_normal_interval() -> None:
-    """400 draws of a standard normal: half-width 1.96 / 20 = 0.098."""
-    values = np.random.default_rng(0).standard_normal(400)
-    interval = bootstrap_mean(values)
-    assert (interval.high - interval.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.08)
+@given(hits=HITS, level=st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_a_share_of_queries_has_wilsons_interval(hits: list[bool], level: float) -> None:
+    exact = stats.binomtest(sum(hits), len(hits)).proportion_ci(level, method="wilson")
+    for groups in (None, list(range(len(hits)))):
+        assert ends(share_interval(hits, groups=groups, level=level)) == pytest.approx((exact.low, exact.high))
+
+
+@given(values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30))
+def test_a_mean_of_queries_has_students_interval(values: list[float]) -> None:
+    found = mean_interval(values)
+    spread = stats.sem(values)
+    if found.low is None:
+        assert spread <= 1e-11 * abs(np.mean(values))
+        return
+    assert ends(found) == pytest.approx(stats.t.interval(0.95, len(values) - 1, np.mean(values), spread))
+
+
+@settings(max_examples=50)
+@given(rows=st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=5), min_size=2, max_size=12))
+def test_a_mean_of_unequal_queries_has_the_jackknifes_interval(rows: list[list[float]]) -> None:
+    groups = [number for number, row in enumerate(rows) for _ in row]
+    found = mean_interval(np.concatenate(rows), groups=groups)
+    left_out = [np.concatenate(rows[:i] + rows[i + 1 :]).mean() for i in range(len(rows))]
+    spread = np.sqrt((len(rows) - 1) * np.var(left_out))
+    if found.low is not None:
+        # the mean of what is left differs from the mean of all, so the two agree as far as the mean is linear
+        half = stats.t.ppf(0.975, len(rows) - 1) * spread
+        assert (found.high or 0.0) - found.mean == pytest.approx(half, rel=0.15, abs=1e-9)
+    table = np.array([[sum(row), len(row)] for row in rows], dtype=float)
+    exact = jackknife_interval([table], lambda sums: sums[0][:, 0] / sums[0][:, 1])
+    if exact.low is not None:
+        half = stats.t.ppf(0.975, len(rows) - 1) * spread
+        assert ends(exact) == pytest.approx((exact.mean - half, exact.mean + half), abs=1e-9)
+
+
+def test_all_right_is_not_certainty() -> None:
+    """10 of 10: Wilson's low end is 10 / (10 + 1.96^2) = .722; with ten pairs each, 10 / (10 + 2.26^2) = .662."""
+    alone, many = share_interval([1] * 10), share_interval([1] * 100, groups=[i // 10 for i in range(100)])
+    assert ends(alone) == (pytest.approx(0.7225, abs=1e-4), 1.0)
+    assert ends(many) == (pytest.approx(0.6615, abs=1e-4), 1.0)
+    assert ends(share_interval([0] * 10)) == (0.0, pytest.approx(1 - 0.7225, abs=1e-4))
+
+
+def test_a_figure_of_one_query_has_no_interval() -> None:
+    for measure in (mean_interval, share_interval):
+        assert measure([1.0, 0.0], groups=["a", "a"]) == Interval(0.5, None, None)
+        assert measure([1.0]) == Interval(1.0, None, None)
+    assert paired_difference([2.0], [1.0]) == Interval(1.0, None, None)
+    assert paired_share_difference([1, 1], [0, 1], groups=["a", "a"]) == Interval(0.5, None, None)
+
+
+def test_queries_that_all_say_the_same_have_a_mean_and_no_interval() -> None:
+    assert mean_interval([0.1] * 7) == Interval(pytest.approx(0.1), None, None)
+    assert mean_interval([1.0] * 11, groups=["big"] * 10 + ["small"]) == Interval(1.0, None, None)
 
 
 def test_grouping_widens_the_interval_of_values_that_go_together() -> None:
     values = np.repeat(np.random.default_rng(1).standard_normal(40), 10)
     groups = np.repeat(np.arange(40), 10).tolist()
-    alone, together = bootstrap_mean(values), bootstrap_mean(values, groups=groups)
-    assert together.mean == pytest.approx(alone.mean)
-    assert together.high - together.low > 2 * (alone.high - alone.low)
+    for alone, together in (
+        (mean_interval(values), mean_interval(values, groups=groups)),
+        (share_interval(values > 0), share_interval(values > 0, groups=groups)),
+    ):
+        assert together.mean == pytest.approx(alone.mean)
+        assert np.diff(ends(together)) > 2 * np.diff(ends(alone))
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=40),
+)
+def test_laws_of_shares_and_their_differences(rows: list[tuple[int, bool, bool]]) -> None:
+    """Ends hold the number and lie in its range; swapping mirrors."""
+    groups, one, other = (list(column) for column in zip(*rows, strict=True))
+    found, turned = share_interval(one, groups=groups), share_interval([not hit for hit in one], groups=groups)
+    gap, back = paired_share_difference(one, other, groups=groups), paired_share_difference(other, one, groups=groups)
+    assert gap.mean == pytest.approx(-back.mean)
+    if len(set(groups)) == 1:
+        assert found.low is found.high is gap.low is gap.high is None
+        return
+    assert 0 <= ends(found)[0] <= found.mean <= ends(found)[1] <= 1
+    assert ends(turned) == pytest.approx((1 - ends(found)[1], 1 - ends(found)[0]))
+    assert -1 <= ends(gap)[0] <= gap.mean + 1e-9 and gap.mean - 1e-9 <= ends(gap)[1] <= 1
+    assert ends(back) == pytest.approx((-ends(gap)[1], -ends(gap)[0]))
+
+
+def test_newcombes_published_example() -> None:
+    """Newcombe 1998 (paired), table II (a): 36 both, 12 first only, 2 second only, 0 neither gives .0569 to .3404."""
+    one = [1] * 36 + [1] * 12 + [0] * 2
+    other = [1] * 36 + [0] * 12 + [1] * 2
+    found = paired_share_difference(one, other)
+    assert found.mean == pytest.approx(0.2) and ends(found) == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
 def test_groups_of_different_sizes_weigh_by_size() -> None:
-    assert bootstrap_mean([1.0, 1.0, 1.0, 0.0], groups=["a", "a", "a", "b"]).mean == 0.75
-
-
-def test_each_resample_divides_by_its_own_count() -> None:
-    """The mean of ones is one in every resample, however many values its groups happen to have."""
-    assert tuple(bootstrap_mean([1.0] * 11, groups=["big"] * 10 + ["small"])) == (1, 1, 1)
+    assert mean_interval([1.0, 1.0, 1.0, 0.0], groups=["a", "a", "a", "b"]).mean == 0.75
 
 
 def test_group_labels_and_order_do_not_matter() -> None:
@@ -48,35 +128,27 @@ def test_group_labels_and_order_do_not_matter() -> None:
     assert sums.tolist() == [4, 2] and counts.tolist() == [2, 1]
 
 
-def test_one_group_has_no_width() -> None:
-    assert bootstrap_mean([1.0, 3.0], groups=["a", "a"]) == Interval(2.0, 2.0, 2.0)
-
-
 def test_difference_cancels_what_both_share() -> None:
     shared = np.random.default_rng(2).standard_normal(50) * 100
-    interval = paired_difference(shared + 1, shared)
-    assert tuple(interval) == pytest.approx((1, 1, 1))
-    groups = np.repeat(np.arange(5), 10).tolist()
-    noise = np.repeat(np.random.default_rng(3).standard_normal(5), 10)
+    noise, groups = np.repeat(np.random.default_rng(3).standard_normal(5), 10), np.repeat(np.arange(5), 10).tolist()
     grouped = paired_difference(shared + noise, shared, groups=groups)
-    assert grouped == pytest.approx(bootstrap_mean(noise, groups=groups))
-    turned = paired_difference(shared, shared + 1)
-    assert turned.mean == pytest.approx(-1)
+    assert grouped.mean == pytest.approx(noise.mean())
+    assert ends(grouped) == pytest.approx(ends(mean_interval(noise, groups=groups)))
 
 
-def test_blocks_do_not_change_the_number_of_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.arange(10.0)
-    whole = bootstrap_mean(values, num_bootstrap=105)
-    monkeypatch.setattr("mmrlhf.metrics.intervals._BLOCK", 100)
-    assert bootstrap_mean(values, num_bootstrap=105) == whole
+def test_blocks_do_not_change_a_jackknife(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = np.random.default_rng(0).random((30, 4))
+    whole = jackknife_interval([table], lambda sums: sums[0].max(axis=1))
+    monkeypatch.setattr("mmrlhf.metrics.intervals._BLOCK", 9)
+    assert jackknife_interval([table], lambda sums: sums[0].max(axis=1)) == whole
 
 
 def test_refused_arguments() -> None:
     with pytest.raises(ValueError, match="N >= 1"):
-        bootstrap_mean([])
+        mean_interval([])
     with pytest.raises(ValueError, match="one group per value"):
-        bootstrap_mean([1.0, 2.0], groups=["a"])
+        share_interval([1.0, 0.0], groups=["a"])
     with pytest.raises(ValueError, match="level"):
-        bootstrap_mean([1.0], level=95)
+        mean_interval([1.0, 2.0], level=95)
     with pytest.raises(ValueError, match="same items"):
         paired_difference([1.0], [1.0, 2.0])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from mmrlhf.reporting.annotator_agreement import annotation_report, read_annotated
@@ -30,12 +28,12 @@ def world(sigma: float) -> list[PreferenceGroup]:
 def test_the_worlds_annotators_agree_as_much_as_they_were_made_to():
     """Krippendorff's alpha about .61 at sigma 1.2, .33 at 2.0 (the world's own arithmetic, on overall scores)."""
     found = annotation_report(world(1.2))
-    assert found is not None and found["num_unreadable"] == 0
-    json.dumps(found, allow_nan=False)
-    overall = found["dimensions"]["overall"]
-    assert overall["num_raters"] == 3 and overall["alpha"]["mean"] == pytest.approx(0.61, abs=0.06)
+    assert found is not None and found.num_unreadable == 0
+    overall = found.dimensions["overall"].humans
+    assert overall is not None and overall.alpha is not None
+    assert overall.num_raters == 3 and overall.alpha.mean == pytest.approx(0.61, abs=0.06)
     noisy = annotation_report(world(2.0))
-    assert noisy is not None and noisy["dimensions"]["overall"]["alpha"]["mean"] == pytest.approx(0.33, abs=0.06)
+    assert noisy is not None and noisy.dimensions["overall"].humans.alpha.mean == pytest.approx(0.33, abs=0.06)
 
 
 def test_what_cannot_be_read_is_counted():
@@ -43,8 +41,9 @@ def test_what_cannot_be_read_is_counted():
     more = group("b", {"annotations": {"overall": [[4, 2], [5, 2]]}, "model_annotations": {"overall": [[4, 1]]}})
     bad = [group("c", {"annotations": {"overall": [[1, 2, 3]]}}), group("d", {"annotations": {"overall": "five"}})]
     found = annotation_report([good, more, *bad, group("e", {}), group("f", {"annotations": 3})])
-    assert found is not None and found["num_unreadable"] == 2
-    assert found["dimensions"]["overall"]["num_items"] == 4 and found["dimensions"]["overall"]["models"]["mean"] > 0
+    assert found is not None and found.num_unreadable == 2
+    assert found.dimensions["overall"].humans.num_items == 4
+    assert found.dimensions["overall"].models.mean > 0
     assert annotation_report([group("e", {})]) is None and annotation_report([]) is None
 
 

@@ -39,7 +39,7 @@ def made_up_accuracy():
     categories = [report_data.CATEGORIES[i // 3 % 5] for i in range(90)]
     scorers = {"reward model": 1.2, "longer wins": 0.1, "random": 0.0}
     return {
-        judge: {name: accuracy_report(keys, rng.normal(gap, 1, 90), rng.normal(0, 1, 90), categories, num_bootstrap=50)
+        judge: {name: accuracy_report(keys, rng.normal(gap, 1, 90), rng.normal(0, 1, 90), categories)
                 for name, gap in scorers.items()}
         for judge in ("annotators", "truth")
     }  # fmt: skip

@@ -31,7 +31,8 @@ def train(method: str, strategy: str, rank: int, world: int) -> dict:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     trainer.validate(module, datamodule=ToyData(share, share[1:2]), verbose=False)
     assert is_sharded(model) == (strategy == "sharded")
-    scores = module.heldout_scores and vars(module.heldout_scores)
+    accuracy = {"accuracy": module.validation_metrics.get("accuracy")}
+    scores = module.heldout_scores and {**vars(module.heldout_scores), **accuracy}
     return {"state": gather_state(model), "metrics": metrics, "scores": scores}
 
 
