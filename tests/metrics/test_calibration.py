@@ -68,7 +68,7 @@ def test_bins_hold_every_pair_in_both_orders(gaps: list[float], num_bins: int) -
 def test_the_error_is_torchmetrics_error_of_both_orders(gaps: list[float]) -> None:
     logits, outcomes = (torch.tensor(side) for side in show_in_both_orders(gaps))
     probability = logits.sigmoid()
-    assume(((probability * 10) % 1 - 0.5).abs().max() < 0.5 - 1e-9)  # edges belong to either bin there
+    assume(((probability * 10) % 1 - 0.5).abs().max() < 0.5 - 1e-5)  # edges belong to either bin there
     theirs = binary_calibration_error(probability, outcomes.long(), n_bins=10, norm="l1")
     assert expected_calibration_error(gaps).mean == pytest.approx(float(theirs), abs=1e-6)
 
