@@ -7,14 +7,19 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mmrlhf.errors import DataError
+
 # from so many files on, one flush of the whole machine is cheaper than one for each
 _MANY_FILES = 256
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.part")
+# a picture or clip is read whole; what is larger is no sample (or a sparse file that claims to be)
+LARGEST_FILE = 4 << 30
 
 
 def is_remote(place: object) -> bool:
@@ -106,3 +111,28 @@ def short_path(path: Path) -> str:
     """Write a path as a user would type it: relative where it lies below the working directory, absolute elsewhere."""
     path = Path(path).absolute()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def read_regular(path: Path, *, what: str = "file", limit: int = LARGEST_FILE) -> bytes:
+    """Read a file whole: a regular one, of a size that memory holds. A pipe or a device would be waited for for ever.
+
+    Args:
+        what: what to call it in an error.
+        limit: bytes that it may have.
+
+    Raises:
+        DataError: it is missing, no regular file, larger than the limit, or cannot be read.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise DataError(f"{what} is no regular file", where=path, given=stat.filemode(facts.st_mode))
+            if facts.st_size > limit:
+                raise DataError(
+                    f"{what} is too large to read whole",
+                    where=path, given=f"{facts.st_size} bytes", expected=f"at most {limit} bytes",
+                )  # fmt: skip
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{what} cannot be read", where=path, given=error.strerror or str(error)) from error

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf.files import publish_folder, write_bytes, write_json, written
+from mmrlhf.errors import DataError
+from mmrlhf.files import publish_folder, read_regular, write_bytes, write_json, written
 
 
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -77,3 +78,28 @@ def test_a_folder_replaces_another_and_takes_no_leftovers_along(tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
     assert (tmp_path / "final" / "data").read_text() == "new" and not (tmp_path / "final" / "other").exists()
     assert {p.name for p in (tmp_path / "final").iterdir() if not p.name.isdigit()} == {"data", ".mine.part"}
+
+
+def test_a_file_is_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert read_regular(tmp_path / "a") == b"abc"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "missing", "link to a pipe"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = {"folder": tmp_path, "device": Path("/dev/zero")}.get(kind, tmp_path / "x")
+    if kind == "pipe":
+        os.mkfifo(path)
+    if kind == "link to a pipe":
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to(tmp_path / "pipe")
+    with pytest.raises(DataError, match=str(path)):
+        read_regular(path, what="media file")
+
+
+def test_a_sparse_file_that_claims_to_be_huge_is_refused_by_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match="too large"):
+        read_regular(tmp_path / "big")

@@ -14,7 +14,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "mmrlhf"
 # from the ground up; rooms of one floor do not import each other
 FLOORS = (
-    ("errors", "types", "files"),
+    ("errors", "types"),
+    ("files",),
     ("processes", "losses", "metrics", "media", "expansion"),
     ("terminal", "records", "tokens", "models"),
     ("shapes", "shards", "methods", "callbacks"),

@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.files import read_regular
 from mmrlhf.inference.passes import decode_text, forward_groups, untrained
 from mmrlhf.inference.probes import settle
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
@@ -245,7 +246,5 @@ def _read_medium(item: Picture, number: int) -> Media:
     if isinstance(item, bytes):
         return Media("image", (f"{number}.img",), (item,))
     path = Path(item).expanduser()
-    if not path.is_file():
-        raise DataError("no such image or video", where="media", given=path, expected="a file")
     is_video = path.suffix.lower() in VIDEO_SUFFIXES
-    return Media("video" if is_video else "image", (path.name,), (path.read_bytes(),))
+    return Media("video" if is_video else "image", (path.name,), (read_regular(path, what="image or video"),))

@@ -17,6 +17,20 @@ from av.video.stream import VideoStream
 
 from mmrlhf.errors import DataError
 
+# Containers that hold their own frames. Others of FFmpeg's are lists of further files or addresses (concat, HLS, SDP),
+# or pictures (a GIF, which belongs among the images).
+CONTAINERS = (
+    "asf", "avi", "flv", "matroska", "mov", "mpeg", "mpegts", "ogg", "webm",
+    "h264", "hevc", "m4v", "mjpeg", "mpegvideo",
+)  # fmt: skip
+# 8,192 x 8,192; the decoder would ask for that memory before anybody sees the picture
+MAX_FRAME_PIXELS = 1 << 26
+_OPTIONS = {
+    "format_whitelist": ",".join(CONTAINERS),
+    "protocol_whitelist": "none",  # no file or address that a clip names is opened
+    "max_pixels": str(MAX_FRAME_PIXELS),
+}
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -77,6 +91,7 @@ def scan_video(data: bytes, where: str, deadline: Deadline) -> Scan:
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise _unusable(where, "no video stream that FFmpeg can decode")
             stream = container.streams.video[0]
+            _check_size(stream, where)
             packets = _read_packets(container, stream, deadline)
             return _build(packets, stream, _first_picture(data, where), where)
     except av.error.FFmpegError as error:
@@ -84,8 +99,18 @@ def scan_video(data: bytes, where: str, deadline: Deadline) -> Scan:
 
 
 def open_clip(data: bytes) -> InputContainer:
-    """Open an encoded video; damaged names and titles in it are not worth an error."""
-    return av.open(io.BytesIO(data), mode="r", metadata_errors="replace")
+    """Open an encoded video of one of the CONTAINERS; damaged names and titles in it are not worth an error."""
+    container = av.open(io.BytesIO(data), mode="r", metadata_errors="replace", options=_OPTIONS)
+    for stream in container.streams.video:
+        if stream.codec_context is not None:
+            stream.codec_context.options = {"max_pixels": _OPTIONS["max_pixels"]}
+    return container
+
+
+def _check_size(stream: VideoStream, where: str) -> None:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_FRAME_PIXELS:
+        raise _unusable(where, f"frames of {width} x {height} pixels; the limit is {MAX_FRAME_PIXELS} pixels")
 
 
 def _read_packets(container: InputContainer, stream: VideoStream, deadline: Deadline) -> list[Packet]:
@@ -162,7 +187,8 @@ def _unusable(where: str, given: str) -> DataError:
         "video cannot be used",
         where=where,
         given=given,
-        expected="a complete video file that begins with a key frame, turned by a multiple of 90 degrees if at all",
+        expected=f"a complete video file ({', '.join(CONTAINERS)}) that begins with a key frame, turned by a multiple "
+        "of 90 degrees if at all",
         fix="re-encode it (for example with ffmpeg), or drop the record",
     )
 

@@ -14,6 +14,10 @@ _UNREADABLE = (
     UnidentifiedImageError, OSError, SyntaxError, ValueError, IndexError, EOFError,
     Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
+# Formats whose decoders only turn bytes into pixels. Pillow knows others that start programs (EPS runs Ghostscript),
+# read further files, or are not pictures.
+FORMATS = ("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TGA",
+           "TIFF", "WEBP")  # fmt: skip
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 _ORIENTATION = 0x0112
 
@@ -34,7 +38,7 @@ def decode_image(data: bytes, *, where: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except _UNREADABLE as error:
@@ -51,7 +55,7 @@ def image_size(data: bytes, *, where: str = "image") -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 turned = image.getexif().get(_ORIENTATION) in _SWAPS_SIDES
     except _UNREADABLE as error:
@@ -75,6 +79,6 @@ def _unreadable(data: bytes, where: str, error: Exception) -> DataError:
         "image cannot be decoded",
         where=where,
         given=f"{len(data)} bytes, {type(error).__name__}: {error}",
-        expected="a complete JPEG, PNG, WebP or other file that Pillow reads",
+        expected=f"a complete picture file of one of the formats {', '.join(FORMATS)}",
         fix="replace the file, or drop the record; `pack` rejects such records and lists them",
     )

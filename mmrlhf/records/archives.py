@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
+import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +15,8 @@ from mmrlhf.errors import DataError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _IGNORED = "__MACOSX"
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_BLOCK = 1 << 20
 
 Watch = Callable[[Iterable, str, int], Iterable]
 
@@ -32,10 +38,13 @@ def unpack(archive: Path, root: Path, *, watch: Watch) -> int:
     overwrites, so an interrupted run is simply repeated. Raises DataError if the archive is damaged.
     """
     try:
-        if zipfile.is_zipfile(archive):
-            return _unpack_zip(archive, root, watch)
-        return _unpack_tar(archive, root, watch)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        # by its first bytes: a tar that ends in a zip file is a tar
+        with archive.open("rb") as stream:
+            unpack_kind = _unpack_zip if stream.read(4) in _ZIP else _unpack_tar
+        return unpack_kind(archive, root, watch)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError,
+            NotImplementedError, RuntimeError) as error:  # fmt: skip
+        # zipfile's word for a password is RuntimeError, for a method that it lacks NotImplementedError
         raise DataError(
             "an archive of the data set is damaged",
             where=archive,
@@ -48,18 +57,36 @@ def _unpack_zip(archive: Path, root: Path, watch: Watch) -> int:
     with zipfile.ZipFile(archive) as source:
         members = [m for m in source.infolist() if not m.is_dir() and not m.filename.startswith(_IGNORED)]
         target = _target(archive, root, [m.filename for m in members])
+        _check_room(archive, root, sum(m.file_size for m in members))
         for member in watch(members, f"unpacking {archive.name}", len(members)):
             source.extract(member, target)
     return len(members)
 
 
 def _unpack_tar(archive: Path, root: Path, watch: Watch) -> int:
-    with tarfile.open(archive) as source:
+    packed = archive.name.lower().endswith(("gz", "tgz"))
+    with (gzip.open if packed else open)(archive, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as source:
         members = [m for m in source.getmembers() if m.isfile()]
+        while stream.read(_BLOCK):
+            pass  # to the end, where gzip compares its checksum
         target = _target(archive, root, [m.name for m in members])
+        _check_room(archive, root, sum(m.size for m in members))
         for member in watch(members, f"unpacking {archive.name}", len(members)):
             source.extract(member, target, filter="data")
     return len(members)
+
+
+def _check_room(archive: Path, root: Path, needed: int) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise DataError(
+            "an archive does not fit on the disk once it is unpacked",
+            where=archive,
+            given=f"{needed / 2**30:.1f} GiB",
+            expected=f"at most the {free / 2**30:.1f} GiB that are free",
+            fix=f"make room below {root}, or unpack it elsewhere and give that folder as data.root",
+        )
 
 
 def _target(archive: Path, root: Path, names: list[str]) -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from mmrlhf.errors import DataError
-from mmrlhf.media.images import decode_image
+from mmrlhf.files import read_regular
+from mmrlhf.media.images import FORMATS, decode_image
 from mmrlhf.records.embedded import Embedded
 from mmrlhf.records.fields import MediaRef
 from mmrlhf.records.members import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order
@@ -106,11 +107,7 @@ def _missing(path: Path, relative: str) -> DataError:
 
 def read_file(path: Path) -> bytes:
     """Read a media file; raises DataError if it cannot be read or is empty."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError("media file cannot be read", where=path, given=str(error)) from error
-    return _not_empty(data, path)
+    return _not_empty(read_regular(path, what="media file"), path)
 
 
 def _not_empty(data: bytes, where: object) -> bytes:
@@ -146,6 +143,6 @@ def _image_suffix(path: Path) -> str:
 
 
 def _embedded_suffix(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         suffix = str(image.format).lower()
     return _SHORT.get(suffix, suffix)

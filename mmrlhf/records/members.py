@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, get_args
 
 from mmrlhf.errors import DataError
@@ -23,6 +24,8 @@ MAX_KEY_LENGTH = 76
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _FRAME = re.compile(r"f\d+\.(\w+)")
 _FIELDS = frozenset({"schema", "key", "prompt", "responses", "media", "category", "source", "licence", "pairs", "meta"})
+
+_RESPONSE_FIELDS = {field.name for field in fields(Response)}
 
 
 def safe_key(raw: str) -> str:
@@ -92,10 +95,52 @@ def group_from_members(
             "record does not fit its sample",
             where=where, given=f"key {row.get('key')!r}, fields {sorted(row)}", expected=f"fields {sorted(_FIELDS)}",
         )  # fmt: skip
-    try:
-        return _own_group(row, members, shard)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError("record is damaged", where=where, given=f"{type(error).__name__}: {error}") from error
+    wrong = next(_wrong_fields(row), None)
+    if wrong is not None:
+        raise DataError(
+            "record is damaged, or not written by this program",
+            where=f"{where}:{wrong[0]}", given=repr(wrong[1])[:200], expected=wrong[2],
+            fix="a record of another program must not have the field `schema`; else pack the data again",
+        )  # fmt: skip
+    return _own_group(row, members, shard)
+
+
+def _wrong_fields(row: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """(field, value, what it should be) of whatever `group_to_sample` would not write: anyone may write a tar."""
+    for name in ("key", "prompt", "category", "source", "licence"):
+        if not isinstance(row[name], str):
+            yield name, row[name], "text"
+    if not isinstance(row["meta"], dict):
+        yield "meta", row["meta"], "an object"
+    if not isinstance(row["responses"], list) or not isinstance(row["media"], list):
+        yield "responses, media", (row["responses"], row["media"]), "lists"
+        return
+    for number, response in enumerate(row["responses"]):
+        if not isinstance(response, dict) or not _is_response(response):
+            yield f"responses.{number}", response, "text, rank, critiques, scores, reasons, model"
+    for number, media in enumerate(row["media"]):
+        names = media.get("names") if isinstance(media, dict) and media.keys() == {"kind", "names"} else None
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            yield f"media.{number}", media, "a kind and the names of its members"
+    count = len(row["responses"])
+    for number, pair in enumerate(row["pairs"] or () if isinstance(row["pairs"], list | None) else [row["pairs"]]):
+        fits = isinstance(pair, list) and len(pair) == 2 and all(type(i) is int and 0 <= i < count for i in pair)
+        if not fits or pair[0] == pair[1]:
+            yield f"pairs.{number}", pair, f"two different responses of 0 to {count - 1}"
+
+
+def _is_response(record: Mapping[str, Any]) -> bool:
+    texts = (record.get("critiques"), record.get("reasons"))
+    rank, scores = record.get("rank"), record.get("scores")
+    return (
+        record.keys() == _RESPONSE_FIELDS
+        and isinstance(record["text"], str)
+        and (rank is None or (type(rank) is int and rank >= 1))
+        and (record["model"] is None or isinstance(record["model"], str))
+        and all(isinstance(each, dict) and all(isinstance(text, str) for text in each.values()) for each in texts)
+        and isinstance(scores, dict)
+        and all(type(score) in (int, float) for score in scores.values())
+    )
 
 
 def _own_group(row: dict[str, Any], members: Mapping[str, bytes] | None, shard: str) -> PreferenceGroup:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.files import read_regular
 from mmrlhf.records.embedded import embed_media
 from mmrlhf.records.json_text import Row, as_row, parse_array, parse_row, plain_row
 
@@ -106,7 +107,7 @@ def _line_rows(path: Path, name: str) -> Iterator[tuple[str, Row | DataError]]:
 
 
 def _array_rows(path: Path, name: str) -> Iterator[tuple[str, Row | DataError]]:
-    for number, item in enumerate(parse_array(path.read_bytes(), name), start=1):
+    for number, item in enumerate(parse_array(read_regular(path, what="file of records"), name), start=1):
         where = f"{name}:{number}"
         try:
             yield where, as_row(item, where)

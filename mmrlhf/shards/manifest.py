@@ -6,20 +6,26 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import write_bytes
+from mmrlhf.files import read_regular, write_bytes
 from mmrlhf.records.members import SCHEMA_VERSION
 from mmrlhf.shards.scan import SCHEMA, ShardScan
 
 INDEX_FILE, MANIFEST_FILE = "index.parquet", "manifest.json"
+# a shard's name becomes a path below the folder (in a mixture below a set's folder), its checksum a file of the cache
+_SHARD_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]+(?:/(?!\.)[^/\\\x00-\x1f]+)*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,16 @@ class Shard:
     bytes: int
     count: int
     sha256: str
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Shard:
+        """Read one entry of a manifest; raises ValueError or TypeError for one that no program of ours wrote."""
+        shard = cls(**record)
+        if not _SHARD_NAME.fullmatch(shard.name) or not _SHA256.fullmatch(shard.sha256):
+            raise ValueError(f"shard {shard.name!r} with checksum {shard.sha256!r}")
+        if any(type(number) is not int or number < 0 for number in (shard.bytes, shard.count)):
+            raise ValueError(f"shard {shard.name!r} with bytes={shard.bytes!r}, count={shard.count!r}")
+        return shard
 
 
 def write_index(folder: Path, scans: Sequence[ShardScan]) -> None:
@@ -85,10 +101,11 @@ def read_index(folder: Path) -> tuple[tuple[Shard, ...], str, pa.Table]:
     """
     manifest = _read_manifest(folder)
     try:
-        shards, digest = tuple(Shard(**shard) for shard in manifest["shards"]), manifest["digest"]
-    except (KeyError, TypeError) as error:
+        shards, digest = tuple(map(Shard.from_record, manifest["shards"])), manifest["digest"]
+    except (KeyError, TypeError, ValueError) as error:
         raise _damaged_manifest(folder / MANIFEST_FILE, error) from error
     table = _read_table(folder, manifest)
+    check_places(folder / INDEX_FILE, shards, table)
     stored = (table.schema.metadata or {}).get(b"digest", b"").decode()
     if not digest == content_digest(shards) == stored:
         raise DataError(
@@ -110,14 +127,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             fix=f"`python run.py stage=index inputs.tars={folder}` indexes tars of another program; raw records "
             f"are packed by `python run.py stage=pack data.root={folder}`",
         )
-    return parse_manifest(path.read_bytes(), path)
+    return parse_manifest(read_regular(path, what="manifest"), path)
 
 
 def parse_manifest(content: bytes, where: Path | str) -> dict[str, Any]:
     """Read a manifest; raises DataError if it is damaged or of another schema."""
     try:
         manifest = dict(json.loads(content))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise _damaged_manifest(where, error) from error
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
@@ -148,20 +165,45 @@ def check_index(manifest: Mapping[str, Any], data: bytes, where: Path | str) -> 
 def _read_table(folder: Path, manifest: Mapping[str, Any]) -> pa.Table:
     path = folder / INDEX_FILE
     try:
-        data = path.read_bytes()
+        data = read_regular(path, what="index")
         check_index(manifest, data, path)
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError("index cannot be read", where=path, given=str(error), fix="pack the data again") from error
-    if table.schema.names != SCHEMA.names:
+    if not table.schema.equals(SCHEMA, check_metadata=False):
+        differs = sorted({str(column) for column in table.schema} ^ {str(column) for column in SCHEMA})
         raise DataError(
             "index was written by another version",
             where=path,
-            given=f"columns {table.schema.names}",
+            given=f"columns that differ: {', '.join(differs)}",
             expected=f"columns {SCHEMA.names}",
             fix=f"delete {folder} and run again: the stage that made it packs the data anew",
         )
     return table.combine_chunks()
+
+
+def check_places(where: Path, shards: Sequence[Shard], table: pa.Table) -> None:
+    """Make sure that every member of every sample lies inside its shard.
+
+    Raises:
+        DataError: an index that points elsewhere, lacks values, or names members and places in different numbers.
+    """
+    lacking = [name for name, column in zip(table.schema.names, table.columns, strict=True) if column.null_count]
+    columns = [table.column(f"member_{name}") for name in ("names", "offsets", "sizes", "crc32")]
+    counts = [pc.list_value_length(column).to_numpy() for column in columns]
+    if lacking or any(not np.array_equal(count, counts[0]) for count in counts):
+        raise _bad_places(where, f"missing values in {', '.join(lacking) or 'the members'}")
+    offsets, sizes = (pc.list_flatten(column).to_numpy() for column in columns[1:3])
+    ends = {shard.name: shard.bytes for shard in shards}
+    end = np.array([ends.get(name, -1) for name in table.column("shard").to_pylist()], dtype=np.int64)
+    member_end = np.repeat(end, counts[0])
+    outside = (offsets < 0) | (sizes < 0) | (sizes > member_end) | (offsets > member_end - sizes)
+    if outside.any():
+        raise _bad_places(where, f"{int(outside.sum())} members that lie outside of their shard")
+
+
+def _bad_places(where: Path, given: str) -> DataError:
+    return DataError("index points outside of its shards", where=where, given=given, fix="pack the data again")
 
 
 def check_shards(folder: Path, shards: Sequence[Shard], table: pa.Table) -> None:

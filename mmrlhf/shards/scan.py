@@ -20,6 +20,7 @@ import pyarrow as pa
 from webdataset.tariterators import base_plus_ext
 
 from mmrlhf.errors import DataError
+from mmrlhf.files import LARGEST_FILE
 from mmrlhf.media.images import image_size
 from mmrlhf.media.video import packed_record, probe_video
 from mmrlhf.records.members import group_from_members
@@ -78,7 +79,7 @@ def scan_shard(path: Path) -> ShardScan:
         DataError: an empty or cut file, a garbled header, a member or record missing, duplicate, not adjacent to the
             rest of its sample, or under a key with a dot. Each names shard, key and member.
     """
-    size = path.stat().st_size
+    size = path.stat().st_size if path.is_file() else 0
     if not size:
         raise DataError("shard is empty", where=path, given="0 bytes", fix=_REPAIR)
     with path.open("rb") as stream:
@@ -129,6 +130,14 @@ def _members(path: Path, stream: BinaryIO) -> Iterator[tuple[str, str, int, byte
                 end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK * info.isreg()
                 if info.isdir() or _WEBDATASET_META.match(info.name):
                     continue
+                if info.issparse() or info.size > LARGEST_FILE:
+                    raise DataError(
+                        "shard has a member that cannot be read in place",
+                        where=f"{path.name}:{info.name}",
+                        given="a sparse file" if info.issparse() else f"{info.size} bytes",
+                        expected=f"plain files of at most {LARGEST_FILE} bytes",
+                        fix="write the tar without --sparse",
+                    )
                 key, suffix = base_plus_ext(info.name)
                 handle = tar.extractfile(info) if info.isreg() else None
                 if key is None or suffix is None or handle is None:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import write_bytes
+from mmrlhf.files import read_regular, write_bytes
 
 KEY, HASH = "key", "response_hash"
 META_FILE, PARTS = "_meta.json", "part-*.parquet"
@@ -70,7 +70,7 @@ def write_part(folder: Path, name: str, table: pa.Table) -> None:
 def read_part(path: Path, columns: list[str]) -> pa.Table:
     """Read columns of one part; raises DataError, naming it, if it is damaged."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path, what="part of a side-car table")
         checksum = _CHECKSUM.search(path.name)  # tables of early versions have none
         if checksum is not None and int(checksum[1], 16) != zlib.crc32(data):
             raise OSError(f"its checksum is {zlib.crc32(data):08x}, its name says {checksum[1]}")

@@ -73,3 +73,26 @@ def test_a_decompression_bomb_is_refused(monkeypatch):
 def test_real_images_have_the_size_that_the_header_gives(shared_data):
     for path in sorted((shared_data / "real_pairs" / "long").iterdir()):
         assert decode_image(path.read_bytes(), where=path.name).size == image_size(path.read_bytes())
+
+
+@pytest.mark.parametrize("fmt", ["EPS", "PDF", "PSD", "FITS", "XBM", "SGI"])
+def test_formats_that_start_programs_or_are_no_pictures_are_refused(fmt, monkeypatch):
+    """EPS would run Ghostscript: no process may start, whatever the bytes say."""
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
+    data = {
+        "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n",
+        "PDF": b"%PDF-1.4\n",
+        "PSD": b"8BPS\x00\x01" + bytes(20),
+        "FITS": b"SIMPLE  =                    T".ljust(2880),
+        "XBM": b"#define a_width 8\n#define a_height 1\nstatic char a_bits[] = {0x01};\n",
+        "SGI": b"\x01\xda" + bytes(600),
+    }[fmt]
+    for read in (lambda: decode_image(data, where="key k1"), lambda: image_size(data, where="key k1")):
+        with pytest.raises(DataError, match="key k1"):
+            read()
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "MPO", "TGA"])
+def test_every_allowed_format_is_read(fmt):
+    decoded = decode_image(encode(Image.new("RGB", (16, 12), (200, 100, 50)), fmt), where="x")
+    assert decoded.size == (16, 12) and np.abs(np.asarray(decoded)[6, 8].astype(int) - (200, 100, 50)).max() < 12

@@ -35,6 +35,14 @@ media = st.lists(
     max_size=3,
     unique_by=lambda item: item.names,
 )
+
+
+def _pairs(count: int) -> st.SearchStrategy[tuple[tuple[int, int], ...] | None]:
+    """No pairs, or some of two different responses each."""
+    different = [(i, j) for i in range(count) for j in range(count) if i != j]
+    return st.none() | (st.lists(st.sampled_from(different)).map(tuple) if different else st.just(()))
+
+
 groups = st.builds(
     PreferenceGroup,
     key=st.text(min_size=1).map(safe_key),
@@ -44,9 +52,8 @@ groups = st.builds(
     category=texts,
     source=texts,
     licence=texts,
-    pairs=st.none() | st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))).map(tuple),
     meta=st.dictionaries(texts, st.none() | st.integers() | st.lists(texts, max_size=2), max_size=2),
-)
+).flatmap(lambda group: st.builds(dataclasses.replace, st.just(group), pairs=_pairs(len(group.responses))))
 
 
 def unpack(sample: dict[str, Any], **changes: Any) -> PreferenceGroup:
@@ -120,3 +127,41 @@ def test_other_peoples_records_that_name_absent_media_are_refused() -> None:
     with pytest.raises(DataError, match="lacks a member"):
         unpack({"__key__": "k", "json": json.dumps(record).encode()})
     assert unpack({"__key__": "k", "json": json.dumps(record).encode()}, jpg=picture()).media[0].names == ("jpg",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"pairs": [[0, 2]]}, "pairs.0"),
+        ({"pairs": [[0, 1], [-1, 0]]}, "pairs.1"),
+        ({"pairs": [[1, 1]]}, "pairs.0"),
+        ({"pairs": [[0, True]]}, "pairs.0"),
+        ({"pairs": {"0": 1}}, "pairs"),
+        ({"prompt": ["what", "?"]}, "prompt"),
+        ({"meta": [1]}, "meta"),
+        ({"media": [{"kind": "image", "names": "0.jpg"}]}, "media.0"),
+        ({"media": [{"kind": "image", "names": ["0.jpg"], "path": "/etc/passwd"}]}, "media.0"),
+        ({"responses": "yes"}, "responses"),
+    ],
+)
+def test_a_record_that_claims_our_schema_is_checked_like_any_other(changes: dict[str, Any], field: str) -> None:
+    """Anyone may write `schema` into a tar: a pair of a response that does not exist would reach another query's."""
+    sample = group_to_sample(make_group("key", num_responses=2))
+    sample["json"] = json.dumps({**json.loads(sample["json"]), **changes}).encode()
+    with pytest.raises(DataError, match=rf"s\.tar:key:json:{field}"):
+        unpack(sample)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rank": 0}, {"rank": 1.5}, {"rank": True}, {"text": None}, {"scores": {"overall": "5"}},
+     {"critiques": {"full": 3}}, {"reasons": None}, {"model": 7}, {"extra": 1}],
+    ids=str,
+)  # fmt: skip
+def test_a_response_that_claims_our_schema_is_checked(change: dict[str, Any]) -> None:
+    sample = group_to_sample(make_group("key", num_responses=2))
+    record = json.loads(sample["json"])
+    record["responses"][1].update(change)
+    sample["json"] = json.dumps(record).encode()
+    with pytest.raises(DataError, match=r"responses\.1"):
+        unpack(sample)

@@ -18,7 +18,7 @@ from stand_ins.sample_groups import make_group
 
 from mmrlhf.errors import DataError
 from mmrlhf.shards.index import Index
-from mmrlhf.shards.manifest import INDEX_FILE, MANIFEST_FILE, check_shards, read_index
+from mmrlhf.shards.manifest import INDEX_FILE, MANIFEST_FILE, check_places, check_shards, read_index
 from mmrlhf.shards.writer import write_shards
 
 
@@ -127,3 +127,41 @@ def test_page_checksums_alone_find_every_flipped_byte_of_a_page(sound: tuple[Pat
         with flipped(tmp_path / INDEX_FILE, (last + 0.5) / (tmp_path / INDEX_FILE).stat().st_size, 3):
             with pytest.raises(DataError, match="index cannot be read"):
                 read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../shard-00000.tar"}, {"name": "/etc/passwd"}, {"name": ".hidden.tar"}, {"name": "a/../../b.tar"},
+        {"sha256": "../../x"}, {"sha256": "A" * 64}, {"bytes": -1}, {"count": True}, {"bytes": "9"}, {"name": 3},
+        {"url": "x"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_manifest_of_a_stranger_names_no_other_file(change: dict, packed: Path) -> None:
+    manifest = json.loads((packed / MANIFEST_FILE).read_text())
+    manifest["shards"][0].update(change)
+    (packed / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="manifest is damaged"):
+        read_index(packed)
+
+
+@pytest.mark.parametrize("change", ["before", "behind", "overflow", "negative size", "one less", "null"])
+def test_an_index_of_a_stranger_points_into_its_shards(change: str, packed: Path) -> None:
+    shards, _, table = read_index(packed)
+    rows = table.to_pylist()
+    row = rows[1]
+    if change == "before":
+        row["member_offsets"][0] = -512
+    elif change == "behind":
+        row["member_offsets"][0] = shards[0].bytes - row["member_sizes"][0] + 1
+    elif change == "overflow":
+        row["member_offsets"][0] = 2**63 - 1
+    elif change == "negative size":
+        row["member_sizes"][0] = -1
+    elif change == "one less":
+        row["member_offsets"].pop()
+    else:
+        row["category"] = None
+    with pytest.raises(DataError, match="outside of its shards"):
+        check_places(packed, shards, pa.Table.from_pylist(rows, schema=table.schema))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -128,3 +129,25 @@ def test_twins_share_their_place(tmp_path: Path) -> None:
     write_shards([make_group(key, meta={"twin": "pair-1"}) for key in "ab"], tmp_path)
     places = scan_shard(tmp_path / "shard-00000.tar").rows.column("split_hash").to_pylist()
     assert places == [split_hash("pair-1")] * 2
+
+
+def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
+    """Its bytes are not where its place in the tar says, and it may claim any size."""
+    info = tarfile.TarInfo("a.json")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 512
+    with (tmp_path / "s.tar").open("wb") as file:
+        header = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])
+        header[386:482] = b"".join(b"%011o\0" % number for number in (0, 512, 0, 0, 0, 0, 0, 0))
+        header[482:483], header[483:495] = b"\0", b"%011o\0" % (1 << 30)
+        header[148:156] = b"        "
+        header[148:156] = b"%06o\0 " % sum(header)
+        file.write(header + bytes(512) + bytes(1024))
+    with pytest.raises(DataError, match=r"s\.tar:a\.json"):
+        scan_shard(tmp_path / "s.tar")
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_no_shard(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s.tar")
+    with pytest.raises(DataError):
+        scan_shard(tmp_path / "s.tar")
