@@ -16,8 +16,8 @@ PACKAGE = PROJECT / "mmrlhf"
 FLOORS = (
     ("errors", "types"),
     ("files",),
-    ("processes", "losses", "metrics", "media", "expansion"),
-    ("terminal", "records", "tokens", "models"),
+    ("processes", "losses", "metrics", "media", "endpoints"),
+    ("terminal", "records", "tokens", "models", "expansion"),
     ("shapes", "shards", "methods", "callbacks"),
     ("feed", "chain"),
     ("inference", "reporting"),

@@ -1,18 +1,12 @@
 """Who expands short reasons: a local model, an endpoint that speaks OpenAI's protocol, or answers recorded before.
 
-An expander is anything with `name` (for fingerprints), `count_tokens(text)` and `expand(requests) -> texts`.
+An expander is anything with `name` (for fingerprints), `count_tokens(text)` and `expand(requests)`, which yields
+answers.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,17 +14,16 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mmrlhf.errors import ConfigError, DataError, HubError, ModelError
+from mmrlhf.endpoints.chat import Answer, ChatEndpoint
+from mmrlhf.errors import ConfigError, DataError, ModelError
+from mmrlhf.expansion.answer_log import read_lines
 from mmrlhf.expansion.request import Request
 
-log = logging.getLogger(__name__)
-
 CHARS_PER_TOKEN = 3.5  # English prose, for services that do not show their tokenizer
-RETRIED = (408, 409, 429, 500, 502, 503, 504)
 
 
 class Expander(Protocol):
-    """Turns requests into texts, in their order."""
+    """Turns requests into texts."""
 
     @property
     def name(self) -> str:
@@ -41,8 +34,8 @@ class Expander(Protocol):
         """Tokens of a text, exactly or about."""
         ...
 
-    def expand(self, requests: Sequence[Request]) -> list[str]:
-        """Answer every request."""
+    def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+        """Yield every request with its answer, in any order, as they come."""
         ...
 
 
@@ -50,25 +43,20 @@ class RecordedExpander:
     """Answers from a file of lines {"digest", "text"}: a batch that another service worked off, or a test.
 
     Args:
-        path: the file; `requests.jsonl`, which the stage writes, says which digests are asked for. It need not exist$
+        path: the file; `requests.jsonl`, which the stage writes, says which digests are asked for. It need not exist
             before that: the stage then stops at the first request.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._texts: dict[str, str] = {}
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                self._texts[str(row["digest"])] = str(row["text"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+        for where, row in read_lines(self.path) if self.path.exists() else ():
+            if not isinstance(row.get("digest"), str) or not isinstance(row.get("text"), str):
                 raise DataError(
                     "a recorded expansion cannot be read",
-                    where=f"{self.path}:{number}",
-                    given=line[:80],
-                    expected='{"digest": "...", "text": "..."}',
-                ) from error
+                    where=where, given=repr(row)[:80], expected='{"digest": "...", "text": "..."}',
+                )  # fmt: skip
+            self._texts[row["digest"]] = row["text"]
 
     @property
     def name(self) -> str:
@@ -77,7 +65,7 @@ class RecordedExpander:
     def count_tokens(self, text: str) -> int:
         return round(len(text) / CHARS_PER_TOKEN)
 
-    def expand(self, requests: Sequence[Request]) -> list[str]:
+    def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
         """Raises: DataError naming the first request that has no recorded answer."""
         for request in requests:
             if request.digest not in self._texts:
@@ -88,21 +76,23 @@ class RecordedExpander:
                     expected='a line {"digest", "text"} for every line of requests.jsonl, which the log names above',
                     fix="let a model answer those lines, and run the same command again",
                 )
-        return [self._texts[request.digest] for request in requests]
+        yield from ((request, Answer(self._texts[request.digest])) for request in requests)
 
 
 class EndpointExpander:
-    """Any endpoint that speaks OpenAI's chat protocol: a service, vLLM, SGLang, llama.cpp, ...
+    """A model behind an endpoint that speaks OpenAI's chat protocol.
 
     Args:
         url: up to and including the version, e.g. `http://localhost:8000/v1`.
         model: the model's name there.
         key_variable: environment variable that holds the key; where it is unset, none is sent.
-        max_tokens: longest critique.
+        max_tokens: longest critique; one that is cut off there is not used.
         concurrency: requests under way at once.
-        timeout: seconds for one request.
-        retries: further tries after a busy or broken answer, with growing pauses.
-        pause: seconds before the first further try; each one after that waits twice as long.
+        timeout: seconds for one try, from the first byte sent to the last byte received.
+        retries: further tries after a busy or broken answer.
+        pause: seconds before the first further try; it doubles with each, unless the service asks for another.
+        max_bytes: largest answer that is read.
+        give_up_after: requests that fail in a row until the endpoint counts as down.
     """
 
     def __init__(
@@ -116,71 +106,30 @@ class EndpointExpander:
         timeout: float = 120.0,
         retries: int = 5,
         pause: float = 1.0,
+        max_bytes: int = 8 << 20,
+        give_up_after: int = 8,
     ) -> None:
-        if not url.startswith(("http://", "https://")) or concurrency < 1 or max_tokens < 1 or retries < 0:
+        if max_tokens < 1:
             raise ConfigError(
-                "an endpoint cannot be asked like this",
-                where="expander",
-                given=f"url={url}, concurrency={concurrency}, max_tokens={max_tokens}, retries={retries}",
-                expected="url http(s)://HOST/v1, concurrency and max_tokens of 1 or more, retries of 0 or more",
+                "a critique needs room", where="expander.max_tokens", given=max_tokens, expected="1 or more"
             )
-        self._url, self._model, self._key_variable = f"{url.rstrip('/')}/chat/completions", model, key_variable
-        self._max_tokens, self._concurrency = max_tokens, concurrency
-        self._timeout, self._retries, self._pause = timeout, retries, pause
+        self._endpoint = ChatEndpoint(
+            url, model, key_variable=key_variable, concurrency=concurrency, timeout=timeout, retries=retries,
+            pause=pause, max_bytes=max_bytes, give_up_after=give_up_after,
+        )  # fmt: skip
+        self._max_tokens = max_tokens
 
     @property
     def name(self) -> str:
-        return f"endpoint: {self._model}"
+        return f"endpoint: {self._endpoint.model}"
 
     def count_tokens(self, text: str) -> int:
         return round(len(text) / CHARS_PER_TOKEN)
 
-    def expand(self, requests: Sequence[Request]) -> list[str]:
-        """Raises: HubError where the endpoint cannot be reached or refuses."""
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            return list(pool.map(self._ask, requests))
-
-    def _ask(self, request: Request) -> str:
-        content = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": request.prompt}],
-            "max_tokens": self._max_tokens,
-            "temperature": 0,
-        }
-        for turn in range(self._retries + 1):
-            try:
-                answer = self._post(content)
-                return str(answer["choices"][0]["message"]["content"] or "").strip()
-            except urllib.error.HTTPError as error:
-                detail = f"HTTP {error.code}: {error.read()[:200].decode(errors='replace')}"
-                error.close()
-                if error.code not in RETRIED:
-                    raise self._failure(detail) from error
-            except (OSError, json.JSONDecodeError) as error:
-                detail = f"{type(error).__name__}: {error}"
-            except (KeyError, IndexError, TypeError) as error:
-                raise self._failure(f"an answer without choices[0].message.content ({error})") from error
-            if turn < self._retries:
-                time.sleep(self._pause * 2**turn)
-        raise self._failure(f"{detail}, after {self._retries + 1} tries")
-
-    def _post(self, content: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        key = os.environ.get(self._key_variable)
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-        asked = urllib.request.Request(self._url, json.dumps(content).encode(), headers)  # noqa: S310 - http(s) only
-        with urllib.request.urlopen(asked, timeout=self._timeout) as answer:  # noqa: S310
-            return json.loads(answer.read())
-
-    def _failure(self, detail: str) -> HubError:
-        return HubError(
-            "the expander's endpoint does not answer",
-            where=self._url,
-            given=detail,
-            expected="OpenAI's chat completions",
-            fix=f"check expander.url, expander.model and the key in {self._key_variable}; what is done is kept",
-        )
+    def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+        """Raises: HubError where the endpoint cannot be reached or refuses everything."""
+        asked = ((request, [{"role": "user", "content": request.prompt}]) for request in requests)
+        return self._endpoint.ask(asked, max_tokens=self._max_tokens, temperature=0)
 
 
 class LocalExpander:
@@ -204,11 +153,10 @@ class LocalExpander:
     def count_tokens(self, text: str) -> int:
         return len(self._tokenizer(text).input_ids)
 
-    def expand(self, requests: Sequence[Request]) -> list[str]:
-        texts: list[str] = []
+    def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
         for start in range(0, len(requests), self._batch_size):
-            texts += self._write([request.prompt for request in requests[start : start + self._batch_size]])
-        return texts
+            batch = requests[start : start + self._batch_size]
+            yield from zip(batch, map(Answer, self._write([request.prompt for request in batch])), strict=True)
 
     @torch.inference_mode()
     def _write(self, prompts: Sequence[str]) -> list[str]:
@@ -242,6 +190,6 @@ class LocalExpander:
             raise ModelError(
                 "the expander's model cannot be loaded",
                 where=self._path,
-                given=str(error).splitlines()[0],
+                given=str(error),
                 expected="a folder or hub id of a causal language model",
             ) from error

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmrlhf.errors import DataError
@@ -189,11 +188,11 @@ def check_places(where: Path, shards: Sequence[Shard], table: pa.Table) -> None:
         DataError: an index that points elsewhere, lacks values, or names members and places in different numbers.
     """
     lacking = [name for name, column in zip(table.schema.names, table.columns, strict=True) if column.null_count]
-    columns = [table.column(f"member_{name}") for name in ("names", "offsets", "sizes", "crc32")]
-    counts = [pc.list_value_length(column).to_numpy() for column in columns]
+    columns = [table.column(f"member_{name}").combine_chunks() for name in ("names", "offsets", "sizes", "crc32")]
+    counts = [column.value_lengths().to_numpy() for column in columns]
     if lacking or any(not np.array_equal(count, counts[0]) for count in counts):
         raise _bad_places(where, f"missing values in {', '.join(lacking) or 'the members'}")
-    offsets, sizes = (pc.list_flatten(column).to_numpy() for column in columns[1:3])
+    offsets, sizes = (column.flatten().to_numpy() for column in columns[1:3])
     ends = {shard.name: shard.bytes for shard in shards}
     end = np.array([ends.get(name, -1) for name in table.column("shard").to_pylist()], dtype=np.int64)
     member_end = np.repeat(end, counts[0])

@@ -13,27 +13,34 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.endpoints.chat import Answer
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.expansion.answer_log import AnswerLog
 from mmrlhf.expansion.expanders import Expander
 from mmrlhf.expansion.request import INSTRUCTION, Request, make_request, refusals
 from mmrlhf.files import write_json, written
 from mmrlhf.shards.index import Index
-from mmrlhf.shards.sidecar import SideCar, SideCarWriter
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup, Response
 
 log = logging.getLogger(__name__)
 
-SHARDS, TEXTS, REQUESTS, ESTIMATE = "shards", "critiques", "requests.jsonl", "estimate.json"
-COLUMNS = ("text", "refused")
+SHARDS, ANSWERS, REQUESTS, ESTIMATE = "shards", "answers.jsonl", "requests.jsonl", "estimate.json"
 NUM_EXAMPLES = 5
 USED = "used"
+
+
+class Outcome(NamedTuple):
+    """A text, and why it is not used; empty where it is."""
+
+    text: str
+    refused: tuple[str, ...]
 
 
 def run(
@@ -50,7 +57,6 @@ def run(
     price_in: float | None = None,
     price_out: float | None = None,
     max_cost: float | None = None,
-    requests_per_batch: int = 64,
     limit: int | None = None,
     runtime: Runtime,
 ) -> dict[str, Any]:
@@ -68,7 +74,6 @@ def run(
         tokens_per_critique: how long a critique is taken to be in the estimate.
         price_in, price_out: for a million tokens, in any currency; None: the estimate counts tokens alone.
         max_cost: stop before asking where the estimate is above it.
-        requests_per_batch: requests that are handed over, and kept, together.
         limit: at most this many queries.
 
     Raises:
@@ -85,11 +90,17 @@ def run(
     write_json(out / ESTIMATE, estimate)
     log.info("%s will be asked: %s; all are in %s", expander.name, _in_words(estimate), out / REQUESTS)
     _check_cost(estimate, max_cost)
-    made_by = {"made_by": "expand", "shards": index.digest, "expander": expander.name, "instruction": instruction}
-    checks = {"max_new_words": max_new_words, "max_growth": max_growth}
-    fingerprint = {**made_by, "source": source, **checks}
-    ask_missing(out / TEXTS, requests, expander, fingerprint, checks, requests_per_batch, runtime)
-    return _finish(out, index, rows, requests, source, target, estimate, runtime)
+    answers = ask_missing(out / ANSWERS, requests, expander, {"expander": expander.name}, runtime)
+    outcomes = {r.digest: _outcome(r, answers[r.digest], max_new_words, max_growth) for r in requests}
+    return _finish(out, index, rows, requests, outcomes, source, target, instruction, estimate, runtime)
+
+
+def _outcome(request: Request, answer: Answer, max_new_words: float, max_growth: float) -> Outcome:
+    """What may be used of an answer, and why not."""
+    if answer.problem:
+        return Outcome(answer.text, (answer.problem,))
+    found = refusals(request, answer.text, max_new_words=max_new_words, max_growth=max_growth)
+    return Outcome(answer.text, tuple(found))
 
 
 def estimate_cost(
@@ -109,38 +120,23 @@ def estimate_cost(
 
 
 def ask_missing(
-    folder: Path,
-    requests: Sequence[Request],
-    expander: Expander,
-    fingerprint: Mapping[str, Any],
-    checks: Mapping[str, float],
-    requests_per_batch: int,
-    runtime: Runtime,
-) -> None:
-    """Ask for what the side-car lacks, whole queries at a time; `refused` says why a text may not be used."""
-    writer = SideCarWriter(folder, columns=COLUMNS, fingerprint=fingerprint)
-    done = writer.done_keys()
-    missing = [request for request in requests if request.key not in done]
-    if done:
-        log.info("%d of %d expansions were made before", len(requests) - len(missing), len(requests))
-    batches = list(_whole_queries(missing, requests_per_batch))
-    for batch in track(batches, "expanding (batches)", len(batches), enabled=runtime.progress):
-        for request, text in zip(batch, expander.expand(batch), strict=True):
-            found = refusals(request, text, **checks)
-            writer.add(request.key, request.response_hash, {"text": text, "refused": ", ".join(found)})
-        writer.flush()
+    path: Path, requests: Sequence[Request], expander: Expander, made_by: Mapping[str, Any], runtime: Runtime
+) -> dict[str, Answer]:
+    """Ask for what the log of answers lacks, keep each answer when it comes, and return all by digest.
 
-
-def _whole_queries(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
-    """Batches of about `size` requests; a query's are never parted, so that a key in the side-car is complete."""
-    batch: list[Request] = []
-    for request in requests:
-        if len(batch) >= size and request.key != batch[-1].key:
-            yield batch
-            batch = []
-        batch.append(request)
-    if batch:
-        yield batch
+    A request that was refused has an answer, too: why. It is not asked again.
+    """
+    kept = AnswerLog(path, made_by)
+    try:
+        missing = list({r.digest: r for r in requests if r.digest not in kept.answers}.values())
+        if kept.answers:
+            log.info("%d of %d expansions were made before", len(kept.answers), len(kept.answers) + len(missing))
+        found = expander.expand(missing) if missing else ()
+        for request, answer in track(found, "expanding (reasons)", len(missing), enabled=runtime.progress):
+            kept.add(request.digest, answer)
+    finally:
+        kept.close()
+    return kept.answers
 
 
 def _requests(index: Index, rows: np.ndarray, source: str, instruction: str, runtime: Runtime) -> Iterator[Request]:
@@ -156,13 +152,15 @@ def _finish(
     index: Index,
     rows: np.ndarray,
     requests: Sequence[Request],
+    outcomes: Mapping[str, Outcome],
     source: str,
     target: str,
+    instruction: str,
     estimate: Mapping[str, Any],
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write the shards, and say how many expansions are used and why others are not."""
-    table, folder = SideCar.load(out / TEXTS), out / SHARDS
+    folder = out / SHARDS
     for path in folder.glob("*") if folder.is_dir() else ():
         path.unlink()  # what an interrupted run left
     without = 0
@@ -172,10 +170,10 @@ def _finish(
         for row in track(rows, "writing shards", len(rows), enabled=runtime.progress):
             group = index.read(int(row))
             without += sum(not _reason(response, source) for response in group.responses)
-            yield expanded(group, table, source, target)
+            yield expanded(group, outcomes, source, target, instruction)
 
     write_shards(groups(), folder)
-    counts, examples = _count(requests, table)
+    counts, examples = _count(requests, outcomes)
     used = counts.pop(USED, 0)
     summary = {
         "requests": len(requests),
@@ -193,16 +191,18 @@ def _finish(
     return summary
 
 
-def _count(requests: Sequence[Request], table: SideCar) -> tuple[Counter[str], dict[str, list[dict[str, str]]]]:
+def _count(
+    requests: Sequence[Request], outcomes: Mapping[str, Outcome]
+) -> tuple[Counter[str], dict[str, list[dict[str, str]]]]:
     """How many expansions are used and why others are not (one may have several reasons), with a few examples each."""
     counts: Counter[str] = Counter()
     examples: dict[str, list[dict[str, str]]] = {}
     for request in requests:
-        text, refused = (table.texts(request.key, [request.response_hash], name)[0] for name in COLUMNS)
-        for outcome in refused.split(", ") if refused else (USED,):
-            counts[outcome] += 1
-            if len(examples.setdefault(outcome, [])) < NUM_EXAMPLES:
-                examples[outcome].append({"key": request.key, "reason": request.reason, "expansion": text})
+        text, refused = outcomes[request.digest]
+        for reason in refused or (USED,):
+            counts[reason] += 1
+            if len(examples.setdefault(reason, [])) < NUM_EXAMPLES:
+                examples[reason].append({"key": request.key, "reason": request.reason, "expansion": text})
     return counts, examples
 
 
@@ -210,14 +210,16 @@ def _reason(response: Response, source: str) -> str:
     return response.critiques.get(source, "").strip()
 
 
-def expanded(group: PreferenceGroup, table: SideCar, source: str, target: str) -> PreferenceGroup:
+def expanded(
+    group: PreferenceGroup, outcomes: Mapping[str, Outcome], source: str, target: str, instruction: str
+) -> PreferenceGroup:
     """Give every response with a reason its expansion, or where that was refused the reason itself."""
     responses = []
     for response in group.responses:
         if _reason(response, source):
-            text, refused = (table.texts(group.key, [response.hash], name)[0] for name in COLUMNS)
-            used = response.critiques[source] if refused else text
-            response = replace(response, critiques={**response.critiques, target: used})
+            reason = response.critiques[source]
+            text, refused = outcomes[make_request(group, response, reason, instruction).digest]
+            response = replace(response, critiques={**response.critiques, target: reason if refused else text})
         responses.append(response)
     return replace(group, responses=tuple(responses), shard="")
 
@@ -250,6 +252,5 @@ def _in_words(estimate: Mapping[str, Any]) -> str:
 
 def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written(path) as part, part.open("w") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with written(path) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mmrlhf.endpoints.chat import Answer
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.expansion.expanders import RecordedExpander
 from mmrlhf.expansion.request import Request
@@ -29,12 +30,22 @@ class Writer:
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
-    def expand(self, requests: Sequence[Request]) -> list[str]:
-        if self.stop_after is not None and len(self.asked) >= self.stop_after:
-            raise KeyboardInterrupt
-        self.asked += [request.digest for request in requests]
+    def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
         invented = " An elephant stands beside two waterfalls in Norway."
-        return [f"It is {request.reason}.{invented if 'bad' in request.reason else ''}" for request in requests]
+        for request in requests:
+            if self.stop_after is not None and len(self.asked) >= self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append(request.digest)
+            text = f"It is {request.reason}.{invented if 'bad' in request.reason else ''}"
+            yield request, Answer(text)
+
+
+class Refusing(Writer):
+    """Refuses what an endpoint's moderation would, for ever."""
+
+    def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+        for request, answer in super().expand(requests):
+            yield request, Answer("", "HTTP 400: not allowed") if "bad" in request.reason else answer
 
 
 @pytest.fixture
@@ -88,13 +99,13 @@ def test_shards_hold_what_may_be_used_and_the_reason_where_it_may_not(tmp_path, 
 
 def test_a_stopped_run_asks_only_for_what_is_missing(tmp_path, reasons, runtime):
     whole = Writer()
-    asked = {"shards": reasons, "requests_per_batch": 4, "runtime": runtime}
+    asked = {"shards": reasons, "runtime": runtime}
     expand.run(tmp_path / "whole", expander=whole, **asked)
     first, second = Writer(stop_after=8), Writer()
     with pytest.raises(KeyboardInterrupt):
         expand.run(tmp_path / "out", expander=first, **asked)
     expand.run(tmp_path / "out", expander=second, **asked)
-    assert first.asked + second.asked == whole.asked and len(first.asked) >= 8
+    assert first.asked + second.asked == whole.asked and len(first.asked) == 8, "every answer was kept"
     digests = [Index.load(tmp_path / name / "shards").digest for name in ("whole", "out")]
     assert digests[0] == digests[1]
 
@@ -134,3 +145,31 @@ def _reason(prompt: str) -> str:
 def test_data_without_reasons_are_refused(tmp_path, small_shards, runtime):
     with pytest.raises(DataError, match="no response has a 'evidence' critique"):
         expand.run(tmp_path / "out", shards=small_shards, expander=Writer(), source="evidence", runtime=runtime)
+
+
+def test_what_is_always_refused_is_asked_once_and_counted(tmp_path, reasons, runtime):
+    first, second = Refusing(), Refusing()
+    summary = expand.run(tmp_path / "out", shards=reasons, expander=first, runtime=runtime)
+    refused = [digest for digest in summary["refused_by_reason"]]
+    assert refused == ["HTTP 400: not allowed"] and summary["refused"] == summary["refused_by_reason"][refused[0]]
+    assert {r.critiques["full"] for r in by_reason(tmp_path / "out" / "shards")["bad animal"]} == {"bad animal"}
+    again = expand.run(tmp_path / "out", shards=reasons, expander=second, runtime=runtime)
+    assert not second.asked and again == summary
+
+
+def test_a_line_that_a_crash_cut_off_is_asked_again_and_no_other(tmp_path, reasons, runtime):
+    whole = Writer()
+    expand.run(tmp_path / "out", shards=reasons, expander=whole, runtime=runtime)
+    log = tmp_path / "out" / "answers.jsonl"
+    log.write_bytes(log.read_bytes()[:-7])
+    again = Writer()
+    expand.run(tmp_path / "out", shards=reasons, expander=again, runtime=runtime)
+    assert again.asked == whole.asked[-1:]
+
+
+def test_answers_of_another_expander_are_not_mixed_in(tmp_path, reasons, runtime):
+    expand.run(tmp_path / "out", shards=reasons, expander=Writer(), runtime=runtime)
+    other = Writer()
+    other.name = "other"
+    with pytest.raises(DataError, match="made by something else"):
+        expand.run(tmp_path / "out", shards=reasons, expander=other, runtime=runtime)

@@ -1,0 +1,268 @@
+"""Any endpoint that speaks OpenAI's chat protocol: a service, vLLM, SGLang, llama.cpp, ...
+
+What comes back is a stranger's: an answer has a time and a size that it may take, a redirect is not followed (the
+key would go with it), and a request that is refused for what it says is an outcome with a reason, not the end of the
+others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx
+import tenacity
+
+from mmrlhf.errors import ConfigError, HubError
+
+T = TypeVar("T")
+Messages = Sequence[Mapping[str, Any]]
+
+RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
+# what a service says about one request: too long, not understood, not allowed to be answered
+REFUSED = frozenset({400, 413, 422, 451})
+LONGEST_PAUSE = 300.0
+_DETAIL = 200  # characters of a service's own words that are shown
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one request: its text, or `problem`, why there is none that may be used."""
+
+    text: str
+    problem: str = ""
+
+
+class _Busy(Exception):
+    """Worth asking again, after `pause` seconds if the service said so."""
+
+    def __init__(self, detail: str, pause: float | None = None) -> None:
+        super().__init__(detail)
+        self.pause = pause
+
+
+class ChatEndpoint:
+    """An endpoint and how it is asked.
+
+    Args:
+        url: up to and including the version, e.g. `http://localhost:8000/v1`.
+        model: the model's name there.
+        key_variable: environment variable that holds the key; where it is unset, none is sent.
+        concurrency: requests under way at once.
+        timeout: seconds for one try, from the first byte sent to the last byte received.
+        retries: further tries after a busy or broken answer, with growing pauses, or those that the service asks for.
+        pause: seconds of the first of these.
+        max_bytes: largest answer that is read.
+        give_up_after: requests that fail in a row, with none answered in between, until the endpoint counts as down.
+
+    Raises:
+        ConfigError: settings that no request could be made with.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key_variable: str = "OPENAI_API_KEY",
+        concurrency: int = 8,
+        timeout: float = 120.0,
+        retries: int = 5,
+        pause: float = 1.0,
+        max_bytes: int = 8 << 20,
+        give_up_after: int = 8,
+    ) -> None:
+        _check_url(url)
+        if min(concurrency, max_bytes, give_up_after) < 1 or not timeout > 0 or min(retries, pause) < 0:
+            raise ConfigError(
+                "an endpoint cannot be asked like this",
+                given=f"concurrency={concurrency}, timeout={timeout}, retries={retries}, pause={pause}, "
+                f"max_bytes={max_bytes}, give_up_after={give_up_after}",
+                expected="concurrency, max_bytes and give_up_after of 1 or more, timeout above 0, retries and pause of "
+                "0 or more",
+            )
+        self.url, self.model, self.key_variable = f"{url.rstrip('/')}/chat/completions", model, key_variable
+        self.concurrency, self.timeout, self.retries, self.pause = concurrency, timeout, retries, pause
+        self.max_bytes, self.give_up_after = max_bytes, give_up_after
+
+    def ask(self, requests: Iterable[tuple[T, Messages]], **sampling: Any) -> Iterator[tuple[T, Answer]]:
+        """Yield (name, answer) of named requests as they come, in any order.
+
+        Args:
+            sampling: further fields of each request, such as `max_tokens` and `temperature`.
+
+        Raises:
+            HubError: the endpoint cannot be reached, does not know the key or the model, or fails request after
+                request. What was yielded before stays right.
+        """
+        results: queue.SimpleQueue[tuple[T, Answer] | Exception | None] = queue.SimpleQueue()
+        stop = threading.Event()
+        worker = threading.Thread(
+            target=_drive, args=(self._ask_all(list(requests), sampling, results.put, stop), results.put), daemon=True
+        )
+        worker.start()
+        try:
+            while (item := results.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            worker.join()
+
+    async def _ask_all(
+        self,
+        requests: Sequence[tuple[T, Messages]],
+        sampling: Mapping[str, Any],
+        put: Callable[[tuple[T, Answer]], None],
+        stop: threading.Event,
+    ) -> None:
+        waiting, failed = iter(requests), 0
+
+        async def work(client: httpx.AsyncClient) -> None:
+            nonlocal failed
+            for name, messages in waiting:
+                try:
+                    answer = await self._ask_until_answered(client, messages, sampling)
+                    failed = 0
+                except _Busy as busy:
+                    failed += 1
+                    answer = Answer("", f"{busy}, after {self.retries + 1} tries")
+                    if failed >= min(self.give_up_after, len(requests)):
+                        raise self._failure(answer.problem) from busy
+                put((name, answer))
+
+        async with self._client() as client, asyncio.TaskGroup() as group:
+            workers = [group.create_task(work(client)) for _ in range(min(self.concurrency, len(requests)))]
+            while not all(task.done() for task in workers):
+                await asyncio.wait(workers, timeout=0.1)
+                if stop.is_set():
+                    for task in workers:
+                        task.cancel()
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
+        key = os.environ.get(self.key_variable)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        limits = httpx.Limits(max_connections=self.concurrency)
+        async with httpx.AsyncClient(headers=headers, timeout=self.timeout, limits=limits) as client:
+            yield client
+
+    async def _ask_until_answered(
+        self, client: httpx.AsyncClient, messages: Messages, sampling: Mapping[str, Any]
+    ) -> Answer:
+        def pause(state: tenacity.RetryCallState) -> float:
+            asked_for = getattr(state.outcome.exception() if state.outcome else None, "pause", None)
+            return min(LONGEST_PAUSE, self.pause * 2 ** (state.attempt_number - 1) if asked_for is None else asked_for)
+
+        again = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(_Busy),
+            stop=tenacity.stop_after_attempt(self.retries + 1),
+            wait=pause,
+            reraise=True,
+        )
+        return await again(self._ask_once, client, {"model": self.model, "messages": list(messages), **sampling})
+
+    async def _ask_once(self, client: httpx.AsyncClient, content: Mapping[str, Any]) -> Answer:
+        try:
+            async with asyncio.timeout(self.timeout), client.stream("POST", self.url, json=content) as response:
+                body = await self._read(response)
+        except TimeoutError as error:
+            raise _Busy(f"no whole answer within {self.timeout:g} s") from error
+        except httpx.HTTPError as error:
+            raise _Busy(f"{type(error).__name__}: {error}") from error
+        detail = f"HTTP {response.status_code}: {body[:_DETAIL].decode(errors='replace')}"
+        if response.status_code in RETRIED:
+            raise _Busy(detail, _asked_for(response.headers.get("Retry-After")))
+        if response.status_code in REFUSED:
+            return Answer("", detail)
+        if response.status_code != httpx.codes.OK:
+            target = response.headers.get("Location")
+            raise self._failure(f"{detail}, a redirect to {target}, which is not followed" if target else detail)
+        return self._answer(body)
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > self.max_bytes:
+                raise _Busy(f"an answer of more than {self.max_bytes} bytes")
+        return bytes(body)
+
+    def _answer(self, body: bytes) -> Answer:
+        try:
+            choice = json.loads(body)["choices"][0]
+            text, reason = _text_of(choice["message"]["content"]), choice.get("finish_reason")
+        except ValueError as error:
+            raise _Busy(f"an answer that is no JSON: {body[:_DETAIL].decode(errors='replace')}") from error
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise self._failure(f"an answer without choices[0].message.content ({error!r})") from error
+        if reason not in (None, "", "stop"):
+            return Answer(text, {"length": "cut off", "content_filter": "filtered"}.get(reason, f"ended by {reason}"))
+        return Answer(text, "" if text else "empty")
+
+    def _failure(self, detail: str) -> HubError:
+        return HubError(
+            "the endpoint does not answer as it should",
+            where=self.url,
+            given=detail,
+            expected="OpenAI's chat completions",
+            fix=f"check the address, the model's name {self.model!r} and the key in {self.key_variable}; what was "
+            "answered is kept",
+        )
+
+
+def _drive(work: Any, put: Callable[[Any], None]) -> None:
+    """Run the requests to their end in this thread; the last thing put is the error that ended them, or None."""
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(work)
+        put(None)
+    except BaseExceptionGroup as group:
+        put(group.exceptions[0])
+    except Exception as error:
+        put(error)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parsed = httpx.URL(url)
+        fine = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except httpx.InvalidURL:
+        parsed, fine = httpx.URL(), False
+    if not fine or parsed.userinfo:
+        raise ConfigError(
+            "this is no address of an endpoint",
+            given="an address with a password in it" if parsed.userinfo else url,
+            expected="http(s)://HOST/v1, and the key in an environment variable",
+        )
+
+
+def _text_of(content: Any) -> str:
+    """The text of a message, whose content may also be a list of parts."""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part.get("type") in ("text", "output_text"))
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"content is {type(content).__name__}")
+    return (content or "").strip()
+
+
+def _asked_for(retry_after: str | None) -> float | None:
+    """Seconds of a `Retry-After` header, which holds a number or a date; None for none, or for something else."""
+    if retry_after is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(retry_after))
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return None

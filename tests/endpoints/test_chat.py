@@ -1,0 +1,148 @@
+"""An endpoint's faults: every one is a retry, a counted problem or an error that says what; nothing hangs or leaks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+
+import pytest
+from stand_ins.chat_endpoint import ChatServer, chat_server, said
+
+from mmrlhf.endpoints.chat import Answer, ChatEndpoint
+from mmrlhf.errors import ConfigError, HubError
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with chat_server() as found:
+        yield found
+
+
+def ask(server: ChatServer, *prompts: str, sampling: dict | None = None, **settings) -> dict[str, Answer]:
+    endpoint = ChatEndpoint(server.url, "big", **{"pause": 0.0, "timeout": 5.0, "concurrency": 2, **settings})
+    requests = [(prompt, [{"role": "user", "content": prompt}]) for prompt in prompts]
+    return dict(endpoint.ask(requests, **(sampling or {})))
+
+
+def test_what_is_asked(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_KEY", "secret")
+    prompts = [f"p{i}" for i in range(9)]
+    assert ask(server, *prompts, key_variable="THE_KEY", sampling={"max_tokens": 7}) == {p: Answer(p) for p in prompts}
+    path, key, content = server.seen[0]
+    assert path == "/v1/chat/completions" and key == "Bearer secret"
+    assert content["model"] == "big" and content["max_tokens"] == 7
+    monkeypatch.delenv("THE_KEY")
+    ask(server, "p", key_variable="THE_KEY")
+    assert server.seen[-1][1] is None
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [("status", 503), ("status", 429), ("status", 500), ("status", 408), ("cut",), ("bad_status_line",), ("drip",),
+     ("flood",), ("body", b"\xff\xfe"), ("body", b'{"choices": [{"mess')],
+    ids=lambda fault: f"{fault[0]}-{fault[1:]}",
+)  # fmt: skip
+def test_a_passing_fault_is_a_retry(server: ChatServer, fault: tuple) -> None:
+    server.faults = [fault]
+    assert ask(server, "p", timeout=0.5 if fault == ("drip",) else 5.0, max_bytes=1 << 20) == {"p": Answer("p")}
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_the_pause_that_a_service_asks_for_is_made(server: ChatServer, form: str) -> None:
+    server.faults = [("status", 429, {"Retry_After": "1" if form == "seconds" else formatdate(time.time() + 2)})]
+    started = time.monotonic()
+    assert ask(server, "p") == {"p": Answer("p")}
+    assert time.monotonic() - started > 0.9
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (said("half of an", "length"), Answer("half of an", "cut off")),
+        (said("", "content_filter"), Answer("", "filtered")),
+        (said(None), Answer("", "empty")),
+        (said("   "), Answer("", "empty")),
+        (said([{"type": "text", "text": "a "}, {"type": "reasoning", "text": "no"}, {"type": "text", "text": "b"}]),
+         Answer("a b")),
+        (said("no reason given", None), Answer("no reason given")),
+    ],
+    ids=["cut off", "filtered", "none", "blank", "parts", "no finish reason"],
+)  # fmt: skip
+def test_what_is_said_is_read_for_what_it_is(server: ChatServer, body: bytes, answer: Answer) -> None:
+    server.faults = [("body", body)]
+    assert ask(server, "p") == {"p": answer}
+
+
+@pytest.mark.parametrize(("code", "tries"), [(400, 1), (413, 1), (422, 1), (500, 3)])
+def test_a_request_that_always_fails_is_an_outcome_and_the_others_go_on(server: ChatServer, code, tries) -> None:
+    server.always = {"bad": ("status", code)}
+    prompts = ["a", "bad", "b", "c", "d"]
+    found = ask(server, *prompts, retries=2, concurrency=1)
+    assert {p: found[p] for p in prompts if p != "bad"} == {p: Answer(p) for p in prompts if p != "bad"}
+    assert found["bad"].text == "" and f"HTTP {code}" in found["bad"].problem
+    assert sum(content["messages"][0]["content"] == "bad" for _, _, content in server.seen) == tries
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 405])
+def test_an_endpoint_that_knows_no_key_or_model_ends_the_run(server: ChatServer, code: int) -> None:
+    server.faults = [("status", code)] * 9
+    with pytest.raises(HubError, match=f"HTTP {code}"):
+        ask(server, "a", "b", "c", concurrency=1)
+    assert len(server.seen) == 1
+
+
+def test_an_endpoint_that_is_down_ends_the_run_and_what_was_answered_is_kept(server: ChatServer) -> None:
+    prompts = [f"p{i}" for i in range(20)]
+    server.always = {prompt: ("status", 503) for prompt in prompts[4:]}
+    endpoint = ChatEndpoint(server.url, "big", pause=0.0, concurrency=1, retries=0, give_up_after=3)
+    kept = []
+    with pytest.raises(HubError, match="HTTP 503"):
+        for name, answer in endpoint.ask([(p, [{"role": "user", "content": p}]) for p in prompts]):
+            kept.append((name, answer.problem))
+    assert [name for name, problem in kept if not problem] == prompts[:4] and len(kept) == 6
+
+
+def test_a_redirect_is_not_followed_and_the_key_stays(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with chat_server() as other:
+        server.faults = [("status", 307, {"Location": f"{other.url}/chat/completions"})]
+        with pytest.raises(HubError, match="redirect to"):
+            ask(server, "p")
+        assert not other.seen
+
+
+def test_an_answer_without_choices_ends_the_run(server: ChatServer) -> None:
+    server.faults = [("body", b'{"result": "p"}')]
+    with pytest.raises(HubError, match="choices"):
+        ask(server, "p")
+
+
+def test_who_stops_listening_stops_the_asking(server: ChatServer) -> None:
+    endpoint = ChatEndpoint(server.url, "big", concurrency=1)
+    answers = endpoint.ask([(i, [{"role": "user", "content": str(i)}]) for i in range(100_000)])
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    time.sleep(0.2)
+    seen = len(server.seen)
+    time.sleep(0.2)
+    assert len(server.seen) == seen < 100_000
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(HubError, match="Connect"):
+        list(ChatEndpoint("http://127.0.0.1:9/v1", "big", retries=0).ask([(1, [])]))
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/v1", "http://", "host/v1", "http://me:secret@h/v1"])
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        ChatEndpoint(url, "big")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}])
+def test_settings_that_ask_nothing(wrong: dict) -> None:
+    with pytest.raises(ConfigError):
+        ChatEndpoint("http://127.0.0.1/v1", "big", **wrong)
