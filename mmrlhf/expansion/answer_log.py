@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.endpoints.chat import Answer
+from mmrlhf.endpoints.client import Answer
 from mmrlhf.errors import DataError
 
 

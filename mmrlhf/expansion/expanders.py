@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mmrlhf.endpoints.chat import Answer, ChatEndpoint
+from mmrlhf.endpoints.client import Answer, ChatEndpoint
 from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.expansion.answer_log import read_lines
 from mmrlhf.expansion.request import Request

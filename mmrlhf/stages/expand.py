@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.endpoints.chat import Answer
+from mmrlhf.endpoints.client import Answer
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.expansion.answer_log import AnswerLog
 from mmrlhf.expansion.expanders import Expander

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf.endpoints.chat import Answer
+from mmrlhf.endpoints.client import Answer
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.expansion.expanders import RecordedExpander
 from mmrlhf.expansion.request import Request

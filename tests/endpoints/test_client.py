@@ -9,7 +9,7 @@ from email.utils import formatdate
 import pytest
 from stand_ins.chat_endpoint import ChatServer, chat_server, said
 
-from mmrlhf.endpoints.chat import Answer, ChatEndpoint
+from mmrlhf.endpoints.client import Answer, ChatEndpoint
 from mmrlhf.errors import ConfigError, HubError
 
 
