@@ -205,6 +205,12 @@ def describe_source(path: Path | str) -> str:
     return path_token(Path(path)) if Path(path).expanduser().exists() else f"hub:{path}"
 
 
+def describe_run(model: PackedModel) -> dict[str, Any]:
+    """How a model is run, as far as its numbers depend on it, for a side-car's fingerprint."""
+    settings = model.settings
+    return {"max_tokens": settings.max_tokens, "precision": settings.precision, "layout": model.layout}
+
+
 def describe_template(template: Template) -> dict[str, Any]:
     """Everything that a template adds to the tokens, for a side-car's fingerprint."""
     return asdict(template) if is_dataclass(template) and not isinstance(template, type) else {"name": template.name}

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.inference.passes import Prepare, describe_source, describe_template, encoded_batches, without_media
+from mmrlhf.inference.passes import (
+    Prepare,
+    describe_run,
+    describe_source,
+    describe_template,
+    encoded_batches,
+    without_media,
+)
 from mmrlhf.inference.reward_model import CritiqueSource, RewardModel
 from mmrlhf.inference.sharing import Ranks
 from mmrlhf.inference.verdicts import COLUMNS, Verdict
@@ -116,6 +123,7 @@ class Scoring:
             "template": describe_template(judge.template),
             "media": asdict(judge.media),
             "critique_source": source,
+            **describe_run(judge.model),
             **({"media": "none"} if self.blind else {}),
             **({"given_kind": self._kind} if source == "given" else {}),
             **({"critiques": asdict(judge.critiques)} if source == "generate" and judge.writes_critiques else {}),

@@ -19,6 +19,10 @@ from mmrlhf.losses.bounds import require_below, require_finite, require_non_nega
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 from mmrlhf.losses.seeded import generator_for
 
+# Nats. Where policy and reference agree, gaps are rounding, which another micro-batching changes: gaps that are closer
+# than this are equal, and the order of the pairs, which their names fix, decides between them.
+RESOLUTION = 0.01
+
 
 @dataclass(frozen=True, kw_only=True)
 class BetaDPO(Objective):
@@ -48,11 +52,12 @@ class BetaDPO(Objective):
         return True
 
     def scale(self, inputs: PairInputs) -> PairScale:
-        gap = self.beta * self.gap(inputs)
+        z = self.gap(inputs)
+        gap = self.beta * z
         if len(gap) == 0:
             return PairScale.fill(inputs, b=self.beta)
         kept = max(1, int(len(gap) * (1 - self.filtered)))
-        nearest = (gap - gap.mean()).abs().topk(kept, largest=False).indices
+        nearest = _quantised((z - z.mean()).abs()).argsort(stable=True)[:kept]
         beta = self.beta * (1 + self.alpha * (gap[nearest].mean() - self.baseline))
         keep = torch.zeros_like(gap).index_fill(0, nearest, 1.0)
         return PairScale.fill(inputs, b=beta.clamp(min=self.min_beta).expand_as(gap), a=keep)
@@ -91,6 +96,7 @@ class ReleasedImplicitBeta(Objective):
         return PairScale.fill(inputs, b=beta.clamp(min=1e-3).expand_as(gap))
 
     def _draw(self, gap: Tensor, inputs: PairInputs) -> Tensor:
+        gap = _quantised(gap)
         standardised = (gap - gap.mean()) / (gap.std() + 1e-7)
         # The floor keeps far-out pairs drawable: float32 underflows to 0 beyond 14 standard deviations.
         weight = torch.exp(-0.5 * standardised.square()).clamp(min=1e-30).cpu()
@@ -100,3 +106,7 @@ class ReleasedImplicitBeta(Objective):
         )
         generator = generator_for(self.seed, lengths)
         return torch.multinomial(weight, max(1, int(len(gap) * 0.8)), generator=generator).to(gap.device)
+
+
+def _quantised(gap: Tensor) -> Tensor:
+    return (gap / RESOLUTION).round() * RESOLUTION

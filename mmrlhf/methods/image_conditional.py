@@ -45,8 +45,7 @@ class ImageConditionalModule(PreferenceModule):
         if "image" not in self.part_weights:
             return counts
         assert counts.pairs is not None
-        needs_table = self._reference == "table"
-        self._require(batch, DAMAGED_REFERENCE, needs_table, "reference", "the reference's view of damaged media")
+        self._require(batch, DAMAGED_REFERENCE, self._needs_table, "reference", "the reference's view of damaged media")
         seen = (counts.pairs.weight * has_media(batch)[counts.pairs.group]).sum()
         return replace(counts, divisors={**counts.divisors, "image": seen})
 

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
+from mmrlhf.errors import UserError
 from mmrlhf.losses.objective import PairScale
+from mmrlhf.methods.finite import finite_gradients, is_finite, stop
 from mmrlhf.methods.optim import (
     OptimSettings,
     average_replicated_gradients,
@@ -84,6 +86,9 @@ class PackedModule(L.LightningModule, ABC):
         total_steps: optimizer steps of the whole run (for the schedule).
         seed: dropout of step s on rank r is drawn from (seed, s, r), so that a resumed run repeats it.
         precision: "bf16" lets a sharded model compute in bfloat16 (one device: the Trainer's autocast does).
+
+    Attributes:
+        stage: what errors call this run.
     """
 
     def __init__(
@@ -108,7 +113,7 @@ class PackedModule(L.LightningModule, ABC):
         self.validation_metrics: dict[str, float] = {}
         self.validated_step = -1
         self._truncated_tokens = 0
-        self._last_lr = 0.0
+        self.stage = type(self).__name__
 
     @property
     @abstractmethod
@@ -122,6 +127,14 @@ class PackedModule(L.LightningModule, ABC):
     @abstractmethod
     def loss_sums(self, batch: PackedBatch, counts: Counts, record: StepRecord) -> Mapping[str, Tensor]:
         """Run the forward; return each part's sum over the micro-batch and record what is worth logging."""
+
+    def complaint(self, batch: PackedBatch) -> UserError | None:
+        """Say what makes a micro-batch unfit to be used, if anything; runs on the host."""
+        return None
+
+    def check_start(self, micro_batches: Sequence[PackedBatch]) -> None:
+        """Look at the untrained model before the first update of a run; every rank is here."""
+        return
 
     def prepare(self, micro_batches: Sequence[PackedBatch]) -> list[Counts]:
         """Count every micro-batch of this rank's share of a step; also the place for what needs the whole step."""
@@ -145,23 +158,35 @@ class PackedModule(L.LightningModule, ABC):
 
     @override
     def training_step(self, batch: StepBatch, batch_idx: int) -> dict[str, Any]:
+        record, micro_batches = StepRecord(), self._even(batch.micro_batches)
+        self._require_fit(micro_batches)
+        if self.trainer.global_step == 0:
+            self.check_start(micro_batches)
         # Drawn anew for every step, so that dropout after a resume is what it would have been.
         torch.manual_seed(hash((self._seed, batch.epoch, batch.step, self.global_rank)) & (2**63 - 1))
-        record, micro_batches = StepRecord(), self._even(batch.micro_batches)
         counts = self.prepare(micro_batches)
         divisors = self._global_divisors(counts)
         # DDP's own reducer needs every parameter in every backward; the explicit average further down does not.
         with self._strategy_without_sync():
             for micro_batch, own in zip(micro_batches, counts, strict=True):
                 self._backward(micro_batch.to(self.device), own.to(self.device), divisors, record)
-        norm = self._optimizer_step()
+        norm = self._reduce_gradients()
         self._truncated_tokens += sum(micro.truncated_tokens for micro in batch.micro_batches)
         metrics = record.reduce(self._all_reduce)
         metrics["loss"] = self._total_loss(metrics)
-        metrics |= {"gradient_norm": float(norm), "lr": self._last_lr, "groups": float(batch.num_groups)}
+        metrics |= {"gradient_norm": float(norm), "lr": self._update_lr(), "groups": float(batch.num_groups)}
+        if not is_finite(metrics):
+            self._stop(metrics, batch, list(zip(micro_batches, counts, strict=True)), divisors)
+        self._update()
         self.train_metrics = metrics
         self.log_dict({f"train/{name}": value for name, value in metrics.items()}, batch_size=1)
         return {"loss": torch.tensor(metrics["loss"]), "metrics": metrics, "record": record}
+
+    def _require_fit(self, micro_batches: Sequence[PackedBatch]) -> None:
+        """Raise a rank's complaint on all of them: one alone would leave the others waiting."""
+        own = next((found for batch in micro_batches if (found := self.complaint(batch)) is not None), None)
+        if float(self._all_reduce(torch.tensor(float(own is not None), device=self.device), "sum")) > 0:
+            raise next(found for found in gather_ranks(own) if found is not None)
 
     def _even(self, micro_batches: Sequence[PackedBatch]) -> Sequence[PackedBatch]:
         """Fill up with a repetition at weight 0 to as many as any rank has: all ranks meet in a sharded forward."""
@@ -172,12 +197,16 @@ class PackedModule(L.LightningModule, ABC):
         filler = replace(smallest, group_weight=torch.zeros_like(smallest.group_weight), truncated_tokens=0)
         return [*micro_batches, *[filler] * (int(self._all_reduce(count, "max")) - len(micro_batches))]
 
-    def _backward(self, batch: PackedBatch, counts: Counts, divisors: Mapping[str, Tensor], record: StepRecord) -> None:
+    def _backward(
+        self, batch: PackedBatch, counts: Counts, divisors: Mapping[str, Tensor], record: StepRecord
+    ) -> Tensor:
+        """Add a micro-batch's gradients; returns its share of the step's loss, detached."""
         sums = self.loss_sums(batch, counts, record)
         self._record_parts(sums, counts, record)
         loss = torch.stack([weight * sums[name] / divisors[name] for name, weight in self.part_weights.items()]).sum()
         # Ranks' gradients are averaged, but the loss is a sum over ranks: hence the world size.
         self.manual_backward(loss * self.trainer.world_size)
+        return loss.detach()
 
     def _record_parts(self, sums: Mapping[str, Tensor], counts: Counts, record: StepRecord) -> None:
         """Record each part as a mean weighted by its divisor: the mean over micro-batches is then the step's loss."""
@@ -188,19 +217,50 @@ class PackedModule(L.LightningModule, ABC):
     def _total_loss(self, metrics: Mapping[str, float]) -> float:
         return sum(weight * metrics.get(f"loss_{name}", 0.0) for name, weight in self.part_weights.items())
 
-    def _optimizer_step(self) -> Tensor:
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        assert not isinstance(optimizer, list) and isinstance(scheduler, LambdaLR)
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+    @property
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _reduce_gradients(self) -> Tensor:
+        """Make the step's gradient out of all ranks' and scale it down; returns its norm before."""
+        trainable = self._trainable
         fill_missing_gradients(trainable)
         if self.trainer.world_size > 1:
             average_replicated_gradients(trainable, lambda flat: self._all_reduce(flat, "mean"))
-        norm = clip_gradients(trainable, self._optim.max_grad_norm)
-        self._last_lr = float(scheduler.get_last_lr()[0])
+        return clip_gradients(trainable, self._optim.max_grad_norm)
+
+    def _update_lr(self) -> float:
+        """The learning rate of the update that is next."""
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)
+        return float(scheduler.get_last_lr()[0])
+
+    def _update(self) -> None:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert not isinstance(optimizer, list) and isinstance(scheduler, LambdaLR)
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
-        return norm
+
+    def _stop(
+        self,
+        metrics: Mapping[str, float],
+        step: StepBatch,
+        share: Sequence[tuple[PackedBatch, Counts]],
+        divisors: Mapping[str, Tensor],
+    ) -> None:
+        """Find this rank's micro-batches that are not finite by themselves, and stop with all ranks."""
+        culprits: list[str] = []
+        for batch, counts in share:
+            self.model.zero_grad()
+            record = StepRecord()
+            with self._strategy_without_sync():
+                loss = self._backward(batch.to(self.device), counts.to(self.device), divisors, record)
+            if not (loss.isfinite() and finite_gradients(self.model)):
+                culprits += batch.keys
+        self.model.zero_grad()
+        step_keys = [key for batch, _ in share for key in batch.keys]
+        stop(metrics, f"stage {self.stage}, step {step.step}", culprits, step_keys)
 
     def _global_divisors(self, counts: Sequence[Counts]) -> dict[str, Tensor]:
         """The step's divisors over all ranks; a part that nothing in the step feeds is divided by 1, not by 0."""
@@ -224,6 +284,7 @@ class PackedModule(L.LightningModule, ABC):
     @override
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         micro_batches = self._even(batch.micro_batches)
+        self._require_fit(micro_batches)
         for micro_batch, counts in zip(micro_batches, self.prepare(micro_batches), strict=True):
             scores = self.score_pairs(micro_batch.to(self.device), counts.to(self.device), self._validation)
             if scores is not None:

@@ -20,7 +20,7 @@ from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
 
 # Columns of a batch: what a reward model, or the reference, says about each response.
 REWARD, REFERENCE = "reward", "reference_logprob"
-DAMAGED_REFERENCE = "reference_damaged_logprob"
+REFERENCE_TOKENS, DAMAGED_REFERENCE = "reference_tokens", "reference_damaged_logprob"
 
 # Group key, hashes of the chosen and the rejected response: the same whatever micro-batch the pair is in.
 PairName = tuple[str, str, str]

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, DataError, UserError
 from mmrlhf.losses.objective import Objective, PairInputs, given, token_nll
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.packed_module import Counts, PackedModule, PairScores
 from mmrlhf.methods.pairing import (
     REFERENCE,
+    REFERENCE_TOKENS,
     REWARD,
     PairScheme,
     pair_inputs,
@@ -31,6 +32,8 @@ from mmrlhf.methods.pairing import (
     scale_over_step,
     weighted_pairs,
 )
+from mmrlhf.methods.sft import label_counts
+from mmrlhf.methods.start_check import measure, require_same_model
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
 
@@ -65,6 +68,7 @@ class PreferenceModule(PackedModule):
         reference_model: the frozen copy.
         margin_from: what a margin is the difference of: `reward` (column `reward`: whoever gave it), or `implicit`,
             the policy's own beta * log-ratio as it stands, without gradient.
+        starts_as_reference: the table is of the policy as it starts; measured before the first update of a run.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class PreferenceModule(PackedModule):
         reference: Reference = "table",
         reference_model: nn.Module | None = None,
         margin_from: MarginFrom = "reward",
+        starts_as_reference: bool = False,
         seed: int = 0,
         precision: Literal["float32", "bf16"] = "float32",
     ) -> None:
@@ -92,10 +97,15 @@ class PreferenceModule(PackedModule):
         if (reference == "frozen_copy") != (reference_model is not None):
             raise ValueError("reference_model is given exactly with reference=frozen_copy")
         self._objective, self._pairs, self._reference, self._margin_from = objective, pairs, reference, margin_from
+        self._starts_as_reference = starts_as_reference
         # In a tuple: a registered submodule would be trained by DDP, sharded by FSDP and stored in every checkpoint.
         self._frozen: tuple[nn.Module, ...] = ()
         if reference_model is not None:
             self._frozen = (reference_model.requires_grad_(False).eval(),)
+
+    @property
+    def _needs_table(self) -> bool:
+        return self._objective.needs_reference and self._reference == "table"
 
     @property
     @override
@@ -115,10 +125,37 @@ class PreferenceModule(PackedModule):
     def count(self, batch: PackedBatch) -> Counts:
         needs_rewards = self._objective.needs_margin and self._margin_from == "reward"
         self._require(batch, REWARD, needs_rewards, "score", "rewards")
-        needs_table = self._objective.needs_reference and self._reference == "table"
-        self._require(batch, REFERENCE, needs_table, "reference", "reference log-probabilities")
+        self._require(batch, REFERENCE, self._needs_table, "reference", "reference log-probabilities")
         pairs = weighted_pairs(batch, self._pairs)
         return Counts(dict.fromkeys(self.part_weights, pairs.weight.sum()), pairs)
+
+    @override
+    def complaint(self, batch: PackedBatch) -> UserError | None:
+        """A table that was made from other tokens: responses cut elsewhere, or another tokenizer."""
+        tabled = batch.columns.get(REFERENCE_TOKENS)
+        if tabled is None or not self._needs_table:
+            return None
+        counts = label_counts(batch)
+        for number in (tabled != counts).nonzero()[:1, 0].tolist():
+            return DataError(
+                "the reference's log-probability is of another number of tokens than the policy's",
+                where=f"key {batch.keys[int(batch.group_of_response[number])]}, "
+                f"response hash {batch.response_hashes[number]}",
+                given=f"{tabled[number]:.0f} tokens in the table, {counts[number]:.0f} in training",
+                expected="the same tokens: one max_tokens, one tokenizer, one chat template",
+                fix="let the stage `reference` make the table again with this run's settings",
+            )
+        return None
+
+    @override
+    def check_start(self, micro_batches: Sequence[PackedBatch]) -> None:
+        """Stop where the table's reference is not the policy as it starts; other references are so by construction."""
+        first = micro_batches[0]
+        if not (self._starts_as_reference and self._needs_table and REFERENCE in first.columns):
+            return
+        batch = first.to(self.device)
+        found = measure(self.model, batch, batch.columns[REFERENCE])
+        require_same_model(found, precision=self._precision, where=f"stage {self.stage}, before step 0")
 
     @override
     def prepare(self, micro_batches: Sequence[PackedBatch]) -> list[Counts]:
@@ -166,8 +203,11 @@ class PreferenceModule(PackedModule):
         assert counts.pairs is not None
         weight = counts.pairs.weight
         responses, inputs = self._forward(batch, counts)
-        terms = self._objective(inputs, counts.scale)
+        with torch.no_grad():
+            scale = self._objective.scale(inputs) if counts.scale is None else counts.scale
+        terms = self._objective(inputs, scale)
         record_pairs(record, inputs, terms, weight)
+        record.add("kept_pairs", (scale.a > 0).float(), weight)
         if responses.reference is not None:
             record_drift(record, responses.log_ratio.detach(), counts.pairs)
         sums = {"preference": (weight * terms.loss).sum()}
@@ -190,13 +230,22 @@ class PreferenceModule(PackedModule):
             return None if table is None else table.float()
         if self._reference == "none":
             return None
-        model: Any = self.model
         with torch.no_grad():
             if self._reference == "adapter":
-                with model.adapters_off():
-                    return model(batch).logprob
+                return self._without_adapters(batch)
             (frozen,) = self._frozen
             return frozen(batch).logprob
+
+    def _without_adapters(self, batch: PackedBatch) -> Tensor:
+        """The policy's log-probabilities (R,) with its adapters off and, as a reference, without dropout."""
+        model: Any = self.model
+        training = model.training
+        model.eval()
+        try:
+            with model.adapters_off():
+                return model(batch).logprob
+        finally:
+            model.train(training)
 
     def _require(self, batch: PackedBatch, column: str, needed: bool, stage: str, noun: str) -> None:
         if not needed or column in batch.columns:

@@ -2,11 +2,14 @@
 
 Follows: torchtitan's order (each decoder layer, then the root). Differs in: vision tower, projector and score head are
 replicated, so that a rank whose micro-batch holds no image neither waits for the others nor keeps them waiting; the
-training step averages their gradients.
+training step averages their gradients. And in bf16 every number is what autocast makes of whole float32 weights
+(docs/precision.md): torchtitan's single policy rounds the embedding and the weights of norms to bfloat16, too, and
+with them the residual stream.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +39,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, *, precision: str) -> None:
     Args:
         model: a `PackedModel`, or anything with a backbone of the same build in `backbone`.
         mesh: Lightning's device mesh with the dimensions `data_parallel` and `tensor_parallel`.
-        precision: "bf16" gathers and computes in bfloat16 and still averages gradients in float32.
+        precision: "bf16" gathers what matrices multiply with in bfloat16 and the embedding in float32; norms and
+            biases stay whole on every rank. Gradients are averaged in float32.
 
     Raises:
         ConfigError: the mesh asks for tensor parallelism.
@@ -49,17 +53,23 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, *, precision: str) -> None:
             expected="1, and data_parallel_size = devices * num_nodes",
         )
     _make_outputs_visible_to_fsdp()
-    policy = MixedPrecisionPolicy()
-    if precision == "bf16":
-        # Inputs are left alone: autocast decides per operation, and position ids or masks must keep their type.
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    # Inputs are left alone: autocast decides per operation, and position ids or masks must keep their type.
+    whole = MixedPrecisionPolicy(cast_forward_inputs=False)
+    policy = replace(whole, param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if precision == "bf16" else whole
     backbone: Any = model.backbone
-    language = set(parts(backbone)["language"])
+    # Only what matrices multiply with may be gathered in bfloat16; vectors are small enough to be whole.
+    language = {parameter for parameter in parts(backbone)["language"] if parameter.ndim >= 2}
     replicated = {parameter for parameter in model.parameters() if parameter not in language}
-    data_parallel = mesh["data_parallel"]
+    shared = {"mesh": mesh["data_parallel"], "ignored_params": replicated}
     for layer in language_layers(backbone):
-        fully_shard(layer, mesh=data_parallel, mp_policy=policy)
-    fully_shard(model, mesh=data_parallel, mp_policy=policy, ignored_params=replicated)
+        fully_shard(layer, mp_policy=policy, **shared)
+    embedding, head = backbone.get_input_embeddings(), backbone.get_output_embeddings()
+    if head is not None and head.weight is not embedding.weight:
+        fully_shard(embedding, mp_policy=whole, **shared)
+    else:
+        # The head's weight, too, which autocast rounds as it would elsewhere.
+        policy = whole
+    fully_shard(model, mp_policy=policy, **shared)
     if hasattr(model, "extend"):  # what generation calls: without its own forward it would find the root's shards
         register_fsdp_forward_method(model, "extend")
 

@@ -66,6 +66,9 @@ class SideCarWriter:
         """Add one response's values: numbers, or strings in a column that holds strings only.
 
         Of responses with equal text in one group the first counts: their values differ by rounding at most.
+
+        Raises:
+            DataError: a number that is not finite, named by key, response and column.
         """
         if set(values) != set(self.columns):
             raise ValueError(f"got values for {sorted(values)}, the table has {sorted(self.columns)}")
@@ -77,6 +80,9 @@ class SideCarWriter:
             return
         self._seen.add(response_hash)
         cells = {name: value if isinstance(value, str) else float(value) for name, value in values.items()}
+        for name, value in cells.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise _not_finite(self.folder, key, response_hash, name, value, "nothing of this query was written")
         self._rows.append({KEY: key, HASH: response_hash, **cells})
 
     def flush(self) -> None:
@@ -111,6 +117,7 @@ class SideCar:
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], table: pa.Table) -> None:
         self.folder, self.fingerprint = folder, fingerprint
         self.columns = tuple(name for name in table.column_names if name not in (KEY, HASH))
+        _require_finite(table, self.columns, folder)
         table = _sorted_distinct(table, self.columns, folder)
         keys = table.column(KEY).to_numpy(zero_copy_only=False)
         self._hashes = table.column(HASH).to_numpy(zero_copy_only=False)
@@ -124,7 +131,8 @@ class SideCar:
         """Read a table's parts, all columns or some.
 
         Raises:
-            DataError: no table, a damaged part, a column that it lacks, or two parts that contradict each other.
+            DataError: no table, a damaged part, a column that it lacks, two parts that contradict each other, or a
+                value that is missing or not finite.
         """
         folder = Path(folder)
         meta = read_meta(folder)
@@ -183,6 +191,28 @@ class SideCar:
         return [place[name] for name in hashes]
 
 
+def _require_finite(table: pa.Table, columns: Sequence[str], folder: Path) -> None:
+    for name in columns:
+        column = table.column(name)
+        wrong = column.is_null(nan_is_null=True).to_numpy()
+        if pa.types.is_floating(column.type):
+            wrong = wrong | np.isinf(column.to_numpy())
+        for row in np.flatnonzero(wrong)[:1].tolist():
+            key, response_hash = (table.column(at)[row].as_py() for at in (KEY, HASH))
+            more = f"{int(wrong.sum())} such values in the column"
+            raise _not_finite(folder, key, response_hash, name, column[row].as_py(), more)
+
+
+def _not_finite(folder: Path, key: str, response_hash: str, name: str, value: object, more: str) -> DataError:
+    return DataError(
+        f"a value of the column '{name}' is {'missing' if value is None else 'not finite'}",
+        where=f"{folder}, key {key}, response hash {response_hash}",
+        given=f"{value} ({more})",
+        expected="a finite number for every response, or a text in a column of texts",
+        fix="find out what made it (a model whose weights are not finite?), then make the table again",
+    )
+
+
 def _sorted_distinct(table: pa.Table, columns: Sequence[str], folder: Path) -> pa.Table:
     """Sort by key and hash; drop repeated rows, which must agree up to rounding."""
     table = table.sort_by([(KEY, "ascending"), (HASH, "ascending")]).combine_chunks()
@@ -207,4 +237,4 @@ def _sorted_distinct(table: pa.Table, columns: Sequence[str], folder: Path) -> p
 def _agree(one: float | str, other: float | str) -> bool:
     if isinstance(one, str) or isinstance(other, str):
         return one == other
-    return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-4) or (math.isnan(one) and math.isnan(other))
+    return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-4)

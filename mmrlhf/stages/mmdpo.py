@@ -6,6 +6,7 @@ log-probabilities are tables whose fingerprints are checked, so a margin or a re
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,18 +21,22 @@ from mmrlhf.losses.plackett_luce import PlackettLuce
 from mmrlhf.media.damage import Damage
 from mmrlhf.methods.image_conditional import ImageConditionalModule
 from mmrlhf.methods.listwise import RankingModule, require_whole_ranking
-from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REWARD, PairScheme
+from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKENS, REWARD, PairScheme
 from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
+from mmrlhf.models.dropout import silence_dropout
 from mmrlhf.models.export import save_policy
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import PARTS, ModelSettings, load_backbone
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.shards.sidecar_files import read_meta
 from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.training.fit import MODEL, check_table, finish, need_path, table_facts, train
 from mmrlhf.training.heldout_answers import AnswerSettings, answer_callbacks
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import Workbench, open_workbench
+
+log = logging.getLogger(__name__)
 
 # the module of an objective that is more than a loss of pairs
 METHODS: dict[type[Objective], type[PreferenceModule]] = {
@@ -54,6 +59,7 @@ def run(
     pairs: PairScheme | None = None,
     training: TrainSettings | None = None,
     answers: AnswerSettings | None = None,
+    base_dropout: bool = False,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Train a policy and write `out/model`, a Hugging Face folder.
@@ -70,6 +76,8 @@ def run(
         margin_from: `reward`: margins are differences of `rewards`; `implicit`: of the policy's own implicit rewards.
         pairs: which pairs of a query are compared.
         training: model, media, optimizer and length of the run.
+        base_dropout: keep the dropout that the checkpoint brings along. The reference has none, so its noise would
+            count as distance from it.
         answers: held-out queries that the policy answers at every validation, in `out/answers`; None: none.
 
     Raises:
@@ -78,7 +86,9 @@ def run(
     """
     pairs, training = pairs or PairScheme(), training or TrainSettings()
     _check_adapter(reference_from, training.model)
-    facts = table_facts(Index.load(shards), policy=policy, template=AnswerTemplate(), media=training.media)
+    facts = table_facts(
+        Index.load(shards), policy=policy, template=AnswerTemplate(), media=training.media, model=training.model
+    )
     needs_rewards = pairs.needs_margin or (objective.needs_margin and margin_from == "reward")
     tables = _reward_tables(objective, rewards, facts["shards"], reward_model, needed=needs_rewards)
     damage = _damage(objective)
@@ -88,6 +98,8 @@ def run(
         shards, policy, AnswerTemplate(), training, tables=tables, damage=damage,
         needs_pairs=pairs.rank_by == "annotators", runtime=runtime,
     )  # fmt: skip
+    if not base_dropout and silence_dropout(bench.model.backbone):
+        log.info("the checkpoint's own dropout is off (base_dropout=true keeps it)")
     module = _make_module(bench, objective, pairs, training, policy, reference_from, margin_from)
     if answers is not None:
         taken = answer_callbacks(out, answers, bench.index, bench.encoder, training.model, training.schedule, runtime)
@@ -117,6 +129,7 @@ def _make_module(
         reference=reference_from if objective.needs_reference else "none",
         reference_model=_frozen_copy(policy, bench.model) if reference_from == "frozen_copy" else None,
         margin_from=margin_from,
+        starts_as_reference=True,
         seed=training.schedule.seed,
         precision=bench.precision,
     )
@@ -170,7 +183,8 @@ def _reward_tables(
 
 def _reference_tables(reference: Path | None, facts: Mapping[str, Any], damage: Damage | None) -> list[SideCar]:
     folder = need_path(reference, what="the reference's log-probabilities", where="inputs.reference", stage="reference")
-    table = SideCar.load(folder, columns=[REFERENCE, *([DAMAGED_REFERENCE] if damage else [])])
+    counted = [REFERENCE_TOKENS] if REFERENCE_TOKENS in read_meta(folder)["columns"] else []
+    table = SideCar.load(folder, columns=[REFERENCE, *counted, *([DAMAGED_REFERENCE] if damage else [])])
     facts = {**facts, **({"damage": asdict(damage)} if damage else {})}
     check_table(table, facts, name="reference log-probabilities", stage="reference")
     return [table]

@@ -20,6 +20,7 @@ from mmrlhf.feed.selection import Selection, select
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
     Policy,
+    describe_run,
     describe_source,
     describe_template,
     encoded_batches,
@@ -28,7 +29,7 @@ from mmrlhf.inference.passes import (
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.media.damage import Damage, DamageKind, damaged_only
-from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE
+from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKENS
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCarWriter
 from mmrlhf.terminal.progress import track
@@ -36,7 +37,7 @@ from mmrlhf.types import EncodedGroup
 
 log = logging.getLogger(__name__)
 
-COLUMNS: tuple[str, ...] = (REFERENCE, "reference_tokens")
+COLUMNS: tuple[str, ...] = (REFERENCE, REFERENCE_TOKENS)
 LOGPROBS = "logprobs"
 SECONDS_BETWEEN_WRITES = 30.0
 
@@ -95,6 +96,7 @@ def _fingerprint(index: Index, policy: Path | str, reference: Policy) -> dict[st
         "policy": describe_source(policy),
         "template": describe_template(reference.encoder.template),
         "media": asdict(reference.encoder.media),
+        **describe_run(reference.model),
         **({"damage": asdict(damage)} if damage is not None else {}),
     }
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from mmrlhf.chain.fingerprint import path_token
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.files import write_json
-from mmrlhf.inference.passes import describe_source
+from mmrlhf.inference.passes import describe_run, describe_source
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import SECONDS_BETWEEN_WRITES, add_verdicts, verdict_columns
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
@@ -59,7 +59,7 @@ def run(
     with share_pass(runtime) as ranks:
         judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=ranks.device)
         fingerprint = {"made_by": "score_file", "reward_model": describe_source(reward_model)}
-        fingerprint |= {"responses": path_token(responses)}
+        fingerprint |= {"responses": path_token(responses), **describe_run(judge.model)}
         writer = SideCarWriter(out / REWARDS, columns=verdict_columns(judge), fingerprint=fingerprint, rank=ranks.rank)
         rates = _score(writer, drafts, judge, passes.groups_per_batch, ranks, runtime)
     if not ranks.leads:

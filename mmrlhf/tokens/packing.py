@@ -9,6 +9,7 @@ media and any number of responses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -55,6 +56,34 @@ def pack_groups(groups: Sequence[EncodedGroup]) -> PackedBatch:
         num_images=tuple(group.num_images for group in groups),
         num_videos=tuple(group.num_videos for group in groups),
         truncated_tokens=sum(branch.truncated for group in groups for branch in group.branches),
+    )
+
+
+def select_responses(batch: PackedBatch, keep: Tensor) -> PackedBatch:
+    """The same row without some of its responses' branches; every group keeps its prefix and media.
+
+    Args:
+        keep: (R,) bool; one response of every group at least.
+    """
+    token = (batch.branch_of_token == 0) | keep[(batch.branch_of_token - 1).clamp(min=0)]
+    place, number = token.cumsum(0) - 1, keep.cumsum(0) - 1
+    label, pair = keep[batch.label_response], keep[batch.pairs].all(1)
+    branch = batch.branch_of_token[token]
+    hashes = [name for name, kept in zip(batch.response_hashes, keep.tolist(), strict=True) if kept]
+    return replace(
+        batch,
+        input_ids=batch.input_ids[token],
+        position_ids=batch.position_ids[:, token],
+        group_of_token=batch.group_of_token[token],
+        branch_of_token=torch.where(branch > 0, 1 + number[(branch - 1).clamp(min=0)], 0),
+        label_ids=batch.label_ids[label],
+        predict_at=place[batch.predict_at[label]],
+        label_response=number[batch.label_response[label]],
+        last_token=place[batch.last_token[keep]],
+        group_of_response=batch.group_of_response[keep],
+        pairs=number[batch.pairs[pair]],
+        columns={name: values[keep] for name, values in batch.columns.items()},
+        response_hashes=tuple(hashes),
     )
 
 

@@ -27,6 +27,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.passes import describe_source, describe_template
 from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.metrics.ranking import accuracy_report
+from mmrlhf.models.load import ModelSettings
 from mmrlhf.models.sharding import gather_state, is_sharded
 from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.shards.index import Index
@@ -60,9 +61,13 @@ def check_table(table: SideCar, wanted: Mapping[str, Any], *, name: str, stage: 
             )
 
 
-def table_facts(index: Index, *, policy: Path | str, template: Template, media: MediaSettings) -> dict[str, Any]:
+def table_facts(
+    index: Index, *, policy: Path | str, template: Template, media: MediaSettings, model: ModelSettings
+) -> dict[str, Any]:
     """What a reference table's fingerprint must say to fit a run."""
     return {
+        "max_tokens": model.max_tokens,
+        "precision": model.precision,
         "shards": index.digest,
         "policy": describe_source(policy),
         "template": describe_template(template),
@@ -78,6 +83,7 @@ def train(
     Raises:
         TrainingInterrupted: stopped by a signal, after saving.
     """
+    module.stage = stage
     preemption = Preemption()
     trainer = _make_trainer(bench, out, stage, runtime, preemption)
     resume = latest_checkpoint(out / CHECKPOINTS)

@@ -7,7 +7,7 @@ import torch
 
 from mmrlhf.losses.call_beta import BetaDPO, ReleasedImplicitBeta
 from mmrlhf.losses.dpo import DPO
-from mmrlhf.losses.objective import PairInputs
+from mmrlhf.losses.objective import Objective, PairInputs
 
 
 def inputs_of(gaps: list[float]) -> PairInputs:
@@ -60,3 +60,17 @@ def test_released_beta_with_w_zero_or_one_pair_is_dpo() -> None:
 
 def test_released_beta_with_equal_gaps_is_dpo() -> None:
     torch.testing.assert_close(ReleasedImplicitBeta()(inputs_of([2.0] * 4)).loss, DPO()(inputs_of([2.0] * 4)).loss)
+
+
+@pytest.mark.parametrize("objective", [BetaDPO(), ReleasedImplicitBeta()], ids=repr)
+def test_rounding_decides_nothing(objective: Objective) -> None:
+    """At step 0 gaps are rounding: whatever it is, the same pairs count as much."""
+    generator = torch.Generator().manual_seed(0)
+    scales = []
+    for _ in range(20):
+        gaps = 1e-4 * torch.randn(10, generator=generator)
+        scales.append(objective.scale(inputs_of(gaps.tolist())))
+    assert all(torch.equal(scale.a, scales[0].a) for scale in scales)
+    assert scales[0].a.sum() == (8 if isinstance(objective, BetaDPO) else 10)
+    for scale in scales:
+        torch.testing.assert_close(scale.b, torch.full((10,), 0.1), rtol=2e-4, atol=0)

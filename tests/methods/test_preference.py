@@ -11,10 +11,12 @@ from stand_ins.methods_under_test import total
 from stand_ins.packed_toy import ToyModel, make_group
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.losses.call_beta import BetaDPO
 from mmrlhf.losses.dpo import DPO
-from mmrlhf.losses.margin_controls import MeanBetaDPO, ShuffledMargin
+from mmrlhf.losses.margin_controls import HardFilter, MeanBetaDPO, ShuffledMargin
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.optim import OptimSettings
+from mmrlhf.methods.pairing import pair_names
 from mmrlhf.methods.preference import PairScheme, PreferenceModule
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.tokens.packing import pack_groups
@@ -44,6 +46,60 @@ def test_a_step_of_one_group_is_the_objective_itself() -> None:
     ratio = outputs.logprob - batch.columns["reference_logprob"]
     expected = [torch.nn.functional.softplus(-0.1 * (ratio[0] - ratio[k])) for k in (1, 2)]
     assert total(build(DPO(beta=0.1)), groups, 1) == pytest.approx(float(sum(expected).detach()) / 2, rel=1e-5)
+
+
+class Rounding(ToyModel):
+    """Says a little else at every call, as another packing would."""
+
+    def forward(self, batch):  # type: ignore[no-untyped-def]
+        outputs = super().forward(batch)
+        return replace(outputs, logprob=outputs.logprob + 1e-5 * torch.randn(len(outputs.logprob)))
+
+
+def tabled_groups(model: ToyModel, count: int) -> list:
+    """Groups whose table holds what a model says."""
+    groups = [make_group(number) for number in range(count)]
+    return [
+        replace(group, columns={**group.columns, "reference_logprob": model(pack_groups([group])).logprob.detach()})
+        for group in groups
+    ]
+
+
+@pytest.mark.parametrize("num_micro", [1, 2, 3, 6])
+def test_which_pairs_beta_dpo_filters_at_step_0_depends_on_names_alone(num_micro: int) -> None:
+    groups = tabled_groups(ToyModel(), 6)
+    batches = [pack_groups(groups[start::num_micro]) for start in range(num_micro)]
+    counts = build(BetaDPO(), Rounding()).prepare(batches)
+    kept = {
+        name: float(weight)
+        for batch, own in zip(batches, counts, strict=True)
+        for name, weight in zip(pair_names(batch, own.pairs), own.scale.a, strict=True)  # type: ignore[union-attr]
+    }
+    names = sorted(kept)
+    assert [name for name in names if kept[name] == 0] == names[int(0.8 * len(names)) :]
+
+
+def test_dropped_pairs_stay_in_the_divisor_and_margin_filtered_ones_leave_it() -> None:
+    """Per pair by hand: preference 0 where dropped, the supervised term everywhere, all over the number of pairs."""
+    group = make_group(1, (1, 2, 3))
+    reward = torch.tensor([1.0, 0.0, 2.0])  # margins of (0, 1), (0, 2), (1, 2): 1, -1, -2
+    group = replace(group, columns={**group.columns, "reward": reward})
+    with torch.no_grad():
+        outputs = ToyModel()(pack_groups([group]))
+    ratio = outputs.logprob - group.columns["reference_logprob"]
+    loss = torch.nn.functional.softplus(-0.1 * (ratio[0] - ratio[1]))
+    nll = -outputs.logprob / outputs.num_tokens
+    for objective in (HardFilter(sft_weight=0.5), MMDPO(w=0.0, negative_margin="drop", sft_weight=0.5)):
+        expected = (loss + 0.5 * (2 * nll[0] + nll[1])) / 3
+        assert total(build(objective), [group], 1) == pytest.approx(float(expected), rel=1e-5)
+        record, module = StepRecord(), build(objective)
+        batch = pack_groups([group])
+        module.loss_sums(batch, module.count(batch), record)
+        assert record.reduce(lambda tensor, _: tensor)["kept_pairs"] == pytest.approx(1 / 3)
+    module = PreferenceModule(
+        ToyModel(), DPO(sft_weight=0.5), PairScheme(min_margin=0.0), OptimSettings(), total_steps=1
+    )
+    assert total(module, [group], 1) == pytest.approx(float(loss + 0.5 * nll[0]), rel=1e-5)
 
 
 class WithAdapter(ToyModel):
@@ -84,6 +140,22 @@ def test_references_agree() -> None:
 def test_a_frozen_copy_is_no_part_of_the_module() -> None:
     module = build(DPO(), reference="frozen_copy", reference_model=ToyModel(seed=5))
     assert module.state_dict().keys() == build(DPO()).state_dict().keys()
+
+
+def test_a_table_of_other_tokens_names_key_and_both_counts() -> None:
+    groups = [make_group(1), make_group(2)]
+    counts = [torch.tensor([float(branch.labels.sum()) for branch in group.branches]) for group in groups]
+    tabled = [
+        replace(group, columns={**group.columns, "reference_tokens": count})
+        for group, count in zip(groups, counts, strict=True)
+    ]
+    assert build(DPO()).complaint(pack_groups(tabled)) is None
+    true = int(counts[1][2])
+    counts[1][2] += 3
+    found = build(DPO()).complaint(pack_groups(tabled))
+    assert "key group2, response hash 2-2" in str(found)
+    assert f"{true + 3} tokens in the table, {true} in training" in str(found)
+    assert build(DPO(), reference="adapter").complaint(pack_groups(tabled)) is None
 
 
 @pytest.mark.parametrize(("column", "stage"), [("reward", "score"), ("reference_logprob", "reference")])

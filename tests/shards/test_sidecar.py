@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mmrlhf.errors import DataError
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
+from mmrlhf.shards.sidecar_files import begin_table, write_part
 
 MADE_BY = {"model": {"path": "tiny", "digest": "abc"}, "template": "critique"}
 
@@ -45,13 +46,13 @@ def test_what_goes_in_comes_out_in_the_order_asked_for(tmp_path_factory, groups,
 
 
 def test_texts_and_numbers_live_side_by_side(tmp_path):
-    rows = [("k", "h1", {"reward": 1, "critique": "good"}), ("k", "h2", {"reward": math.nan, "critique": ""})]
+    rows = [("k", "h1", {"reward": 1, "critique": "good"}), ("k", "h2", {"reward": -2, "critique": ""})]
     write(tmp_path, rows, columns=("reward", "critique"))
     table = SideCar.load(tmp_path)
     assert table.texts("k", ["h2", "h1"], "critique") == ["", "good"]
     numbers = table.lookup("k", ["h1", "h2"])
     assert list(numbers) == ["reward"]
-    assert numbers["reward"][0] == 1 and numbers["reward"][1].isnan()
+    assert numbers["reward"].tolist() == [1, -2]
     assert SideCar.load(tmp_path, columns=["critique"]).lookup("k", ["h1"]) == {}
     assert table.fingerprint == MADE_BY
 
@@ -215,3 +216,33 @@ def test_wrong_columns_are_a_programming_error(tmp_path):
         writer.add("a", "h", {"margin": 1})
     with pytest.raises(ValueError, match="distinct"):
         SideCarWriter(tmp_path, columns=["key"], fingerprint=MADE_BY)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_not_written(tmp_path, value):
+    with pytest.raises(DataError, match="not finite") as caught:
+        write(tmp_path, [("k1", "h1", {"reward": 1.0}), ("k2", "h2", {"reward": value})])
+    assert "key k2, response hash h2" in str(caught.value) and "'reward'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("reward", pa.array([1.0, math.nan, 2.0])),
+        ("reward", pa.array([1.0, -math.inf, 2.0])),
+        ("reward", pa.array([1.0, None, 2.0])),
+        ("reward", pa.array([1, None, 2], pa.int64())),
+        ("critique", pa.array(["a", None, "b"])),
+    ],
+)
+def test_a_table_of_another_program_with_such_a_value_is_refused(tmp_path, column, values):
+    """The middle row's; a column that is not asked for may hold anything."""
+    other = {"reward": pa.array([1.0, 2.0, 3.0]), "critique": pa.array(["", "", ""])} | {column: values}
+    begin_table(tmp_path, {"columns": ["reward", "critique"], "fingerprint": {}})
+    rows = {"key": ["k1", "k2", "k3"], "response_hash": ["h1", "h2", "h3"], **other}
+    write_part(tmp_path, "other", pa.table(rows))
+    with pytest.raises(DataError, match="key k2, response hash h2") as caught:
+        SideCar.load(tmp_path)
+    assert f"'{column}'" in str(caught.value)
+    wanted = "critique" if column == "reward" else "reward"
+    assert len(SideCar.load(tmp_path, columns=[wanted])) == 3

@@ -34,6 +34,9 @@ class ToyBackbone(nn.Module):
         language = self.model["language_model"]
         return SimpleNamespace(language_model=SimpleNamespace(embed=language["embed"], layers=language["layers"]))
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model["language_model"]["embed"]
+
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.tokens.packing import pack_groups, select_responses
 from mmrlhf.types import Branch, EncodedGroup
 
 
@@ -83,3 +86,30 @@ def test_nothing_to_pack() -> None:
     """An empty row is a mistake of ours, not a batch."""
     with pytest.raises(ValueError, match="at least one"):
         pack_groups([])
+
+
+@given(group_shapes, st.randoms())
+def test_selected_responses_are_packed_as_if_there_were_no_others(shapes: list, random: Random) -> None:
+    groups, start, keep = [], 0, []
+    for number, (prefix, branches) in enumerate(shapes):
+        groups.append(encoded(f"g{number}", prefix, branches, start))
+        start += groups[-1].num_tokens
+        own = [random.random() < 0.5 for _ in branches]
+        own[random.randrange(len(own))] = True
+        keep.append(own)
+    fewer = []
+    for group, own in zip(groups, keep, strict=True):
+        kept = [i for i, wanted in enumerate(own) if wanted]
+        pairs = tuple((kept.index(i), kept.index(j)) for i, j in group.pairs if i in kept and j in kept)
+        branches, columns = tuple(group.branches[i] for i in kept), {"rank": group.columns["rank"][kept]}
+        fewer.append(replace(group, branches=branches, pairs=pairs, columns=columns))
+    found = select_responses(pack_groups(groups), torch.tensor([one for own in keep for one in own]))
+    expected = pack_groups(fewer)
+    for item in fields(found):
+        one, other = getattr(found, item.name), getattr(expected, item.name)
+        if isinstance(one, torch.Tensor):
+            assert torch.equal(one, other), item.name
+        elif item.name == "columns":
+            assert torch.equal(one["rank"], other["rank"])
+        else:
+            assert one == other, item.name
