@@ -68,7 +68,7 @@ def peak_memory(step: Callable[[], object]) -> dict[str, float]:
         return {"before_mib": before / MIB, "peak_mib": torch.cuda.max_memory_allocated() / MIB}
     before = resident()
     # Sets the kernel's high-water mark of this process back to what it holds now.
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     step()
     return {"before_mib": before / MIB, "peak_mib": _status("VmHWM") / MIB}
 
@@ -117,7 +117,7 @@ def _synchronize() -> None:
 
 
 def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"the kernel does not say {field}")

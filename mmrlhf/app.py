@@ -6,6 +6,7 @@ arguments.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -46,6 +47,7 @@ from mmrlhf.files import short_path, write_json
 from mmrlhf.processes import Group, TrainingInterrupted, leave_group
 from mmrlhf.reporting.outcome import record_failure, record_outcome, show_error, show_outcome
 from mmrlhf.sweeps.results import flatten, searched
+from mmrlhf.terminal.log_lines import LineFormatter
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 def main() -> None:
     """Run what the command line asks for; exit code 0, 2 for a mistake of the user's, 1 for anything else."""
+    _write_anything()
     if sys.argv[1:2] == ["--worker"]:
         sys.exit(_worker(Path(sys.argv[2])))
     if asks_for_help(sys.argv[1:]):
@@ -238,10 +241,19 @@ def quieten_libraries() -> None:
         transformers.utils.logging.disable_progress_bar()
 
 
+def _write_anything() -> None:
+    """Let a terminal of another encoding show what it cannot write as escapes, instead of failing at the end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _worker(call_file: Path) -> int:
     rank = int(os.environ.get("RANK", 0))
     level = logging.INFO if rank == 0 else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
+    lines = logging.StreamHandler(sys.stdout)
+    lines.setFormatter(LineFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[lines], force=True)
     return work_on(call_file, invoke, rank)
 
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from typing_extensions import override
+
+from mmrlhf.text import one_line
+
+
+class Lines(tuple[str, ...]):
+    """A field of an error that takes several lines."""
+
+    __slots__ = ()
+
 
 class UserError(ValueError):
     """Bad input of any kind, printed by `run.py` as one screen without a traceback.
 
+    The fields are kept as given; wherever they are shown they are one line each, without control characters.
+
     Args:
         problem: one sentence that names what is wrong.
         where: file, line, key, shard or setting that it was found in.
-        given: the offending value.
+        given: the offending value; `Lines` for several.
         expected: what would have been right.
         fix: what the user can do now.
     """
@@ -21,16 +35,22 @@ class UserError(ValueError):
         where: object | None = None,
         given: object | None = None,
         expected: str | None = None,
-        fix: str | None = None,
+        fix: object | None = None,
     ) -> None:
         self.problem, self.where, self.given, self.expected, self.fix = problem, where, given, expected, fix
-        parts = [problem]
-        parts += [
-            f"{label}: {value}"
-            for label, value in (("where", where), ("given", given), ("expected", expected), ("fix", fix))
-            if value is not None
-        ]
-        super().__init__("\n  ".join(parts))
+        super().__init__(problem)
+
+    @override
+    def __str__(self) -> str:
+        shown = [f"{label}: " + "\n    ".join(lines) for label, lines in self.fields()]
+        return "\n  ".join([one_line(self.problem), *shown])
+
+    def fields(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield (label, lines that are safe to show) of every field but the problem that has a value."""
+        for label in ("where", "given", "expected", "fix"):
+            value = getattr(self, label)
+            if value is not None:
+                yield label, [one_line(line) for line in (value if isinstance(value, Lines) else (value,))]
 
 
 class ConfigError(UserError):

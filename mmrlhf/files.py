@@ -107,6 +107,20 @@ def _sync_folder(folder: Path) -> None:
         _sync(folder)
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a file of ours, split at line feeds only: a text may hold every other sort of line break.
+
+    A last line that no line feed ends, as a crash leaves it, is the last item; it is empty otherwise.
+
+    Raises:
+        DataError: bytes that are not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError("a file is not UTF-8", where=path, given=str(error), fix="write it again as UTF-8") from error
+
+
 def short_path(path: Path) -> str:
     """Write a path as a user would type it: relative where it lies below the working directory, absolute elsewhere."""
     path = Path(path).absolute()

@@ -23,8 +23,6 @@ import lightning as L
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.inference.reward_model import RewardModel
@@ -34,6 +32,7 @@ from mmrlhf.reporting.accuracy import true_pairs
 from mmrlhf.shapes.claims import hops
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.types import PreferenceGroup
 
 HERE = Path(__file__).resolve().parent
@@ -136,7 +135,7 @@ def table_of(folder: Path, kind: str) -> Path:
 
 def held_out(folder: Path, index: Index) -> np.ndarray:
     """The rows that no arm was trained on, by the settings that its scores were made with."""
-    settings = json.loads((folder / "artifacts" / "score" / "artifact.json").read_text())["settings"]
+    settings = json.loads((folder / "artifacts" / "score" / "artifact.json").read_text(encoding="utf-8"))["settings"]
     return index.split("heldout", settings["holdout"])
 
 
@@ -233,19 +232,17 @@ def measured(own: Outcome, base: Outcome, part: str) -> dict[str, object]:
 def write_results(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write results.csv, results.md and results.png, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "results.csv").open("w", newline="") as file:
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
     heads, cells = summary(rows)
     lines = ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *cells)]
-    (folder / "results.md").write_text("\n".join(lines) + "\n")
-    console_table = Table(
-        *heads[:NUM_SHOWN], title="arms, 95% intervals over queries of all seeds", title_justify="left"
-    )
+    (folder / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    console_table = new_table(*heads[:NUM_SHOWN], title="arms, 95% intervals over queries of all seeds")
     for line in cells:
-        console_table.add_row(*line[:NUM_SHOWN])
-    Console().print(console_table)
+        add_row(console_table, *line[:NUM_SHOWN])
+    show(console_table)
     draw(rows).savefig(folder / "results.png", dpi=150)
     print(f"results  {folder / 'results.csv'}, results.md, results.png")
 

@@ -20,11 +20,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from mmrlhf.metrics.intervals import Interval, mean_interval, paired_difference
 from mmrlhf.sweeps.results import Job, read_jobs
+from mmrlhf.terminal.words import add_row, new_table, show
 
 HERE = Path(__file__).resolve().parent
 METHODS = "dpo,mean_beta_dpo,mmdpo,shuffled_margin,hard_filter,soft_labels"
@@ -123,7 +122,7 @@ def read_arms(jobs: Sequence[Job]) -> list[Arm]:
 def read_answers(job: Job) -> dict[tuple[str, str, str], dict[str, float]]:
     """Quality, reward and log-ratio of every held-out answer of a job."""
     answers = {}
-    with (job.folder / "artifacts" / "evaluate" / "samples.jsonl").open() as file:
+    with (job.folder / "artifacts" / "evaluate" / "samples.jsonl").open(encoding="utf-8") as file:
         for row in map(json.loads, file):
             values = {"quality": row["quality"], "reward": row["reward"]}
             if row["reference_logprob"] is not None:
@@ -194,7 +193,7 @@ def write_results(folder: Path, rows: Sequence[Row]) -> None:
 def write_table(stem: Path, rows: Sequence[Row], settings: Sequence[str], title: str) -> None:
     """Write STEM.csv and STEM.md, and print the table."""
     columns = [*settings, "seeds", "queries"]
-    with stem.with_suffix(".csv").open("w", newline="") as file:
+    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         ends = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
         writer.writerow([*columns, *ends, "quality_by_seed"])
@@ -205,11 +204,11 @@ def write_table(stem: Path, rows: Sequence[Row], settings: Sequence[str], title:
     heads = [name.replace("_", " ") for name in (*settings, "seeds", *MEASURES)]
     cells = [[*(str(row[n]) for n in columns[:-1]), *(shown(row[name]) for name in MEASURES)] for row in rows]
     lines = ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *cells)]
-    stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    table = Table(*heads, title=title, title_justify="left")
+    stem.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    table = new_table(*heads, title=title)
     for line in cells:
-        table.add_row(*line)
-    Console().print(table)
+        add_row(table, *line)
+    show(table)
     print(f"results  {stem.with_suffix('.csv')}, {stem.name}.md, {stem.name}.png")
 
 

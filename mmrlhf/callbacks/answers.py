@@ -18,7 +18,7 @@ from torch import nn
 from typing_extensions import override
 
 from mmrlhf.callbacks.samples import log_samples
-from mmrlhf.files import write_json
+from mmrlhf.files import read_lines, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class HeldOutAnswers(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         path = self._folder / REFERENCE_FILE
         if path.is_file():
-            self._reference = json.loads(path.read_text())
+            self._reference = json.loads(path.read_text(encoding="utf-8"))
         elif trainer.global_step > 0:
             logger.warning("%s is missing, so answers are shown without the reference's", path)
         else:
@@ -94,7 +94,7 @@ class HeldOutAnswers(L.Callback):
         step = trainer.global_step
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"step-{step:08d}.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         means = {f"heldout/{name}": _mean(values) for name, values in measures.items()}
         for name, values in before["measures"].items():
             means[f"heldout/{name}_gain"] = means[f"heldout/{name}"] - _mean(values)
@@ -113,7 +113,7 @@ def read_steps(folder: Path) -> list[tuple[int, list[dict[str, Any]]]]:
     """Read what the callback left in a folder: (step, rows) of every validation, in their order."""
     found = []
     for path in sorted(Path(folder).glob("step-*.jsonl")):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in read_lines(path) if line]
         found.append((int(path.stem.removeprefix("step-")), rows))
     return found
 

@@ -128,7 +128,7 @@ def commit(partial: Path, final: Path) -> None:
     """Flush a finished checkpoint to disk and give it its final name; a folder gets its COMMIT file first."""
     if partial.is_dir():
         members = {str(path.relative_to(partial)): path.stat().st_size for path in _files(partial)}
-        (partial / COMMIT).write_text(json.dumps(members, sort_keys=True))
+        (partial / COMMIT).write_text(json.dumps(members, sort_keys=True), encoding="utf-8")
     if final.is_dir() != partial.is_dir():  # of another strategy
         _remove(final)
     publish = publish_folder if partial.is_dir() else publish_file
@@ -158,7 +158,7 @@ def _is_whole(path: Path) -> bool:
             return False
         return True
     try:
-        members = json.loads((path / COMMIT).read_text())
+        members = json.loads((path / COMMIT).read_text(encoding="utf-8"))
         damaged = [name for name, size in members.items() if (path / name).stat().st_size != size]
     except (OSError, json.JSONDecodeError) as error:
         logger.warning("ignoring the checkpoint %s: %s", path, error)

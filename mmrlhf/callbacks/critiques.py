@@ -42,4 +42,4 @@ class HeldOutCritiques(L.Callback):
         self._folder.mkdir(parents=True, exist_ok=True)
         rows = [{name: sample[name] for name in ("key", "category", "prompt", "responses")} for sample in samples]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (self._folder / f"step-{step:08d}.jsonl").write_text(lines)
+        (self._folder / f"step-{step:08d}.jsonl").write_text(lines, encoding="utf-8")

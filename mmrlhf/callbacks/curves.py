@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import written
+from mmrlhf.files import read_lines, written
 
 FILE_NAME = "curves.csv"
 HEADER = ("step", "name", "value")
@@ -83,7 +83,7 @@ class CurveLogger(Logger):
         """Append what is not on disk yet."""
         self._written = time.monotonic()
         if self._rows:
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(self._rows)
             self._rows.clear()
 
@@ -98,17 +98,14 @@ def _open_from(path: Path, step: int) -> None:
     """Create the file, or cut an existing one down to the rows before `step` (also a last line cut by a crash)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [row for row in _read_rows(path) if row[0] < step] if path.is_file() else []
-    with written(path) as part, part.open("w", newline="") as file:
+    with written(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         writer.writerows(kept)
 
 
 def _read_rows(path: Path) -> list[tuple[int, str, float]]:
-    text = path.read_text()
-    lines = text.splitlines()
-    if lines and not text.endswith("\n"):
-        lines.pop()
+    *lines, _ = read_lines(path)  # what comes last is empty, or cut by a crash
     rows = []
     for number, row in enumerate(csv.reader(lines), start=1):
         if number == 1 and tuple(row) == HEADER:

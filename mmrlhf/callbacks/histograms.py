@@ -20,7 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import write_bytes
+from mmrlhf.files import read_lines, write_bytes
 
 FILE_NAME = "histograms.jsonl"
 NAMES = ("beta", "margin", "reward_margin")
@@ -84,7 +84,7 @@ class PairHistograms(L.Callback):
         if not finite or not trainer.is_global_zero:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             for name, values in finite.items():
                 file.write(json.dumps(asdict(count(name, values, trainer.global_step))) + "\n")
         for logger in trainer.loggers:
@@ -132,10 +132,7 @@ def _cut(path: Path, step: int) -> None:
 
 
 def _read(path: Path) -> list[Histogram]:
-    text = path.read_text()
-    lines = text.splitlines()
-    if lines and not text.endswith("\n"):
-        lines.pop()  # cut by a crash
+    *lines, _ = read_lines(path)  # what comes last is empty, or cut by a crash
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

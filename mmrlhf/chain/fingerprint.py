@@ -78,7 +78,7 @@ def _listing(path: Path) -> Iterator[list[Any]]:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
     return content if isinstance(content, dict) else {}

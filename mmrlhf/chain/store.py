@@ -86,7 +86,7 @@ class Store:
         if not record.is_file():
             return None
         try:
-            content = json.loads(record.read_text())
+            content = json.loads(record.read_text(encoding="utf-8"))
             fingerprint, seconds, summary = content["fingerprint"], content["seconds"], content["summary"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise DataError("an artefact's record is damaged", where=record, fix="delete its folder") from error

@@ -18,7 +18,7 @@ from typing import Any
 from mmrlhf import errors
 from mmrlhf.chain.launch import WorkerFailed, run_processes
 from mmrlhf.chain.store import plain
-from mmrlhf.errors import UserError
+from mmrlhf.errors import Lines, UserError
 from mmrlhf.files import write_json
 from mmrlhf.processes import TrainingInterrupted, leave_group
 
@@ -54,7 +54,7 @@ class StageCall:
     @classmethod
     def load(cls, path: Path) -> StageCall:
         """Read a call that `save` wrote."""
-        return cls(**json.loads(Path(path).read_text()))
+        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 Invoke = Callable[[StageCall], Mapping[str, Any]]
@@ -92,7 +92,7 @@ def launch(call: StageCall, folder: Path, *, num_processes: int, log_file: Path)
                 f"stage {call.stage} failed on its {num_processes} processes (exit code {code}); "
                 f"what they printed is in {log_file}"
             )
-        return json.loads((folder / SUMMARY_FILE).read_text())
+        return json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -120,19 +120,21 @@ def work_on(call_file: Path, invoke: Invoke, rank: int) -> int:
 
 
 def _read_stop(path: Path) -> TrainingInterrupted:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     return TrainingInterrupted(content["message"], content["signal"] and signal.Signals[content["signal"]])
 
 
 def write_error(path: Path, error: UserError) -> None:
     """Write a user's mistake so that another process can raise it again."""
     fields = ("problem", "where", "given", "expected", "fix")
-    values = {name: None if getattr(error, name) is None else str(getattr(error, name)) for name in fields}
+    given = {name: value for name in fields if (value := getattr(error, name)) is not None}
+    values = {name: list(value) if isinstance(value, Lines) else str(value) for name, value in given.items()}
     write_json(path, {"kind": type(error).__name__, **values})
 
 
 def read_error(path: Path) -> UserError:
     """Read a user's mistake that another process wrote."""
-    content = json.loads(Path(path).read_text())
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
     kind = getattr(errors, content.pop("kind"), UserError)
+    content = {name: Lines(value) if isinstance(value, list) else value for name, value in content.items()}
     return kind(content.pop("problem"), **content)

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmrlhf.composition import source
 from mmrlhf.composition.rounds import in_round, round_names, split_name
 from mmrlhf.errors import ConfigError, UserError
+from mmrlhf.text import first_line
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 source.register()
@@ -135,7 +136,7 @@ def plain_settings(node: DictConfig, where: str) -> dict[str, Any]:
 
 
 def _open_value(error: OmegaConfBaseException, where: str) -> ConfigError:
-    message = str(error).splitlines()[0]
+    message = first_line(error)
     missing = re.search(r"[Mm]issing mandatory value:? ?'?([\w.]+)", message)
     if missing is None:
         return ConfigError("a setting refers to something that is not there", where=where, given=message)

@@ -43,8 +43,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
             expected="one value, or one job for each value",
             fix="add -m for a sweep; a list is written KEY=[A,B]",
         )
-    problem, _, rest = text.partition("\n")
-    return ConfigError(problem, given=" ".join(rest.split()) or None, fix=_LIST_ALL)
+    problem, *rest = text.splitlines() or [type(error).__name__]
+    return ConfigError(problem, given=" ".join(rest) or None, fix=_LIST_ALL)
 
 
 def _unreadable(override: str, text: str) -> ConfigError:

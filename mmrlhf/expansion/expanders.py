@@ -18,6 +18,7 @@ from mmrlhf.endpoints.client import Answer, ChatEndpoint
 from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.expansion.answer_log import read_lines
 from mmrlhf.expansion.request import Request
+from mmrlhf.text import first_line
 
 CHARS_PER_TOKEN = 3.5  # English prose, for services that do not show their tokenizer
 
@@ -190,6 +191,6 @@ class LocalExpander:
             raise ModelError(
                 "the expander's model cannot be loaded",
                 where=self._path,
-                given=str(error),
+                given=first_line(error),
                 expected="a folder or hub id of a causal language model",
             ) from error

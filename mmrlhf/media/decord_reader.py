@@ -18,6 +18,7 @@ from functools import cache
 import numpy as np
 
 from mmrlhf.media.headers import Scan, damaged
+from mmrlhf.text import first_line
 
 
 @cache
@@ -59,7 +60,7 @@ def _read(data: bytes, indices: list[int]) -> tuple[int, np.ndarray, np.ndarray]
             times = reader.get_frame_timestamp([0, *indices])[:, 0]
             return len(reader), times, reader.get_batch(indices).asnumpy()
         except (decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, RuntimeError) as error:
-            return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            return first_line(error)
 
 
 @contextlib.contextmanager

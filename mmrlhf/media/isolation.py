@@ -166,7 +166,7 @@ def serve(descriptor: int, timeout: float) -> None:
         signal.signal(number, signal.SIG_IGN)  # they are the parent's to handle; it ends its children
     connection = Connection(descriptor)
     gone = (EOFError, BrokenPipeError, ConnectionResetError)
-    with open(os.devnull, "w") as nowhere, contextlib.suppress(*gone):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.suppress(*gone):
         while True:
             call = connection.recv_bytes()
             # Ends this process from a thread of its own if the call hangs and the parent is no longer there to do it.

@@ -67,7 +67,7 @@ def save_reward_model(
     weights = {name[len(prefix) :]: value.contiguous() for name, value in full.items() if name.startswith(prefix)}
     save_file(weights, Path(folder) / HEAD_FILE)
     facts = {"head": head.kind, "width": head.out.in_features, "dimensions": list(head.dimensions), **card}
-    (Path(folder) / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    (Path(folder) / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def load_reward_model(
@@ -88,7 +88,7 @@ def load_reward_model(
                 expected="a folder written by the reward stage",
                 fix="train one (`python run.py stage=reward`), or give another inputs.reward_model",
             )
-    card = json.loads((folder / CARD_FILE).read_text())
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     backbone, processor = load_backbone(folder, settings)
     head = build_head(card["head"], card["width"], dimensions=card["dimensions"])
     try:

@@ -20,7 +20,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import filter_repo_objects
 
-from mmrlhf.errors import ConfigError, HubError, UserError
+from mmrlhf.errors import ConfigError, HubError, Lines, UserError
+from mmrlhf.text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
         raise HubError(
             _reason(error, repo_id, revision),
             where=repo_id,
-            given=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            fix="give your own copies instead; both work without any network:\n    " + "\n    ".join(OWN_FOLDERS),
+            given=first_line(error),
+            fix=Lines(("give your own copies instead; both work without any network:", *OWN_FOLDERS)),
         ) from error
 
 

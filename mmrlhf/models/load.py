@@ -18,6 +18,7 @@ from mmrlhf.errors import ConfigError, HubError, ModelError
 from mmrlhf.models.families import check_packable
 from mmrlhf.models.loading_info import check_loading
 from mmrlhf.models.weight_files import read_headers, read_json
+from mmrlhf.text import first_line
 
 # what transformers and the libraries below it raise at files that are not what they should be
 _UNREADABLE = (
@@ -127,7 +128,7 @@ def _load(path: str | Path, settings: ModelSettings, device: str) -> PreTrainedM
         raise ModelError(
             "this checkpoint cannot be loaded",
             where=str(path),
-            given=_first_line(error),
+            given=f"{type(error).__name__}: {first_line(error)}",
             expected="config.json, safetensors and processor files of a transformers image-text-to-text model",
         ) from error
     backbone, info = loaded
@@ -155,7 +156,7 @@ def load_processor(path: str | Path) -> ProcessorMixin:
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except (*_UNREADABLE, ImportError) as error:
-        raise _no_processor(path, _first_line(error)) from error
+        raise _no_processor(path, f"{type(error).__name__}: {first_line(error)}") from error
     if not isinstance(processor, ProcessorMixin):
         raise _no_processor(path, f"only a {type(processor).__name__}")
     if not processor.chat_template:
@@ -240,7 +241,7 @@ def load_config(path: str | Path) -> Any:
         raise HubError(
             f"neither a folder on this machine nor reachable on the hub: {path}",
             where="model.path",
-            given=str(error).splitlines()[0],
+            given=first_line(error),
             expected="a hub id that can be fetched now, or a folder with the checkpoint",
             fix="download the checkpoint where there is a network and give its folder: model.path=DIR",
         ) from error
@@ -248,7 +249,7 @@ def load_config(path: str | Path) -> Any:
         raise ModelError(
             "unknown model type",
             where=str(path),
-            given=_first_line(error),
+            given=f"{type(error).__name__}: {first_line(error)}",
             expected="a model_type that this transformers knows; code in the folder is not run",
         ) from error
     return config
@@ -258,8 +259,3 @@ def _fix_without_config(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
         return "these are adapters (peft): merge them into their base and give the merged model's folder"
     return "give the folder itself in model.path, or a hub id"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

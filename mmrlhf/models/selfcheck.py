@@ -15,6 +15,7 @@ import torch
 from mmrlhf.errors import ModelError
 from mmrlhf.models.families import check_packable
 from mmrlhf.models.forward import PackedModel
+from mmrlhf.text import first_line
 from mmrlhf.types import PackedBatch, ResponseOutputs
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def _disagreement(model: PackedModel, probes: Sequence[PackedBatch]) -> str | No
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as problem:
-            return f"{type(problem).__name__}: {str(problem).splitlines()[0][:120]}"
+            return f"{type(problem).__name__}: {first_line(problem)}"
         if not error < TOLERANCE:
             return f"its hidden states or log-probabilities differ by {error:.2g} from those of single rows"
     return None

@@ -65,7 +65,10 @@ def _unpack_zip(archive: Path, root: Path, watch: Watch) -> int:
 
 def _unpack_tar(archive: Path, root: Path, watch: Watch) -> int:
     packed = archive.name.lower().endswith(("gz", "tgz"))
-    with (gzip.open if packed else open)(archive, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as source:
+    with (
+        (gzip.open if packed else open)(archive, "rb") as stream,
+        tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as source,
+    ):
         members = [m for m in source.getmembers() if m.isfile()]
         while stream.read(_BLOCK):
             pass  # to the end, where gzip compares its checksum

@@ -14,12 +14,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from rich.console import Console
-
 from mmrlhf.callbacks.loggers import wandb_mode
 from mmrlhf.errors import ConfigError, UserError
 from mmrlhf.reporting.outcome import show_error
 from mmrlhf.reporting.training_section import HISTOGRAMS, PANELS, Panel
+from mmrlhf.terminal.words import show
+from mmrlhf.text import first_line
 
 NAME = "MM-RLHF"
 # an optional package, so it is imported by name and its objects have no types here
@@ -49,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except UserError as error:
         show_error(error)
         sys.exit(2)
-    Console().print(f"dashboard {url}", soft_wrap=True, markup=False, highlight=False)
+    show(f"dashboard {url}")
 
 
 def create(project: str, entity: str | None) -> str:
@@ -77,7 +77,7 @@ def create(project: str, entity: str | None) -> str:
         raise ConfigError(
             "Weights & Biases did not take the dashboard",
             where=f"project {project}, entity {entity or 'of the account'}",
-            given=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            given=first_line(error),
             fix="the project must exist: run something with logger=wandb first, or name it with --project and --entity",
         ) from error
     return workspace.url

@@ -17,7 +17,7 @@ from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.callbacks.histograms import Histogram, read_histograms
 from mmrlhf.chain.fingerprint import ARTIFACT_FILE
 from mmrlhf.errors import DataError
-from mmrlhf.files import is_remote
+from mmrlhf.files import is_remote, read_lines
 from mmrlhf.losses.objective import Objective, PairInputs
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
@@ -77,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError("a result file is not JSON", where=path, given=str(error), fix="run its stage again") from error
 
@@ -87,10 +87,9 @@ def read_answers(stage: StageResult | None) -> dict[str, list[dict[str, Any]]]:
     answers: dict[str, list[dict[str, Any]]] = {}
     path = stage.folder / "samples.jsonl" if stage is not None else None
     if path is not None and path.is_file():
-        with path.open() as file:
-            for line in file:
-                row = json.loads(line)
-                answers.setdefault(row["key"], []).append(row)
+        for line in filter(None, read_lines(path)):
+            row = json.loads(line)
+            answers.setdefault(row["key"], []).append(row)
     return answers
 
 

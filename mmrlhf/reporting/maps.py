@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.patches import Rectangle
 
 from mmrlhf.callbacks.histograms import Histogram
-from mmrlhf.reporting.plots import INK, SERIES, Interval, new_axes, styled, to_svg
+from mmrlhf.reporting.plots import INK, SERIES, Interval, new_axes, short_name, styled, to_svg
 
 # page.css has the same
 PALETTE = ("#2f6fd0", "#d9662c", "#17927a", "#8a5cc2", "#a98411", "#c0477e")
@@ -52,8 +52,8 @@ def heat_map(
         axes.text(column, place + 0.15 * bool(note), shown, ha="center", va="center", fontsize=10)
         axes.text(column, place - 0.22, note, ha="center", va="center", fontsize=7.5)
     axes.add_patch(_cell(best[1], len(rows) - 1 - best[0], fill=False, edgecolor=SERIES[1], linewidth=2))
-    axes.set_xticks(range(len(columns)), list(columns))
-    axes.set_yticks(range(len(rows)), list(rows)[::-1])
+    axes.set_xticks(range(len(columns)), list(map(short_name, columns)))
+    axes.set_yticks(range(len(rows)), list(map(short_name, rows))[::-1])
     axes.set(xlim=(-0.55, len(columns) - 0.45), ylim=(-0.55, len(rows) - 0.45), xlabel=labels[1], ylabel=labels[0])
     axes.set_title(title)
     axes.grid(visible=False)

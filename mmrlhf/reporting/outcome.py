@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console, Group
-from rich.panel import Panel
+from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.chain.store import Artifact, plain
-from mmrlhf.errors import UserError
 from mmrlhf.files import short_path, write_json
 from mmrlhf.terminal.lines import duration
+from mmrlhf.terminal.words import add_row, error_panel, new_table, show
 
 METRICS_FILE, FAILURE_FILE, REPORT_FILE = "metrics.json", "failure.json", "report.html"
 STAGES_FILE = "stages.json"
@@ -32,7 +30,9 @@ def record_outcome(folder: Path, artifacts: Sequence[Artifact], settings: Mappin
     artefacts), and copies of the last stage's report and pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "resolved.yaml").write_text(yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True))
+    (folder / "resolved.yaml").write_text(
+        yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
     write_json(folder / "versions.json", {"versions": versions(), "git": git_commit()})
     write_json(folder / METRICS_FILE, {artifact.stage: artifact.summary for artifact in artifacts})
     write_json(
@@ -66,7 +66,7 @@ def _link(target: Path, link: Path) -> None:
     try:
         link.symlink_to(target, target_is_directory=True)
     except OSError:  # some file systems have no links
-        link.with_suffix(".txt").write_text(f"{target}\n")
+        link.with_suffix(".txt").write_text(f"{target}\n", encoding="utf-8")
 
 
 # (row, key of the report's summary); keys with `_low` and `_high` beside them get an interval
@@ -87,12 +87,12 @@ _RESULTS = (
 
 def results_table(summary: Mapping[str, Any]) -> Table | None:
     """What a report found on held-out queries, with 95% intervals where it has them; None if it found nothing."""
-    table = Table("held-out queries", "", "95% interval", title="results", title_justify="left", title_style="bold")
+    table = new_table("held-out queries", "", "95% interval", title="results")
     for label, key in _RESULTS:
         if isinstance(summary.get(key), int | float):
             low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
             interval = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else ""
-            table.add_row(label, f"{summary[key]:.3f}", interval)
+            add_row(table, label, f"{summary[key]:.3f}", interval)
     return table if table.row_count else None
 
 
@@ -102,9 +102,9 @@ def rounds_table(summary: Mapping[str, Any]) -> Table | None:
     if not rows:
         return None
     names = [name for name in rows[0] if name != "round" and any(row[name] for row in rows)]
-    table = Table("after round", *names, title="rounds (95% interval)", title_justify="left", title_style="bold")
+    table = new_table("after round", *names, title="rounds (95% interval)")
     for row in rows:
-        table.add_row(str(row["round"] or "start"), *(_in_words(row[name]) for name in names))
+        add_row(table, str(row["round"] or "start"), *(_in_words(row[name]) for name in names))
     return table
 
 
@@ -121,41 +121,30 @@ def show_outcome(
 ) -> None:
     """Print the chain, what the report found, where the results are, and what could be run next."""
     console = console or Console()
-    console.print(chain_table(artifacts))
+    show(chain_table(artifacts), console)
     from mmrlhf.reporting.pack_table import pack_table  # takes seconds to import; a command that shows help must not
 
     for make_table in (results_table, rounds_table, pack_table):
         table = make_table(artifacts[-1].summary) if artifacts else None
         if table is not None:
-            console.print(table)
+            show(table, console)
     report = folder / REPORT_FILE
-    console.print(Text(f"results  {short_path(folder)}"), soft_wrap=True)
+    show(f"results  {short_path(folder)}", console)
     if report.exists():
-        console.print(Text(f"report   {short_path(report)}"), soft_wrap=True)
+        show(f"report   {short_path(report)}", console)
     for number, command in enumerate(next_commands):
-        console.print(Text(f"{'next' if number == 0 else '':8} {command}"), soft_wrap=True)
+        show(f"{'next' if number == 0 else '':8} {command}", console)
 
 
 def show_error(error: Exception, console: Console | None = None) -> None:
     """Print a mistake of the user's as one screen, without a traceback."""
-    console = console or Console(stderr=True)
-    if not isinstance(error, UserError):
-        console.print(Panel(Text(str(error)), title="failed", title_align="left"))
-        return
-    lines = [Text(error.problem, style="bold")]
-    for label in ("where", "given", "expected", "fix"):
-        value = getattr(error, label)
-        if value is not None:
-            lines.append(Text(f"{label:9} {value}"))
-    console.print(Panel(Group(*lines), title=type(error).__name__, title_align="left"))
+    show(error_panel(error), console or Console(stderr=True))
 
 
 def chain_table(artifacts: Iterable[Artifact]) -> Table:
     """Show a chain of stages on the terminal: what was built, what was reused, how long it took, where it lies."""
-    table = Table(title="stages", title_justify="left")
-    for heading, justify in (("stage", "left"), ("", "left"), ("time", "right"), ("folder", "left")):
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table = new_table("stage", "", "time", "folder", title="stages", right=("time",), fold=True)
     for artifact in artifacts:
         state = "reused" if artifact.reused else "built"
-        table.add_row(artifact.stage, state, duration(artifact.seconds), short_path(artifact.folder))
+        add_row(table, artifact.stage, state, duration(artifact.seconds), short_path(artifact.folder))
     return table

@@ -16,6 +16,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.mm_rlhf import UNREAD_LINES
 from mmrlhf.shards.index import Index
+from mmrlhf.terminal.words import add_row, new_table
 from mmrlhf.types import PreferenceGroup
 
 logger = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def pack_table(summary: Mapping[str, Any]) -> Table | None:
     """Show what was packed on the terminal; None for the summary of another stage."""
     if "rejected_by_reason" not in summary:
         return None
-    table = Table("packed", "", title="data", title_justify="left", title_style="bold")
+    table = new_table("packed", "", title="data")
     sizes = ", ".join(f"{count} of {size}" for size, count in summary["responses_per_group"].items())
     merged = summary["repeated_responses_merged"] + summary["repeated_pairs_merged"]
     rows = [
@@ -188,5 +189,5 @@ def pack_table(summary: Mapping[str, Any]) -> Table | None:
     ]
     rows += [(f"  {reason}", f"{count:,}") for reason, count in summary["rejected_by_reason"].items()]
     for row in rows:
-        table.add_row(*row)
+        add_row(table, *row)
     return table

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -19,8 +20,10 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mmrlhf.metrics import intervals as metrics
+from mmrlhf.text import one_line
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
@@ -30,6 +33,7 @@ _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
 MAX_POINTS = 300
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in a category is one
     "font.size": 9.5,
     "font.family": "DejaVu Sans",
     "text.color": INK,
@@ -105,9 +109,12 @@ def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 def to_svg(figure: Figure, description: str) -> Markup:
     """Turn a figure into an inline SVG element in the page's colours; the description is what a screen reader says."""
-    buffer = io.StringIO()
+    buffer, description = io.StringIO(), one_line(description)
+    for text in figure.findobj(Text):
+        text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
     # The salt keeps the ids of clip paths and markers apart between the plots of one page.
-    with mpl.rc_context({"svg.hashsalt": description}):
+    with mpl.rc_context({"svg.hashsalt": description}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's browser has its own fonts
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -271,6 +278,5 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 def short_name(name: str, length: int = 34) -> str:
     """Cut a name that is too long for an axis."""
-    # A dollar sign would start a formula.
-    name = name.replace("$", r"\$")
+    name = one_line(name)
     return name if len(name) <= length else name[: length - 1] + "…"

@@ -58,7 +58,7 @@ def rounds_section(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def write_rounds(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rounds as a table: round, then mean, low and high of each measure (empty where not known)."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["round", *(f"{name}_{part}" for name in MEASURES for part in PARTS)])
         for row in rows:

@@ -125,7 +125,7 @@ def _members(path: Path, stream: BinaryIO) -> Iterator[tuple[str, str, int, byte
     """Yield (key, suffix, offset, bytes) of every file in the tar, and check that the tar ends where it should."""
     end = 0
     try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
+        with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as tar:
             for info in tar:
                 end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK * info.isreg()
                 if info.isdir() or _WEBDATASET_META.match(info.name):

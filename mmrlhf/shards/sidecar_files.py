@@ -52,7 +52,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Read a table's columns and fingerprint; raises DataError if there is no table."""
     path = folder / META_FILE
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise DataError(
             "no side-car table here", where=path, given=str(error), expected="a folder written by SideCarWriter"

@@ -221,7 +221,7 @@ def _once(path: Path, made_by: Mapping[str, Any], make: Callable[[], Said]) -> S
     Raises DataError if the file there was made by something else.
     """
     if path.is_file():
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["made_by"] != made_by:
             differs = sorted(name for name in made_by if stored["made_by"].get(name) != made_by[name])
             raise DataError(
@@ -260,7 +260,7 @@ def _collect(
 
 
 def _write_samples(path: Path, answers: Sequence[Answers]) -> None:
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for answer in answers:
             for row in answer.rows():
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -188,8 +188,8 @@ def _unpack_all(folder: Path, runtime: Runtime) -> dict[str, int]:
         if not marker.exists():
             number = unpack(archive, folder, watch=partial(track, enabled=runtime.progress))
             markers.mkdir(exist_ok=True)
-            marker.write_text(str(number))
-        counts[archive.name] = int(marker.read_text())
+            marker.write_text(str(number), encoding="utf-8")
+        counts[archive.name] = int(marker.read_text(encoding="utf-8"))
     for archive in archives:
         archive.unlink()
     shutil.rmtree(markers, ignore_errors=True)

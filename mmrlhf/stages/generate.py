@@ -130,7 +130,7 @@ def _part(out: Path, number: int) -> Path:
 
 
 def _read(path: Path) -> dict[str, list[str]]:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _answer(policy: Policy, batch: Sequence[Any], *, seed: int, **writing: Any) -> dict[str, list[str]]:

@@ -86,7 +86,7 @@ def run(
     with closing(_in_order(load, items, runtime.num_workers, seconds_per_record)) as outcomes, closing(sink):
         everything = _fill(sink, track(outcomes, "pack", total, enabled=runtime.progress))
     report = build_report(everything, Index.load(out))
-    (out / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    (out / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     sink.clear_records()
     warn(report["summary"], out)
     return report["summary"]

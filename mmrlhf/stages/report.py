@@ -115,7 +115,7 @@ def run(
     page["samples"] = _samples_section(samples)
     page["run"] = _run_section(stages, command)
     html = render(title, _subtitle(stages, index), page, build_cards(summary, stages))
-    (out / PAGE).write_text(html, encoding="utf-8")
+    (out / PAGE).write_text(html, encoding="utf-8", errors="backslashreplace")
     write_json(out / "metrics.json", summary)
     return summary
 
@@ -230,7 +230,7 @@ def _environment() -> Environment:
 
 def render(title: str, subtitle: str, page: Mapping[str, Section], cards: Sequence[Mapping[str, str]]) -> str:
     """Lay out the page; all text is escaped, plots are inserted as they are."""
-    css = Markup((TEMPLATES / "page.css").read_text())  # noqa: S704 - our own file
+    css = Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - our own file
     contents = [(anchor, name, "missing" in page.get(anchor, {})) for anchor, name in CONTENTS]
     contents = [entry for entry in contents if entry[0] != "rounds" or "rounds" in page]
     return (

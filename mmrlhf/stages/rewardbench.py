@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mmrlhf.chain.runtime import Runtime
@@ -28,6 +27,8 @@ from mmrlhf.reporting.accuracy import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE,
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages.score import REWARDS
+from mmrlhf.terminal.words import add_row, new_table, show
+from mmrlhf.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,8 @@ def run(
     if "annotators" not in summary["accuracy"]:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
     table = benchmark_table(summary["accuracy"]["annotators"], summary["difference"].get("annotators", {}))
-    (out / TABLE_FILE).write_text(markdown(table))
-    Console().print(table_on_terminal(table))
+    (out / TABLE_FILE).write_text(markdown(table), encoding="utf-8")
+    show(table_on_terminal(table))
     write_json(out / "metrics.json", summary)
     return summary
 
@@ -148,15 +149,14 @@ def _with_interval(interval: Mapping[str, Any], *, sign: str = "") -> str:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Write rows of text, heading first, as a Markdown table."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines = ["| " + " | ".join(one_line(text).replace("|", "\\|") for text in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def table_on_terminal(rows: Sequence[Sequence[str]]) -> Table:
     """Show rows of text, heading first, without the categories, which do not fit on every terminal."""
-    table = Table(title=f"with 95% intervals; by category: {TABLE_FILE}", title_justify="left")
-    for number, heading in enumerate(rows[0][:3]):
-        table.add_column(heading, justify="left" if number == 0 else "right")
+    title = f"with 95% intervals; by category: {TABLE_FILE}"
+    table = new_table(*rows[0][:3], title=title, right=tuple(rows[0][1:3]))
     for row in rows[1:]:
-        table.add_row(*row[:3])
+        add_row(table, *row[:3])
     return table

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mmrlhf.chain.fingerprint import path_token
@@ -25,11 +24,12 @@ from mmrlhf.records.draft import Draft
 from mmrlhf.records.questions import read_questions
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
 from mmrlhf.terminal.progress import track
+from mmrlhf.terminal.words import add_row, literal, new_table, show
 
 log = logging.getLogger(__name__)
 
 RESULTS, REWARDS = "results.jsonl", "rewards"
-_SHOWN = 20
+_SHOWN, _SIGNS = 20, 60
 
 
 def run(
@@ -65,9 +65,9 @@ def run(
     if not ranks.leads:
         return rates
     rows = _results(drafts, SideCar.load(out / REWARDS))
-    with (out / RESULTS).open("w") as file:
+    with (out / RESULTS).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    Console().print(_table(rows))
+    show(_table(rows))
     log.info("all of them: %s", out / RESULTS)
     summary = {"queries": len(drafts), "responses": sum(len(row["responses"]) for row in rows), **rates}
     write_json(out / "metrics.json", summary)
@@ -118,12 +118,18 @@ def _results(drafts: list[Draft], table: SideCar) -> list[dict[str, Any]]:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     """The first queries with their best response."""
-    table = Table(title=f"best responses of the first {min(_SHOWN, len(rows))} of {len(rows)}", title_justify="left")
-    for heading in ("id", "prompt", "best response", "reward", "ahead by"):
-        table.add_column(heading, justify="right" if heading in ("reward", "ahead by") else "left", overflow="fold")
+    title = f"best responses of the first {min(_SHOWN, len(rows))} of {len(rows)}"
+    numbers = ("reward", "ahead by")
+    table = new_table("id", "prompt", "best response", *numbers, title=title, right=numbers, fold=True)
     for row in rows[:_SHOWN]:
         rewards = sorted((response["reward"] for response in row["responses"]), reverse=True)
         lead = f"{rewards[0] - rewards[1]:.3f}" if len(rewards) > 1 else ""
         best = row["responses"][row["best"]]["text"]
-        table.add_row(row["id"], row["prompt"][:60], best[:60], f"{rewards[0]:.3f}", lead)
+        add_row(
+            table,
+            row["id"],
+            *(literal(text, longest=_SIGNS) for text in (row["prompt"], best)),
+            f"{rewards[0]:.3f}",
+            lead,
+        )
     return table

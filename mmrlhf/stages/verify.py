@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.errors import ConfigError, DataError, Lines
 from mmrlhf.files import is_remote, write_json
 from mmrlhf.media.isolation import ProcessDied, map_isolated
 from mmrlhf.shards.checking import Problem, shard_rows, verify_shard
@@ -70,7 +70,7 @@ def run(out: Path, *, shards: Path, media: bool = False, runtime: Runtime) -> di
         raise DataError(
             f"{len(problems)} things are not as they were packed",
             where=shards,
-            given="\n            ".join(f"{item.where}: {item.problem}" for item in problems[:8]),
+            given=Lines(f"{item.where}: {item.problem}" for item in problems[:8]),
             expected=f"{len(table)} groups as index and manifest describe them; {out / REPORT_FILE} lists what differs",
             fix="copy or fetch these shards again, or pack them again",
         )

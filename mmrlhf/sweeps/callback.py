@@ -13,7 +13,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mmrlhf.chain.shares import job_shares
 from mmrlhf.errors import ConfigError
@@ -22,6 +21,7 @@ from mmrlhf.processes import Group
 from mmrlhf.reporting.outcome import show_error
 from mmrlhf.sweeps.page import write_page
 from mmrlhf.sweeps.results import Metric, Sweep, read_sweep, varying
+from mmrlhf.terminal.words import add_row, literal, new_table, show
 
 log = logging.getLogger(__name__)
 
@@ -101,38 +101,41 @@ def show_sweep(sweep: Sweep, console: Console | None = None) -> None:
     if sweep.points:
         write_page(sweep, sweep.folder / PAGE)
         written.append(("report", sweep.folder / PAGE))
-    console.print(results_table(sweep))
+    show(results_table(sweep), console)
     for metric in sweep.metrics[:1]:
         table = map_table(sweep, metric)
         if table is not None:
-            console.print(table)
+            show(table, console)
         point = sweep.best(metric)
         if point is not None and sweep.settings:
-            console.print(Text(f"best     {sweep.describe(point)}: {metric.name} {point.estimates[metric.name]}"))
+            show(f"best     {sweep.describe(point)}: {metric.name} {point.estimates[metric.name]}", console)
             equals = sum(item.estimates.get(metric.name) == point.estimates[metric.name] for item in sweep.points) - 1
             if equals:
-                console.print(Text(f"         {equals} other point{'s' * (equals > 1)} the same"))
+                show(f"         {equals} other point{'s' * (equals > 1)} the same", console)
     _show_failures(sweep, console)
     for label, path in written:
-        console.print(Text(f"{label:8} {short_path(path)}"), soft_wrap=True)
+        show(f"{label:8} {short_path(path)}", console)
 
 
 def _show_failures(sweep: Sweep, console: Console) -> None:
     if sweep.failed:
-        console.print(Text(f"\n{len(sweep.failed)} of {len(sweep.jobs)} jobs failed", style="bold red"))
+        show("", console)
+        show(f"{len(sweep.failed)} of {len(sweep.jobs)} jobs failed", console, style="bold red")
     for job in sweep.failed:
         where = " ".join(f"{key}={job.overrides.get(key, '')}" for key in varying(sweep.jobs))
-        console.print(Text(f"  {job.folder.name}: {where}\n     {job.first_line}"), soft_wrap=True)
-        console.print(Text(f"     {short_path(job.folder / 'run.log')}"), soft_wrap=True)
+        show(f"  {job.folder.name}: {where}", console)
+        show(f"     {job.first_line}", console)
+        show(f"     {short_path(job.folder / 'run.log')}", console)
     if sweep.failed:
-        console.print(Text("  the same command runs the failed jobs again and reuses the others\n"))
+        show("  the same command runs the failed jobs again and reuses the others", console)
+        show("", console)
 
 
 def write_csv(path: Path, sweep: Sweep) -> None:
     """Write one row per job: number, varying settings, all numbers, failure."""
     settings = varying(sweep.jobs)
     metrics = sorted({name for job in sweep.jobs for name in job.metrics})
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["job", *settings, *metrics, "failure"])
         for job in sweep.jobs:
@@ -145,12 +148,12 @@ def results_table(sweep: Sweep) -> Table:
     jobs = sweep.jobs
     reused = sum(job.reused for job in jobs)
     title = f"sweep: {len(jobs)} jobs" + (f", {reused} of them were there already" if reused else "")
-    table = Table(*sweep.labels, *[metric.name for metric in sweep.metrics], "jobs", title=title, title_justify="left")
+    table = new_table(*sweep.labels, *[metric.name for metric in sweep.metrics], "jobs", title=title)
     for point in sweep.points:
         numbers = [str(point.estimates.get(metric.name, "-")) for metric in sweep.metrics]
         failed = sum(job.failure is not None for job in point.jobs)
         state = f"{len(point.jobs) - failed} of {len(point.jobs)}" if failed else str(len(point.jobs))
-        table.add_row(*point.values, *numbers, Text(state, style="red" if failed else ""))
+        add_row(table, *point.values, *numbers, literal(state, "red" if failed else ""))
     return table
 
 
@@ -164,13 +167,13 @@ def map_table(sweep: Sweep, metric: Metric) -> Table | None:
     found = {point.values: point.estimates.get(metric.name) for point in sweep.points}
     low, span = min(known), max(known) - min(known)
     title = f"{metric.name} over {sweep.labels[0]} (down) and {sweep.labels[1]} (across)"
-    table = Table("", *columns, title=title, title_justify="left")
+    table = new_table("", *columns, title=title)
     for row in rows:
         cells = []
         for column in columns:
             cell = found.get((row, column))
             share = 0.5 if cell is None or span == 0 else (cell.mean - low) / span
             shade = round(40 + 110 * (share if metric.better == "high" else 1 - share))
-            cells.append(Text("-") if cell is None else Text(str(cell), style=f"white on rgb(20,{shade},60)"))
-        table.add_row(Text(row, style="bold"), *cells)
+            cells.append("-" if cell is None else literal(cell, f"white on rgb(20,{shade},60)"))
+        add_row(table, literal(row, "bold"), *cells)
     return table

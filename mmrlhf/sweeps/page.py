@@ -38,11 +38,11 @@ def write_page(sweep: Sweep, out: Path) -> None:
     maps = {metric: _picture(sweep, metric) for metric in sweep.metrics} if sweep.settings else {}
     for metric, picture in maps.items():
         name = re.sub(r"\W+", "-", metric.name)
-        out.with_name(f"{name}.svg").write_text(standalone(picture), encoding="utf-8")
+        out.with_name(f"{name}.svg").write_text(standalone(picture), encoding="utf-8", errors="backslashreplace")
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("sweep.html.j2").render(
         title=f"Sweep over {' and '.join(sweep.labels)}" if sweep.settings else "Sweep",
-        css=Markup((TEMPLATES / "page.css").read_text()),  # noqa: S704 - our own file
+        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         sweep=sweep,
         cards=_cards(sweep),
         pictures=[*maps.values(), *_tradeoffs(sweep)],
@@ -52,7 +52,7 @@ def write_page(sweep: Sweep, out: Path) -> None:
         jobs=[_job(job, sweep, out.parent) for job in sweep.jobs],
         job_settings=varying(sweep.jobs),
     )
-    out.write_text(page, encoding="utf-8")
+    out.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _cards(sweep: Sweep) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ import yaml
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.reporting.outcome import FAILURE_FILE, METRICS_FILE, STAGES_FILE
+from mmrlhf.text import first_line
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Job:
     @property
     def first_line(self) -> str:
         """The first line of why it failed; empty if it did not."""
-        return self.failure.strip().splitlines()[0] if self.failure and self.failure.strip() else ""
+        return first_line(self.failure or "")
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def read_jobs(folder: Path) -> list[Job]:
 
 
 def _load(path: Path, parse: Callable[[str], Any], default: Any) -> Any:
-    return parse(path.read_text()) if path.is_file() else default
+    return parse(path.read_text(encoding="utf-8")) if path.is_file() else default
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

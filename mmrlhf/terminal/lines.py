@@ -26,9 +26,12 @@ from rich.progress import (
 from rich.text import Text
 from typing_extensions import override
 
+from mmrlhf.text import one_line
+
 logger = logging.getLogger("mmrlhf.progress")
 
 SECONDS_BETWEEN_LOG_LINES = 30.0
+_LONGEST = 120  # signs of a description or a note
 
 
 class Line(Protocol):
@@ -55,7 +58,7 @@ def open_line(
         unit: what an item is called, in log lines.
         share: log after every such share of the total; otherwise every 30 seconds.
     """
-    console = get_console()
+    console, description = get_console(), one_line(description, _LONGEST)
     if console.is_terminal and not console.is_dumb_terminal:
         return TerminalLine(description, total, done=done)
     return LogLine(description, total, done=done, unit=unit, share=share)
@@ -99,14 +102,14 @@ class _Display:
 
 def _build_display(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         RateColumn(),
-        TextColumn("{task.fields[note]}", style="cyan"),
+        TextColumn("{task.fields[note]}", style="cyan", markup=False),
         console=console,
         refresh_per_second=4,
     )
@@ -124,7 +127,7 @@ class TerminalLine:
 
     def update(self, done: int, note: str = "") -> None:
         """Move the bar."""
-        self._progress.update(self._task, completed=done, note=note)
+        self._progress.update(self._task, completed=done, note=one_line(note, _LONGEST))
 
     def close(self) -> None:
         """Leave the display; a second call does nothing."""

@@ -195,7 +195,7 @@ def finish(
     state = full_state(module)
     if trainer.is_global_zero:
         save(state)
-        (out / METRICS).write_text(json.dumps(summary, indent=2) + "\n")
+        (out / METRICS).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     trainer.strategy.barrier("after export")
     return summary
 

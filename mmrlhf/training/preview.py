@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from mmrlhf.chain.order import Node, parse_reference
 from mmrlhf.chain.runner import Runner
@@ -27,6 +25,7 @@ from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.load import load_config, load_processor
 from mmrlhf.shards.index import Index
+from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
 from mmrlhf.training.settings import TrainSettings
@@ -155,7 +154,7 @@ def device_memory(sharing: int) -> int | None:
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return None
-    return int(meminfo.read_text().split("MemTotal:")[1].split()[0]) * 1024 // sharing
+    return int(meminfo.read_text(encoding="utf-8").split("MemTotal:")[1].split()[0]) * 1024 // sharing
 
 
 def preview_chain(
@@ -222,11 +221,9 @@ def _resolve(nodes: Mapping[str, Node], artifacts: Mapping[str, Path], name: str
 
 def show_previews(previews: Mapping[str, Preview | str]) -> None:
     """Print one column for each stage; a text stands for a stage that cannot be previewed yet."""
-    table = Table(title="what would be trained (tokens and memory are estimates)")
-    table.add_column("")
     shown = {name: preview for name, preview in previews.items() if isinstance(preview, Preview)}
-    for name in shown:
-        table.add_column(name, justify="right")
+    title = "what would be trained (tokens and memory are estimates)"
+    table = new_table("", *shown, title=title, right=tuple(shown))
     rows = {
         "groups of an epoch": lambda p: f"{p.groups:,}",
         "pairs of different rank": lambda p: f"{p.pairs:,}",
@@ -244,13 +241,12 @@ def show_previews(previews: Mapping[str, Preview | str]) -> None:
         "fits, with a quarter in reserve": lambda p: {None: "unknown", True: "yes", False: "NO"}[p.fits],
     }
     for label, cell in rows.items():
-        table.add_row(label, *(cell(preview) for preview in shown.values()))
-    console = Console()
+        add_row(table, label, *(cell(preview) for preview in shown.values()))
     if shown:
-        console.print(table)
+        show(table)
     for name, reason in previews.items():
         if isinstance(reason, str):
-            console.print(f"{name}: {reason}")
+            show(f"{name}: {reason}")
 
 
 def _gib(part: str) -> Any:

@@ -10,12 +10,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from stand_ins.fake_stages import count
+from stand_ins.toy_training import Numbers, Toy
 from typing_extensions import override
 
 from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
 from mmrlhf.callbacks.preemption import Preemption
-from stand_ins.fake_stages import count
-from stand_ins.toy_training import Numbers, Toy
 
 
 class Signalled(Callback):

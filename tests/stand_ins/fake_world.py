@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.errors import DataError
 from stand_ins.fake_stages import count
+
+from mmrlhf.errors import DataError
 
 
 def check(*, root: Path | None = None, size: int = 1) -> None:

@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from stand_ins.sample_groups import make_group
 
 from mmrlhf.shards import remote
 from mmrlhf.shards.writer import write_shards
-from stand_ins.sample_groups import make_group
 
 GROUPS = [make_group(f"key-{number}") for number in range(12)]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from stand_ins.tiny_models import TEXTS
 from transformers import AutoModelForImageTextToText, Qwen3_5Config
 
 from mmrlhf.models.recipes import qwen
 from mmrlhf.models.recipes.recipe import TinySize, train_tokenizer
-from stand_ins.tiny_models import TEXTS
 
 
 def build_hybrid(folder: Path) -> Path:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed
+from stand_ins.head_kinds import build_with_head
+from stand_ins.tiny_models import image, responses
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -17,8 +19,6 @@ from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.sharding import is_sharded, shard_model
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PackedBatch, PreferenceGroup
-from stand_ins.head_kinds import build_with_head
-from stand_ins.tiny_models import image, responses
 
 GROUPS = [
     PreferenceGroup("one", "what ?", responses("a red circle", "a blue square", "no"), (image(60, 50),)),

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from stand_ins.methods_under_test import build_method
+from stand_ins.packed_toy import ToyData, ToyModel, make_group, make_step, quiet_trainer
 
 from mmrlhf.errors import ModelError
 from mmrlhf.models.sharding import gather_state
-from stand_ins.methods_under_test import build_method
-from stand_ins.packed_toy import ToyData, ToyModel, make_group, make_step, quiet_trainer
 
 
 def main(strategy: str) -> None:

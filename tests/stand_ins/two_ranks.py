@@ -12,10 +12,10 @@ import warnings
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-
-from mmrlhf.models.sharding import gather_state, is_sharded
 from stand_ins.methods_under_test import METHODS, build_method
 from stand_ins.packed_toy import ToyData, ToyModel, make_steps, quiet_trainer
+
+from mmrlhf.models.sharding import gather_state, is_sharded
 
 
 def train(method: str, strategy: str, rank: int, world: int) -> dict:

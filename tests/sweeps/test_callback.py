@@ -59,7 +59,7 @@ def test_the_tables_fit_a_narrow_terminal(sweep: Path) -> None:
 def test_the_map_shows_the_numbers(sweep: Path) -> None:
     found = read_sweep(sweep, make_metrics(METRICS))
     table = map_table(found, found.metrics[0])
-    assert table is not None and [column.header for column in table.columns] == ["", "9", "10"]
+    assert table is not None and [str(column.header) for column in table.columns] == ["", "9", "10"]
     cells = [[str(cell).partition(" ")[0] for cell in column.cells] for column in table.columns]
     assert cells == [["0.1", "1.0", "2.0"], ["9.100", "10.000", "-"], ["10.100", "-", "-"]]
     assert results_table(found).row_count == 5

@@ -1,0 +1,42 @@
+"""Texts of others, made safe to show: one line, nothing that a terminal obeys, and not without end."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+LONGEST = 1000
+_LONGEST_REASON = 300
+# joiners belong to words of many scripts and to pictures of several signs; alone in their category they do no harm
+_HARMLESS = "\u200c\u200d"
+# everything that str.splitlines splits at, and the tabulator
+_BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
+
+
+def one_line(value: object, longest: int = LONGEST) -> str:
+    """Write any value as one line of visible characters.
+
+    Line breaks of every sort become a space. Control characters, signs that change the direction of writing, other
+    invisible signs and what stands for undecodable bytes are written as Python writes them (`\\x1b`). What is longer
+    than `longest` characters loses its middle, and says how many.
+    """
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > longest:
+        head = longest * 3 // 4
+        tail = longest - head
+        text = f"{text[:head]} … ({len(text) - longest:,} characters left out) … {text[-tail:]}"
+    text = _BREAKS.sub(" ", text)
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(sign: str) -> str:
+    if unicodedata.category(sign) in ("Cc", "Cf", "Cs") and sign not in _HARMLESS:
+        return sign.encode("unicode_escape").decode("ascii")
+    return sign
+
+
+def first_line(error: BaseException | str) -> str:
+    """The first line of what an exception says, shown safely; the kind of exception where it says nothing."""
+    lines = str(error).strip().splitlines()
+    kind = type(error).__name__ if isinstance(error, BaseException) else ""
+    return one_line(lines[0] if lines else kind, _LONGEST_REASON)
