@@ -136,5 +136,7 @@ def read_error(path: Path) -> UserError:
     """Read a user's mistake that another process wrote."""
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     kind = getattr(errors, content.pop("kind"), UserError)
-    content = {name: Lines(value) if isinstance(value, list) else value for name, value in content.items()}
-    return kind(content.pop("problem"), **content)
+    fields: dict[str, Any] = {
+        name: Lines(value) if isinstance(value, list) else value for name, value in content.items()
+    }
+    return kind(fields.pop("problem"), **fields)
