@@ -1,5 +1,6 @@
 # demo    run the whole chain on the embedded world (no download, no GPU needed)
-# test    the fast tests
+# test    the fast tests, on all cores
+# fuzz    look for inputs that break a law, for MINUTES (make fuzz MINUTES=30)
 # check   linter, formatter in check mode, type checker
 # format  rewrite the code in house format
 # bench   measure speed and memory, here and against pair-by-pair training
@@ -9,15 +10,19 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+MINUTES ?= 5
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := demo
-.PHONY: demo test check format bench
+.PHONY: demo test fuzz check format bench
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python run.py
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 PYTHONUTF8=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 PYTHONUTF8=1 $(VENV)/bin/python tests/fuzz/explore.py --minutes $(MINUTES)
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff check .

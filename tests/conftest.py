@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 # before any library reads them
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -14,14 +15,24 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["WANDB_SILENT"] = "true"
 
+PROJECT = Path(__file__).resolve().parents[1]
+
 # models, shards and groups that the tests of several rooms share
 pytest_plugins = ["stand_ins.http_store", "stand_ins.small_data", "stand_ins.tiny_models"]
 
-# a loaded machine is no defect: no test may fail on time
-settings.register_profile("mmrlhf", deadline=None)
-settings.load_profile("mmrlhf")
-
-PROJECT = Path(__file__).resolve().parents[1]
+# `default`: the same examples on every machine, and no failure because a machine is slow. `fuzz` (`make fuzz`): others
+# each time, many more of them, and what once failed is tried first
+settings.register_profile("default", deadline=None, derandomize=True, database=None, print_blob=True)
+settings.register_profile(
+    "fuzz",
+    derandomize=False,
+    max_examples=300,
+    deadline=None,
+    print_blob=True,
+    database=DirectoryBasedExampleDatabase(PROJECT / ".fuzz"),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile(os.environ.get("MMRLHF_HYPOTHESIS", "default"))
 
 
 @pytest.fixture(autouse=True)
