@@ -1,30 +1,39 @@
 """Write and read plain Hugging Face folders: policies, and reward models with their head.
 
-A policy folder is exactly what `save_pretrained` writes, so `from_pretrained`, vLLM and lmms-eval load it. A reward
-model folder is the same plus `score_head.safetensors` and `reward_model.json` (head, template, settings); a missing or
-unfitting head is an error, never a fresh one.
+A policy folder is exactly what `save_pretrained` writes for the checkpoint that training started from: its names, its
+number type, its processor; so `from_pretrained`, vLLM and lmms-eval load it. A reward model folder is the same plus
+`score_head.safetensors` and `reward_model.json` (head, template, settings); a missing or unfitting head is an error,
+never a fresh one. Whatever is written is read back before anyone may use it (`mmrlhf.models.promises`).
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from mmrlhf.errors import ModelError
-from mmrlhf.models.families import base_model
+from mmrlhf.errors import ModelError, UserError
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import ScoreHead, build_head
+from mmrlhf.models.hub import format_bytes, free_bytes
 from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, check_policy_folder, check_reward_folder, read_card
+from mmrlhf.models.weight_files import some
+from mmrlhf.text import first_line
 
-HEAD_FILE = "score_head.safetensors"
-CARD_FILE = "reward_model.json"
+log = logging.getLogger(__name__)
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 def save_policy(
@@ -33,16 +42,28 @@ def save_policy(
     folder: str | Path,
     *,
     state: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the backbone (adapters merged) and its processor as a Hugging Face folder.
+    """Write the backbone (adapters merged) and its processor as a Hugging Face folder, and read it back.
 
     Args:
         state: full, unsharded `state_dict` of the PackedModel, for models whose own parameters are shards.
+        dtype: number type of the files, as the base's (`mmrlhf.models.load.stored_dtype`); None: as the weights are.
+
+    Raises:
+        ModelError: a weight that is not finite, or files that are not what was written.
+        UserError: no room, or no permission to write.
     """
     weights = _merged_weights(model, state if state is not None else model.state_dict())
-    plain = _plain_copy(model.backbone, weights)
-    plain.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    weights = _stored(model.backbone, weights, dtype)
+    folder = Path(folder)
+    model.backbone.generation_config = _valid(model.backbone.generation_config)
+    with _room_for(folder, weights):
+        model.backbone.save_pretrained(folder, state_dict=weights)
+        _save_config(model.backbone, folder, dtype)
+        processor.save_pretrained(folder)
+        _plain_tokenizer_config(folder / "tokenizer_config.json")
+    check_policy_folder(folder, dtype=dtype)
 
 
 def save_reward_model(
@@ -52,22 +73,27 @@ def save_reward_model(
     *,
     card: Mapping[str, Any],
     state: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a reward model: the backbone's folder, the score head, and a card that says how it is asked.
+    """Write a reward model: the backbone's folder, the score head (float32), and a card that says how it is asked.
 
     Args:
         card: JSON-able facts needed to ask it again (critique kind, instruction, media settings).
+        state, dtype: as of `save_policy`, which also says what is raised.
     """
     head = model.score_head
     if not isinstance(head, ScoreHead):
         raise ModelError("this model has no score head to save")
-    save_policy(model, processor, folder, state=state)
+    save_policy(model, processor, folder, state=state, dtype=dtype)
     full = state if state is not None else model.state_dict()
     prefix = "score_head."
     weights = {name[len(prefix) :]: value.contiguous() for name, value in full.items() if name.startswith(prefix)}
-    save_file(weights, Path(folder) / HEAD_FILE)
+    _check_finite(weights, "float32")
     facts = {"head": head.kind, "width": head.out.in_features, "dimensions": list(head.dimensions), **card}
-    (Path(folder) / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    with _room_for(Path(folder), weights):
+        save_file(weights, Path(folder) / HEAD_FILE)
+        (Path(folder) / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    check_reward_folder(folder, dtype=dtype)
 
 
 def load_reward_model(
@@ -76,26 +102,31 @@ def load_reward_model(
     """Read a reward model folder: model with its trained head, processor, and the card.
 
     Raises:
-        ModelError: where the head or its card is missing or does not fit.
+        ModelError: where the head or its card is missing or does not fit, or the model's own weights do not.
     """
     folder = Path(folder)
-    for name in (CARD_FILE, HEAD_FILE):
-        if not (folder / name).is_file():
-            raise ModelError(
-                "this folder holds no trained score head",
-                where=str(folder),
-                given=f"no {name}",
-                expected="a folder written by the reward stage",
-                fix="train one (`python run.py stage=reward`), or give another inputs.reward_model",
-            )
-    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    card = read_card(folder)
     backbone, processor = load_backbone(folder, settings)
+    head = load_head(folder, card, width=backbone.config.get_text_config().hidden_size)
+    return PackedModel(backbone, settings, head), processor, card
+
+
+def load_head(folder: Path, card: Mapping[str, Any], *, width: int) -> ScoreHead:
+    """Read a folder's trained score head for hidden states of a width; ModelError where it does not fit."""
+    if card["width"] != width:
+        raise ModelError(
+            "the score head does not fit the model beside it",
+            where=folder / CARD_FILE,
+            given=f"a head for width {card['width']}",
+            expected=f"width {width}, as the model's hidden states have",
+        )
     head = build_head(card["head"], card["width"], dimensions=card["dimensions"])
     try:
         head.load_state_dict(load_file(folder / HEAD_FILE))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError, OSError) as error:
         raise ModelError("the score head does not fit its card", where=str(folder), given=str(error)) from error
-    return PackedModel(backbone, settings, head), processor, card
+    _check_finite(head.state_dict(), "float32")
+    return head
 
 
 def _merged_weights(model: PackedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,19 +148,106 @@ def _merged_weights(model: PackedModel, state: Mapping[str, Tensor]) -> dict[str
     return merged
 
 
-def _plain_copy(backbone: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrainedModel:
-    """A stock model of the same class that holds these weights and no adapters."""
-    with torch.device("meta"):
-        plain = type(backbone)(backbone.config)
-    missing, unexpected = plain.load_state_dict(dict(weights), strict=False, assign=True)
-    plain.tie_weights()
-    head: nn.Module | None = plain.get_output_embeddings()
-    tied = {"lm_head.weight"} if head is not None else set()
-    if unexpected or set(missing) - tied:
+def _stored(backbone: PreTrainedModel, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The weights as they are written: in their type, finite, and tied ones as one tensor under each of their names."""
+    owner: dict[int, str] = {}
+    stored: dict[str, Tensor] = {}
+    shared = {
+        name.replace(".base_layer.", "."): owner.setdefault(id(parameter), name.replace(".base_layer.", "."))
+        for name, parameter in backbone.named_parameters(remove_duplicate=False)
+    }
+    for name, value in weights.items():
+        first = shared.get(name, name)
+        if first in stored:
+            stored[name] = stored[first]
+        else:
+            stored[name] = value.detach().to(dtype) if dtype is not None and value.is_floating_point() else value
+    _check_finite(stored, str(dtype or "its own type").removeprefix("torch."))
+    return stored
+
+
+def _check_finite(weights: Mapping[str, Tensor], kind: str) -> None:
+    wrong = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if wrong:
         raise ModelError(
-            "the trained weights do not fit the stock model",
-            given=f"missing {sorted(set(missing) - tied)[:3]}, unexpected {sorted(unexpected)[:3]}",
+            "these weights are not finite, so this is no model",
+            where=some(wrong),
+            given=f"NaN or infinity in {len(wrong)} of {len(weights)} tensors, as {kind}",
+            expected="numbers",
+            fix="train again from the last good checkpoint with a lower learning rate; see the loss curve",
         )
-    plain.generation_config = backbone.generation_config
-    base_model(plain)
-    return plain
+
+
+def _save_config(backbone: PreTrainedModel, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write config.json again with the type of the files, which is not that of the weights in memory."""
+    if dtype is None:
+        return
+    configs: list[Any] = [backbone.config]
+    configs += [
+        sub for name in backbone.config.sub_configs if (sub := getattr(backbone.config, name, None)) is not None
+    ]
+    before = [config.dtype for config in configs]
+    for config in configs:
+        config.dtype = dtype
+    backbone.config.save_pretrained(folder)
+    for config, old in zip(configs, before, strict=True):
+        config.dtype = old
+
+
+def _valid(config: GenerationConfig) -> GenerationConfig:
+    """The same settings of generation without those of sampling where it is greedy: readers refuse what has no use."""
+    try:
+        config.validate(strict=True)
+        return config
+    except ValueError as error:
+        plain = copy.deepcopy(config)
+        for name in _SAMPLING:
+            setattr(plain, name, None)
+        plain.validate(strict=True)
+        log.info("generation_config: settings of sampling are left out, as it is greedy (%s)", first_line(error))
+        return plain
+
+
+def _plain_tokenizer_config(path: Path) -> None:
+    """Leave out where the tokenizer was loaded from, and write special tokens so that older readers know them, too.
+
+    transformers 5 writes a list as `extra_special_tokens`, which 4.x reads as a mapping of names; both read the older
+    names, in which the checkpoints of most families are published.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only"):
+        content.pop(name, None)
+    if content.get("tokenizer_class") == "TokenizersBackend":  # the newer name of the same class
+        content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(content.get("extra_special_tokens"), list):
+        listed = content.pop("extra_special_tokens")
+        if listed:
+            content["additional_special_tokens"] = listed
+        if content.get("model_specific_special_tokens"):
+            content["extra_special_tokens"] = content["model_specific_special_tokens"]
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _room_for(folder: Path, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Turn a full disk and a folder that cannot be written into an error that says how much is needed."""
+    distinct = {id(value): value for value in weights.values()}.values()
+    needed = sum(value.numel() * value.element_size() for value in distinct)
+    free = free_bytes(folder)
+    facts = {"where": folder, "expected": f"{format_bytes(needed)} for the weights, and permission to write"}
+    if needed > free:
+        raise UserError(
+            "the disk is too full for this model",
+            given=f"{format_bytes(free)} free",
+            fix="free some room and run the same command again: training is not repeated",
+            **facts,
+        )
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            "the model could not be written",
+            given=f"{error}; {format_bytes(free_bytes(folder))} free",
+            fix="free some room or give a folder that can be written (paths.artifacts), and run the same command again",
+            **facts,
+        ) from error

@@ -64,7 +64,7 @@ def check_checkpoint(repo_id: str) -> None:
     missing = sum(sizes[name] for name in wanted if not _is_cached(repo_id, name, info.sha))
     if not missing:
         return
-    free = _free_bytes(Path(constants.HF_HUB_CACHE))
+    free = free_bytes(Path(constants.HF_HUB_CACHE))
     log.info("%s: %s to fetch, %s free in the cache", repo_id, format_bytes(missing), format_bytes(free))
     if missing > free:
         raise UserError(
@@ -80,7 +80,7 @@ def _is_cached(repo_id: str, name: str, commit: str | None) -> bool:
     return isinstance(try_to_load_from_cache(repo_id, name, revision=commit), str)
 
 
-def _free_bytes(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Free space where a folder is, or will be."""
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 

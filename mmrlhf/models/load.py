@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.utils import logging as transformers_logging
 
 from mmrlhf.errors import ConfigError, HubError, ModelError
@@ -25,6 +33,7 @@ _UNREADABLE = (
     OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
 _MEDIA_TOKENS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 PARTS = ("vision", "projector", "language")
 _CHOICES = {
     "precision": ("float32", "bf16"),
@@ -136,6 +145,27 @@ def _load(path: str | Path, settings: ModelSettings, device: str) -> PreTrainedM
     return backbone
 
 
+def load_tensors(tensors: Mapping[str, Tensor], config: Any, *, where: object) -> PreTrainedModel:
+    """Make the model of a config from tensors under a checkpoint's names, in their own number type.
+
+    Raises:
+        ModelError: they are not exactly the model's.
+    """
+    kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    dtype = next((value.dtype for value in tensors.values() if value.is_floating_point()), torch.float32)
+    with _without_report():
+        backbone, info = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    check_loading(info, total=len(backbone.state_dict()), model=type(backbone).__name__, where=where)
+    return backbone
+
+
 @contextmanager
 def _without_report() -> Iterator[None]:
     """Leave out transformers' own table of the tensors that do not fit; `check_loading` says it in a few lines."""
@@ -159,6 +189,10 @@ def load_processor(path: str | Path) -> ProcessorMixin:
         raise _no_processor(path, f"{type(error).__name__}: {first_line(error)}") from error
     if not isinstance(processor, ProcessorMixin):
         raise _no_processor(path, f"only a {type(processor).__name__}")
+    tokenizer: Any = getattr(processor, "tokenizer", None)
+    # Without its files transformers makes an empty tokenizer of the config's class.
+    if tokenizer is None or "ab" not in tokenizer.decode(tokenizer("ab", add_special_tokens=False).input_ids):
+        raise _no_processor(path, "a tokenizer without a vocabulary")
     if not processor.chat_template:
         raise ModelError(
             "this checkpoint has no chat template, so nothing says how a question is put to it",
@@ -205,6 +239,18 @@ def check_vocabulary(config: Any, processor: Any, num_rows: int, *, where: objec
 def _num_rows(backbone: PreTrainedModel) -> int:
     embedding: Any = backbone.get_input_embeddings()
     return embedding.weight.shape[0]
+
+
+def stored_dtype(path: str | Path) -> torch.dtype:
+    """The number type of a checkpoint's files, as `from_pretrained` chooses it: the config's, else the first tensor's.
+
+    Raises HubError and ModelError, as `load_backbone`.
+    """
+    named = load_config(path).dtype
+    if isinstance(named, torch.dtype):
+        return named
+    stored = (tensor.dtype for tensor in read_headers(Path(path)).values()) if Path(path).is_dir() else ()
+    return next((_FLOATS[name] for name in stored if name in _FLOATS), torch.float32)
 
 
 def check_family(path: str | Path, settings: ModelSettings) -> None:

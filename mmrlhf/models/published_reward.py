@@ -13,16 +13,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from mmrlhf.errors import ModelError
 from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
-from mmrlhf.models.load import ModelSettings, check_family
+from mmrlhf.models.load import (
+    ModelSettings,
+    check_family,
+    check_vocabulary,
+    load_config,
+    load_processor,
+    load_tensors,
+)
+from mmrlhf.models.weight_files import read_header, some
 
 # The prompt that the published weights were trained with: one user turn, blank lines included.
 INSTRUCTION = (
@@ -52,17 +58,18 @@ CARD = {
     "media": {"num_frames": NUM_FRAMES},
 }
 
+# the names of the stock checkpoints on the hub, which every version of transformers reads
 _RENAMED = (
-    (r"model\.vision_tower\.vision_tower\.vision_model\.(.+)", r"model.vision_tower.\1"),
-    (r"model\.mm_projector\.0\.(weight|bias)", r"model.multi_modal_projector.linear_1.\1"),
-    (r"model\.mm_projector\.2\.(weight|bias)", r"model.multi_modal_projector.linear_2.\1"),
-    (r"model\.image_newline", r"model.image_newline"),
-    (r"model\.(layers\..+|embed_tokens\.weight|norm\.weight)", r"model.language_model.\1"),
-    (r"lm_head\.weight", r"lm_head.weight"),
+    (r"model\.vision_tower\.vision_tower\.vision_model\.(.+)", r"vision_tower.vision_model.\1"),
+    (r"model\.mm_projector\.0\.(weight|bias)", r"multi_modal_projector.linear_1.\1"),
+    (r"model\.mm_projector\.2\.(weight|bias)", r"multi_modal_projector.linear_2.\1"),
+    (r"model\.image_newline", r"image_newline"),
+    (r"model\.(layers\..+|embed_tokens\.weight|norm\.weight)", r"language_model.model.\1"),
+    (r"lm_head\.weight", r"language_model.lm_head.weight"),
     (r"rm_head\.dense\.(weight|bias)", r"score_head.hidden.\1"),
     (r"rm_head\.out_proj\.(weight|bias)", r"score_head.out.\1"),
 )
-_HEAD, _EMBEDDING, _OUTPUT = "score_head.", "model.language_model.embed_tokens.weight", "lm_head.weight"
+_HEAD, _EMBEDDING = "score_head.", "language_model.model.embed_tokens.weight"
 
 
 def rename_released(state: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
@@ -96,35 +103,34 @@ def import_released(checkpoint: Path, base: str | Path, folder: Path) -> dict[st
     """
     check_family(base, ModelSettings(family="llava_onevision"))
     state = rename_released(_read_tensors(checkpoint), where=str(checkpoint))
-    config = AutoConfig.from_pretrained(base)
+    config, processor = load_config(base), load_processor(base)
     embedding = state.get(_EMBEDDING)
     if embedding is not None:
         # The stock checkpoint pads its vocabulary further; rows that were never trained are not made up.
         config.get_text_config().vocab_size = embedding.shape[0]
-        if config.get_text_config().tie_word_embeddings:
-            state.setdefault(_OUTPUT, embedding)
-    with torch.device("meta"):
-        backbone = AutoModelForImageTextToText.from_config(config)
-    head = build_head("tanh2", config.get_text_config().hidden_size)
-    _check_fit(state, backbone, head, where=str(checkpoint))
-    backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith(_HEAD)}, assign=True)
-    head.load_state_dict({k.removeprefix(_HEAD): v for k, v in state.items() if k.startswith(_HEAD)})
-    processor = AutoProcessor.from_pretrained(base)
+        check_vocabulary(config, processor, embedding.shape[0], where=checkpoint)
+    head = _fill_head(state, config.get_text_config().hidden_size, where=str(checkpoint))
+    backbone = load_tensors({k: v for k, v in state.items() if not k.startswith(_HEAD)}, config, where=checkpoint)
     processor.chat_template = CHAT_TEMPLATE
-    save_reward_model(PackedModel(backbone, ModelSettings(), head), processor, folder, card=CARD)
+    save_reward_model(PackedModel(backbone, ModelSettings(), head), processor, folder, card=CARD, dtype=backbone.dtype)
     return CARD
 
 
-def _check_fit(state: Mapping[str, Tensor], backbone: nn.Module, head: nn.Module, *, where: str) -> None:
-    """Compare names and shapes of all tensors with what the model and its head have; raises ModelError."""
-    expected = {name: value.shape for name, value in backbone.state_dict().items()}
-    expected |= {f"{_HEAD}{name}": value.shape for name, value in head.state_dict().items()}
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    for name in sorted(expected.keys() & state.keys()):
-        if expected[name] != state[name].shape:
-            unexpected.append(f"{name} of shape {tuple(state[name].shape)} instead of {tuple(expected[name])}")
-    if missing or unexpected:
-        raise _unfitting(where, missing, unexpected)
+def _fill_head(state: Mapping[str, Tensor], width: int, *, where: str) -> nn.Module:
+    """The score head with the released weights; ModelError where they are not those of one for this width."""
+    head = build_head("tanh2", width)
+    found = {name.removeprefix(_HEAD): value for name, value in state.items() if name.startswith(_HEAD)}
+    missing = sorted(head.state_dict().keys() - found.keys())
+    shapes = {name: value.shape for name, value in head.state_dict().items()}
+    wrong = [
+        f"{name} of shape {tuple(v.shape)} instead of {tuple(shapes[name])}"
+        for name, v in found.items()
+        if v.shape != shapes[name]
+    ]
+    if missing or wrong:
+        raise _unfitting(where, [_HEAD + name for name in missing], wrong)
+    head.load_state_dict(found)
+    return head
 
 
 def _read_tensors(checkpoint: Path) -> dict[str, Tensor]:
@@ -138,18 +144,16 @@ def _read_tensors(checkpoint: Path) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = {}
     for file in files:
+        read_header(file)
         state |= load_file(file)
     return state
 
 
 def _unfitting(where: str, missing: list[str], unexpected: list[str]) -> ModelError:
-    def some(names: list[str]) -> str:
-        return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
-
     return ModelError(
         "this is not the released reward model's layout, or not of this architecture",
         where=where,
-        given=f"missing: {some(missing)}; unexpected: {some(unexpected)}",
+        given=f"missing: {some(missing) or 'none'}; unexpected: {some(unexpected) or 'none'}",
         expected="model.layers, model.vision_tower, model.mm_projector, model.image_newline, lm_head and rm_head, all "
         "of the architecture that `base` names",
         fix="give the unchanged checkpoint, and as base the stock model that it was trained from",

@@ -7,16 +7,19 @@ real one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.recipes import gemma, idefics, internvl, llava, qwen
 from mmrlhf.models.recipes.recipe import Recipe, TinySize, train_tokenizer
+from mmrlhf.models.weight_files import WEIGHTS
 
 FAMILIES: dict[str, Recipe] = {
     **llava.RECIPES,
@@ -62,7 +65,19 @@ def build_tiny(
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return model
+    if not recipe.tower:
+        return model
+    _name_tower(Path(folder) / WEIGHTS, recipe.tower)
+    # as loaded, so that it keeps these names when it is saved again
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).train()
+
+
+def _name_tower(file: Path, name: str) -> None:
+    """Give the vision tower's tensors the names of published checkpoints, which a fresh model does not write."""
+    tensors = {
+        re.sub(r"^((?:model\.)?vision_tower\.)", rf"\1{name}.", each): value for each, value in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def is_available(family: str) -> bool:

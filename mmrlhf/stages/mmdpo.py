@@ -24,14 +24,13 @@ from mmrlhf.methods.listwise import RankingModule, require_whole_ranking
 from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKENS, REWARD, PairScheme
 from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
 from mmrlhf.models.dropout import silence_dropout
-from mmrlhf.models.export import save_policy
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import PARTS, ModelSettings, load_backbone
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.sidecar_files import read_meta
 from mmrlhf.tokens.templates import AnswerTemplate
-from mmrlhf.training.fit import MODEL, check_table, finish, need_path, table_facts, train
+from mmrlhf.training.fit import check_table, finish, need_path, save_trained, table_facts, train
 from mmrlhf.training.heldout_answers import AnswerSettings, answer_callbacks
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import Workbench, open_workbench
@@ -106,9 +105,7 @@ def run(
         runtime = replace(runtime, callbacks=[*runtime.callbacks, *taken])
     trainer, summary = train(module, bench, out=out, stage="mmdpo", runtime=runtime)
     summary["objective"] = type(objective).__name__
-    return finish(
-        trainer, module, out, summary, lambda state: save_policy(bench.model, bench.processor, out / MODEL, state=state)
-    )
+    return finish(trainer, module, out, summary, lambda state: save_trained(bench, out, state))
 
 
 def _make_module(

@@ -124,4 +124,4 @@ def _save(bench: Workbench, out: Path, critique: CritiqueChoice, training: Train
     asked = {"instruction": template.instruction, "request": template.request, "closing": template.closing}
     how = {"media": asdict(training.media), "precision": training.model.precision}
     card = {**_facts(critique), **asked, **how}
-    save_reward_model(bench.model, bench.processor, out / MODEL, card=card, state=state)
+    save_reward_model(bench.model, bench.processor, out / MODEL, card=card, state=state, dtype=bench.dtype)

@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.methods.sft import SFTModule
-from mmrlhf.models.export import save_policy
 from mmrlhf.tokens.templates import AnswerTemplate
-from mmrlhf.training.fit import MODEL, finish, train
+from mmrlhf.training.fit import finish, save_trained, train
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import open_workbench
 
@@ -42,6 +41,4 @@ def run(
         precision=bench.precision,
     )
     trainer, summary = train(module, bench, out=out, stage="sft", runtime=runtime)
-    return finish(
-        trainer, module, out, summary, lambda state: save_policy(bench.model, bench.processor, out / MODEL, state=state)
-    )
+    return finish(trainer, module, out, summary, lambda state: save_trained(bench, out, state))

@@ -19,7 +19,7 @@ from mmrlhf.inference.probes import settle
 from mmrlhf.media.damage import Damage
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import load_backbone
+from mmrlhf.models.load import load_backbone, stored_dtype
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.tokens.encode import Encoder
@@ -31,7 +31,7 @@ from mmrlhf.types import PreferenceGroup
 
 @dataclass
 class Workbench:
-    """A model with its encoder and data, ready for a method."""
+    """A model with its encoder and data, ready for a method; `dtype` is that of the checkpoint's files."""
 
     model: PackedModel
     encoder: Encoder
@@ -39,6 +39,7 @@ class Workbench:
     data: PreferenceDataModule
     schedule: Schedule
     precision: Any
+    dtype: torch.dtype
     categories: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, int] = field(default_factory=dict)
 
@@ -106,7 +107,9 @@ def open_workbench(
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
     packed = settle(PackedModel(backbone, model, score_head=head), encoder)
     keep_features(packed, index, [*train, *heldout], encoder, runtime)
-    return Workbench(packed, encoder, index, data, schedule, model.precision, categories, chosen.excluded)
+    return Workbench(
+        packed, encoder, index, data, schedule, model.precision, stored_dtype(policy), categories, chosen.excluded
+    )
 
 
 def schedule_data(

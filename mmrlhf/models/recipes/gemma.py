@@ -69,5 +69,6 @@ RECIPES = {
         begin="<bos>",
         end="<eos>",
         end_of_turn="<end_of_turn>",
+        tower="vision_model",
     ),
 }

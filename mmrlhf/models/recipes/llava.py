@@ -97,6 +97,6 @@ def _next(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedConfig, 
 
 
 RECIPES = {
-    "llava_onevision": Recipe(_onevision, {"image_token": "<image>", "video_token": "<video>"}),
-    "llava_next": Recipe(_next, {"image_token": "<image>"}, turns=(), begin="<s>", end="</s>"),
+    "llava_onevision": Recipe(_onevision, {"image_token": "<image>", "video_token": "<video>"}, tower="vision_model"),
+    "llava_next": Recipe(_next, {"image_token": "<image>"}, turns=(), begin="<s>", end="</s>", tower="vision_model"),
 }

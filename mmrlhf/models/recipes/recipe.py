@@ -58,6 +58,7 @@ class Recipe:
         end: end-of-sequence token; end_of_turn: the token behind an assistant turn where it is another one.
         begin: token that the tokenizer puts before every text, as Llama's and Gemma's do.
         needs: package that the family's processor imports and transformers does not require.
+        tower: name that published checkpoints of the family put between `vision_tower` and its tensors.
     """
 
     build: Build
@@ -67,6 +68,7 @@ class Recipe:
     end_of_turn: str | None = None
     begin: str | None = None
     needs: str | None = None
+    tower: str = ""
 
     def end_ids(self, tokenizer: Qwen2Tokenizer) -> list[int]:
         """Token ids that end a generation."""
