@@ -4,45 +4,49 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from mmrlhf.errors import DataError
 
-# PIL reports damage as any of these, depending on the plugin and on how far it came.
-_UNREADABLE = (
-    UnidentifiedImageError, OSError, SyntaxError, ValueError, IndexError, EOFError,
-    Image.DecompressionBombError, Image.DecompressionBombWarning,
-)  # fmt: skip
 # Formats whose decoders only turn bytes into pixels. Pillow knows others that start programs (EPS runs Ghostscript),
 # read further files, or are not pictures.
 FORMATS = ("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TGA",
            "TIFF", "WEBP")  # fmt: skip
-_SWAPS_SIDES = frozenset({5, 6, 7, 8})
+# Formats whose further pictures are more to see: frames and pages. Those of other formats are previews or other sizes.
+_OF_PAGES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
 _ORIENTATION = 0x0112
+# EXIF's number -> how a picture is turned upright; 1, and whatever else may stand there, is upright already
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_SWAPS_SIDES = frozenset({5, 6, 7, 8})
+# a 16-bit picture whose brightest pixel has no more than 12 bits was written by a camera of fewer bits
+_DOUBTFUL = 4096
 
 
 def decode_image(data: bytes, *, where: str) -> Image.Image:
     """Decode one image to RGB, upright as its EXIF orientation says.
 
     Transparent pixels are laid over white, 16-bit grey is scaled to 8 bits, and of an animation the first frame counts.
+    Of EXIF only the orientation is read, so no other entry can do harm.
 
     Args:
         data: the encoded file.
         where: what to call it in an error (key, shard, member).
 
     Raises:
-        DataError: empty, truncated, damaged or absurdly large data.
+        DataError: empty, truncated, damaged or absurdly large data, or grey values whose range nothing tells.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except _UNREADABLE as error:
-        raise _unreadable(data, where, error) from error
+    with _opened(data, where) as image:
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        rgb = _to_rgb(image, where)
+        return rgb if turn is None else rgb.transpose(turn)
 
 
 def image_size(data: bytes, *, where: str = "image") -> tuple[int, int]:
@@ -51,27 +55,72 @@ def image_size(data: bytes, *, where: str = "image") -> tuple[int, int]:
     Raises:
         DataError: the header cannot be read. Damage behind the header goes unnoticed here.
     """
+    with _opened(data, where) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) in _SWAPS_SIDES else (width, height)
+
+
+def is_first_of_several(data: bytes, *, where: str = "image") -> bool:
+    """Say whether a file holds more pictures to see than the one that is decoded: frames or pages.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with _opened(data, where) as image:
+        return image.format in _OF_PAGES and bool(getattr(image, "is_animated", False))
+
+
+@contextmanager
+def _opened(data: bytes, where: str) -> Iterator[ImageFile.ImageFile]:
+    """Open an encoded picture; whatever the decoder raises, here or in the block, is a DataError."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                turned = image.getexif().get(_ORIENTATION) in _SWAPS_SIDES
-    except _UNREADABLE as error:
+                yield image
+    except DataError:
+        raise
+    except Exception as error:  # decoders report damage as anything: struct.error, TypeError, zlib.error, ...
         raise _unreadable(data, where, error) from error
-    return (height, width) if turned else (width, height)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, also where it is another sort of integer than the standard says; 1 where it is none."""
+    try:
+        value = image.getexif().get(_ORIENTATION)
+        while isinstance(value, tuple | bytes) and value:
+            value = value[0]
+        return value if isinstance(value, int) else 1
+    except Exception:  # as above; without its orientation a picture is as good as one that never had any
+        return 1
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
+        raise _unknown_range(where, f"{'floating-point' if image.mode == 'F' else '32-bit'} grey values")
     if image.mode.startswith("I"):
+        image = image.convert("I")
+        brightest = int(image.getextrema()[1])  # type: ignore[arg-type]
+        if 0 < brightest < _DOUBTFUL:
+            raise _unknown_range(where, f"16-bit grey values, of which the brightest is {brightest}")
         # PIL's own conversion clips 16-bit grey at 255, which turns nearly every pixel white.
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
+        image = image.point(lambda value: value / 257).convert("L")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(canvas, image)
     return image.convert("RGB")
+
+
+def _unknown_range(where: str, given: str) -> DataError:
+    return DataError(
+        "the range of a picture's brightness is unknown",
+        where=where,
+        given=given,
+        expected="8 bits, or 16 bits that are used",
+        fix="scale the picture to 8 bits; nothing in the file says which value is white",
+    )
 
 
 def _unreadable(data: bytes, where: str, error: Exception) -> DataError:

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from mmrlhf.errors import DataError
+from mmrlhf.media.images import is_first_of_several
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.mm_rlhf import UNREAD_LINES
 from mmrlhf.shards.index import Index
@@ -106,6 +107,9 @@ def _group_counts(group: PreferenceGroup) -> Counter[str]:
             "ties": sum(count * (count - 1) // 2 for count in shared.values()),
             "images": sum(media.kind == "image" for media in group.media),
             "videos": sum(media.kind != "image" for media in group.media),
+            "first_of_several": sum(
+                media.kind == "image" and is_first_of_several(data) for media in group.media for data in media.data
+            ),
             "text_only_groups": not group.media,
             "groups_without_pairs": pairs == 0,
             "groups_with_explicit_pairs": group.pairs is not None,
@@ -183,6 +187,10 @@ def pack_table(summary: Mapping[str, Any]) -> Table | None:
         ("pairs, ties", f"{summary['pairs']:,}, {summary['ties']:,}"),
         ("images, videos", f"{summary['images']:,}, {summary['videos']:,}"),
         ("categories", ", ".join(f"{name} {count}" for name, count in summary["categories"].items())),
+        (
+            "animations and pages",
+            f"{summary.get('first_of_several', 0):,} pictures, of which only the first frame or page is used",
+        ),
         ("contradictions", f"{summary['contradictions']:,}"),
         ("duplicates", f"{summary['duplicate_queries']:,} queries under two ids, {merged:,} repetitions merged"),
         ("rejected records", f"{summary['rejected']:,}"),

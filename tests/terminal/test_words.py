@@ -53,7 +53,7 @@ def on_a_terminal(print_it: Callable[[Console], object]) -> str:
 
 def summary_of_packing(text: str) -> dict[str, Any]:
     numbers = ("groups", "shards", "bytes", "pairs", "ties", "images", "videos", "contradictions", "duplicate_queries")
-    more = ("repeated_responses_merged", "repeated_pairs_merged", "rejected")
+    more = ("repeated_responses_merged", "repeated_pairs_merged", "rejected", "first_of_several")
     return {
         **dict.fromkeys((*numbers, *more), 1),
         "responses_per_group": {"2": 1},
