@@ -19,8 +19,10 @@ from typing_extensions import override
 from mmrlhf.losses.bounds import require_choice
 from mmrlhf.losses.bradley_terry import bradley_terry, centring, tie_loss
 from mmrlhf.losses.pairs import tied_pairs
+from mmrlhf.methods.counts import Counts
+from mmrlhf.methods.heldout import PairScores
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.methods.packed_module import Counts, PackedModule, PairScores
+from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.methods.pairing import PairScheme, pair_scores, weighted_pairs
 from mmrlhf.methods.sft import label_counts
 from mmrlhf.methods.step_numbers import StepRecord

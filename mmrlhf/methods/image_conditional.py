@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from mmrlhf.losses.image_conditional import MDPO, anchor, image_conditional
 from mmrlhf.media.damage import DAMAGED, damaged_only
-from mmrlhf.methods.packed_module import Counts
+from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE
 from mmrlhf.methods.preference import PreferenceModule, Responses
 from mmrlhf.methods.step_numbers import StepRecord

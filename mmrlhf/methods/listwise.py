@@ -15,7 +15,7 @@ from typing_extensions import override
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.pairs import listed_ranks
 from mmrlhf.losses.plackett_luce import PlackettLuce
-from mmrlhf.methods.packed_module import Counts
+from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.pairing import PairScheme, candidate_pairs
 from mmrlhf.methods.preference import PreferenceModule, Responses
 from mmrlhf.methods.step_numbers import StepRecord

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning as L
@@ -21,8 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from mmrlhf.errors import UserError
-from mmrlhf.losses.objective import PairScale
+from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.finite import finite_gradients, is_finite, stop
+from mmrlhf.methods.heldout import PairScores, require_finite_validation
 from mmrlhf.methods.optim import (
     OptimSettings,
     average_replicated_gradients,
@@ -34,42 +35,7 @@ from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.metrics.ranking import PairAccuracy
 from mmrlhf.models.sharding import is_sharded, shard_model
 from mmrlhf.processes import gather_ranks
-from mmrlhf.types import PackedBatch, PairIndex, StepBatch
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """Held-out pairs as scored by the model in training: keys, chosen and rejected scores, one entry per pair."""
-
-    keys: tuple[str, ...]
-    chosen: tuple[float, ...]
-    rejected: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What one micro-batch puts into a step's loss, known without a forward.
-
-    divisors: for each part of the loss, a scalar that is summed over the step and divides that part's sum;
-    pairs: the pairs that are compared; ties: pairs of equal rank, for methods that use them; scale: the objective's
-    say on each pair where it needs the whole step to know it.
-    """
-
-    divisors: Mapping[str, Tensor]
-    pairs: PairIndex | None = None
-    ties: PairIndex | None = None
-    scale: PairScale | None = None
-
-    def to(self, device: torch.device) -> Counts:
-        """Move everything to a device."""
-        divisors = {name: value.to(device, torch.float32) for name, value in self.divisors.items()}
-        return replace(self, divisors=divisors, pairs=_move(self.pairs, device), ties=_move(self.ties, device))
-
-
-def _move(pairs: PairIndex | None, device: torch.device) -> PairIndex | None:
-    if pairs is None:
-        return None
-    return PairIndex(*(part.to(device) for part in (pairs.chosen, pairs.rejected, pairs.group, pairs.weight)))
+from mmrlhf.types import PackedBatch, StepBatch
 
 
 class PackedModule(L.LightningModule, ABC):
@@ -303,6 +269,11 @@ class PackedModule(L.LightningModule, ABC):
             {f"val/{name}": value for name, value in self.validation_metrics.items()}, batch_size=1, sync_dist=True
         )
         self.heldout_scores = self._gather_scores()
+        require_finite_validation(
+            self.validation_metrics,
+            self.heldout_scores,
+            f"stage {self.stage}, validation at step {self.trainer.global_step}",
+        )
         self.validated_step = self.trainer.global_step
 
     def truncated_tokens(self) -> int:

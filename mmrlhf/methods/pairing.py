@@ -13,7 +13,7 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.losses.bounds import require_choice
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, PairTerms
 from mmrlhf.losses.pairs import Scheme, Weighting, build_pairs, ordered_pairs, tied_pairs
-from mmrlhf.methods.packed_module import PairScores
+from mmrlhf.methods.heldout import PairScores
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.processes import gather_ranks
 from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs

@@ -17,8 +17,10 @@ from typing_extensions import override
 
 from mmrlhf.errors import ConfigError, DataError, UserError
 from mmrlhf.losses.objective import Objective, PairInputs, given, token_nll
+from mmrlhf.methods.counts import Counts
+from mmrlhf.methods.heldout import PairScores
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.methods.packed_module import Counts, PackedModule, PairScores
+from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.methods.pairing import (
     REFERENCE,
     REFERENCE_TOKENS,

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.methods.packed_module import Counts, PackedModule
+from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.types import PackedBatch, ResponseOutputs
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from stand_ins.methods_under_test import METHODS, build_method
-from stand_ins.packed_toy import ToyModel, fit, make_group, make_step, quiet_trainer
+from stand_ins.packed_toy import ToyData, ToyModel, fit, make_group, make_step, quiet_trainer
 
 from mmrlhf.errors import ModelError
 from mmrlhf.types import PackedBatch, ResponseOutputs
@@ -70,6 +70,16 @@ def test_a_fault_of_weight_0_that_reaches_the_gradient_stops_too() -> None:
     groups = [make_group(1), make_group(2, weight=0.0)]
     with pytest.raises(ModelError, match="group2"):
         fit(quiet_trainer(), build_method("sft", Overflow("group2", "gradient"), 1), [make_step(0, groups, 2)])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_validation_that_is_not_finite_stops(method: str) -> None:
+    """Held out alone is the query at fault; methods that score pairs name it."""
+    module = build_method(method, Overflow("group9", "nan"), total_steps=1)
+    train, held_out = make_step(0, [make_group(1)], 1), make_step(0, [make_group(8), make_group(9)], 2)
+    with pytest.raises(ModelError, match="validation at step 1") as caught:
+        quiet_trainer().fit(module, datamodule=ToyData([train], [held_out]))
+    assert method == "sft" or ("group9" in str(caught.value) and "group8" not in str(caught.value))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ def test_noise_of_packing_is_measured_and_allowed(size: float) -> None:
         fit(quiet_trainer(), build(Coarse(size)), steps_of(Coarse(size + 20 * max(size, 1e-3))))
 
 
-def test_a_resumed_run_and_other_references_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_references_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("measured")
 
@@ -105,6 +106,18 @@ def test_only_the_first_step_is_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(preference, "measure", lambda *given: calls.append(1) or real(*given))
     fit(quiet_trainer(), build(ToyModel(), total_steps=3), steps_of(ToyModel(), count=3))
     assert calls == [1]
+
+
+def test_a_resumed_run_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its policy has left the reference; the table need not be what it says now."""
+    trainer = quiet_trainer(max_steps=1)
+    fit(trainer, build(ToyModel()), steps_of(ToyModel()))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    calls: list[int] = []
+    monkeypatch.setattr(preference, "measure", lambda *_: calls.append(1) or [])
+    again = build(ToyModel(seed=2))
+    fit(quiet_trainer(max_epochs=2), again, steps_of(ToyModel()), ckpt_path=tmp_path / "one.ckpt")
+    assert again.trainer.global_step > 1 and calls == []
 
 
 def test_modes_and_dropout_are_as_before() -> None:
