@@ -61,6 +61,10 @@ class DataError(UserError):
     """A record, file, shard or table that is damaged, missing or in another layout."""
 
 
+class MissingRowError(DataError):
+    """A table lacks a row that nothing explains; never passed over, as damage of one record is."""
+
+
 class ModelError(UserError):
     """A checkpoint that cannot be loaded or does not fit what it is used for."""
 

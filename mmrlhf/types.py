@@ -197,14 +197,14 @@ class StepBatch:
     Ranks have the same number of micro-batches, but for those that were above the token budget and have been split.
     `num_groups` counts the step's real (weight > 0) groups over all ranks. A step has a fixed number of places, each on
     one rank: of this rank's, `num_padded` only fill up the epoch's last step, and in `num_quarantined` a neighbour at
-    weight 0 stands for a damaged group. `quarantined` are the damaged groups' keys.
+    weight 0 stands for a damaged group. `quarantined` says of each damaged group's key why.
     """
 
     epoch: int
     step: int
     micro_batches: tuple[PackedBatch, ...]
     num_groups: int
-    quarantined: tuple[str, ...] = ()
+    quarantined: Mapping[str, str] = field(default_factory=dict)
     num_padded: int = 0
     num_quarantined: int = 0
 

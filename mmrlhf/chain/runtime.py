@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmrlhf.records.quarantine import MAX_DAMAGED
+
 if TYPE_CHECKING:  # Lightning takes seconds to import; a stage that needs it imports it itself
     import lightning as L
     from lightning.pytorch.callbacks import Callback
@@ -25,6 +27,7 @@ class Runtime:
         cache_gib: memory for encoded training queries, so that later epochs do not decode them again.
         vision_cache_gib: disk for features of pictures that a frozen tower and projector made; 0 keeps none.
         vision_cache: folder for these, for any number of models and runs.
+        max_damaged: share of a run's queries that may be left out because they cannot be used; one may be in any case.
         progress: show progress bars.
         callbacks: Lightning callbacks for every training stage.
     """
@@ -35,5 +38,6 @@ class Runtime:
     cache_gib: float = 0.0
     vision_cache_gib: float = 0.0
     vision_cache: Path | str = "vision_features"
+    max_damaged: float = MAX_DAMAGED
     progress: bool = True
     callbacks: list[Callback] = field(default_factory=list)

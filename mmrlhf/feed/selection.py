@@ -6,7 +6,7 @@ A filter looks at the query alone, so it cuts both sides of the split alike, and
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -125,6 +125,11 @@ def select(
     taken = index.take(rows, limit)
     excluded["limit"] = len(rows) - len(taken)
     return Selected(taken, {name: count for name, count in excluded.items() if count})
+
+
+def usable(index: Index, rows: np.ndarray, left_out: Container[str]) -> np.ndarray:
+    """The rows whose queries are not among those left out, in their order."""
+    return rows[[index.entries[int(row)].key not in left_out for row in rows]] if len(rows) else rows
 
 
 def _known(index: Index, name: str, wanted: Sequence[str]) -> list[str]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.data import Dataset
 
-from mmrlhf.errors import DataError
+from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.dataset import GroupDataset
 from mmrlhf.feed.plan import Quotas, StepPlan, epoch_order, fill_places, micro_batches, num_steps, plan_step
+from mmrlhf.records.quarantine import reason_of
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import EncodedGroup, StepBatch
 
@@ -124,7 +125,7 @@ class StepShare:
         costs = [self._dataset.cost(row) for row in plan.indices]
         bins = micro_batches(costs, token_budget=self._token_budget, world_size=self._world_size)
         cheapest = min(range(len(costs)), key=lambda i: (costs[i], i))
-        damaged: list[str] = []
+        damaged: dict[str, str] = {}
         batches = []
         padded = lost = 0
         for members in bins[self._rank :: self._world_size]:
@@ -138,7 +139,7 @@ class StepShare:
             step=plan.step,
             micro_batches=tuple(batches),
             num_groups=plan.num_groups,
-            quarantined=tuple(dict.fromkeys(damaged)),
+            quarantined=damaged,
             num_padded=int(padded),
             num_quarantined=lost,
         )
@@ -151,23 +152,25 @@ class StepShare:
         parts = micro_batches(tokens, token_budget=self._token_budget, world_size=1)
         return [[groups[i] for i in members] for members in parts]
 
-    def _load(self, row: int, weight: float, damaged: list[str]) -> EncodedGroup:
+    def _load(self, row: int, weight: float, damaged: dict[str, str]) -> EncodedGroup:
         """Load a row, or the next row that can be loaded at weight 0."""
         reason: DataError | None = None
         for _ in range(MAX_DAMAGED_IN_A_ROW):
             try:
                 group = self._dataset.encode(row)
+            except MissingRowError:
+                raise
             except DataError as error:
                 key = self._dataset.index.entries[row].key
                 LOG.warning("group %s left out: %s", key, error)
-                damaged.append(key)
+                damaged[key] = reason_of(error)
                 row, weight, reason = self._next(row), 0.0, error
             else:
                 # Outside of the try: a value that a table lacks is no damage to be passed over.
                 return self._dataset.join(replace(group, weight=weight))
         raise DataError(
             f"{MAX_DAMAGED_IN_A_ROW} groups in a row cannot be read",
-            where=", ".join(damaged[-3:]),
+            where=", ".join([*damaged][-3:]),
             given=str(reason),
             fix="check the shards against their manifest, and pack them again if they are damaged",
         ) from reason

@@ -7,11 +7,11 @@ encoded (in worker processes if wanted) and scored by the same packed forward as
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import lightning as L
 import numpy as np
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmrlhf.chain.fingerprint import path_token
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
 from mmrlhf.inference.probes import settle
@@ -29,6 +30,7 @@ from mmrlhf.media.damage import Damage
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
@@ -38,6 +40,7 @@ from mmrlhf.types import EncodedGroup, PreferenceGroup, Response
 Encode = Callable[[PreferenceGroup], EncodedGroup]
 Prepare = Callable[[PreferenceGroup], PreferenceGroup]
 BATCHES_PER_WINDOW = 16
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,22 @@ def encoded_batches(
     encode: Encode,
     *,
     groups_per_batch: int,
+    quarantine: Quarantine,
     num_workers: int = 0,
     prepare: Prepare | None = None,
 ) -> Iterator[list[tuple[PreferenceGroup, EncodedGroup]]]:
     """Read and encode rows of an index, a batch of groups of similar length at a time; remote shards come ahead.
 
     prepare: changes a group after it is read (`without_media`); the groups come out changed.
+    Queries that cannot be read or encoded go into the quarantine and are not yielded; a batch may be empty.
 
     Args:
         encoder: estimates lengths.
         encode: `encoder` itself, or `encoder.context` for what comes before the assistant turn.
         num_workers: processes that read and encode ahead; 0 does it here.
+
+    Raises:
+        DataError: more queries cannot be used than the quarantine's budget.
     """
     lengths = [encoder.estimate_tokens(index.entries[int(row)]) for row in rows]
     batches = batches_by_length([int(row) for row in rows], lengths, groups_per_batch=groups_per_batch)
@@ -128,7 +136,10 @@ def encoded_batches(
         for number, batch in enumerate(read):
             if ahead is not None:
                 ahead.advance(number)
-            yield batch
+            for key, error in (refused for refused in batch if isinstance(refused[1], DataError)):
+                quarantine.add(key, error)
+            quarantine.check("what a pass reads")
+            yield [asked for asked in batch if not isinstance(asked[1], DataError)]
     finally:
         if ahead is not None:
             ahead.stop()
@@ -138,10 +149,50 @@ class _Encoded(Dataset):
     def __init__(self, index: Index, encode: Encode, prepare: Prepare | None) -> None:
         self.index, self.encode, self.prepare = index, encode, prepare
 
-    def __getitem__(self, row: int) -> tuple[PreferenceGroup, EncodedGroup]:
-        group = self.index.read(row)
-        group = group if self.prepare is None else self.prepare(group)
-        return group, self.encode(group)
+    def __getitem__(self, row: int) -> tuple[PreferenceGroup, EncodedGroup] | tuple[str, DataError]:
+        try:
+            group = self.index.read(row)
+            group = group if self.prepare is None else self.prepare(group)
+            return group, self.encode(group)
+        except MissingRowError:
+            raise
+        except DataError as error:
+            return self.index.entries[row].key, error
+
+
+def encode_usable(
+    groups: Mapping[T, PreferenceGroup], encode: Encode, quarantine: Quarantine | None
+) -> dict[T, EncodedGroup]:
+    """Encode groups under their own names; those that cannot be used go into the quarantine.
+
+    Raises:
+        DataError: a group cannot be used and there is no quarantine, or more than its budget.
+    """
+    found: dict[T, EncodedGroup] = {}
+    for name, group in groups.items():
+        try:
+            found[name] = encode(group)
+        except DataError as error:
+            if quarantine is None or isinstance(error, MissingRowError):
+                raise
+            quarantine.add(group.key, error)
+            quarantine.check("what a pass reads")
+    return found
+
+
+def read_usable(
+    index: Index, rows: Iterable[int], encode: Encode, quarantine: Quarantine
+) -> list[tuple[PreferenceGroup, EncodedGroup]]:
+    """Read and encode a few rows, here and now; those that cannot be used go into the quarantine."""
+    asked = _Encoded(index, encode, None)
+    found = []
+    for row in rows:
+        group, encoded = asked[int(row)]
+        if isinstance(group, str) or isinstance(encoded, DataError):
+            quarantine.add(str(group), cast(DataError, encoded))
+        else:
+            found.append((group, encoded))
+    return found
 
 
 def without_media(group: PreferenceGroup) -> PreferenceGroup:

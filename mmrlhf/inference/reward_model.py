@@ -19,7 +19,7 @@ from transformers import ProcessorMixin
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import read_regular
-from mmrlhf.inference.passes import decode_text, forward_groups, untrained
+from mmrlhf.inference.passes import decode_text, encode_usable, forward_groups, untrained
 from mmrlhf.inference.probes import settle
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict, verdicts_on
@@ -27,6 +27,7 @@ from mmrlhf.models.decoding import generate
 from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import REQUEST, CritiqueTemplate
@@ -169,15 +170,17 @@ class RewardModel:
         contexts: Sequence[EncodedGroup] | None = None,
         *,
         critique_source: CritiqueSource = "generate",
+        quarantine: Quarantine | None = None,
     ) -> list[list[Verdict]]:
         """Score all responses of many groups, group by group, response by response.
 
         Args:
             contexts: the groups as `encoder.context` encodes them, where that was done ahead.
             critique_source: `generate` writes critiques, `given` takes the annotated ones.
+            quarantine: takes groups that cannot be scored, which get no verdicts ([]); None: they are an error.
 
         Raises:
-            DataError: `given`, but a response has no such critique.
+            DataError: a group that does not fit or cannot be read; `given`, but a response has no such critique.
         """
         if critique_source not in ("generate", "given"):
             raise ConfigError(
@@ -186,21 +189,26 @@ class RewardModel:
                 given=critique_source,
                 expected="generate, given",
             )
-        samples = 1
+        asked, samples = dict(enumerate(groups)), 1
         if self.writes_critiques and critique_source == "generate":
-            groups, samples = self.with_critiques(groups, contexts), self.critiques.num_samples
-        scores = forward_groups(self.model, [self.encoder(group) for group in groups], token_budget=self.token_budget)
-        return [
-            verdicts_on(
-                group,
+            ahead = encode_usable(asked, self.encoder.context, quarantine) if contexts is None else enumerate(contexts)
+            known = dict(ahead)
+            written = self.with_critiques([asked[place] for place in known], list(known.values()))
+            asked, samples = dict(zip(known, written, strict=True)), self.critiques.num_samples
+        encoded = encode_usable(asked, self.encoder, quarantine)
+        scores = forward_groups(self.model, list(encoded.values()), token_budget=self.token_budget)
+        found = {
+            place: verdicts_on(
+                asked[place],
                 score,
                 kind=self.template.critique,
                 dimensions=self.dimensions,
                 samples=samples,
                 combine=self.critiques.combine,
             )
-            for group, score in zip(groups, scores, strict=True)
-        ]
+            for place, score in zip(encoded, scores, strict=True)
+        }
+        return [found.get(place, []) for place in range(len(groups))]
 
     def with_critiques(
         self, groups: Sequence[PreferenceGroup], contexts: Sequence[EncodedGroup] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.errors import DataError
 from mmrlhf.inference.passes import (
     Prepare,
     describe_run,
@@ -23,15 +24,14 @@ from mmrlhf.inference.passes import (
 )
 from mmrlhf.inference.reward_model import CritiqueSource, RewardModel
 from mmrlhf.inference.sharing import Ranks
-from mmrlhf.inference.verdicts import COLUMNS, Verdict
+from mmrlhf.inference.tables import TablePass
+from mmrlhf.inference.verdicts import COLUMNS
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
-from mmrlhf.shards.sidecar import SideCar, SideCarWriter
-from mmrlhf.terminal.progress import track
-from mmrlhf.types import PreferenceGroup
+from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 log = logging.getLogger(__name__)
-
-SECONDS_BETWEEN_WRITES = 30.0
 
 
 @dataclass(frozen=True)
@@ -56,52 +56,66 @@ class Scoring:
     given_kind: str = ""
     ranks: Ranks = field(default_factory=Ranks)
 
-    def write(self, folder: Path, rows: np.ndarray, source: CritiqueSource = "generate") -> dict[str, float]:
-        """Score the rows that a side-car lacks and add them to it; returns how many and how fast, over all ranks."""
-        columns, fingerprint = verdict_columns(self.judge), self.fingerprint(source)
-        writer = SideCarWriter(folder, columns=columns, fingerprint=fingerprint, rank=self.ranks.rank)
-        done, rows = writer.done_keys(), self.ranks.share(rows)
-        missing = [int(row) for row in rows if self.index.entries[int(row)].key not in done]
-        if done:
-            log.info("%d of %d queries were scored before", len(rows) - len(missing), len(rows))
-        started = written = time.monotonic()
-        responses = tokens = 0
-        batches = encoded_batches(
-            self.index, missing, self.judge.encoder, self._encoding(source),
-            groups_per_batch=self.groups_per_batch, num_workers=self.runtime.num_workers,
-            prepare=self._preparation(source),
-        )  # fmt: skip
-        total = -(-len(missing) // self.groups_per_batch)
-        for batch in track(batches, "scoring (batches)", total, enabled=self.runtime.progress):
-            groups = [group for group, _ in batch]
-            verdicts = self.judge.score_groups(groups, [encoded for _, encoded in batch], critique_source=source)
-            for group, found in zip(groups, verdicts, strict=True):
-                add_verdicts(writer, group, found)
-                responses += len(found)
-                tokens += sum(verdict.critique_tokens for verdict in found)
-            if time.monotonic() - written > SECONDS_BETWEEN_WRITES:
-                writer.flush()
-                written = time.monotonic()
-        writer.flush()
-        seconds = max(time.monotonic() - started, 1e-9)
-        return self.ranks.total(
-            {
-                "queries_scored": len(missing),
-                "responses_scored": responses,
-                "queries_per_second": round(len(missing) / seconds, 3),
-                "responses_per_second": round(responses / seconds, 2),
-                "critique_tokens_per_second": round(tokens / seconds, 1),
-            }
-        )
+    def write(
+        self, folder: Path, rows: np.ndarray, source: CritiqueSource = "generate", quarantine: Quarantine | None = None
+    ) -> dict[str, float]:
+        """Score the rows that a side-car lacks and add them to it; returns how many and how fast, over all ranks.
 
-    def given(self, folder: Path, rows: np.ndarray) -> SideCar:
+        Args:
+            quarantine: takes the queries that cannot be scored; None: one of this pass's own.
+        """
+        if quarantine is None:
+            quarantine = Quarantine(len(rows), self.runtime.max_damaged)
+        tokens = 0
+
+        def measure(batch: Sequence[tuple[PreferenceGroup, EncodedGroup]]) -> Iterator[tuple[PreferenceGroup, list]]:
+            nonlocal tokens
+            groups, contexts = [group for group, _ in batch], [encoded for _, encoded in batch]
+            verdicts = self.judge.score_groups(groups, contexts, critique_source=source, quarantine=quarantine)
+            for group, found in zip(groups, verdicts, strict=True):
+                tokens += sum(verdict.critique_tokens for verdict in found)
+                if found:
+                    yield group, [verdict.columns() for verdict in found]
+
+        started = time.monotonic()
+        asked = TablePass(
+            verdict_columns(self.judge),
+            self.fingerprint(source),
+            [self.index.entries[int(row)].key for row in rows],
+            batches=lambda places: encoded_batches(
+                self.index, rows[places], self.judge.encoder, self._encoding(source),
+                groups_per_batch=self.groups_per_batch, quarantine=quarantine, num_workers=self.runtime.num_workers,
+                prepare=self._preparation(source),
+            ),
+            measure=measure,
+            size=self.groups_per_batch,
+            title="scoring (batches)",
+        )  # fmt: skip
+        rates = asked.fill(folder, quarantine, self.ranks, self.runtime)
+        seconds = max(time.monotonic() - started, 1e-9)
+        return {
+            "queries_scored": rates["queries"],
+            "responses_scored": rates["responses"],
+            "queries_per_second": rates["queries_per_second"],
+            "responses_per_second": rates["responses_per_second"],
+            **self.ranks.total({"critique_tokens_per_second": round(tokens / seconds, 1)}),
+        }
+
+    def given(self, folder: Path, rows: np.ndarray, quarantine: Quarantine | None = None) -> SideCar:
         """Score rows with their annotated critiques in context, those of them whose responses all have one."""
-        kind, read = self._kind, self.index.read
-        complete = [row for row in rows if all(kind in r.critiques for r in read(int(row), media=False).responses)]
+        kind = self._kind
+        complete = [row for row in rows if self._has_critiques(int(row), kind)]
         if len(complete) < len(rows):
             log.warning("%d of %d queries lack '%s' critiques to give", len(rows) - len(complete), len(rows), kind)
-        self.write(folder, np.array(complete, dtype=np.int64), "given")
+        self.write(folder, np.array(complete, dtype=np.int64), "given", quarantine)
         return SideCar.load(folder)
+
+    def _has_critiques(self, row: int, kind: str) -> bool:
+        """Whether all responses of a row have a critique; a row that cannot be read is left to the pass."""
+        try:
+            return all(kind in response.critiques for response in self.index.read(row, media=False).responses)
+        except DataError:
+            return True
 
     @property
     def _kind(self) -> str:
@@ -145,9 +159,3 @@ def _with_critiques_of(group: PreferenceGroup, *, kind: str, slot: str, blind: b
 def verdict_columns(judge: RewardModel) -> list[str]:
     """Columns of a side-car that takes a reward model's verdicts."""
     return [*COLUMNS, *(f"score_{name}" for name in judge.dimensions)]
-
-
-def add_verdicts(writer: SideCarWriter, group: PreferenceGroup, verdicts: Sequence[Verdict]) -> None:
-    """Add one query's verdicts to a side-car."""
-    for response, verdict in zip(group.responses, verdicts, strict=True):
-        writer.add(group.key, response.hash, verdict.columns())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import numpy as np
@@ -20,6 +20,7 @@ from mmrlhf.processes import Group
 
 # Ranks end a pass at different times; whoever is first waits for the slowest.
 _PATIENCE = timedelta(days=2)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ class Ranks:
 
     def total(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Wait until every rank is here; the sum of each number over ranks."""
-        every: list[Any] = [numbers]
-        if self.size > 1:
-            every = [None] * self.size
-            dist.all_gather_object(every, dict(numbers))
+        every = self.gather(dict(numbers))
         return {name: sum(each[name] for each in every) for name in numbers}
+
+    def gather(self, value: T) -> list[T]:
+        """Wait until every rank is here; each one's value, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, value)
+        return every
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def ranking_summary(
         tables: scorer -> rewards; the first must have every row, others may lack some.
         critique: kind of annotated critique whose words are one more baseline; empty for none.
     """
-    groups = [replace(index.read(int(row)), media=()) for row in rows]
+    groups = [index.read(int(row), media=False) for row in rows]
     scores = [_look_up(group, tables) for group in groups]
     scored = scored_groups(groups, scores, critique=critique, seed=seed)
     return {

@@ -59,10 +59,10 @@ def annotation_report(groups: Sequence[PreferenceGroup]) -> AnnotationReport | N
 def read_annotated(index: Index, *, limit: int, seed: int = 0) -> list[PreferenceGroup]:
     """Read at most `limit` queries, drawn at random; none at all if the first ones are not annotated like this."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(index))[:limit])
-    first = [index.read(int(row)) for row in rows[:20]]
+    first = [index.read(int(row), media=False) for row in rows[:20]]
     if not any(_dimensions(group, HUMANS) for group in first):
         return []
-    return [*first, *(index.read(int(row)) for row in rows[20:])]
+    return [*first, *(index.read(int(row), media=False) for row in rows[20:])]
 
 
 def _dimensions(group: PreferenceGroup, kind: str) -> Mapping[str, Any]:

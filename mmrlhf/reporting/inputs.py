@@ -139,7 +139,7 @@ def read_pairs(
     category: list[str] = []
     rows = scored_rows(index, rewards, limit=limit, seed=seed)
     for row in rows:
-        group = index.read(int(row))
+        group = index.read(int(row), media=False)
         reward = rewards.lookup(group.key, [response.hash for response in group.responses])["reward"].tolist()
         values += reward
         pairs = group.ranked_pairs()

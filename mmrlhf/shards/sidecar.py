@@ -18,8 +18,19 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mmrlhf.errors import DataError
-from mmrlhf.shards.sidecar_files import HASH, KEY, PARTS, begin_table, read_meta, read_part, stored_keys, write_part
+from mmrlhf.errors import DataError, MissingRowError
+from mmrlhf.shards.sidecar_files import (
+    HASH,
+    KEY,
+    PARTS,
+    begin_table,
+    read_left_out,
+    read_meta,
+    read_part,
+    stored_keys,
+    write_left_out,
+    write_part,
+)
 
 
 class SideCarWriter:
@@ -55,6 +66,7 @@ class SideCarWriter:
         self._num_parts = 0
         self._rows: list[dict[str, Any]] = []
         self._seen: set[str] = set()
+        self._left_out: dict[str, str] = {}
         begin_table(self.folder, {"columns": list(columns), "fingerprint": json.loads(json.dumps(dict(fingerprint)))})
         self._done = stored_keys(self.folder)
 
@@ -85,6 +97,12 @@ class SideCarWriter:
                 raise _not_finite(self.folder, key, response_hash, name, value, "nothing of this query was written")
         self._rows.append({KEY: key, HASH: response_hash, **cells})
 
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Say which groups get no values, and why (key -> reason); replaces what this writer has said before."""
+        if dict(reasons) != self._left_out:
+            self._left_out = dict(reasons)
+            write_left_out(self.folder, self._writer, reasons)
+
     def flush(self) -> None:
         """Write what has been added as one part; call it between groups."""
         if not self._rows:
@@ -112,9 +130,15 @@ class SideCarWriter:
 
 
 class SideCar:
-    """A side-car table in memory; `SideCar.load` makes one. A look-up costs the same however long the table is."""
+    """A side-car table in memory; `SideCar.load` makes one. A look-up costs the same however long the table is.
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], table: pa.Table) -> None:
+    Attributes:
+        left_out: groups that the pass which made it could not use, key -> reason.
+    """
+
+    def __init__(
+        self, folder: Path, fingerprint: Mapping[str, Any], table: pa.Table, left_out: Mapping[str, str] | None = None
+    ) -> None:
         self.folder, self.fingerprint = folder, fingerprint
         self.columns = tuple(name for name in table.column_names if name not in (KEY, HASH))
         _require_finite(table, self.columns, folder)
@@ -125,6 +149,7 @@ class SideCar:
         starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, np.int64)
         ends = np.append(starts[1:], len(keys))[: len(starts)]
         self._rows = {keys[start]: (int(start), int(end)) for start, end in zip(starts, ends, strict=True)}
+        self.left_out = {key: why for key, why in (left_out or {}).items() if key not in self._rows}
 
     @classmethod
     def load(cls, folder: Path | str, columns: Sequence[str] | None = None) -> SideCar:
@@ -146,7 +171,7 @@ class SideCar:
             table = pa.concat_tables(parts) if parts else empty
         except pa.ArrowInvalid as error:
             raise DataError("parts of a side-car table differ in type", where=folder, given=str(error)) from error
-        return cls(folder, meta["fingerprint"], table)
+        return cls(folder, meta["fingerprint"], table, read_left_out(folder))
 
     def __len__(self) -> int:
         """Responses in the table."""
@@ -160,7 +185,7 @@ class SideCar:
         """Every numeric column's values (K,) float32 for a group's responses.
 
         Raises:
-            DataError: a response is not in the table; names the key, the hash and the fingerprint.
+            MissingRowError: a response is not in the table; names the key, the hash and the fingerprint.
         """
         rows = self._find(key, hashes)
         return {
@@ -181,7 +206,7 @@ class SideCar:
         place = {self._hashes[row]: row for row in range(start, end)}
         missing = [name for name in hashes if name not in place]
         if missing:
-            raise DataError(
+            raise MissingRowError(
                 f"side-car table has no values for group {key}" + (", or not for all its responses" if place else ""),
                 where=self.folder,
                 given=f"key {key}, response hashes {', '.join(missing[:4])}",

@@ -22,7 +22,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.files import read_regular, write_bytes
 
 KEY, HASH = "key", "response_hash"
-META_FILE, PARTS = "_meta.json", "part-*.parquet"
+META_FILE, PARTS, LEFT_OUT = "_meta.json", "part-*.parquet", "left-out-*.json"
 _CHECKSUM = re.compile(r"-([0-9a-f]{8})\.parquet$")
 
 
@@ -87,6 +87,25 @@ def read_part(path: Path, columns: list[str]) -> pa.Table:
 def stored_keys(folder: Path) -> set[str]:
     """Keys of all groups in a table's parts; raises as `read_part`."""
     return {key for path in folder.glob(PARTS) for key in read_part(path, [KEY]).column(KEY).to_pylist()}
+
+
+def write_left_out(folder: Path, name: str, reasons: Mapping[str, str]) -> None:
+    """Write `left-out-NAME.json`: the groups that a writer could not give values, each with why."""
+    write_bytes(folder / LEFT_OUT.replace("*", name), (json.dumps(dict(reasons), indent=1) + "\n").encode())
+
+
+def read_left_out(folder: Path) -> dict[str, str]:
+    """The groups that any writer left out, key -> reason; raises DataError, naming the file, if one is damaged."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob(LEFT_OUT)):
+        try:
+            found |= json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                "what a table says of the queries that it left out is damaged", where=path, given=str(error),
+                fix="delete this file and run the pass again",
+            ) from error  # fmt: skip
+    return found
 
 
 def _flatten(value: Any, name: str = "") -> dict[str, Any]:

@@ -20,12 +20,13 @@ import torch
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.feed.selection import Selection, select
+from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
     Policy,
     decode_text,
     describe_source,
+    encode_usable,
     encoded_batches,
     forward_groups,
     pick_device,
@@ -34,6 +35,7 @@ from mmrlhf.inference.passes import (
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.decoding import generate
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
 from mmrlhf.shards.index import Index
 from mmrlhf.terminal.progress import track
@@ -86,15 +88,18 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     index = Index.load(shards)
     rows = select(index, "heldout", holdout=holdout, limit=limit, selection=selection).rows
-    asked = _Pass(index, rows, passes or PassSettings(), runtime)
+    quarantine = Quarantine(len(rows), runtime.max_damaged)
+    asked = _Pass(index, rows, passes or PassSettings(), runtime, quarantine)
     writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "num_samples": num_samples, "seed": seed}
     made_by = {"shards": index.digest, "rows": rows.tolist(), "policy": describe_source(policy), **writing}
-    said = _once(out / "answers.json", made_by, lambda: asked.answers(policy, **writing))
+    said = _once(out / "answers.json", made_by, lambda: asked.answers(policy, **writing), quarantine)
     reference_said = _reference_said(out, asked, reference, said, made_by) if reference is not None else None
     verdicts = None
     if reward_model is not None:
         verdicts = _verdicts(out, asked, reward_model, said, critiques or CritiqueSettings(), made_by)
-    answers = [_collect(index.read(int(row)), said, reference_said, verdicts, judge) for row in rows]
+    answers = [
+        _collect(index.read(int(row)), said, reference_said, verdicts, judge) for row in usable(index, rows, quarantine)
+    ]
     _write_samples(out / "samples.jsonl", answers)
     report = report_answers(
         answers,
@@ -104,6 +109,7 @@ def run(
         seed=seed,
     )
     summary = {"temperature": temperature, "max_new_tokens": max_new_tokens, **report}
+    summary["quarantined"] = quarantine.summary()
     write_json(out / "metrics.json", summary)
     return summary
 
@@ -124,8 +130,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 class _Pass:
     """The passes over the held-out queries, one model each."""
 
-    def __init__(self, index: Index, rows: np.ndarray, passes: PassSettings, runtime: Runtime) -> None:
+    def __init__(
+        self, index: Index, rows: np.ndarray, passes: PassSettings, runtime: Runtime, quarantine: Quarantine
+    ) -> None:
         self.index, self.rows, self.passes, self.runtime = index, rows, passes, runtime
+        self.quarantine = quarantine
 
     def answers(self, path: Path | str, *, num_samples: int, seed: int, **writing: Any) -> Said:
         """Let a policy answer, and take its log-probabilities of its answers and of the annotated responses."""
@@ -140,8 +149,8 @@ class _Pass:
             texts = [[decode_text(policy.encoder.processor, ids) for ids in each] for each in written]
             lengths = [[len(ids) for ids in each] for each in written]
             found = self._score(policy, groups, texts)
-            for group, text, length, scores in zip(groups, texts, lengths, found, strict=True):
-                said[group.key] = {"texts": text, "num_tokens": length, **scores}
+            for place, scores in found.items():
+                said[groups[place].key] = {"texts": texts[place], "num_tokens": lengths[place], **scores}
         return said
 
     def logprobs(self, path: Path | str, said: Said) -> Said:
@@ -151,18 +160,21 @@ class _Pass:
         for batch in self._batches(policy, policy.encoder.context, "asking the reference (batches)"):
             groups = [group for group, _ in batch]
             found = self._score(policy, groups, [said[group.key]["texts"] for group in groups])
-            result |= {group.key: scores for group, scores in zip(groups, found, strict=True)}
+            result |= {groups[place].key: scores for place, scores in found.items()}
         return result
 
     def rewards(self, path: Path, said: Said, critiques: CritiqueSettings) -> Said:
         """Let a reward model criticise and score the answers."""
         judge = RewardModel.from_pretrained(path, self.passes, critiques, device=pick_device(self.runtime))
-        groups = [with_responses(self.index.read(int(row)), said[self._key(row)]["texts"]) for row in self.rows]
+        rows = self._usable()
+        groups = [with_responses(self.index.read(int(row)), said[self._key(row)]["texts"]) for row in rows]
         size = self.passes.groups_per_batch
         batches = [groups[start : start + size] for start in range(0, len(groups), size)]
         result: Said = {}
         for batch in track(batches, "scoring answers (batches)", enabled=self.runtime.progress):
-            for group, verdicts in zip(batch, judge.score_groups(batch), strict=True):
+            for group, verdicts in zip(batch, judge.score_groups(batch, quarantine=self.quarantine), strict=True):
+                if not verdicts:
+                    continue
                 result[group.key] = {
                     "reward": [verdict.reward for verdict in verdicts],
                     "critique": [verdict.critique for verdict in verdicts],
@@ -170,32 +182,36 @@ class _Pass:
         return result
 
     def _batches(self, policy: Policy, encode: Any, description: str) -> Any:
+        rows = self._usable()
         batches = encoded_batches(
-            self.index, self.rows, policy.encoder, encode,
-            groups_per_batch=self.passes.groups_per_batch, num_workers=self.runtime.num_workers,
+            self.index, rows, policy.encoder, encode, groups_per_batch=self.passes.groups_per_batch,
+            quarantine=self.quarantine, num_workers=self.runtime.num_workers,
         )  # fmt: skip
-        total = -(-len(self.rows) // self.passes.groups_per_batch)
+        total = -(-len(rows) // self.passes.groups_per_batch)
         return track(batches, description, total, enabled=self.runtime.progress)
 
     def _score(
         self, policy: Policy, groups: Sequence[PreferenceGroup], texts: Sequence[Sequence[str]]
-    ) -> list[dict[str, list[float]]]:
-        """Log-probabilities of answers and annotated responses, both in one packed forward per query."""
+    ) -> dict[int, dict[str, list[float]]]:
+        """Log-probabilities of answers and annotated responses, both in one packed forward per query, by place."""
         both = [
             with_responses(group, [*answers, *(response.text for response in group.responses)])
             for group, answers in zip(groups, texts, strict=True)
         ]
-        found = forward_groups(
-            policy.model, [policy.encoder(each) for each in both], token_budget=self.passes.token_budget
-        )
-        return [
-            {
-                "logprob": scores.logprob[: len(answers)].tolist(),
-                "response_logprob": scores.logprob[len(answers) :].tolist(),
-                "response_tokens": scores.num_tokens[len(answers) :].tolist(),
+        encoded = encode_usable(dict(enumerate(both)), policy.encoder, self.quarantine)
+        found = forward_groups(policy.model, list(encoded.values()), token_budget=self.passes.token_budget)
+        return {
+            place: {
+                "logprob": scores.logprob[: len(texts[place])].tolist(),
+                "response_logprob": scores.logprob[len(texts[place]) :].tolist(),
+                "response_tokens": scores.num_tokens[len(texts[place]) :].tolist(),
             }
-            for answers, scores in zip(texts, found, strict=True)
-        ]
+            for place, scores in zip(encoded, found, strict=True)
+        }
+
+    def _usable(self) -> np.ndarray:
+        """The rows that no pass has left out so far."""
+        return usable(self.index, self.rows, self.quarantine)
 
     def _key(self, row: Any) -> str:
         return self.index.entries[int(row)].key
@@ -205,18 +221,20 @@ def _reference_said(out: Path, asked: _Pass, reference: Path | str, said: Said, 
     source = {**made_by, "reference": describe_source(reference)}
     if source["reference"] == source["policy"]:
         return said
-    return _once(out / "reference.json", source, partial(asked.logprobs, reference, said))
+    return _once(out / "reference.json", source, partial(asked.logprobs, reference, said), asked.quarantine)
 
 
 def _verdicts(
     out: Path, asked: _Pass, reward_model: Path, said: Said, critiques: CritiqueSettings, made_by: Mapping[str, Any]
 ) -> Said:
     source = {**made_by, "reward_model": describe_source(reward_model), "critiques": asdict(critiques)}
-    return _once(out / "rewards.json", source, partial(asked.rewards, reward_model, said, critiques))
+    return _once(out / "rewards.json", source, partial(asked.rewards, reward_model, said, critiques), asked.quarantine)
 
 
-def _once(path: Path, made_by: Mapping[str, Any], make: Callable[[], Said]) -> Said:
+def _once(path: Path, made_by: Mapping[str, Any], make: Callable[[], Said], quarantine: Quarantine) -> Said:
     """Read a pass's result if an earlier run finished it, else make it and free the model's memory.
+
+    What it left out is kept with it.
 
     Raises DataError if the file there was made by something else.
     """
@@ -229,12 +247,13 @@ def _once(path: Path, made_by: Mapping[str, Any], make: Callable[[], Said]) -> S
                 fix="evaluate into another folder, or delete this one",
             )  # fmt: skip
         log.info("%s is there already", path.name)
+        quarantine.update(stored["left_out"])
         return stored["said"]
     said = make()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    write_json(path, {"made_by": made_by, "said": said})
+    write_json(path, {"made_by": made_by, "said": said, "left_out": quarantine.reasons})
     return said
 
 

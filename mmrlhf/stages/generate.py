@@ -18,12 +18,14 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.feed.selection import Selection, select
+from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import BATCHES_PER_WINDOW, Policy, decode_text, encoded_batches
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
+from mmrlhf.inference.tables import share_quarantine
 from mmrlhf.models.decoding import generate
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.terminal.progress import track
@@ -74,17 +76,24 @@ def run(
     size = passes.groups_per_batch * BATCHES_PER_WINDOW
     windows = [rows[start : start + size] for start in range(0, len(rows), size)]
     writing = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens}
+    quarantine = Quarantine(len(rows), runtime.max_damaged)
     with share_pass(runtime) as ranks:
         own = [int(number) for number in ranks.share(np.arange(len(windows)))]
         missing = {number: windows[number] for number in own if not _part(out, number).is_file()}
         if missing:
             asked = Policy.load(policy, passes, device=ranks.device)
-            _answer_windows(out, index, missing, asked, passes, runtime, seed=seed, **writing)
-        ranks.total({})
+            _answer_windows(out, index, missing, asked, passes, runtime, quarantine, seed=seed, **writing)
+        for number in own:
+            quarantine.update(_read(_part(out, number))["left_out"])
+        share_quarantine(quarantine, ranks)
     if not ranks.leads:
         return {}
-    answers = {key: texts for number in range(len(windows)) for key, texts in _read(_part(out, number)).items()}
-    summary = _write(out, index, rows, answers, judge)
+    parts = [_read(_part(out, number)) for number in range(len(windows))]
+    answers = {key: texts for part in parts for key, texts in part["said"].items()}
+    summary = {
+        **_write(out, index, usable(index, rows, quarantine), answers, judge),
+        "quarantined": quarantine.summary(),
+    }
     write_json(out / "metrics.json", summary)
     return summary
 
@@ -96,6 +105,7 @@ def _answer_windows(
     asked: Policy,
     passes: PassSettings,
     runtime: Runtime,
+    quarantine: Quarantine,
     *,
     seed: int,
     **writing: Any,
@@ -105,13 +115,15 @@ def _answer_windows(
     for number, rows in track(windows.items(), "answering (windows)", len(windows), enabled=runtime.progress):
         batches = encoded_batches(
             index, rows, asked.encoder, asked.encoder.context,
-            groups_per_batch=passes.groups_per_batch, num_workers=runtime.num_workers,
+            groups_per_batch=passes.groups_per_batch, quarantine=quarantine, num_workers=runtime.num_workers,
         )  # fmt: skip
         said: dict[str, list[str]] = {}
         for place, batch in enumerate(batches):
             # Seeded by its place, so that neither a restart nor the number of processes changes what is drawn.
             said |= _answer(asked, batch, seed=seed + number * BATCHES_PER_WINDOW + place, **writing)
-        write_json(_part(out, number), said)
+        keys = {index.entries[int(row)].key for row in rows}
+        left_out = {key: why for key, why in quarantine.reasons.items() if key in keys}
+        write_json(_part(out, number), {"said": said, "left_out": left_out})
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -129,7 +141,8 @@ def _part(out: Path, number: int) -> Path:
     return out / ANSWERS / f"{number:06d}.json"
 
 
-def _read(path: Path) -> dict[str, list[str]]:
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """A window's answers (`said`) and the queries that could not be asked (`left_out`, with why)."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -101,7 +101,9 @@ def run(
         log.info("the checkpoint's own dropout is off (base_dropout=true keeps it)")
     module = _make_module(bench, objective, pairs, training, policy, reference_from, margin_from)
     if answers is not None:
-        taken = answer_callbacks(out, answers, bench.index, bench.encoder, training.model, training.schedule, runtime)
+        taken = answer_callbacks(
+            out, answers, bench.index, bench.encoder, training.model, training.schedule, bench.quarantine, runtime
+        )
         runtime = replace(runtime, callbacks=[*runtime.callbacks, *taken])
     trainer, summary = train(module, bench, out=out, stage="mmdpo", runtime=runtime)
     summary["objective"] = type(objective).__name__

@@ -6,9 +6,7 @@ fingerprint of the policy, the template and the media settings that it is true f
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,18 +26,15 @@ from mmrlhf.inference.passes import (
 )
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
+from mmrlhf.inference.tables import TablePass
 from mmrlhf.media.damage import Damage, DamageKind, damaged_only
 from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKENS
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
-from mmrlhf.shards.sidecar import SideCarWriter
-from mmrlhf.terminal.progress import track
-from mmrlhf.types import EncodedGroup
-
-log = logging.getLogger(__name__)
+from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 COLUMNS: tuple[str, ...] = (REFERENCE, REFERENCE_TOKENS)
 LOGPROBS = "logprobs"
-SECONDS_BETWEEN_WRITES = 30.0
 
 
 def run(
@@ -73,15 +68,23 @@ def run(
     share = {"holdout": holdout, "selection": selection}
     sides = select(index, "heldout", **share), select(index, "train", limit=limit, **share)
     columns = (*COLUMNS, *([DAMAGED_REFERENCE] if spoil is not None else []))
+    rows = np.concatenate([side.rows for side in sides])
+    quarantine = Quarantine(len(rows), runtime.max_damaged)
     with share_pass(runtime) as ranks:
         reference = Policy.load(policy, passes, damage=spoil, device=ranks.device)
-        fingerprint = _fingerprint(index, policy, reference)
-        writer = SideCarWriter(out / LOGPROBS, columns=columns, fingerprint=fingerprint, rank=ranks.rank)
-        done, rows = writer.done_keys(), ranks.share(np.concatenate([side.rows for side in sides]))
-        missing = [int(row) for row in rows if index.entries[int(row)].key not in done]
-        if done:
-            log.info("%d of %d queries were done before", len(rows) - len(missing), len(rows))
-        summary = ranks.total(_score(writer, index, missing, reference, passes, runtime))
+        asked = TablePass(
+            columns,
+            _fingerprint(index, policy, reference),
+            [index.entries[int(row)].key for row in rows],
+            batches=lambda places: encoded_batches(
+                index, rows[places], reference.encoder, reference.encoder,
+                groups_per_batch=passes.groups_per_batch, quarantine=quarantine, num_workers=runtime.num_workers,
+            ),
+            measure=lambda batch: _measure(reference, batch, passes.token_budget),
+            size=passes.groups_per_batch,
+            title="reference log-probabilities (batches)",
+        )  # fmt: skip
+        summary = {**asked.fill(out / LOGPROBS, quarantine, ranks, runtime), "quarantined": quarantine.summary()}
     if ranks.leads:
         write_json(out / "metrics.json", summary)
     return summary
@@ -101,33 +104,13 @@ def _fingerprint(index: Index, policy: Path | str, reference: Policy) -> dict[st
     }
 
 
-def _score(
-    writer: SideCarWriter,
-    index: Index,
-    rows: list[int],
-    reference: Policy,
-    passes: PassSettings,
-    runtime: Runtime,
-) -> dict[str, Any]:
-    started = written = time.monotonic()
-    responses = 0
-    batches = encoded_batches(
-        index, rows, reference.encoder, reference.encoder,
-        groups_per_batch=passes.groups_per_batch, num_workers=runtime.num_workers,
-    )  # fmt: skip
-    total = -(-len(rows) // passes.groups_per_batch)
-    for batch in track(batches, "reference log-probabilities (batches)", total, enabled=runtime.progress):
-        found = _ask(reference, [encoded for _, encoded in batch], passes.token_budget)
-        for (group, _), columns in zip(batch, found, strict=True):
-            for response, *values in zip(group.responses, *columns.values(), strict=True):
-                writer.add(group.key, response.hash, dict(zip(columns, values, strict=True)))
-            responses += len(group.responses)
-        if time.monotonic() - written > SECONDS_BETWEEN_WRITES:
-            writer.flush()
-            written = time.monotonic()
-    writer.flush()
-    seconds = max(time.monotonic() - started, 1e-9)
-    return {"queries": len(rows), "responses": responses, "responses_per_second": round(responses / seconds, 2)}
+def _measure(
+    reference: Policy, batch: Sequence[tuple[PreferenceGroup, EncodedGroup]], token_budget: int
+) -> Iterator[tuple[PreferenceGroup, list[dict[str, float]]]]:
+    """Each query with the table's values of its responses."""
+    found = _ask(reference, [encoded for _, encoded in batch], token_budget)
+    for (group, _), columns in zip(batch, found, strict=True):
+        yield group, [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _ask(reference: Policy, groups: Sequence[EncodedGroup], token_budget: int) -> list[dict[str, list[float]]]:

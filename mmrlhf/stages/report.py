@@ -16,6 +16,7 @@ from mmrlhf.callbacks.samples import log_samples, wandb_loggers
 from mmrlhf.chain.provenance import versions
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import plain
+from mmrlhf.errors import DataError
 from mmrlhf.files import write_json
 from mmrlhf.losses.objective import Objective
 from mmrlhf.reporting import plots, sections
@@ -167,9 +168,12 @@ def _samples(
     rows = choose_rows(index, answered or sorted(rewards.keys() if rewards is not None else ()), number, seed=seed)
     built = []
     for row in track(rows, "samples for the report", enabled=runtime.progress):
-        group = index.read(row)
-        found = {"before": before.get(group.key, ()), "after": after.get(group.key, ())}
-        built.append(build_sample(group, rewards=rewards, objective=objective, **found))
+        try:
+            group = index.read(row)
+            found = {"before": before.get(group.key, ()), "after": after.get(group.key, ())}
+            built.append(build_sample(group, rewards=rewards, objective=objective, **found))
+        except DataError as error:  # a page shows what can be shown
+            logger.warning("no sample of this query: %s", error)
     return built
 
 

@@ -18,11 +18,13 @@ from rich.table import Table
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.feed.selection import usable
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import pick_device
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.accuracy import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE, OTHER, ranking_summary
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
@@ -70,18 +72,22 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     index, passes = Index.load(shards), passes or PassSettings()
     rows = index.split("all", 0.0, limit)
+    quarantine = Quarantine(len(rows), runtime.max_damaged)
     tables: dict[str, SideCar] = {}
     if rewards is not None:
         tables[GENERATED] = SideCar.load(rewards)
+        quarantine.update(tables[GENERATED].left_out)
     elif reward_model is not None:
         judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=pick_device(runtime))
         scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime, given_kind=critique)
-        scoring.write(out / REWARDS, rows)
+        scoring.write(out / REWARDS, rows, quarantine=quarantine)
         tables[GENERATED] = SideCar.load(out / REWARDS)
-        tables |= compare_ways(out, rows, scoring, compare)
+        tables |= compare_ways(out, rows, scoring, compare, quarantine)
     if other_rewards is not None:
         tables[OTHER] = SideCar.load(other_rewards)
+    rows = usable(index, rows, quarantine)
     summary = ranking_summary(index, rows, tables, critique=critique, seed=seed)
+    summary["quarantined"] = quarantine.summary()
     if "annotators" not in summary["accuracy"]:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
     table = benchmark_table(summary["accuracy"]["annotators"], summary["difference"].get("annotators", {}))
@@ -100,7 +106,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         )
 
 
-def compare_ways(out: Path, rows: np.ndarray, scoring: Scoring, ways: Sequence[str]) -> dict[str, SideCar]:
+def compare_ways(
+    out: Path, rows: np.ndarray, scoring: Scoring, ways: Sequence[str], quarantine: Quarantine
+) -> dict[str, SideCar]:
     """Score the same rows in other ways; a way that makes no difference to this model or these data is left out."""
     tables: dict[str, SideCar] = {}
     entries = [scoring.index.entries[int(row)] for row in rows]
@@ -108,17 +116,17 @@ def compare_ways(out: Path, rows: np.ndarray, scoring: Scoring, ways: Sequence[s
         folder = out / f"{REWARDS}_{way}"
         if way == "no_picture":
             if any(entry.num_images or entry.num_frames for entry in entries):
-                replace(scoring, blind=True).write(folder, rows)
+                replace(scoring, blind=True).write(folder, rows, quarantine=quarantine)
                 tables[WAYS[way]] = SideCar.load(folder)
             else:
                 log.warning("these queries have no pictures, so there is nothing to leave out")
         elif not scoring.judge.writes_critiques:
             log.warning("this reward model reads no critiques, so '%s' would be the same scores", way)
         elif way == "given":
-            given = scoring.given(folder, rows)
+            given = scoring.given(folder, rows, quarantine)
             tables |= {WAYS[way]: given} if len(given) else {}
         else:
-            replace(scoring, judge=scoring.judge.without_critiques()).write(folder, rows)
+            replace(scoring, judge=scoring.judge.without_critiques()).write(folder, rows, quarantine=quarantine)
             tables[WAYS[way]] = SideCar.load(folder)
     return tables
 

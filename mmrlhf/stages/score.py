@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.feed.selection import Selection, select
+from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
 from mmrlhf.inference.reward_model import CritiqueSource, RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.sharing import share_pass
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.accuracy import GENERATED, GIVEN, ranking_summary
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
@@ -62,12 +63,14 @@ def run(
     index, passes = Index.load(shards), passes or PassSettings()
     heldout = select(index, "heldout", holdout=holdout, selection=selection).rows
     train = select(index, "train", holdout=holdout, limit=limit, selection=selection).rows
+    rows = np.concatenate([heldout, train])
+    quarantine = Quarantine(len(rows), runtime.max_damaged)
     with share_pass(runtime) as ranks:
         judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=ranks.device)
         scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime, ranks=ranks)
-        rates = scoring.write(out / REWARDS, np.concatenate([heldout, train]), critique_source)
+        rates = scoring.write(out / REWARDS, rows, critique_source, quarantine)
         compare_given &= judge.writes_critiques and critique_source == "generate"
-        given = scoring.given(out / GIVEN_REWARDS, heldout) if compare_given else None
+        given = scoring.given(out / GIVEN_REWARDS, heldout, quarantine) if compare_given else None
     if not ranks.leads:
         return rates
     scorer = GIVEN if critique_source == "given" and judge.writes_critiques else GENERATED
@@ -79,8 +82,9 @@ def run(
         "writes_critiques": judge.writes_critiques,
         "critique_source": critique_source if judge.writes_critiques else "none",
         **rates,
-        "heldout": ranking_summary(index, heldout[:report_queries], compared, seed=seed),
-        "train": ranking_summary(index, train[:report_queries], tables, seed=seed),
+        "quarantined": quarantine.summary(),
+        "heldout": ranking_summary(index, usable(index, heldout, quarantine)[:report_queries], compared, seed=seed),
+        "train": ranking_summary(index, usable(index, train, quarantine)[:report_queries], tables, seed=seed),
     }
     write_json(out / "metrics.json", summary)
     return summary

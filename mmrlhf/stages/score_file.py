@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from mmrlhf.chain.fingerprint import path_token
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.errors import DataError
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import describe_run, describe_source
 from mmrlhf.inference.reward_model import RewardModel
-from mmrlhf.inference.scoring import SECONDS_BETWEEN_WRITES, add_verdicts, verdict_columns
+from mmrlhf.inference.scoring import verdict_columns
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
-from mmrlhf.inference.sharing import Ranks, share_pass
+from mmrlhf.inference.sharing import share_pass
+from mmrlhf.inference.tables import TablePass
 from mmrlhf.records.draft import Draft
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.records.questions import read_questions
-from mmrlhf.shards.sidecar import SideCar, SideCarWriter
-from mmrlhf.terminal.progress import track
+from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.terminal.words import add_row, literal, new_table, show
+from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def run(
     """Write `out/results.jsonl`, a line for each line of the file: its id, prompt, and each response's verdict.
 
     A run that was stopped goes on with the lines that are missing. The responses are in the file's order, of equal
-    ones the first; `best` is the number of the one with the highest reward.
+    ones the first; `best` is the number of the one with the highest reward. A line that cannot be scored has the reason
+    as `left_out` in their place.
 
     Args:
         responses: file of `{image | images | video, prompt, responses}`, one object per line.
@@ -53,15 +55,24 @@ def run(
         critiques: how it writes critiques.
 
     Raises:
-        DataError: a line or its media that cannot be read, named by file and line.
+        DataError: a line that cannot be read, named by file and line; more lines left out than the budget.
     """
     drafts, passes = read_questions(responses), passes or PassSettings()
     with share_pass(runtime) as ranks:
         judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=ranks.device)
         fingerprint = {"made_by": "score_file", "reward_model": describe_source(reward_model)}
         fingerprint |= {"responses": path_token(responses), **describe_run(judge.model)}
-        writer = SideCarWriter(out / REWARDS, columns=verdict_columns(judge), fingerprint=fingerprint, rank=ranks.rank)
-        rates = _score(writer, drafts, judge, passes.groups_per_batch, ranks, runtime)
+        quarantine = Quarantine(len(drafts), runtime.max_damaged)
+        asked = TablePass(
+            verdict_columns(judge),
+            fingerprint,
+            [draft.group.key for draft in drafts],
+            batches=lambda places: _batches([drafts[place] for place in places], passes.groups_per_batch),
+            measure=lambda batch: _measure(judge, batch, quarantine),
+            size=passes.groups_per_batch,
+            title="scoring (batches)",
+        )
+        rates = asked.fill(out / REWARDS, quarantine, ranks, runtime)
     if not ranks.leads:
         return rates
     rows = _results(drafts, SideCar.load(out / REWARDS))
@@ -69,7 +80,13 @@ def run(
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     show(_table(rows))
     log.info("all of them: %s", out / RESULTS)
-    summary = {"queries": len(drafts), "responses": sum(len(row["responses"]) for row in rows), **rates}
+    summary = {
+        "queries": len(drafts),
+        "responses": sum(len(row.get("responses", ())) for row in rows),
+        "responses_scored": rates["responses"],
+        "responses_per_second": rates["responses_per_second"],
+        "quarantined": quarantine.summary(),
+    }
     write_json(out / "metrics.json", summary)
     return summary
 
@@ -79,31 +96,34 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     read_questions(Path(settings["responses"]).expanduser())
 
 
-def _score(
-    writer: SideCarWriter, drafts: list[Draft], judge: RewardModel, size: int, ranks: Ranks, runtime: Runtime
-) -> dict[str, float]:
-    done = writer.done_keys()
-    own = [drafts[row] for row in ranks.share(np.arange(len(drafts))) if drafts[row].group.key not in done]
-    batches = [own[start : start + size] for start in range(0, len(own), size)]
-    started = written = time.monotonic()
-    scored = 0
-    for batch in track(batches, "scoring (batches)", enabled=runtime.progress):
-        groups = [draft.load() for draft in batch]
-        for group, verdicts in zip(groups, judge.score_groups(groups), strict=True):
-            add_verdicts(writer, group, verdicts)
-            scored += len(verdicts)
-        if time.monotonic() - written > SECONDS_BETWEEN_WRITES:
-            writer.flush()
-            written = time.monotonic()
-    writer.flush()
-    seconds = max(time.monotonic() - started, 1e-9)
-    return ranks.total({"responses_scored": scored, "responses_per_second": round(scored / seconds, 2)})
+def _batches(drafts: Sequence[Draft], size: int) -> Iterator[Sequence[Draft]]:
+    for start in range(0, len(drafts), size):
+        yield drafts[start : start + size]
+
+
+def _measure(
+    judge: RewardModel, drafts: Sequence[Draft], quarantine: Quarantine
+) -> Iterator[tuple[PreferenceGroup, list[Mapping[str, Any]]]]:
+    """Each line's query with the table's values of its responses."""
+    groups = []
+    for draft in drafts:
+        try:
+            groups.append(draft.load())
+        except DataError as error:
+            quarantine.add(draft.group.key, error)
+            quarantine.check("the file of responses")
+    for group, verdicts in zip(groups, judge.score_groups(groups, quarantine=quarantine), strict=True):
+        if verdicts:
+            yield group, [verdict.columns() for verdict in verdicts]
 
 
 def _results(drafts: list[Draft], table: SideCar) -> list[dict[str, Any]]:
     rows = []
     for draft in drafts:
         group = draft.group
+        if group.key in table.left_out:
+            rows.append({"id": draft.id, "prompt": group.prompt, "left_out": table.left_out[group.key]})
+            continue
         hashes = [response.hash for response in group.responses]
         numbers = {name: values.tolist() for name, values in table.lookup(group.key, hashes).items()}
         critiques = table.texts(group.key, hashes, "critique")
@@ -122,6 +142,9 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     numbers = ("reward", "ahead by")
     table = new_table("id", "prompt", "best response", *numbers, title=title, right=numbers, fold=True)
     for row in rows[:_SHOWN]:
+        if "left_out" in row:
+            add_row(table, row["id"], row["prompt"][:60], f"left out: {row['left_out']}", "", "")
+            continue
         rewards = sorted((response["reward"] for response in row["responses"]), reverse=True)
         lead = f"{rewards[0] - rewards[1]:.3f}" if len(rewards) > 1 else ""
         best = row["responses"][row["best"]]["text"]

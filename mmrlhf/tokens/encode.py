@@ -32,6 +32,7 @@ from mmrlhf.tokens.processing import (
     call_processor,
     decode_media,
     media_tensors,
+    refusals,
 )
 from mmrlhf.tokens.templates import Template
 from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
@@ -127,7 +128,7 @@ class Encoder:
         """What a stock model is given for one response alone: the processor's own tensors, and the labels' text."""
         media = self._decode(group)
         text, (first, last) = self._render(group, response, media, with_answer)
-        return self._call_processor(text, media), text[first:last]
+        return self._call_processor(text, media, _place(group)), text[first:last]
 
     def estimate_tokens(self, entry: SizedEntry) -> int:
         """Predict a group's tokens from its index entry alone, without reading it.
@@ -153,11 +154,11 @@ class Encoder:
         return chars / _CHARS_PER_TOKEN + _TOKENS_PER_RESPONSE * entry.num_responses
 
     def estimate_visual_tokens(self, entry: SizedEntry) -> int:
-        """Predict the tokens of a group's media from its index entry alone."""
-        sizes = tuple((_round64(width), _round64(height)) for width, height in entry.image_sizes)
-        width, height = entry.video_size or (384, 384)
-        clip = (_round64(width), _round64(height)) if entry.num_frames and self.media.num_frames else None
-        return self._visual_tokens(sizes, clip)
+        """Predict the tokens of a group's media from its index entry alone; 0 where the processor refuses them."""
+        # (0, 0): unreadable when it was indexed; whoever reads it will say so.
+        sizes = tuple((width, height) for width, height in entry.image_sizes if width and height)
+        clip = (entry.video_size or (384, 384)) if entry.num_frames else None
+        return self._visual_tokens(sizes, clip if clip and all(clip) else None)
 
     def _encode(self, group: PreferenceGroup, responses: tuple[Response, ...], *, with_answer: bool) -> EncodedGroup:
         decoded = self._decode(group)
@@ -167,19 +168,19 @@ class Encoder:
         if cut + 1 > self.max_tokens:
             raise DataError(
                 "a prompt with its media is longer than the model's context",
-                where=f"key {group.key}, shard {group.shard or '(not packed)'}",
+                where=_place(group),
                 given=f"{cut} tokens before the first response token ({len(group.media)} media)",
                 expected=f"at most {self.max_tokens - 1} (model.settings.max_tokens)",
                 fix="raise model.settings.max_tokens, use fewer frames (data.media.num_frames), or drop the record",
             )
         branches = [
-            self._branch(ids, is_label, cut, media, response)
+            self._branch(group, ids, is_label, cut, media, response)
             for ids, is_label, response in zip(sequences, labels, responses, strict=True)
         ]
         return EncodedGroup(
             key=group.key,
             prefix_ids=sequences[0][:cut],
-            prefix_positions=self.positions(sequences[0], media)[:, :cut],
+            prefix_positions=self._positions(group, sequences[0], media)[:, :cut],
             branches=tuple(branches),
             media=media,
             num_images=len(decoded.images),
@@ -229,22 +230,27 @@ class Encoder:
         ]
         head, kept, media = torch.zeros(0, dtype=torch.int64), 0, {}
         if decoded:
-            output = self._call_processor(rendered[0][0], decoded)
+            output = self._call_processor(rendered[0][0], decoded, _place(group))
             head, kept = self._expanded_head(group, output["input_ids"][0], plain, is_label)
-            media = media_tensors(output) | self._damaged(group.key, rendered[0][0], decoded)
+            media = media_tensors(output) | self._damaged(group, rendered[0][0], decoded)
         sequences = [torch.cat([head, torch.tensor(ids[kept:], dtype=torch.int64)]) for ids in plain]
         labels = [torch.tensor([False] * len(head) + flags[kept:]) for flags in is_label]
         return sequences, labels, media
 
-    def _damaged(self, key: str, text: str, decoded: DecodedMedia) -> dict[str, Tensor]:
+    def _damaged(self, group: PreferenceGroup, text: str, decoded: DecodedMedia) -> dict[str, Tensor]:
         """Media tensors of a damaged copy, where wanted; of the originals' size, it needs the same tokens."""
         if self.damage is None:
             return {}
-        output = self._call_processor(text, decoded.damaged(self.damage, key))
+        output = self._call_processor(text, decoded.damaged(self.damage, group.key), _place(group))
         return {DAMAGED + name: tensor for name, tensor in media_tensors(output).items()}
 
-    def _call_processor(self, text: str, media: DecodedMedia) -> dict[str, Tensor]:
-        return call_processor(self.processor, text, media, add_special_tokens=self.chat.add_special_tokens)
+    def _call_processor(self, text: str, media: DecodedMedia, where: str) -> dict[str, Tensor]:
+        add_special_tokens = self.chat.add_special_tokens
+        return call_processor(self.processor, text, media, add_special_tokens=add_special_tokens, where=where)
+
+    def _positions(self, group: PreferenceGroup, ids: Tensor, media: Mapping[str, Tensor]) -> Tensor:
+        with refusals(_place(group)):
+            return self.positions(ids, media)
 
     def _expanded_head(
         self, group: PreferenceGroup, expanded: Tensor, plain: list[list[int]], is_label: list[list[bool]]
@@ -265,12 +271,18 @@ class Encoder:
         return expanded[: len(expanded) - (len(plain[0]) - covered)], covered
 
     def _branch(
-        self, ids: Tensor, is_label: Tensor, cut: int, media: Mapping[str, Tensor], response: Response
+        self,
+        group: PreferenceGroup,
+        ids: Tensor,
+        is_label: Tensor,
+        cut: int,
+        media: Mapping[str, Tensor],
+        response: Response,
     ) -> Branch:
         kept = min(len(ids), self.max_tokens)
         return Branch(
             ids=ids[cut:kept],
-            positions=self.positions(ids, media)[:, cut:kept],
+            positions=self._positions(group, ids, media)[:, cut:kept],
             labels=is_label[cut:kept],
             response_hash=response.hash,
             truncated=len(ids) - kept,
@@ -281,7 +293,11 @@ class Encoder:
         if not media:
             return 0
         text = self.chat.media_only(num_images=len(media.images), num_videos=len(media.clips))
-        return int(self._call_processor(text, media)["input_ids"].shape[1])
+        try:
+            output = self._call_processor(text, media, f"pictures of {sizes}, clip of {clip}")
+        except DataError:  # whoever encodes the group says so
+            return 0
+        return int(output["input_ids"].shape[1])
 
 
 def _common_suffix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -302,5 +318,6 @@ def _cut_point(sequences: list[Tensor], labels: list[Tensor]) -> int:
     return min(shared, min(len(ids) for ids in sequences) - 1)
 
 
-def _round64(pixels: int) -> int:
-    return max(64, round(pixels / 64) * 64) if pixels > 64 else pixels
+def _place(group: PreferenceGroup) -> str:
+    """Where a group is, for an error."""
+    return f"key {group.key}, shard {group.shard or '(not packed)'}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, DataError, UserError
 from mmrlhf.media.damage import Damage
 from mmrlhf.media.images import decode_image
 from mmrlhf.media.video import Backend, Sampling, VideoClip, decode_frames, decode_video, packed_record
@@ -116,14 +117,38 @@ def blank_media(
     return DecodedMedia(images, (VideoClip(frames, np.arange(num_frames) * 1.0, 1.0, num_frames, float(num_frames)),))
 
 
+@contextmanager
+def refusals(where: str) -> Iterator[None]:
+    """Turn whatever a stock processor raises about one query into a DataError that names the query.
+
+    What processors raise is no part of their interface (ValueError, IndexError, ZeroDivisionError, cv2's own errors).
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(
+            "the model's own processor refuses this query",
+            where=where,
+            given=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no words'}",
+            expected="media of sizes and lengths that this family reads",
+            fix="leave the record out, change its media, or use another family",
+        ) from error
+
+
 def call_processor(
-    processor: ProcessorMixin, text: str, media: DecodedMedia, *, add_special_tokens: bool
+    processor: ProcessorMixin, text: str, media: DecodedMedia, *, add_special_tokens: bool, where: str
 ) -> dict[str, Tensor]:
     """The processor's own tensors of one conversation, a batch of one.
 
     Args:
         text: rendered by the chat template, with one placeholder per medium.
         add_special_tokens: whether the tokenizer puts its begin-of-text token before it.
+        where: names the query.
+
+    Raises:
+        DataError: the processor refuses the query.
     """
     arguments: dict[str, Any] = {}
     if media.images:
@@ -133,7 +158,8 @@ def call_processor(
         metadata = [_metadata(clip) for clip in media.clips]
         arguments["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": metadata}
     call: Any = processor if media else processor.tokenizer
-    return call(text=[text], return_tensors="pt", add_special_tokens=add_special_tokens, **arguments)
+    with refusals(where):
+        return call(text=[text], return_tensors="pt", add_special_tokens=add_special_tokens, **arguments)
 
 
 def media_tensors(output: Mapping[str, Any]) -> dict[str, Tensor]:

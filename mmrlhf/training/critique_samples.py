@@ -8,10 +8,12 @@ from typing import Any
 
 import lightning as L
 
+from mmrlhf.inference.passes import read_usable
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.inference.verdicts import Verdict
 from mmrlhf.models.sharding import is_sharded
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.sample_cards import choose_rows, read_pictures
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.templates import CritiqueTemplate
@@ -36,7 +38,7 @@ def critique_samples(
     """
     index: Index = bench.index
     rows = choose_rows(index, list(bench.categories), number, seed=training.schedule.seed) if bench.validates else []
-    groups = [index.read(row) for row in rows]
+    groups = [group for group, _ in read_usable(index, rows, bench.encoder.context, bench.quarantine)]
 
     def write(module: L.LightningModule) -> list[dict[str, Any]]:
         if is_sharded(bench.model):
@@ -51,9 +53,9 @@ def critique_samples(
             token_budget=training.schedule.token_budget,
             critiques=critiques,
         )
-        verdicts = judge.score_groups(groups) if groups else []
+        verdicts = judge.score_groups(groups, quarantine=Quarantine(len(groups), max_damaged=1.0)) if groups else []
         bench.model.train(was_training)
-        return [_sample(group, found) for group, found in zip(groups, verdicts, strict=True)]
+        return [_sample(group, found) for group, found in zip(groups, verdicts, strict=True) if found]
 
     return write
 

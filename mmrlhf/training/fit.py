@@ -19,7 +19,7 @@ from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.callbacks.histograms import PairHistograms
 from mmrlhf.callbacks.ledger import EpochLedger
 from mmrlhf.callbacks.preemption import Preemption
-from mmrlhf.callbacks.quarantine import Quarantine
+from mmrlhf.callbacks.quarantined_groups import QuarantinedGroups
 from mmrlhf.callbacks.training_progress import TrainingProgress
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import SCRATCH
@@ -105,7 +105,7 @@ def train(
         "validation": dict(module.validation_metrics),
         "heldout": heldout_report(module, bench.categories),
         "truncated_tokens": module.truncated_tokens(),
-        "quarantined": _callback(trainer, Quarantine).keys,
+        "quarantined": bench.quarantine.summary(),
         "data": {
             **bench.data.describe(),
             "excluded": dict(bench.excluded),
@@ -139,7 +139,7 @@ def _make_trainer(bench: Workbench, out: Path, stage: str, runtime: Runtime, pre
         StepCheckpoint(
             out / CHECKPOINTS, preemption, every_steps=schedule.checkpoint_every, keep=schedule.keep_checkpoints
         ),
-        Quarantine(bench.data.num_groups),
+        QuarantinedGroups(bench.quarantine),
         EpochLedger(steps_per_epoch=bench.data.steps_per_epoch, groups_per_step=schedule.groups_per_step),
         PairHistograms(out),
         *runtime.callbacks,

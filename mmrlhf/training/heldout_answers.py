@@ -14,12 +14,13 @@ from torch import nn
 from mmrlhf.callbacks.answers import FOLDER, HeldOutAnswers
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
-from mmrlhf.feed.selection import select
-from mmrlhf.inference.passes import decode_text, pick_device, with_responses
+from mmrlhf.feed.selection import select, usable
+from mmrlhf.inference.passes import decode_text, pick_device, read_usable, with_responses
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.sample_cards import read_pictures
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
@@ -65,15 +66,18 @@ def answer_callbacks(
     encoder: Encoder,
     model: ModelSettings,
     schedule: Schedule,
+    quarantine: Quarantine,
     runtime: Runtime,
 ) -> list[HeldOutAnswers]:
     """The callback that takes held-out answers into `out/answers`; none where there is nothing to answer."""
     if settings.num_queries == 0:
         return []
     share = {"holdout": schedule.holdout, "selection": schedule.selection}
-    groups = [index.read(int(row)) for row in select(index, "heldout", limit=settings.num_queries, **share).rows]
-    if not groups:
+    rows = select(index, "heldout", limit=settings.num_queries, **share).rows
+    asked = read_usable(index, usable(index, rows, quarantine), encoder.context, quarantine)
+    if not asked:
         return []
+    groups = [group for group, _ in asked]
 
     def answer(policy: nn.Module) -> list[str]:
         contexts = [encoder.context(group) for group in groups]
@@ -109,7 +113,10 @@ def _measure(
             device=pick_device(runtime),
         )
         asked = [with_responses(group, [text]) for group, text in zip(groups, answers, strict=True)]
-        found["reward"] = [verdict.reward for (verdict,) in judge.score_groups(asked)]
+        # what the policy's family reads, the reward model's may refuse: no number then, and no end of the run
+        left_out = Quarantine(len(asked), max_damaged=1.0)
+        verdicts = judge.score_groups(asked, quarantine=left_out)
+        found["reward"] = [one[0].reward if one else float("nan") for one in verdicts]
         del judge
         gc.collect()
         if torch.cuda.is_available():

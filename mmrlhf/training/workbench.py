@@ -12,14 +12,17 @@ import numpy as np
 import torch
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.errors import DataError
+from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.module import GroupDataset, PreferenceDataModule
-from mmrlhf.feed.selection import select
+from mmrlhf.feed.selection import select, usable
+from mmrlhf.feed.steps import MAX_DAMAGED_IN_A_ROW
 from mmrlhf.inference.probes import settle
 from mmrlhf.media.damage import Damage
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import load_backbone, stored_dtype
+from mmrlhf.records.quarantine import Quarantine
+from mmrlhf.shards.critique_tables import TableCritiques
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.tokens.encode import Encoder
@@ -40,6 +43,7 @@ class Workbench:
     schedule: Schedule
     precision: Any
     dtype: torch.dtype
+    quarantine: Quarantine
     categories: Mapping[str, str] = field(default_factory=dict)
     excluded: Mapping[str, int] = field(default_factory=dict)
 
@@ -71,7 +75,7 @@ def open_workbench(
     """Load shards and model and build the data module.
 
     Args:
-        tables: side-cars whose columns join each query.
+        tables: side-cars whose columns join each query; queries that they left out are left out here, too.
         damage: groups also hold damaged copies of their media.
         prepare: changes a query before it is encoded.
         make_head: width of the hidden state -> score head, for reward models; dimensions: annotated scores to read.
@@ -87,6 +91,10 @@ def open_workbench(
     share = {"holdout": schedule.holdout, "selection": schedule.selection}
     chosen = select(index, "train", limit=schedule.limit, **share)
     train, heldout = chosen.rows, select(index, "heldout", limit=schedule.val_limit, **share).rows
+    read = [*tables, *([prepare.table] if isinstance(prepare, TableCritiques) else [])]
+    before = {key: why for table in read for key, why in table.left_out.items()}
+    quarantine = _quarantine(index, [*train, *heldout], before, runtime)
+    train, heldout = usable(index, train, quarantine), usable(index, heldout, quarantine)
     _check_trainable(index, train, shards, schedule, needs_pairs)
     backbone, processor = load_backbone(policy, model)
     head = make_head(backbone.config.get_text_config().hidden_size) if make_head is not None else None
@@ -100,16 +108,41 @@ def open_workbench(
         dimensions=dimensions,
     )
     dataset = GroupDataset(index, encoder, tables=tables, prepare=prepare, cache_gib=runtime.cache_gib)
-    # What is missing from one record (a critique, a reward) is missing from all: found here, not by the quarantine.
-    dataset[int(train[0])]
+    _try_first(dataset, train)
     dataset.calibrate(train)
     data = schedule_data(dataset, schedule, train, heldout, num_workers=runtime.num_workers)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
     packed = settle(PackedModel(backbone, model, score_head=head), encoder)
     keep_features(packed, index, [*train, *heldout], encoder, runtime)
+    excluded = {**chosen.excluded, **({"left out by earlier passes": len(quarantine)} if len(quarantine) else {})}
     return Workbench(
-        packed, encoder, index, data, schedule, model.precision, stored_dtype(policy), categories, chosen.excluded
+        packed, encoder, index, data, schedule, model.precision, stored_dtype(policy), quarantine, categories, excluded
     )
+
+
+def _quarantine(index: Index, rows: Sequence[int], before: Mapping[str, str], runtime: Runtime) -> Quarantine:
+    """A quarantine that begins with what earlier passes left out of these rows; raises as `Quarantine.check`."""
+    keys = {index.entries[int(row)].key for row in rows} if before else set()
+    found = Quarantine(len(rows), runtime.max_damaged, {key: why for key, why in before.items() if key in keys})
+    found.check("the tables that this stage reads")
+    return found
+
+
+def _try_first(dataset: GroupDataset, rows: np.ndarray) -> None:
+    """Read the first query that can be read: what all records lack (a critique, a reward) is no damage of one.
+
+    Raises:
+        DataError: none of the first can be read.
+    """
+    for place, row in enumerate(rows[:MAX_DAMAGED_IN_A_ROW]):
+        try:
+            dataset[int(row)]
+            return
+        except MissingRowError:
+            raise
+        except DataError:  # counted when it is trained on
+            if place + 1 == min(len(rows), MAX_DAMAGED_IN_A_ROW):
+                raise
 
 
 def schedule_data(

@@ -24,6 +24,7 @@ from mmrlhf.feed.prefetch import ShardPrefetch, ShardUse, batch_uses, shard_uses
 from mmrlhf.feed.steps import RunPlan
 from mmrlhf.feed.weights import Mixing
 from mmrlhf.inference.passes import encoded_batches
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards import remote
 from mmrlhf.shards.index import Index
 from mmrlhf.types import EncodedGroup, PreferenceGroup
@@ -141,12 +142,16 @@ def test_shards_are_there_before_their_steps_and_the_steps_are_the_same(
 def test_a_pass_has_its_shards_ahead_too(store: Store, cache: Path) -> None:
     encoder: Any = Encoder()
     rows = range(len(GROUPS))
-    batches = encoded_batches(Index.load(store.url), rows, encoder, encoder, groups_per_batch=3)
+    batches = encoded_batches(
+        Index.load(store.url), rows, encoder, encoder, groups_per_batch=3, quarantine=Quarantine(len(rows))
+    )
     found = [next(batches)]
     join_prefetch()
     store.faults = ["busy"] * 1000
     found += list(batches)
-    local = encoded_batches(Index.load(store.folder), rows, encoder, encoder, groups_per_batch=3)
+    local = encoded_batches(
+        Index.load(store.folder), rows, encoder, encoder, groups_per_batch=3, quarantine=Quarantine(len(rows))
+    )
     assert [[group for group, _ in batch] for batch in found] == [[group for group, _ in batch] for batch in local]
     assert not prefetching()
 

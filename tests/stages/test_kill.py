@@ -20,8 +20,8 @@ PROJECT = Path(__file__).parents[2]
 # every batch of scores is written at once, so that there is something to go on from
 CODE = """
 import sys
-import mmrlhf.inference.scoring as scoring
-scoring.SECONDS_BETWEEN_WRITES = 0.0
+import mmrlhf.inference.tables as tables
+tables.SECONDS_BETWEEN_WRITES = 0.0
 from mmrlhf.app import main
 main()
 """

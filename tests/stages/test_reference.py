@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmrlhf.errors import DataError
+from mmrlhf.inference import tables
 from mmrlhf.inference.passes import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.losses.dpo import DPO
@@ -48,7 +49,7 @@ def test_the_table_holds_the_training_forwards_log_probabilities(
 
 
 def test_a_stopped_run_goes_on(tmp_path, small_shards, small_policy, runtime, monkeypatch):
-    monkeypatch.setattr(reference, "SECONDS_BETWEEN_WRITES", -1.0)
+    monkeypatch.setattr(tables, "SECONDS_BETWEEN_WRITES", -1.0)
     forward, calls = reference.forward_groups, []
 
     def stops_after_two_batches(*args, **kwargs):

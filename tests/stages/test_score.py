@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmrlhf.errors import ConfigError, DataError, ModelError
-from mmrlhf.inference import scoring
+from mmrlhf.inference import tables
 from mmrlhf.inference.passes import batches_by_length, forward_groups
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
@@ -151,7 +151,7 @@ def _first_image(group):
 
 
 def test_a_stopped_run_scores_only_what_is_missing(tmp_path, small_shards, critic, runtime, monkeypatch):
-    monkeypatch.setattr(scoring, "SECONDS_BETWEEN_WRITES", -1.0)
+    monkeypatch.setattr(tables, "SECONDS_BETWEEN_WRITES", -1.0)
     ask, seen = RewardModel.score_groups, []
 
     def stops_after_two_batches(self, groups, *args, **kwargs):

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.inference import scoring
+from mmrlhf.inference import tables
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.records.mm_rlhf import import_released
@@ -46,7 +46,7 @@ def run_training(out: Path, shards: Path, policy: Path) -> None:
 
 def run_scoring(out: Path, shards: Path, reward_model: Path) -> None:
     """Score every query and write a part for each."""
-    scoring.SECONDS_BETWEEN_WRITES = -1.0
+    tables.SECONDS_BETWEEN_WRITES = -1.0
     passes, critiques = PassSettings(groups_per_batch=1), CritiqueSettings(max_tokens=12)
     score.run(
         out, shards=shards, reward_model=reward_model, passes=passes, critiques=critiques, holdout=0.3,

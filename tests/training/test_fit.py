@@ -119,7 +119,7 @@ def test_one_group_that_cannot_be_read_is_named_and_a_second_one_ends_the_run_al
     _spoil(index, first)
     options = {"max_steps": None, "epochs": 1}
     summary = train_sft(tmp_path / "one", folder, small_policy, runtime, **options)
-    assert summary["quarantined"] == [index.entries[first].key]
+    assert [row["keys"] for row in summary["quarantined"]["reasons"]] == [[index.entries[first].key]]
 
     class Spoil(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:

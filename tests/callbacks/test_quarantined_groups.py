@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrlhf.callbacks import quarantine
-from mmrlhf.callbacks.quarantine import Quarantine
+from mmrlhf.callbacks import quarantined_groups
+from mmrlhf.callbacks.quarantined_groups import QuarantinedGroups
 from mmrlhf.errors import DataError
+from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.types import StepBatch
 
 MODULE = L.LightningModule()
@@ -35,7 +36,9 @@ class Ranks:
         self._barrier.wait()
         return found
 
-    def run(self, callbacks: Sequence[Quarantine], steps: Sequence[Sequence[tuple[str, ...]]]) -> list[int | None]:
+    def run(
+        self, callbacks: Sequence[QuarantinedGroups], steps: Sequence[Sequence[tuple[str, ...]]]
+    ) -> list[int | None]:
         """steps: each rank's damaged keys in each step; returns the step in which each rank was stopped."""
         stopped: list[int | None] = [None] * self.size
         strategy = SimpleNamespace(reduce_boolean_decision=lambda flag, all: any(self.gather(flag)))
@@ -45,7 +48,13 @@ class Ranks:
                 trainer: Any = SimpleNamespace(strategy=strategy, global_step=number)
                 try:
                     hook = callbacks[rank].on_validation_batch_end if number % 2 else callbacks[rank].on_train_batch_end
-                    hook(trainer, MODULE, None, StepBatch(0, number, (), 0, quarantined=keys[rank]), 0)
+                    hook(
+                        trainer,
+                        MODULE,
+                        None,
+                        StepBatch(0, number, (), 0, quarantined=dict.fromkeys(keys[rank], "damaged")),
+                        0,
+                    )
                 except DataError:
                     stopped[rank] = number
                     return
@@ -73,34 +82,36 @@ def test_the_budget_is_of_distinct_groups_over_ranks_and_restarts(data, size, cu
         if len(seen) > 3:
             expected = number
             break
-    callbacks = [Quarantine(3000) for _ in range(size)]
+    callbacks = [QuarantinedGroups(Quarantine(3000)) for _ in range(size)]
     with pytest.MonkeyPatch.context() as patch:
         ranks = Ranks(size)
-        patch.setattr(quarantine, "gather_ranks", ranks.gather)
+        patch.setattr(quarantined_groups, "gather_ranks", ranks.gather)
         first = ranks.run(callbacks, steps[:cut])
         if first[0] is None:
             saved = callbacks[0].state_dict()
-            callbacks = [Quarantine(3000) for _ in range(size)]
+            callbacks = [QuarantinedGroups(Quarantine(3000)) for _ in range(size)]
             for callback in callbacks:
                 callback.load_state_dict(saved)
             found = [None if step is None else step + cut for step in ranks.run(callbacks, steps[cut:])]
         else:
             found = first
     assert found == [expected] * size
-    assert all(callback.keys == sorted(seen) for callback in callbacks)
+    assert all(sorted(callback.quarantine.reasons) == sorted(seen) for callback in callbacks)
 
 
 def test_one_damaged_group_never_stops_a_run(monkeypatch) -> None:
     ranks = Ranks(1)
-    monkeypatch.setattr(quarantine, "gather_ranks", ranks.gather)
-    assert ranks.run([Quarantine(10)], [[("a",)], [("a",)]]) == [None]
-    assert ranks.run([Quarantine(10)], [[("a",)], [("b",)]]) == [1]
+    monkeypatch.setattr(quarantined_groups, "gather_ranks", ranks.gather)
+    assert ranks.run([QuarantinedGroups(Quarantine(10))], [[("a",)], [("a",)]]) == [None]
+    assert ranks.run([QuarantinedGroups(Quarantine(10))], [[("a",)], [("b",)]]) == [1]
 
 
 def test_the_error_names_groups_and_numbers() -> None:
     trainer: Any = SimpleNamespace(
         strategy=SimpleNamespace(reduce_boolean_decision=lambda flag, all: flag), global_step=7
     )
-    batch = StepBatch(0, 0, (), 0, quarantined=("k1", "k2"))
-    with pytest.raises(DataError, match=r"too many groups(?s:.)*k1, k2(?s:.)*2 of 900 groups, up to step 7"):
-        Quarantine(900).on_train_batch_end(trainer, MODULE, None, batch, 0)
+    batch = StepBatch(0, 0, (), 0, quarantined={"k1": "torn", "k2": "torn"})
+    with pytest.raises(
+        DataError, match=r"too many queries(?s:.)*up to step 7(?s:.)*2 of 900 queries: 2 x torn .k1, k2."
+    ):
+        QuarantinedGroups(Quarantine(900)).on_train_batch_end(trainer, MODULE, None, batch, 0)
