@@ -23,8 +23,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mmrlhf.callbacks.loggers import Loggers, wandb_folders
+from mmrlhf.chain.forecast import forecast_chain
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
 from mmrlhf.chain.order import Node, plan_chain, stage_function, with_paths
+from mmrlhf.chain.provenance import job_command, typed_command
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.shares import has_share, job_shares, take_share
@@ -35,37 +37,41 @@ from mmrlhf.composition.config import (
     CONF,
     distributed_names,
     make,
+    read_code_policy,
     read_runtime,
     read_stage,
     stage_names,
     user_inputs,
 )
 from mmrlhf.composition.help_page import asks_for_help, help_page
+from mmrlhf.composition.inventory_command import WORD, show_or_prune
 from mmrlhf.composition.overrides import explain
+from mmrlhf.composition.trainer import check_trainer, decisive_callbacks
 from mmrlhf.errors import UserError
-from mmrlhf.files import short_path, write_json
+from mmrlhf.files import hide_credentials, mask_files, short_path, write_json
 from mmrlhf.processes import Group, TrainingInterrupted, leave_group
-from mmrlhf.reporting.outcome import record_failure, record_outcome, show_error, show_outcome
+from mmrlhf.reporting.outcome import record_failure, record_outcome, show_error, show_forecast, show_outcome
 from mmrlhf.sweeps.results import flatten, searched
 from mmrlhf.terminal.log_lines import LineFormatter
 
 log = logging.getLogger(__name__)
 
 _QUIET_RANK = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled")
+COMMAND = "command"  # in the runtime's settings
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def main() -> None:
     """Run what the command line asks for; exit code 0, 2 for a mistake of the user's, 1 for anything else."""
     _write_anything()
-    if sys.argv[1:2] == ["--worker"]:
-        sys.exit(_worker(Path(sys.argv[2])))
     if asks_for_help(sys.argv[1:]):
         print(help_page())
         return
-    if sys.argv[1:2] == ["settings"]:
-        sys.exit(_settings(sys.argv[2:]))
     words = sys.argv[1:]
+    if words[:1] == ["--worker"]:
+        sys.exit(_worker(Path(words[1])))
+    if words[:1] in ([WORD], ["settings"]):
+        sys.exit(_first_word(words))
     if Group.from_environment().rank > 0:
         sys.argv += _QUIET_RANK  # one run folder and one voice for a group of processes
     wants_trace = os.environ.get(_FULL_ERROR) == "1"
@@ -87,17 +93,20 @@ def main() -> None:
         sys.exit(1)
 
 
-def _settings(words: Sequence[str]) -> int:
-    """Print settings with their values and explanations (`python run.py settings [KEY ...] [GROUP=OPTION ...]`)."""
-    from mmrlhf.composition.listing import as_text, list_settings
-
+def _first_word(words: Sequence[str]) -> int:
+    """Print settings (`settings [KEY ...] [GROUP=OPTION ...]`), or what the store holds (`artifacts [prune [--yes]]`)."""
     try:
-        print(as_text(list_settings(words)))
+        if words[0] == WORD:
+            show_or_prune(words[1:])
+        else:
+            from mmrlhf.composition.listing import as_text, list_settings
+
+            print(as_text(list_settings(words[1:])))
     except UserError as error:
         show_error(error)
         return 2
     except (HydraException, OmegaConfBaseException) as error:
-        show_error(explain(error, words))
+        show_error(explain(error, words[1:]))
         return 2
     return 0
 
@@ -112,10 +121,13 @@ def _job(config: DictConfig) -> float | None:
     if Group.from_environment().rank > 0:
         logging.getLogger().setLevel(logging.WARNING)  # one voice for a group of processes
     folder, sweeping = Path(settings.runtime.output_dir), settings.mode == RunMode.MULTIRUN
+    if settings.output_subdir:
+        mask_files(folder / settings.output_subdir, "*.yaml")  # Hydra's copy of the words and the config
     try:
         if sweeping and not has_share():
             take_share(Path(settings.sweep.dir), job_shares(settings.launcher, config.trainer))
-        artifacts = run_chain(config, folder, shows=not sweeping)
+        words = job_command(settings.overrides.task) if sweeping else typed_command()
+        artifacts = run_chain(config, folder, shows=not sweeping, command=words)
     except (UserError, WorkerFailed) as error:
         show_error(error)
         _stop(folder, error, sweeping, code=2 if isinstance(error, UserError) else 1)
@@ -160,33 +172,44 @@ def _stop(folder: Path, error: Exception, sweeping: bool, *, code: int) -> None:
     record_failure(folder, error)
 
 
-def run_chain(config: DictConfig, folder: Path, *, shows: bool = True) -> list[Artifact]:
+def run_chain(config: DictConfig, folder: Path, *, shows: bool = True, command: str = "") -> list[Artifact]:
     """Run the stages that `config.stage` needs, leave the outcome in `folder`, and show it.
 
     Everything that can be known to be wrong is raised before the first stage starts: unknown stages and settings,
     missing values, impossible objects, inputs that do not exist, checkpoints that cannot be fetched.
+
+    Args:
+        command: that does the same again, for the report and the run's folder.
     """
     inputs = user_inputs(config)
     chain = plan_chain(str(config.stage), lambda name: read_stage(config, name), stage_names(config))
     runtime = read_runtime(config)
+    check_trainer(runtime)
     check_checkpoints(config, chain)
     check_chain(chain, runtime, inputs)
     runner = Runner(
         Store(Path(config.paths.artifacts)),
         invoke,
-        runtime=runtime,
+        runtime={**runtime, COMMAND: command},
         inputs=inputs,
         distributed=distributed_names(config),
         work=folder,
+        code=read_code_policy(config),
+        callbacks=decisive_callbacks(runtime),
     )
     log.info("stages: %s", " -> ".join(node.name for node in chain))
+    if config.dry:
+        if runner.group.rank == 0:
+            show_forecast(forecast_chain(chain, runner))
+        return []
     if config.plan:
         show_plan(chain, runner, folder)
         return []
     with wandb_folders(folder):
         artifacts = runner.run(chain)
     if runner.group.rank == 0:
-        record_outcome(folder, artifacts, {"stages": {node.name: node.settings for node in chain}, "runtime": runtime})
+        settings = {"stages": {node.name: node.settings for node in chain}, "runtime": runtime}
+        record_outcome(folder, artifacts, settings, command=command)
         if shows:
             show_outcome(folder, artifacts, next_commands=list(config.next))
         else:
@@ -214,10 +237,11 @@ def invoke(call: StageCall) -> Mapping[str, Any]:
     function = stage_function(call.target)
     arguments = make(call.settings, f"stages.{call.stage}")
     quieten_libraries()
-    runtime = Runtime(**make(call.runtime, "runtime"))
+    about = {name: value for name, value in call.runtime.items() if name != COMMAND}  # a command may hold ${...}
+    runtime = Runtime(**make(about, "runtime"), command=str(call.runtime.get(COMMAND, "")))
     loggers = runtime.loggers
     if isinstance(loggers, Loggers):
-        loggers.config = {"stage": call.stage, **call.settings}
+        loggers.config = hide_credentials({"stage": call.stage, **call.settings})
     try:
         with progress_switch(runtime.progress):
             summary = function(Path(call.out), **with_paths(function, arguments), runtime=runtime)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mmrlhf.errors import DataError
+from mmrlhf.text import without_credentials
 
 # from so many files on, one flush of the whole machine is cheaper than one for each
 _MANY_FILES = 256
@@ -25,6 +27,37 @@ LARGEST_FILE = 4 << 30
 def is_remote(place: object) -> bool:
     """Say whether a place is an address (`https://...`, `s3://...`) and no path."""
     return isinstance(place, str) and "://" in place
+
+
+def hide_credentials(value: Any) -> Any:
+    """Copy text, or settings at any depth, with `***` for user and password, or secret parameters, of addresses."""
+    if isinstance(value, str):
+        return without_credentials(value)
+    if isinstance(value, Mapping):
+        return {hide_credentials(key): hide_credentials(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_credentials(item) for item in value]
+    return value
+
+
+def mask_files(folder: Path, pattern: str) -> None:
+    """Hide credentials in text files that another program has written, where they have any."""
+    for path in folder.glob(pattern):
+        text = path.read_text()
+        masked = hide_credentials(text)
+        if masked != text:
+            write_bytes(path, masked.encode())
+
+
+class MaskCredentials(logging.Filter):
+    """Hides credentials in what a handler writes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Pass on every record, its message masked."""
+        text = record.getMessage()
+        if (masked := hide_credentials(text)) != text:
+            record.msg, record.args = masked, ()
+        return True
 
 
 def publish_file(part: Path, final: Path) -> None:

@@ -13,14 +13,23 @@ _HARMLESS = "\u200c\u200d"
 _BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 
 
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
+_SECRET_PARAMETER = re.compile(r"(?i)(?<=[?&])([\w.-]*(?:token|signature|secret|password|key|sig)[\w.-]*=)[^&\s'\"]+")
+
+
+def without_credentials(text: str) -> str:
+    """Write `***` for user and password, and for secret parameters, of the addresses in a text."""
+    return _SECRET_PARAMETER.sub(r"\1***", _CREDENTIALS.sub("***", text)) if "://" in text else text
+
+
 def one_line(value: object, longest: int = LONGEST) -> str:
     """Write any value as one line of visible characters.
 
     Line breaks of every sort become a space. Control characters, signs that change the direction of writing, other
     invisible signs and what stands for undecodable bytes are written as Python writes them (`\\x1b`). What is longer
-    than `longest` characters loses its middle, and says how many.
+    than `longest` characters loses its middle, and says how many. Passwords in addresses are `***`.
     """
-    text = value if isinstance(value, str) else str(value)
+    text = without_credentials(value if isinstance(value, str) else str(value))
     if len(text) > longest:
         head = longest * 3 // 4
         tail = longest - head

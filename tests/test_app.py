@@ -33,7 +33,7 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["fake_train"] == {"letters": 3, "rate": 0.7, "world": 1}
     assert (tmp_path / "run" / "artifacts" / "fake_train").resolve() == artifacts[1].folder
-    assert set(json.loads((tmp_path / "run" / "versions.json").read_text())) == {"versions", "git"}
+    assert set(json.loads((tmp_path / "run" / "versions.json").read_text())) == {"command", "versions", "git"}
     assert "rate: 0.7" in (tmp_path / "run" / "resolved.yaml").read_text()
     screen = capsys.readouterr().out
     assert "fake_train" in screen and "python run.py -m" in screen

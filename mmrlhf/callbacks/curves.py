@@ -94,6 +94,63 @@ class CurveLogger(Logger):
         self.save()
 
 
+class WideCurves(Logger):
+    """A Lightning logger that leaves `curves.csv` as a table, too: one row for each step, one column for each number.
+
+    Made from the curves themselves, which survive a stop, whenever a checkpoint is saved and at the end.
+
+    Args:
+        folder: holds `curves.csv`, whose logger comes before this one.
+        path: the table.
+    """
+
+    def __init__(self, folder: Path, path: Path) -> None:
+        super().__init__()
+        self._curves, self.path = folder / FILE_NAME, path
+
+    @property
+    @override
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    @override
+    def version(self) -> str:
+        return ""
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the resolved config lies beside the curves."""
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Do nothing: the curves have them."""
+
+    @override
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the table anew."""
+        if not self._curves.is_file():
+            return
+        rows: dict[int, dict[str, float]] = {}
+        for step, name, value in _read_rows(self._curves):
+            rows.setdefault(step, {})[name] = value
+        columns = dict.fromkeys(name for row in rows.values() for name in row)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with written(self.path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", *columns], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"step": step, **rows[step]} for step in sorted(rows))
+
+    @override
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write the table of everything that was logged."""
+        self.save()
+
+
 def _open_from(path: Path, step: int) -> None:
     """Create the file, or cut an existing one down to the rows before `step` (also a last line cut by a crash)."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 # what W&B would otherwise put into the home directory: files on their way into a run, and copies of them
 _WANDB_FOLDERS = {"WANDB_DATA_DIR": "staging", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
 
+
+_RUN_ID, _CHECKPOINTS = "wandb_run_id", "checkpoints"
 
 WandbMode = Literal["auto", "online", "offline", "off"]
 
@@ -59,16 +62,21 @@ class Loggers:
         wandb_mode(self.wandb)
 
     def __call__(self, folder: Path, stage: str) -> list[Logger]:
-        """Open the loggers for a stage that writes into `folder`; what they store is in `folder/logs`."""
+        """Open the loggers for a stage that writes into `folder`; what they store is in `folder/logs`.
+
+        A stage that was stopped and goes on continues its W&B run, its event files and its CSV.
+        """
         logs = Path(folder) / "logs"
         loggers: list[Logger] = []
         mode = wandb_mode(self.wandb)
         if self.tensorboard or self.csv or mode != "off":
             logs.mkdir(parents=True, exist_ok=True)
         if self.tensorboard:
-            loggers.append(_tensorboard(logs))
+            loggers.append(_tensorboard(logs, _resumed_step(Path(folder))))
         if self.csv:
-            loggers.append(_csv(logs))
+            from mmrlhf.callbacks.curves import WideCurves
+
+            loggers.append(WideCurves(Path(folder), logs / "csv" / "metrics.csv"))
         if mode != "off":
             loggers.append(self._wandb(logs, stage, mode))
         return loggers
@@ -84,6 +92,8 @@ class Loggers:
             name=f"{self.run_name} {stage}",
             group=self.group or self.run_name,
             job_type=stage,
+            # the run that this stage began before it was stopped, or a new one
+            id=_run_id(logs / _RUN_ID),
             save_dir=logs,
             offline=mode == "offline",
             config={**self.columns, **self.config},
@@ -164,7 +174,27 @@ def _logged_in() -> bool:
         return False
 
 
-def _tensorboard(logs: Path) -> Logger:
+def _run_id(path: Path) -> str:
+    """The W&B id of a stage's run, drawn once and kept as long as the stage is not finished."""
+    try:
+        with path.open("x") as file:
+            file.write(secrets.token_hex(4))
+    except FileExistsError:
+        pass
+    return path.read_text()
+
+
+def _resumed_step(folder: Path) -> int | None:
+    """The step that training in a folder goes on from; None where it begins."""
+    if not (folder / _CHECKPOINTS).is_dir():
+        return None
+    from mmrlhf.callbacks.checkpoints import latest_checkpoint
+
+    newest = latest_checkpoint(folder / _CHECKPOINTS)
+    return None if newest is None else int(newest.stem.removeprefix("step-"))
+
+
+def _tensorboard(logs: Path, resumed: int | None) -> Logger:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     if find_spec("tensorboard") is None and find_spec("tensorboardX") is None:
@@ -174,10 +204,6 @@ def _tensorboard(logs: Path) -> Logger:
             given=True,
             fix="pip install -c constraints.txt tensorboard, or choose logger=csv",
         )
-    return TensorBoardLogger(save_dir=logs, name="", version="tensorboard")
-
-
-def _csv(logs: Path) -> Logger:
-    from lightning.pytorch.loggers import CSVLogger
-
-    return CSVLogger(save_dir=logs, name="", version="csv")
+    # what was logged behind the checkpoint will be logged again: TensorBoard drops it
+    purge = {} if resumed is None else {"purge_step": resumed}
+    return TensorBoardLogger(save_dir=logs, name="", version="tensorboard", **purge)

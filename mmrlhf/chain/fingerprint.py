@@ -18,6 +18,8 @@ from mmrlhf.files import is_remote
 
 ARTIFACT_FILE = "artifact.json"
 MANIFEST_FILE = "manifest.json"
+# of a fingerprint, in the name of an artefact's folder
+FINGERPRINT_DIGITS = 12
 
 
 def canonical_json(value: Any) -> str:
@@ -52,8 +54,10 @@ def artifact_token(fingerprint: str, sub: str = "") -> str:
 def path_token(path: Path) -> str:
     """Fingerprint what a path of the user's holds.
 
-    Inside an artefact, the artefact's fingerprint; a folder of shards, its manifest; anything else, a listing of names,
-    sizes and modification times. Raises ConfigError if the path does not exist.
+    Inside an artefact of a store, which its folder's name says, the artefact's fingerprint; a folder of shards, its
+    manifest; anything else, a listing of names, sizes and modification times.
+
+    Raises ConfigError if the path does not exist.
     """
     path = path.expanduser().resolve()
     if not path.exists():
@@ -62,7 +66,8 @@ def path_token(path: Path) -> str:
         record = folder / ARTIFACT_FILE
         if record.is_file():
             fingerprint = _read_json(record).get("fingerprint")
-            if isinstance(fingerprint, str):
+            # any other folder with such a file is the user's: what is below it may have changed since
+            if isinstance(fingerprint, str) and folder.name == fingerprint[:FINGERPRINT_DIGITS]:
                 return artifact_token(fingerprint, path.relative_to(folder).as_posix().strip("."))
     if (path / MANIFEST_FILE).is_file():
         return "manifest:" + hashlib.sha256((path / MANIFEST_FILE).read_bytes()).hexdigest()
@@ -84,21 +89,30 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def input_tokens(settings: Any, inputs: Collection[str]) -> Any:
-    """Replace each of the user's own inputs inside settings by what it holds.
+def source_tokens(settings: Any, inputs: Collection[str]) -> dict[str, str]:
+    """What each of the user's own inputs inside settings holds: text -> token.
 
     A text counts as an input if it is one of `inputs` or an absolute path, and something exists there, or if it is the
-    address of remote shards; any other text (a hub id, a mode) stays as it is.
+    address of remote shards; any other text (a hub id, a mode) does not.
     """
     if isinstance(settings, Mapping):
-        return {key: input_tokens(item, inputs) for key, item in settings.items()}
+        settings = list(settings.values())
     if isinstance(settings, list | tuple):
-        return [input_tokens(item, inputs) for item in settings]
-    if isinstance(settings, str) and (settings in inputs or settings.startswith("/")):
-        if is_remote(settings):
-            from mmrlhf.shards.remote import manifest_token  # takes seconds to import; only where something is remote
+        return {text: token for item in settings for text, token in source_tokens(item, inputs).items()}
+    if not isinstance(settings, str) or not (settings in inputs or settings.startswith("/")):
+        return {}
+    if is_remote(settings):
+        from mmrlhf.shards.remote import manifest_token  # takes seconds to import; only where something is remote
 
-            return manifest_token(settings)
-        path = Path(settings).expanduser()
-        return path_token(path) if path.exists() else settings
-    return settings
+        return {settings: manifest_token(settings)}
+    path = Path(settings).expanduser()
+    return {settings: path_token(path)} if path.exists() else {}
+
+
+def replace_texts(settings: Any, tokens: Mapping[str, str]) -> Any:
+    """Copy settings with the tokens in place of the texts that have one."""
+    if isinstance(settings, Mapping):
+        return {key: replace_texts(item, tokens) for key, item in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [replace_texts(item, tokens) for item in settings]
+    return tokens.get(settings, settings) if isinstance(settings, str) else settings

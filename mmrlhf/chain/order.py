@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any
 
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import is_remote
 
 _REFERENCE = re.compile(r"stage:(?P<name>[A-Za-z0-9_-]+)(?:/(?P<sub>.*))?")
@@ -140,16 +140,29 @@ def is_reusable(node: Node) -> bool:
     return getattr(stage_module(node.target), "REUSABLE", True)
 
 
-def determinants(node: Node) -> list[Any]:
-    """What a stage's result depends on beside settings and inputs.
+def version(node: Node) -> int:
+    """The version of a stage's code, `VERSION` in its module; 1 where that says none. Another one is built anew."""
+    return int(getattr(stage_module(node.target), "VERSION", 1))
 
-    The time, if it is not reusable; else what the function `determinants` of its module says, if there is one.
+
+def determinants(node: Node) -> list[Any]:
+    """What a stage's result depends on beside settings, inputs and code: the time, if it is not reusable."""
+    return [] if is_reusable(node) else [time.time_ns()]
+
+
+def check_promises(node: Node, out: Path) -> None:
+    """Make sure that a stage has left what its module says in `PROMISES`: names of files and folders in its artefact.
+
+    Raises DataError, naming what is missing.
     """
-    if not is_reusable(node):
-        return [time.time_ns()]
-    function = getattr(stage_module(node.target), "determinants", None)
-    found = function(node.settings) if function is not None else None
-    return [] if found is None else [found]
+    promised: Sequence[str] = getattr(stage_module(node.target), "PROMISES", ())
+    missing = [name for name in promised if not (out / name).exists()]
+    if missing:
+        raise DataError(
+            f"stage {node.name} has ended without all of its result, so nothing is published",
+            where=out, given="no " + ", no ".join(missing), expected=", ".join(promised),
+            fix="run it again; if it ends so again, delete this folder first",
+        )  # fmt: skip
 
 
 def check_signature(node: Node) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from mmrlhf.files import hide_credentials
 
 PACKAGES = (
     "mmrlhf",
@@ -37,6 +42,31 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+def typed_command() -> str:
+    """The command that this process was started with, quoted for a shell; without passwords in addresses."""
+    program, *words = sys.argv
+    name = Path(program).name
+    if name == "__main__.py":
+        start = ["python", "-m", Path(program).parent.name]
+    else:
+        start = ["python", program] if name.endswith(".py") else [name]
+    return hide_credentials(shlex.join([*start, *words]))
+
+
+def job_command(overrides: Sequence[str]) -> str:
+    """The command that runs one job of a sweep by itself."""
+    return hide_credentials(shlex.join(["python", "run.py", *overrides]))
+
+
+def reproduction(command: str) -> list[str]:
+    """Lines for a shell that make a result again: the commit, whether it was edited since, and the command."""
+    git = git_commit()
+    lines = [f"git checkout {git['commit']}"] if git["commit"] else []
+    if git["edited"]:
+        lines.append("# the code had uncommitted edits")
+    return [*lines, command]
 
 
 def git_commit() -> dict[str, Any]:

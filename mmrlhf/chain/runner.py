@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.chain.fingerprint import artifact_token, digest, input_tokens
+from mmrlhf.chain.code import describe, split_closure
+from mmrlhf.chain.fingerprint import artifact_token, digest, replace_texts, source_tokens
 from mmrlhf.chain.launch import single_process
-from mmrlhf.chain.order import Node, determinants, is_reusable, replace_references
-from mmrlhf.chain.store import Artifact, Recipe, Store
+from mmrlhf.chain.order import Node, check_promises, determinants, is_reusable, replace_references, version
+from mmrlhf.chain.store import Artifact, CodePolicy, Recipe, Store
 from mmrlhf.chain.worker import Invoke, StageCall, launch
 from mmrlhf.errors import ConfigError
 from mmrlhf.processes import Group, count_devices, outside_group
@@ -19,6 +20,7 @@ from mmrlhf.processes import Group, count_devices, outside_group
 log = logging.getLogger(__name__)
 
 LOG_FILE = "processes.log"
+Make = Callable[[Path], Mapping[str, Any]]
 
 
 class Runner:
@@ -32,6 +34,8 @@ class Runner:
         distributed: names of the stages that run on all devices; others use one.
         work: folder for the process logs of this run.
         group: the process group that this process is already in.
+        code: what happens where only the code of this package is another than an artefact's (`Store.choose`).
+        callbacks: settings of the callbacks that change what training stages make.
     """
 
     def __init__(
@@ -44,9 +48,13 @@ class Runner:
         distributed: Collection[str] = (),
         work: Path,
         group: Group | None = None,
+        code: CodePolicy = "warn",
+        callbacks: Sequence[Any] = (),
     ) -> None:
         self.store, self.invoke, self.runtime = store, invoke, dict(runtime)
         self.inputs, self.distributed, self.work = frozenset(inputs), frozenset(distributed), Path(work)
+        self.code: CodePolicy = code
+        self.callbacks = list(callbacks)
         self.group = group or Group.from_environment()
         trainer = self.runtime.get("trainer", {})
         self.num_nodes = int(trainer.get("num_nodes", 1))
@@ -87,19 +95,38 @@ class Runner:
                 )  # fmt: skip
             if self.group.rank > 0 and node.name in checks:
                 continue  # rank 0 runs it; no other rank can know its fingerprint, and none has to
-            recipe = self.recipe(node, artifacts)
+            recipe, differs = self.store.choose(self.recipe(node, artifacts), self.code)
+            self._tell(node, differs)
             settings = replace_references(node.settings, lambda name, sub: _place(artifacts[name], sub))
             artifacts[node.name] = self._build(node, recipe, settings)
+            if self.group.rank == 0:
+                self.store.note_use(artifacts[node.name], self.work)
         return list(artifacts.values())
 
     def recipe(self, node: Node, artifacts: Mapping[str, Artifact]) -> Recipe:
         """Fingerprint a stage whose inputs are there."""
+        sources = source_tokens(node.settings, self.inputs)
         tokens = replace_references(
-            input_tokens(node.settings, self.inputs),
-            lambda name, sub: artifact_token(artifacts[name].fingerprint, sub),
+            replace_texts(node.settings, sources), lambda name, sub: artifact_token(artifacts[name].fingerprint, sub)
         )
         inputs = {name: artifacts[name].fingerprint for name in node.references}
-        return Recipe(node.name, digest(node.target, tokens, *determinants(node)), node.settings, inputs)
+        callbacks = self.callbacks if "training" in node.settings else []
+        package, own = split_closure(node.target, [node.settings, callbacks])
+        number = version(node)
+        fingerprint = digest(node.target, tokens, number, own, callbacks, *determinants(node))
+        said = {"_target_": node.target, **node.settings, **({"callbacks": callbacks} if callbacks else {})}
+        return Recipe(node.name, fingerprint, said, inputs, sources, number, own, package)
+
+    def _tell(self, node: Node, differs: list[str]) -> None:
+        if not differs or self.code == "ignore" or self.group.rank > 0:
+            return
+        if self.code == "rebuild":
+            log.info("%s: is built anew, because its code has changed: %s", node.name, describe(differs))
+        else:
+            log.warning(
+                "%s: reused although its code has changed since: %s (code=rebuild builds it anew)",
+                node.name, describe(differs),
+            )  # fmt: skip
 
     def _build(self, node: Node, recipe: Recipe, settings: Mapping[str, Any]) -> Artifact:
         def call(out: Path, trainer: Mapping[str, Any]) -> StageCall:
@@ -107,20 +134,31 @@ class Runner:
 
         several = node.name in self.distributed and self.num_processes > 1
         trainer = self.runtime.get("trainer", {})
+
+        def checked(make: Callable[[StageCall], Mapping[str, Any]], trainer: Mapping[str, Any]) -> Make:
+            def fill(out: Path) -> Mapping[str, Any]:
+                summary = make(call(out, trainer))
+                if self.group.rank == 0:
+                    check_promises(node, out)
+                return summary
+
+            return fill
+
+        alone = checked(self.invoke, single_process(trainer))
         if self.group.size == 1:
             if several:
-                return self.store.build(recipe, lambda out: self._launch(call(out, trainer), recipe))
-            return self.store.build(recipe, lambda out: self.invoke(call(out, single_process(trainer))))
+                return self.store.build(recipe, checked(lambda call: self._launch(call, recipe), trainer))
+            return self.store.build(recipe, alone)
         if several:
-            return self._build_together(recipe, lambda out: self.invoke(call(out, trainer)))
+            return self._build_together(recipe, checked(self.invoke, trainer))
         if self.group.rank > 0:
             found = self.store.wait(recipe)
             assert found is not None
             return found
         with outside_group():
-            return self.store.build(recipe, lambda out: self.invoke(call(out, single_process(trainer))))
+            return self.store.build(recipe, alone)
 
-    def _build_together(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+    def _build_together(self, recipe: Recipe, make: Make) -> Artifact:
         """Build with all ranks of a group started from outside: rank 0 holds the lock, the others follow its sign."""
         sign = self.store.building(recipe) / ("." + re.sub(r"[^A-Za-z0-9.-]", "_", self.group.launch))
 

@@ -30,6 +30,7 @@ class Runtime:
         max_damaged: share of a run's queries that may be left out because they cannot be used; one may be in any case.
         progress: show progress bars.
         callbacks: Lightning callbacks for every training stage.
+        command: what was typed, for pages that say how they were made.
     """
 
     trainer: Callable[..., L.Trainer]
@@ -41,3 +42,4 @@ class Runtime:
     max_damaged: float = MAX_DAMAGED
     progress: bool = True
     callbacks: list[Callback] = field(default_factory=list)
+    command: str = ""

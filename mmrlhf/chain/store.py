@@ -4,6 +4,7 @@
     <root>/<stage>/<first 12 digits>.building/  under work, or left by a crash and continued by the next run
     <root>/<stage>/<first 12 digits>.processes/ what the processes of one stage exchange while they run
     <root>/<stage>/<first 12 digits>.lock       held by the process that builds
+    <root>/<stage>/<first 12 digits>.used       folders of the runs that used it; its time is the last use
 
 A folder becomes an artefact by rename, never half-written.
 """
@@ -12,37 +13,56 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from mmrlhf.chain.fingerprint import ARTIFACT_FILE
+from mmrlhf.chain.code import changed
+from mmrlhf.chain.fingerprint import ARTIFACT_FILE, FINGERPRINT_DIGITS, digest
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.errors import DataError
-from mmrlhf.files import publish_folder, write_json
+from mmrlhf.files import hide_credentials, publish_folder, write_json
 from mmrlhf.terminal.lines import duration
 
 log = logging.getLogger(__name__)
 
-FINGERPRINT_DIGITS = 12
+CodePolicy = Literal["rebuild", "warn", "ignore"]
 # a folder of a stage's that only its continuation needs (a trainer's checkpoints): it goes once the stage is finished
 SCRATCH = "checkpoints"
+# what lies beside an artefact under its name: unfinished, exchanged between processes, held, used by which runs
+BUILDING, PROCESSES, LOCK, USED = ".building", ".processes", ".lock", ".used"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What determines an artefact: the stage, its fingerprint, its settings and its inputs' fingerprints."""
+    """What determines an artefact: the stage, its fingerprint, and what that is made of.
+
+    Args:
+        settings: of the stage; inputs: fingerprints of the artefacts that it reads.
+        sources: what the user's own inputs in the settings hold (`source_tokens`).
+        version: of the stage; own_code: hashes of the user's modules (both in the fingerprint).
+        package_code: hashes of our modules, which are not.
+    """
 
     stage: str
     fingerprint: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+    own_code: Mapping[str, str] = field(default_factory=dict)
+    package_code: Mapping[str, str] = field(default_factory=dict)
+
+    def with_code(self) -> Recipe:
+        """The same with our modules in its fingerprint: an artefact beside the one that other code has built."""
+        return replace(self, fingerprint=digest(self.fingerprint, self.package_code))
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,7 @@ class Artifact:
     seconds: float
     summary: Mapping[str, Any]
     reused: bool
+    package_code: Mapping[str, str] = field(default_factory=dict)
 
 
 class Store:
@@ -70,12 +91,12 @@ class Store:
     def building(self, recipe: Recipe) -> Path:
         """Where the artefact is filled before it is finished; kept after a crash."""
         final = self.folder(recipe)
-        return final.with_name(final.name + ".building")
+        return final.with_name(final.name + BUILDING)
 
     def processes(self, recipe: Recipe) -> Path:
         """Where the processes that fill an artefact together exchange their call and their results."""
         final = self.folder(recipe)
-        return final.with_name(final.name + ".processes")
+        return final.with_name(final.name + PROCESSES)
 
     def find(self, recipe: Recipe) -> Artifact | None:
         """Look for a finished artefact.
@@ -88,7 +109,8 @@ class Store:
         try:
             content = json.loads(record.read_text(encoding="utf-8"))
             fingerprint, seconds, summary = content["fingerprint"], content["seconds"], content["summary"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            code = content.get("code", {}).get("package", {})
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise DataError("an artefact's record is damaged", where=record, fix="delete its folder") from error
         if fingerprint != recipe.fingerprint:
             raise DataError(
@@ -98,7 +120,20 @@ class Store:
                 expected=recipe.fingerprint,
                 fix="delete its folder",
             )
-        return Artifact(recipe.stage, fingerprint, self.folder(recipe), float(seconds), summary, reused=True)
+        return Artifact(recipe.stage, fingerprint, self.folder(recipe), float(seconds), summary, True, code)
+
+    def choose(self, recipe: Recipe, code: CodePolicy) -> tuple[Recipe, list[str]]:
+        """Which artefact is meant, among those that differ in the code of this package alone; and what changed.
+
+        The one of exactly this code, where there is one. Else the one that there is: reused under `warn` and `ignore`,
+        and with `rebuild` left beside a new one. Returns the modules that differ from it, none where that is no matter.
+        """
+        exact = recipe.with_code()
+        if self.find(exact) is not None:
+            return exact, []
+        found = self.find(recipe)
+        differs = changed(found.package_code, recipe.package_code) if found is not None else []
+        return (exact if differs and code == "rebuild" else recipe), differs
 
     def build(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any]]) -> Artifact:
         """Return the artefact, after `make(folder)` has filled its folder if it was missing.
@@ -148,19 +183,31 @@ class Store:
         return {
             "stage": recipe.stage,
             "fingerprint": recipe.fingerprint,
-            "settings": recipe.settings,
+            "settings": hide_credentials(recipe.settings),
             "inputs": recipe.inputs,
+            "sources": hide_credentials(recipe.sources),
+            "code": {"version": recipe.version, "own": recipe.own_code, "package": recipe.package_code},
             "versions": versions(),
             "git": git_commit(),
             "seconds": seconds,
-            "summary": summary,
+            "summary": hide_credentials(summary),
         }
+
+    def note_use(self, artifact: Artifact, run: Path) -> None:
+        """Keep in mind when an artefact was used last, and by which run's folder (`<first 12 digits>.used`)."""
+        stamp = artifact.folder.with_name(artifact.folder.name + USED)
+        known = stamp.read_text().split("\n") if stamp.exists() else []
+        line = str(Path(run).absolute())
+        with suppress(OSError), stamp.open("a") as file:  # a store of someone else's may be read-only
+            if line not in known:
+                file.write(f"{line}\n")
+            os.utime(stamp)
 
     @contextmanager
     def _lock(self, recipe: Recipe) -> Iterator[None]:
         final = self.folder(recipe)
         final.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(final.with_name(final.name + ".lock"))
+        lock = FileLock(final.with_name(final.name + LOCK))
         try:
             lock.acquire(timeout=0)
         except Timeout:

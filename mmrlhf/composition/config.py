@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmrlhf.chain.store import CodePolicy
 from mmrlhf.composition import source
 from mmrlhf.composition.rounds import in_round, round_names, split_name
 from mmrlhf.errors import ConfigError, UserError
@@ -37,6 +39,8 @@ OmegaConf.register_new_resolver(
 OmegaConf.register_new_resolver(
     "slurm_tasks", lambda num_nodes, devices: 1 if int(num_nodes) == 1 else int(devices), replace=True
 )
+# of this command, so that two that start in one second have folders of their own; cached: one for the whole command
+OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_name", lambda name: run_name(name), replace=True)
 OmegaConf.register_new_resolver("run_group", lambda name: run_group(name), replace=True)
 OmegaConf.register_new_resolver("run_choices", lambda: run_choices(), replace=True)
@@ -91,6 +95,14 @@ def read_runtime(config: DictConfig) -> dict[str, Any]:
     runtime = plain_settings(config.runtime, "runtime")
     runtime["callbacks"] = [item for item in (runtime.get("callbacks") or {}).values() if item is not None]
     return runtime
+
+
+def read_code_policy(config: DictConfig) -> CodePolicy:
+    """Read what happens where only our code is another than an artefact's; raises ConfigError for another word."""
+    if config.code not in ("rebuild", "warn", "ignore"):
+        raise ConfigError("not a way to treat changed code", where="code", given=config.code,
+                          expected="rebuild, warn or ignore")  # fmt: skip
+    return config.code
 
 
 def user_inputs(config: DictConfig) -> frozenset[str]:

@@ -6,9 +6,7 @@ pairs (`{"id", "prompt", "images", "chosen", "rejected"}`). They are checked, re
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -74,9 +72,3 @@ def find_function(name: str) -> OwnFunction:
             fix="put module.py into the current folder, or on PYTHONPATH; docs/data.md shows one in ten lines",
         )
     return cast(OwnFunction, function)
-
-
-def source_digest(name: str) -> str:
-    """Hash the file that a function lives in: when it changes, what was packed with it is out of date."""
-    file = inspect.getsourcefile(inspect.unwrap(find_function(name)))
-    return hashlib.sha256(Path(file).read_bytes() if file else name.encode()).hexdigest()

@@ -11,9 +11,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from mmrlhf.chain.forecast import Forecast
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.chain.store import Artifact, plain
-from mmrlhf.files import short_path, write_json
+from mmrlhf.files import hide_credentials, short_path, write_json
 from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.words import add_row, error_panel, new_table, show
 
@@ -22,19 +23,20 @@ STAGES_FILE = "stages.json"
 _COPIED = (".html", ".png", ".csv", ".md")
 
 
-def record_outcome(folder: Path, artifacts: Sequence[Artifact], settings: Mapping[str, Any]) -> None:
+def record_outcome(
+    folder: Path, artifacts: Sequence[Artifact], settings: Mapping[str, Any], *, command: str = ""
+) -> None:
     """Write into a run's folder what determined it and what came out.
 
-    `resolved.yaml` (settings), `versions.json` (libraries and commit), `metrics.json` (every stage's summary),
+    `resolved.yaml` (settings), `versions.json` (command, commit, libraries), `metrics.json` (every stage's summary),
     `stages.json` (what was built and what was reused, in how many seconds), `artifacts/<stage>` (links to the
     artefacts), and copies of the last stage's report and pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "resolved.yaml").write_text(
-        yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
-    write_json(folder / "versions.json", {"versions": versions(), "git": git_commit()})
-    write_json(folder / METRICS_FILE, {artifact.stage: artifact.summary for artifact in artifacts})
+    known = hide_credentials(plain(settings))
+    (folder / "resolved.yaml").write_text(yaml.safe_dump(known, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_json(folder / "versions.json", {"command": command, "git": git_commit(), "versions": versions()})
+    write_json(folder / METRICS_FILE, hide_credentials({artifact.stage: artifact.summary for artifact in artifacts}))
     write_json(
         folder / STAGES_FILE,
         {
@@ -57,7 +59,7 @@ def record_failure(folder: Path, error: Exception) -> None:
     """Write into a job's folder why it failed, for the table of its sweep."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS_FILE).unlink(missing_ok=True)
-    write_json(folder / FAILURE_FILE, {"kind": type(error).__name__, "message": str(error)})
+    write_json(folder / FAILURE_FILE, {"kind": type(error).__name__, "message": hide_credentials(str(error))})
 
 
 def _link(target: Path, link: Path) -> None:
@@ -139,6 +141,21 @@ def show_outcome(
 def show_error(error: Exception, console: Console | None = None) -> None:
     """Print a mistake of the user's as one screen, without a traceback."""
     show(error_panel(error), console or Console(stderr=True))
+
+
+def show_forecast(forecasts: Sequence[Forecast], console: Console | None = None) -> None:
+    """Print what a command would do, stage by stage, and what that would take."""
+    title = "what would happen (times are of earlier builds)"
+    table = new_table("stage", "", "time", "why", title=title, right=("time",), fold=True)
+    for item in forecasts:
+        taken = "" if item.reused else "unknown" if item.seconds is None else duration(item.seconds)
+        add_row(table, item.stage, "reused" if item.reused else "built", taken, item.why)
+    show(table, console)
+    built = [item for item in forecasts if not item.reused]
+    known = sum(item.seconds for item in built if item.seconds is not None)
+    new = sum(item.seconds is None for item in built)
+    more = f", and {new} stages that were never built here" if new else ""
+    show(f"{len(built)} of {len(forecasts)} stages would be built: about {duration(known)}{more}", console)
 
 
 def chain_table(artifacts: Iterable[Artifact]) -> Table:

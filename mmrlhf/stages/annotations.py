@@ -27,6 +27,11 @@ from mmrlhf.types import PreferenceGroup, Response
 REWARDS = "rewards"
 Judge = Callable[[Mapping[str, Any], str], float]
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("rewards/_meta.json", "metrics.json")
+
 
 def run(
     out: Path,

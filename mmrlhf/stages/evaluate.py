@@ -46,6 +46,11 @@ log = logging.getLogger(__name__)
 Judge = Callable[[Mapping[str, Any], str], float]
 Said = dict[str, dict[str, Any]]
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("samples.jsonl", "metrics.json")
+
 
 def run(
     out: Path,

@@ -35,6 +35,11 @@ SHARDS, ANSWERS, REQUESTS, ESTIMATE = "shards", "answers.jsonl", "requests.jsonl
 NUM_EXAMPLES = 5
 USED = "used"
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("shards/manifest.json", "metrics.json")
+
 
 class Outcome(NamedTuple):
     """A text, and why it is not used; empty where it is."""

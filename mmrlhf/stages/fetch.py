@@ -59,6 +59,12 @@ class Listing:
         return sum(size for name, size in self.files.items() if not _is_complete(folder / name, size))
 
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("files",)
+
+
 def run(
     out: Path,
     *,

@@ -36,6 +36,11 @@ log = logging.getLogger(__name__)
 SHARDS, ANSWERS = "shards", "answers"
 Judge = Callable[[Mapping[str, Any], str], float]
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("shards/manifest.json", "metrics.json")
+
 
 def run(
     out: Path,

@@ -9,6 +9,11 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.models.published_reward import import_released
 from mmrlhf.training.fit import MODEL
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("model/config.json",)
+
 
 def run(out: Path, *, checkpoint: Path, base: Path | str, runtime: Runtime) -> dict[str, Any]:
     """Write `out/model`, a reward model folder.

@@ -19,6 +19,11 @@ from mmrlhf.terminal.progress import track
 
 _SECONDS_PER_SHARD = 4 * 3600
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("manifest.json", "index.parquet")
+
 
 def run(out: Path, *, tars: Path, runtime: Runtime) -> dict[str, Any]:
     """Scan tars, and write index, manifest and links to them into `out`.

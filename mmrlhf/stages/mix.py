@@ -10,6 +10,11 @@ from typing import Any
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.shards.union import write_mixture
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("manifest.json", "index.parquet")
+
 
 def run(out: Path, *, sets: Mapping[str, str], runtime: Runtime) -> dict[str, Any]:
     """Write a folder that reads like one set of shards; the sets stay where they are.

@@ -43,6 +43,11 @@ METHODS: dict[type[Objective], type[PreferenceModule]] = {
     MDPO: ImageConditionalModule,
 }
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("model/config.json", "metrics.json")
+
 
 def run(
     out: Path,

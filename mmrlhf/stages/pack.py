@@ -22,7 +22,7 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.media.isolation import ProcessDied, map_isolated
 from mmrlhf.media.video import Sampling
 from mmrlhf.records.draft import Draft, Rejection, VideoForm, load_or_reject
-from mmrlhf.records.own import find_function, import_own, source_digest
+from mmrlhf.records.own import find_function, import_own
 from mmrlhf.reporting.pack_table import REPORT_FILE, Tally, build_report, require_groups, warn
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import ShardSink
@@ -32,6 +32,11 @@ from mmrlhf.types import PreferenceGroup
 logger = logging.getLogger(__name__)
 
 Importer = Callable[[Path], Iterator[Draft | Rejection]]
+
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("manifest.json", "index.parquet", "report.json")
 
 
 def run(
@@ -114,12 +119,6 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for a function of the user's that cannot be found, before anything runs."""
     if isinstance(settings.get("importer"), str):
         find_function(settings["importer"])
-
-
-def determinants(settings: Mapping[str, Any]) -> str | None:
-    """What the artefact depends on beside its settings: the code of a function of the user's."""
-    importer = settings.get("importer")
-    return source_digest(importer) if isinstance(importer, str) else None
 
 
 def _remaining(

@@ -36,6 +36,11 @@ from mmrlhf.types import EncodedGroup, PreferenceGroup
 COLUMNS: tuple[str, ...] = (REFERENCE, REFERENCE_TOKENS)
 LOGPROBS = "logprobs"
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("logprobs/_meta.json", "metrics.json")
+
 
 def run(
     out: Path,

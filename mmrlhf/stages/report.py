@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from mmrlhf.callbacks.samples import log_samples, wandb_loggers
-from mmrlhf.chain.provenance import versions
+from mmrlhf.chain.provenance import reproduction, versions
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import plain
 from mmrlhf.errors import DataError
@@ -58,6 +58,11 @@ CONTENTS = (
     ("run", "How it was made"),
 )
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("report.html", "metrics.json")
+
 
 def run(
     out: Path,
@@ -74,7 +79,6 @@ def run(
     rounds: Sequence[str | Path] = (),
     objective: Objective | None = None,
     title: str = "Multimodal preference alignment",
-    command: str = "python run.py",
     num_samples: int = 12,
     max_queries: int = 2000,
     seed: int = 0,
@@ -92,7 +96,6 @@ def run(
         rounds: evaluations after every round of self-improvement; `before` is where the first one started.
         objective: what turns margins into betas.
         title: of the page.
-        command: what makes this page again.
         num_samples: queries shown with picture and responses.
         max_queries: at most so many queries enter the histograms of margins, betas and rewards.
         seed: chooses the queries that are shown, and draws bootstrap samples.
@@ -114,7 +117,7 @@ def run(
     if rounds:
         page["rounds"], summary["rounds"] = _rounds(out, before, rounds)
     page["samples"] = _samples_section(samples)
-    page["run"] = _run_section(stages, command)
+    page["run"] = _run_section(stages, runtime.command)
     html = render(title, _subtitle(stages, index), page, build_cards(summary, stages))
     (out / PAGE).write_text(html, encoding="utf-8", errors="backslashreplace")
     write_json(out / "metrics.json", summary)
@@ -201,10 +204,6 @@ def _run_section(stages: Mapping[str, StageResult | None], command: str) -> Sect
     known = [stage for stage in stages.values() if stage is not None]
     times = {stage.name: stage.seconds for stage in known if stage.seconds is not None}
     newest = next((stage.record for stage in reversed(known) if stage.record.get("versions")), {})
-    commit = (newest.get("git") or {}).get("commit")
-    lines = [f"git checkout {commit}"] if commit else []
-    if (newest.get("git") or {}).get("edited"):
-        lines.append("# the code had uncommitted edits")
     listed = [
         {
             "name": stage.name,
@@ -216,7 +215,7 @@ def _run_section(stages: Mapping[str, StageResult | None], command: str) -> Sect
     ]
     return {
         "times": plots.bars(times, label="seconds", format_value="{:,.1f}") if times else None,
-        "reproduce": "\n".join([*lines, command]),
+        "reproduce": "\n".join(reproduction(command or "python run.py")),
         "versions": newest.get("versions") or versions(),
         "stages": listed,
     }

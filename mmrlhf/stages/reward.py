@@ -31,6 +31,11 @@ from mmrlhf.training.workbench import Workbench, open_workbench
 
 log = logging.getLogger(__name__)
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("model/config.json", "metrics.json")
+
 
 def run(
     out: Path,

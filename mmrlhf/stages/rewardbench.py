@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 TABLE_FILE = "rewardbench.md"
 WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("metrics.json", "rewardbench.md")
+
 
 def run(
     out: Path,

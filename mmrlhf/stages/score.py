@@ -26,6 +26,11 @@ from mmrlhf.shards.sidecar import SideCar
 
 REWARDS, GIVEN_REWARDS = "rewards", "rewards_given_critique"
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("rewards/_meta.json", "metrics.json")
+
 
 def run(
     out: Path,

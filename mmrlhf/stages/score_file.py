@@ -32,6 +32,11 @@ log = logging.getLogger(__name__)
 RESULTS, REWARDS = "results.jsonl", "rewards"
 _SHOWN, _SIGNS = 20, 60
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("results.jsonl", "rewards/_meta.json", "metrics.json")
+
 
 def run(
     out: Path,

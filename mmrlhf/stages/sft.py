@@ -12,6 +12,11 @@ from mmrlhf.training.fit import finish, save_trained, train
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import open_workbench
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("model/config.json", "metrics.json")
+
 
 def run(
     out: Path,

@@ -19,6 +19,11 @@ from mmrlhf.shards.index import Index
 # More text than this does not change a vocabulary of a few hundred tokens.
 _MOST_GROUPS = 2000
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("model/config.json",)
+
 
 def run(
     out: Path,

@@ -15,6 +15,9 @@ from mmrlhf.shapes.warmup import WarmupSettings
 from mmrlhf.shapes.world import WorldKind, WorldSettings, world_rows
 from mmrlhf.terminal.progress import track
 
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+
 
 def run(
     out: Path,

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from mmrlhf.callbacks.curves import FILE_NAME as CURVE_FILE
 from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.chain.order import replace_references
+from mmrlhf.chain.provenance import reproduction, typed_command
 from mmrlhf.errors import UserError
 from mmrlhf.reporting import plots
 from mmrlhf.reporting.inputs import open_shards, read_answers, read_stage
@@ -51,6 +52,7 @@ def write_page(sweep: Sweep, out: Path) -> None:
         points=_rows(sweep),
         jobs=[_job(job, sweep, out.parent) for job in sweep.jobs],
         job_settings=varying(sweep.jobs),
+        reproduce="\n".join(reproduction(typed_command())),
     )
     out.write_text(page, encoding="utf-8", errors="backslashreplace")
 

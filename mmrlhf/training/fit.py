@@ -82,7 +82,7 @@ def train(
     """Fit from the newest checkpoint in `out/checkpoints`, validate, and summarise.
 
     Raises:
-        TrainingInterrupted: stopped by a signal, after saving.
+        TrainingInterrupted: stopped by a signal, after saving. ConfigError: fewer steps than planned.
     """
     module.stage = stage
     preemption = Preemption()
@@ -96,6 +96,7 @@ def train(
         if preemption.agreed(trainer):
             problem = f"stopped by {preemption.cause} behind the last step; run it again to continue"
             raise TrainingInterrupted(problem, preemption.received)
+    _check_steps(trainer.global_step, bench.data.total_steps, stage, out)
     summary: dict[str, Any] = {
         "steps": trainer.global_step,
         "groups_per_step": bench.schedule.groups_per_step,
@@ -113,6 +114,19 @@ def train(
         },
     }
     return trainer, summary
+
+
+def _check_steps(made: int, planned: int, stage: str, out: Path) -> None:
+    """Raise ConfigError where something has ended training early: its model is not what the settings describe."""
+    if made < planned:
+        raise ConfigError(
+            f"training of {stage} ended before its plan did, so nothing is published",
+            where=out,
+            given=f"{made} optimizer steps",
+            expected=f"{planned}",
+            fix="leave out what ended it (a callback?) and run the same command: it goes on from the last checkpoint; "
+            "a shorter training is scale.max_steps=N",
+        )
 
 
 def _fit(trainer: L.Trainer, module: PackedModule, bench: Workbench, resume: Path | None) -> float:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf.chain.fingerprint import artifact_token, digest, input_tokens, path_token
+from mmrlhf.chain.fingerprint import artifact_token, digest, path_token, replace_texts, source_tokens
 from mmrlhf.errors import ConfigError
 
 scalars = st.none() | st.booleans() | st.integers(-1000, 1000) | st.floats(-10, 10) | st.text(max_size=5)
@@ -61,19 +61,33 @@ def test_shards_count_by_their_manifest(tmp_path: Path) -> None:
 
 
 def test_an_artefact_given_as_a_path_counts_as_the_artefact(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "artifact.json").write_text(json.dumps({"fingerprint": "abc"}))
-    assert path_token(tmp_path / "model") == artifact_token("abc", "model")
-    assert path_token(tmp_path) == artifact_token("abc")
+    folder, fingerprint = tmp_path / "0123456789ab", "0123456789ab" + "c" * 52
+    (folder / "model").mkdir(parents=True)
+    (folder / "artifact.json").write_text(json.dumps({"fingerprint": fingerprint}))
+    assert path_token(folder / "model") == artifact_token(fingerprint, "model")
+    assert path_token(folder) == artifact_token(fingerprint)
+
+
+@pytest.mark.parametrize("record", [{"fingerprint": "f" * 64}, {"fingerprint": 3}, {}, []])
+def test_a_record_in_a_folder_of_the_users_hides_nothing(tmp_path: Path, record: object) -> None:
+    """Only a folder of a store is read-only: below any other, data may change beside such a file."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "artifact.json").write_text(json.dumps(record))
+    (tmp_path / "data" / "a.txt").write_text("1")
+    before = path_token(tmp_path / "data")
+    (tmp_path / "data" / "a.txt").write_text("12")
+    assert path_token(tmp_path / "data") != before
 
 
 def test_only_inputs_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "all").touch()
     monkeypatch.chdir(tmp_path)
     values = {"scheme": "all", "policy": "org/model"}
-    assert input_tokens(values, {"org/model"}) == values
-    assert input_tokens(values, {"all"})["scheme"].startswith("listing:")
-    assert input_tokens({"a": [str(tmp_path / "all")]}, ())["a"][0].startswith("listing:")
+    assert source_tokens(values, {"org/model"}) == {}
+    (found,) = source_tokens(values, {"all"}).items()
+    assert found[0] == "all" and found[1].startswith("listing:")
+    assert replace_texts(values, dict([found])) == {"scheme": found[1], "policy": "org/model"}
+    assert source_tokens({"a": [str(tmp_path / "all")]}, ()) == {str(tmp_path / "all"): found[1]}
 
 
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:

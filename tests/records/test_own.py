@@ -9,7 +9,7 @@ import pytest
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.records.draft import Draft, Rejection
-from mmrlhf.records.own import find_function, import_own, source_digest
+from mmrlhf.records.own import find_function, import_own
 
 
 @pytest.fixture
@@ -61,10 +61,3 @@ def test_its_own_mistakes_are_not_caught(here: Path) -> None:
     (here / "own_needs.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
         find_function("own_needs.read")
-
-
-def test_another_code_is_another_source(here: Path) -> None:
-    (here / "own_source.py").write_text("def read(root):\n    return []\n")
-    before = source_digest("own_source.read")
-    (here / "own_source.py").write_text("def read(root):\n    return [1]\n")
-    assert source_digest("own_source.read") != before
