@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def _first_word(words: Sequence[str]) -> int:
-    """Print settings (`settings [KEY ...] [GROUP=OPTION ...]`), or what the store holds (`artifacts [prune [--yes]]`)."""
+    """Print settings (`settings [KEY ...]`), or what the store holds (`artifacts`, `artifacts prune [--yes]`)."""
     try:
         if words[0] == WORD:
             show_or_prune(words[1:])

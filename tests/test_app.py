@@ -51,7 +51,7 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("+stages.fake_train.policy=${benchmark.root}", ConfigError, "add benchmark.root=..."),
         ("+stages.fake_world.root=${nothing.there}", ConfigError, "not there"),
         ("trainer.devices=none", ConfigError, "trainer.devices"),
-        ("+logger.wandb=maybe", ConfigError, "logger.wandb"),
+        ("++logger.wandb=maybe", ConfigError, "logger.wandb"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(

@@ -205,5 +205,5 @@ def _tensorboard(logs: Path, resumed: int | None) -> Logger:
             fix="pip install -c constraints.txt tensorboard, or choose logger=csv",
         )
     # what was logged behind the checkpoint will be logged again: TensorBoard drops it
-    purge = {} if resumed is None else {"purge_step": resumed}
+    purge: dict[str, Any] = {} if resumed is None else {"purge_step": resumed}
     return TensorBoardLogger(save_dir=logs, name="", version="tensorboard", **purge)

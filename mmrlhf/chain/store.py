@@ -176,7 +176,7 @@ class Store:
         # not before: a stage that is stopped in its last moment goes on from it
         shutil.rmtree(final / SCRATCH, ignore_errors=True)
         log.info("%s: built in %s", recipe.stage, duration(seconds))
-        return Artifact(recipe.stage, recipe.fingerprint, final, seconds, summary, reused=False)
+        return Artifact(recipe.stage, recipe.fingerprint, final, seconds, summary, False, recipe.package_code)
 
     @staticmethod
     def _record(recipe: Recipe, summary: Mapping[str, Any], seconds: float) -> dict[str, Any]:
