@@ -107,7 +107,7 @@ class EndpointExpander:
         timeout: float = 120.0,
         retries: int = 5,
         pause: float = 1.0,
-        max_bytes: int = 8 << 20,
+        max_bytes: int = 8388608,
         give_up_after: int = 8,
     ) -> None:
         if max_tokens < 1:
