@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import site
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from mmrlhf.processes import PREEMPTION
 log = logging.getLogger(__name__)
 
 
+# the folder that the package lies in: a checkout, or one that packages are installed into
 PROJECT = Path(__file__).resolve().parents[2]
 EXIT_INTERRUPTED = 128 + signal.SIGTERM
 
@@ -51,8 +53,7 @@ def run_processes(
     command += [f"--nproc-per-node={num_processes}", "-m", *arguments]
     threads = max(1, (os.cpu_count() or 1) // num_processes)
     env = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, "PYTHONUNBUFFERED": "1"}
-    # found from any folder, also where the package is not installed
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), env.get("PYTHONPATH")]))
+    env |= search_path(env.get("PYTHONPATH"))
     log.debug("starting %s", " ".join(command))
     with log_file.open("wb") as copy:
         # a process group of its own: Ctrl-C in a terminal then reaches this process alone
@@ -68,6 +69,16 @@ def run_processes(
             return code
         finally:
             _end(child)
+
+
+def search_path(given: str | None, project: Path = PROJECT) -> dict[str, str]:
+    """Say what PYTHONPATH lets other processes find this package from any folder; given: what it is now.
+
+    A folder that Python looks in anyway is left out: on PYTHONPATH it would come before the standard library.
+    """
+    if str(project) in (*site.getsitepackages(), site.getusersitepackages()):
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(project), given]))}
 
 
 def _stream(source: IO[bytes], copy: IO[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shlex
 import subprocess
@@ -69,12 +70,28 @@ def reproduction(command: str) -> list[str]:
     return [*lines, command]
 
 
-def git_commit() -> dict[str, Any]:
-    """Say which commit the code is at and whether it was edited since; commit None outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
-    commit = _git(root, "rev-parse", "HEAD")
-    status = _git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
-    return {"commit": commit, "edited": bool(status) if commit else None}
+def git_commit(file: Path = Path(__file__)) -> dict[str, Any]:
+    """Say which commit the code is at and whether it was edited since.
+
+    Of an installed package, the commit is known where pip installed it from a git address; else it is None, also where
+    the folder that it was installed into lies in somebody's repository.
+
+    Args:
+        file: a file of the code.
+    """
+    root = file.resolve().parent
+    if _git(root, "ls-files", "--error-unmatch", file.name) is None:
+        return {"commit": _installed_commit(), "edited": None}
+    status = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": _git(root, "rev-parse", "HEAD"), "edited": bool(status)}
+
+
+def _installed_commit() -> str | None:
+    try:
+        note = metadata.distribution("mmrlhf").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
+    return json.loads(note or "{}").get("vcs_info", {}).get("commit_id")
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -22,7 +22,9 @@ from mmrlhf.composition.rounds import in_round, round_names, split_name
 from mmrlhf.errors import ConfigError, UserError
 from mmrlhf.text import first_line
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# inside the package where that was installed, beside it in a checkout
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 source.register()
 OmegaConf.register_new_resolver("if_needed", lambda *given, _root_: if_needed(*given, _root_=_root_), replace=True)
 # `${each_round:evaluate}`: the artefacts of a stage in every round, first round first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import site
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mmrlhf.app import leave
-from mmrlhf.chain.launch import EXIT_INTERRUPTED, PROJECT, hand_on, run_processes
+from mmrlhf.chain.launch import EXIT_INTERRUPTED, PROJECT, hand_on, run_processes, search_path
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.store import Store
 from mmrlhf.processes import Group, TrainingInterrupted
@@ -113,3 +114,10 @@ def test_slurm_starts_the_processes_of_several_machines(machines: int, devices: 
 def test_workers_find_this_package() -> None:
     """What the workers' PYTHONPATH gets is the folder that holds the package, and not one inside of it."""
     assert (PROJECT / "mmrlhf" / "app.py").is_file()
+    assert search_path("mine", Path("project")) == {"PYTHONPATH": os.pathsep.join(("project", "mine"))}
+    assert search_path(None, Path("project")) == {"PYTHONPATH": "project"}
+
+
+def test_where_packages_are_installed_is_not_put_before_the_standard_library() -> None:
+    for folder in site.getsitepackages():
+        assert search_path("mine", Path(folder)) == {}
