@@ -32,6 +32,7 @@ from mmrlhf.methods.optim import (
     fill_missing_gradients,
 )
 from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.methods.trained_state import FROZEN, frozen_fingerprint, with_frozen, without_frozen
 from mmrlhf.metrics.ranking import PairAccuracy
 from mmrlhf.models.sharding import is_sharded, shard_model
 from mmrlhf.processes import gather_ranks
@@ -284,10 +285,15 @@ class PackedModule(L.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["truncated_tokens"] = self.truncated_tokens()
         checkpoint["train_metrics"] = dict(self.train_metrics)
+        if not is_sharded(self.model):  # a sharded one is written by torch, every shard where it lies
+            checkpoint["state_dict"] = without_frozen(self, checkpoint["state_dict"])
+            checkpoint[FROZEN] = frozen_fingerprint(self)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.train_metrics = dict(checkpoint["train_metrics"])
+        if FROZEN in checkpoint:
+            checkpoint["state_dict"] = with_frozen(self, checkpoint["state_dict"], checkpoint[FROZEN])
         # The stored count is the sum over ranks, so one rank carries it on.
         self._truncated_tokens = checkpoint["truncated_tokens"] if self.trainer.is_global_zero else 0
 
