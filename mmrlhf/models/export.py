@@ -24,7 +24,7 @@ from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from mmrlhf.errors import ModelError, UserError
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.heads import ScoreHead, build_head
+from mmrlhf.models.heads import HeadSettings, ScoreHead, build_head
 from mmrlhf.models.hub import format_bytes, free_bytes
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, check_policy_folder, check_reward_folder, read_card
@@ -126,6 +126,37 @@ def load_head(folder: Path, card: Mapping[str, Any], *, width: int) -> ScoreHead
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ModelError("the score head does not fit its card", where=str(folder), given=str(error)) from error
     _check_finite(head.state_dict(), "float32")
+    return head
+
+
+def starting_head(settings: HeadSettings, checkpoint: str | Path, width: int) -> ScoreHead:
+    """The head that training starts with: the checkpoint's own where it has one, else a fresh one; the log says which.
+
+    Args:
+        checkpoint: folder or hub id that the backbone comes from; width: of its hidden states.
+
+    Raises:
+        ModelError: the checkpoint's head is damaged, or of another kind or other dimensions than the settings'.
+    """
+    folder = Path(checkpoint).expanduser()
+    trained = any((folder / name).is_file() for name in (CARD_FILE, HEAD_FILE))
+    if settings.fresh or not trained:
+        why = "as head.fresh asks; the trained one is left out" if trained else "as the checkpoint has none"
+        log.info("%s: the score head starts fresh, %s", checkpoint, why)
+        return settings.build(width)
+    card = read_card(folder)
+    if (card["head"], tuple(card["dimensions"])) != (settings.kind, tuple(settings.dimensions)):
+        raise ModelError(
+            "this checkpoint has a trained score head of another kind than the one that is to be trained",
+            where=folder / CARD_FILE,
+            given=f"kind {card['head']}, dimensions {card['dimensions']}",
+            expected=f"kind {settings.kind}, dimensions {list(settings.dimensions)}",
+            fix=f"model.head={card['head']} with its dimensions goes on with it; "
+            "stages.reward.head.fresh=true begins with a new one",
+        )
+    log.info("%s: its trained score head is trained further", checkpoint)
+    head = load_head(folder, card, width=width)
+    head.dropout.p = settings.dropout
     return head
 
 

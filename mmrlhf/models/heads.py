@@ -49,11 +49,13 @@ class HeadSettings:
         kind: `linear`, `tanh2` or `silu2`.
         dropout: inside it.
         dimensions: annotated scores that it learns beside the reward, such as helpfulness.
+        fresh: start from a head that knows nothing, even where the checkpoint has a trained one.
     """
 
     kind: str = "tanh2"
     dropout: float = 0.0
     dimensions: Sequence[str] = ()
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         _check_kind(self.kind)

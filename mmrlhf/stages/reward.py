@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.pairing import PairScheme
-from mmrlhf.models.export import save_reward_model
+from mmrlhf.models.export import save_reward_model, starting_head
 from mmrlhf.models.heads import HeadSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.training.critique_samples import critique_samples
@@ -65,6 +66,7 @@ def run(
         max_critique_tokens: longest of their critiques.
 
     Raises:
+        ModelError: the checkpoint has a score head of another kind.
         DataError: no pairs of different rank, responses without the wanted critique, no scores on a dimension.
     """
     training, head, weights = training or TrainSettings(), head or HeadSettings(), weights or RewardWeights()
@@ -74,7 +76,7 @@ def run(
     check_dimensions(index, schedule, head.dimensions)
     bench = open_workbench(
         shards, policy, critique.template, training, prepare=critique.prepare(shards, schedule.seed),
-        make_head=head.build, dimensions=head.dimensions, needs_pairs=True, runtime=runtime,
+        make_head=partial(starting_head, head, policy), dimensions=head.dimensions, needs_pairs=True, runtime=runtime,
     )  # fmt: skip
     module = CritiqueRewardModule(
         bench.model, weights.without_critique() if critique.kind == "none" else weights, training.optim,

@@ -19,9 +19,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from mmrlhf.errors import ModelError, UserError
 from mmrlhf.models import export
-from mmrlhf.models.export import load_reward_model, save_policy, save_reward_model
+from mmrlhf.models.export import load_reward_model, save_policy, save_reward_model, starting_head
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.heads import build_head
+from mmrlhf.models.heads import HeadSettings, build_head
 from mmrlhf.models.load import ModelSettings, load_backbone, load_processor, stored_dtype
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, check_policy_folder, check_reward_folder
 from mmrlhf.models.weight_files import read_headers
@@ -290,3 +290,30 @@ def test_an_older_transformers_reads_the_same_model(family: str, tiny_folders: d
     assert old != new and wrong == [0, 0, 0]
     torch.testing.assert_close(torch.tensor(numbers[0]), torch.tensor(now[0]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(torch.tensor(numbers[1]), torch.tensor(now[1]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_trained_head_is_trained_further(
+    reward_folder: Path, tiny_folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder's head to the bit, a fresh one only where there is none or where it is asked for; the log says it."""
+    caplog.set_level("INFO")
+    stored = load_file(reward_folder / HEAD_FILE)
+    head = starting_head(HeadSettings("tanh2", dropout=0.25), reward_folder, 64)
+    assert all(torch.equal(head.state_dict()[name], value) for name, value in stored.items())
+    assert head.dropout.p == 0.25 and float(head.out.weight.detach().norm()) > 1
+    assert "trained further" in caplog.text and "fresh" not in caplog.text
+    asked = starting_head(HeadSettings("silu2", fresh=True), reward_folder, 64)
+    assert float(asked.out.weight.detach().norm()) == 0 and "the trained one is left out" in caplog.text
+    starting_head(HeadSettings(), tiny_folders["internvl"], 64)
+    assert "the checkpoint has none" in caplog.text
+
+
+@pytest.mark.parametrize("settings", [HeadSettings("linear"), HeadSettings(dimensions=["ethics"])])
+def test_a_head_of_another_kind_is_not_replaced(settings: HeadSettings, reward_folder: Path, tmp_path: Path) -> None:
+    """Nor is one that is damaged."""
+    with pytest.raises(ModelError, match=r"another kind[\s\S]*head\.fresh=true"):
+        starting_head(settings, reward_folder, 64)
+    shutil.copytree(reward_folder, tmp_path / "model")
+    (tmp_path / "model" / HEAD_FILE).unlink()
+    with pytest.raises(ModelError, match="no score_head"):
+        starting_head(HeadSettings(), tmp_path / "model", 64)

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_ins.small_training import TRAINING
+import torch
+from safetensors.torch import load_file
+from stand_ins.small_training import SCHEDULE, TRAINING
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.methods.critique_reward import RewardWeights
+from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.heads import HeadSettings
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.promises import HEAD_FILE
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import reward, score
 from mmrlhf.training.reward_inputs import CritiqueChoice
@@ -26,7 +30,11 @@ from mmrlhf.types import PreferenceGroup
 
 def train_reward(out: Path, shards: Path, policy: Path, runtime: Runtime, **options: Any) -> dict[str, Any]:
     choice = {name: options.pop(name) for name in ("kind", "source", "table", "missing") if name in options}
-    settings = {"training": TRAINING, "critique": CritiqueChoice(instruction="judge :", **choice), **options}
+    settings = {
+        "training": options.pop("training", TRAINING),
+        "critique": CritiqueChoice(instruction="judge :", **choice),
+        **options,
+    }
     settings |= {"num_samples": 2, "max_critique_tokens": 6}
     return reward.run(out, shards=shards, policy=policy, runtime=runtime, **settings)
 
@@ -79,7 +87,7 @@ def test_a_reward_model_learns_from_its_own_critiques_and_dimensions(
     critiques = CritiqueSettings(max_tokens=6)
     critic = tmp_path / "first" / "model"
     score.run(tmp_path / "own", shards=shards, reward_model=critic, critiques=critiques, holdout=0.3, runtime=runtime)
-    head = HeadSettings("silu2", dimensions=["ethics"])
+    head = HeadSettings("silu2", dimensions=["ethics"], fresh=True)
     options = {"head": head, "weights": RewardWeights(dimensions=1.0), "source": "self"}
     second = train_reward(tmp_path / "second", shards, critic, runtime, table=tmp_path / "own" / "rewards", **options)
     assert second["train"]["loss_dimensions"] > 0 and "accuracy_ethics" in second["validation"]
@@ -96,6 +104,20 @@ def test_a_reward_model_learns_from_its_own_critiques_and_dimensions(
         )
     with pytest.raises(ConfigError, match="the model's own critiques"):
         train_reward(tmp_path / "refused", shards, critic, runtime, source="self")
+
+
+def test_a_second_round_goes_on_with_the_head_of_the_first(
+    tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime
+) -> None:
+    """With almost no learning rate the head that comes out is the one that went in."""
+    train_reward(tmp_path / "first", small_shards, small_policy, runtime)
+    critic = tmp_path / "first" / "model"
+    still = replace(TRAINING, optim=OptimSettings(lr=1e-12), schedule=replace(SCHEDULE, max_steps=1))
+    train_reward(tmp_path / "second", small_shards, critic, runtime, training=still)
+    before, after = (load_file(tmp_path / name / "model" / HEAD_FILE) for name in ("first", "second"))
+    assert float(before["out.weight"].norm()) > 1e-4
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize(
