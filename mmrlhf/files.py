@@ -43,7 +43,7 @@ def hide_credentials(value: Any) -> Any:
 def mask_files(folder: Path, pattern: str) -> None:
     """Hide credentials in text files that another program has written, where they have any."""
     for path in folder.glob(pattern):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         masked = hide_credentials(text)
         if masked != text:
             write_bytes(path, masked.encode())

@@ -160,7 +160,7 @@ def _is_whole(path: Path) -> bool:
     try:
         members = json.loads((path / COMMIT).read_text(encoding="utf-8"))
         damaged = [name for name, size in members.items() if (path / name).stat().st_size != size]
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError, AttributeError) as error:  # absent, no JSON, or no object
         logger.warning("ignoring the checkpoint %s: %s", path, error)
         return False
     if damaged:

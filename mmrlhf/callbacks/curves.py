@@ -139,7 +139,7 @@ class WideCurves(Logger):
             rows.setdefault(step, {})[name] = value
         columns = dict.fromkeys(name for row in rows.values() for name in row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written(self.path) as part, part.open("w", newline="") as file:
+        with written(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["step", *columns], lineterminator="\n")
             writer.writeheader()
             writer.writerows({"step": step, **rows[step]} for step in sorted(rows))

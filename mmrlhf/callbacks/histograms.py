@@ -138,7 +138,7 @@ def _read(path: Path) -> list[Histogram]:
         try:
             row = json.loads(line)
             rows.append(Histogram(row["step"], row["name"], row["low"], row["high"], tuple(row["counts"])))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             raise DataError(
                 "a file of histograms has a line that is none",
                 where=f"{path}:{number}",

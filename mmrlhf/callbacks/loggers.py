@@ -177,11 +177,11 @@ def _logged_in() -> bool:
 def _run_id(path: Path) -> str:
     """The W&B id of a stage's run, drawn once and kept as long as the stage is not finished."""
     try:
-        with path.open("x") as file:
+        with path.open("x", encoding="utf-8") as file:
             file.write(secrets.token_hex(4))
     except FileExistsError:
         pass
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def _resumed_step(folder: Path) -> int | None:

@@ -74,7 +74,7 @@ def _unbuilt(name: str) -> Artifact:
 def _records(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob(f"*/{ARTIFACT_FILE}")):
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             if path.parent.name == record["fingerprint"][: len(path.parent.name)]:
                 yield {"age": path.stat().st_mtime, "seconds": 0.0, **record}
         except (OSError, ValueError, KeyError, TypeError):

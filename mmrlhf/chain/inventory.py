@@ -92,7 +92,7 @@ def _references(root: Path, outputs: Iterable[Path]) -> dict[Path, set[str]]:
         found.setdefault(link, set()).add(str(run))
     for stamp in root.glob(f"*/*{USED}"):
         artifact = stamp.with_name(stamp.name.removesuffix(USED))
-        kept = {line for line in stamp.read_text().split("\n") if line and Path(line).is_dir()}
+        kept = {line for line in stamp.read_text(encoding="utf-8").split("\n") if line and Path(line).is_dir()}
         found.setdefault(artifact, set()).update(kept)
     return {folder: runs for folder, runs in found.items() if runs}
 
@@ -107,7 +107,7 @@ def _links(place: Path) -> Iterator[tuple[Path, Path]]:
             if link.is_symlink():
                 yield run, link.resolve()
             elif link.suffix == ".txt":  # where a file system has no links
-                yield run, Path(link.read_text().strip()).resolve()
+                yield run, Path(link.read_text(encoding="utf-8").strip()).resolve()
 
 
 def _needed(folders: Iterable[Path], root: Path) -> set[Path]:
@@ -130,7 +130,7 @@ def _needed(folders: Iterable[Path], root: Path) -> set[Path]:
 
 def _record(folder: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads((folder / ARTIFACT_FILE).read_text())
+        content = json.loads((folder / ARTIFACT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

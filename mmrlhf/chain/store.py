@@ -196,9 +196,9 @@ class Store:
     def note_use(self, artifact: Artifact, run: Path) -> None:
         """Keep in mind when an artefact was used last, and by which run's folder (`<first 12 digits>.used`)."""
         stamp = artifact.folder.with_name(artifact.folder.name + USED)
-        known = stamp.read_text().split("\n") if stamp.exists() else []
+        known = stamp.read_text(encoding="utf-8").split("\n") if stamp.exists() else []
         line = str(Path(run).absolute())
-        with suppress(OSError), stamp.open("a") as file:  # a store of someone else's may be read-only
+        with suppress(OSError), stamp.open("a", encoding="utf-8") as file:  # a store of someone else's may be read-only
             if line not in known:
                 file.write(f"{line}\n")
             os.utime(stamp)

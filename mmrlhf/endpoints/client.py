@@ -24,6 +24,7 @@ import httpx
 import tenacity
 
 from mmrlhf.errors import ConfigError, HubError
+from mmrlhf.text import one_line
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
@@ -203,12 +204,15 @@ class ChatEndpoint:
         try:
             choice = json.loads(body)["choices"][0]
             text, reason = _text_of(choice["message"]["content"]), choice.get("finish_reason")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _Busy(f"an answer that is no JSON: {body[:_DETAIL].decode(errors='replace')}") from error
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise self._failure(f"an answer without choices[0].message.content ({error!r})") from error
+        if not text.isascii() and _is_half(text):
+            return Answer(text.encode(errors="replace").decode(), "text with half of a surrogate pair")
         if reason not in (None, "", "stop"):
-            return Answer(text, {"length": "cut off", "content_filter": "filtered"}.get(reason, f"ended by {reason}"))
+            problems = {"length": "cut off", "content_filter": "filtered"}
+            return Answer(text, problems.get(str(reason), f"ended by {one_line(reason, _DETAIL)}"))
         return Answer(text, "" if text else "empty")
 
     def _failure(self, detail: str) -> HubError:
@@ -246,6 +250,11 @@ def _check_url(url: str) -> None:
             given="an address with a password in it" if parsed.userinfo else url,
             expected="http(s)://HOST/v1, and the key in an environment variable",
         )
+
+
+def _is_half(text: str) -> bool:
+    """Whether a text holds a surrogate without its other half, which no UTF-8 file can hold."""
+    return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _text_of(content: Any) -> str:

@@ -78,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("a result file is not JSON", where=path, given=str(error), fix="run its stage again") from error
 
 

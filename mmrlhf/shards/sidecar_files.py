@@ -52,11 +52,18 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Read a table's columns and fingerprint; raises DataError if there is no table."""
     path = folder / META_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        if not (_is_names(meta["columns"]) and isinstance(meta["fingerprint"], dict)):
+            raise ValueError("`columns` and `fingerprint` are not a list of names and an object")
+        return meta
+    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
         raise DataError(
             "no side-car table here", where=path, given=str(error), expected="a folder written by SideCarWriter"
         ) from error
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def write_part(folder: Path, name: str, table: pa.Table) -> None:

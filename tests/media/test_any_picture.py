@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from stand_ins.any_damage import Change, changed, changes
 
 from mmrlhf.errors import DataError
 from mmrlhf.media.images import decode_image, image_size, is_first_of_several
@@ -26,17 +27,6 @@ FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 # AVIF is not among them: its encoder, which only this test would use, crashes at an animation so small
 SEVERAL = ("GIF", "MPO", "PNG", "TIFF", "WEBP")
 UPRIGHT = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8)
-Change = tuple[str, int, int, bytes]
-changes = st.lists(
-    st.tuples(
-        st.sampled_from(["flip", "cut", "zero", "insert", "drop", "copy"]),
-        st.integers(0, 10_000),
-        st.integers(0, 10_000),
-        st.binary(min_size=1, max_size=12),
-    ),
-    min_size=1,
-    max_size=6,
-)
 
 
 @cache
@@ -51,27 +41,6 @@ def picture(fmt: str, several: bool = False) -> bytes:
     out = io.BytesIO()
     image.save(out, fmt, **options)
     return out.getvalue()
-
-
-def changed(data: bytes, steps: list[Change]) -> bytes:
-    """Bytes after some damage; positions count from the front, where headers are, or anywhere."""
-    damaged = bytearray(data)
-    for kind, one, two, noise in steps:
-        start = one % max(1, min(len(damaged), 200 if two % 2 else len(damaged)))
-        match kind:
-            case "flip":
-                damaged[start : start + 1] = bytes(byte ^ noise[0] for byte in damaged[start : start + 1])
-            case "cut":
-                del damaged[start:]
-            case "zero":
-                damaged[start : start + len(noise)] = bytes(len(damaged[start : start + len(noise)]))
-            case "insert":
-                damaged[start:start] = noise
-            case "drop":
-                del damaged[start : start + len(noise)]
-            case "copy":
-                damaged[start:start] = damaged[two % (len(damaged) + 1) :][:64]
-    return bytes(damaged)
 
 
 def refused_or(read: Callable[[], object]) -> object:
