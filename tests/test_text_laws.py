@@ -29,13 +29,15 @@ def name_of(call: ast.AST) -> str:
 def prints_by_itself(node: ast.AST) -> bool:
     """rich's tables, texts and panels made, filled or printed elsewhere than in the terminal's own room."""
     if isinstance(node, ast.ImportFrom):
-        made = {"Table", "Text", "Panel", "Markdown", "print", "Columns", "Tree", "Prompt", "Confirm"}
+        made = {"Table", "Text", "Panel", "Markdown", "print", "Columns", "Tree"}
         names = {alias.name for alias in node.names}
         return (node.module or "").startswith("rich.markup") or (
             (node.module or "").split(".")[0] == "rich" and bool(names & made) and names != {"Table"}
         )
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return isinstance(node, ast.Call) and name_of(node) == "Table"
+    if getattr(node.func.value, "id", "") in ("Confirm", "Prompt"):
+        return not node.args or name_of(node.args[0]) != "literal"
     return node.func.attr in ("add_row", "add_column", "from_markup", "print", "log_json")
 
 
@@ -102,6 +104,7 @@ def test_the_whole_package_keeps(law: Law, free: set[str]) -> None:
         (prints_by_itself, "t = Table('a')"),
         (prints_by_itself, "t.add_row(x)"),
         (prints_by_itself, "console.print(f'{x}')"),
+        (prints_by_itself, "Confirm.ask(question)"),
         (splits_everywhere, "text.splitlines()"),
         (names_no_encoding, "p.read_text()"),
         (names_no_encoding, "p.write_text(x)"),

@@ -110,7 +110,7 @@ class Store:
             content = json.loads(record.read_text(encoding="utf-8"))
             fingerprint, seconds, summary = content["fingerprint"], content["seconds"], content["summary"]
             code = content.get("code", {}).get("package", {})
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise DataError("an artefact's record is damaged", where=record, fix="delete its folder") from error
         if fingerprint != recipe.fingerprint:
             raise DataError(

@@ -18,6 +18,7 @@ from mmrlhf.errors import ConfigError, DataError, UserError
 from mmrlhf.media.damage import Damage
 from mmrlhf.media.images import decode_image
 from mmrlhf.media.video import Backend, Sampling, VideoClip, decode_frames, decode_video, packed_record
+from mmrlhf.text import first_line
 from mmrlhf.types import Media, PreferenceGroup
 
 # What a processor returns about tokens or for its own use, and not about pixels.
@@ -131,7 +132,7 @@ def refusals(where: str) -> Iterator[None]:
         raise DataError(
             "the model's own processor refuses this query",
             where=where,
-            given=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no words'}",
+            given=f"{type(error).__name__}: {first_line(error)}",
             expected="media of sizes and lengths that this family reads",
             fix="leave the record out, change its media, or use another family",
         ) from error
