@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,28 @@ def test_several_devices_are_real_processes(tmp_path: Path, own_store: Path) -> 
     folder = (tmp_path / "run" / "artifacts" / "fake_train").resolve()
     assert {file.name for file in folder.glob("rank*")} == {"rank0", "rank1"}
     assert folder.is_relative_to(own_store)
+
+
+def test_passwords_are_in_nothing_that_a_run_writes(tmp_path: Path) -> None:
+    """Folder, log, screen and store: the address is used with its password and shown without."""
+    address = "https://me:s3cret@nowhere.invalid/a"
+    bug = f"+stages.fake_bug={{_target_: stand_ins.fake_stages.failing, kind: '{address}'}}"
+    screen = start(tmp_path, *USUAL[:3], "stage=fake_bug", bug, "hydra.run.dir=run", expected=1)
+    texts = [screen, *(path.read_text() for path in tmp_path.rglob("*") if path.is_file())]
+    assert len(texts) > 4 and not [text for text in texts if "s3cret" in text]
+
+
+def test_runs_have_folders_of_their_own_and_say_their_command(tmp_path: Path) -> None:
+    words = [*USUAL, "hydra.run.dir=${paths.outputs}/same-second-${unique:}"]
+    start(tmp_path, *words, expected=0)
+    start(tmp_path, *words, expected=0)
+    runs = sorted((tmp_path / "outputs").iterdir())
+    assert len(runs) == 2
+    for run in runs:
+        said = json.loads((run / "versions.json").read_text())["command"]
+        assert shlex.split(said)[2:] == words, "what was typed, quoted for a shell"
+
+
+def test_dry_says_what_would_happen_and_leaves_the_store_alone(tmp_path: Path, own_store: Path) -> None:
+    screen = start(tmp_path, *USUAL, "dry=true", expected=0)
+    assert "never built here" in screen and "input fake_world will be built" in screen and not own_store.exists()

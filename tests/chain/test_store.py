@@ -143,3 +143,21 @@ def test_the_table_shows_every_stage(tmp_path: Path) -> None:
     text = console.export_text()
     console.file.close()
     assert "reused" in text and "built" in text and "1 min 30 s" in text
+
+
+def test_a_finished_folder_without_its_record_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path)
+    store.folder(RECIPE).mkdir(parents=True)
+    (store.folder(RECIPE) / "other").touch()
+    built = store.build(RECIPE, _write)
+    assert {path.name for path in built.folder.iterdir()} == {"data", "artifact.json"}
+    assert "no record" in caplog.text and store.find(RECIPE) is not None
+
+
+def test_passwords_are_used_and_not_written(tmp_path: Path) -> None:
+    address = "https://me:s3cret@host/a?X-Amz-Signature=abc&part=1"
+    recipe = Recipe("pack", "b" * 64, {"shards": [{"at": address}]}, sources={address: "manifest:1"})
+    folder = Store(tmp_path).build(recipe, lambda out: {"from": address}).folder
+    written = (folder / "artifact.json").read_text()
+    assert "s3cret" not in written and "abc" not in written and written.count("https://***@host/a?") == 3
+    assert "part=1" in written and recipe.settings["shards"][0]["at"] == address

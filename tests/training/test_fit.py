@@ -160,3 +160,19 @@ def test_schedules_that_cannot_be_met_are_refused(wrong: str) -> None:
         Schedule(**{name: int(value)})
     with pytest.raises(ConfigError, match="neither epochs nor max_steps"):
         Schedule(epochs=None)
+
+
+def test_a_training_that_something_ended_early_is_no_result_and_goes_on(
+    tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime
+) -> None:
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step == 2
+
+    whole = train_sft(tmp_path / "whole", small_shards, small_policy, runtime)
+    with pytest.raises(ConfigError, match="ended before its plan") as error:
+        train_sft(tmp_path / "cut", small_shards, small_policy, replace(runtime, callbacks=[Stop()]))
+    assert error.value.given == "2 optimizer steps" and not (tmp_path / "cut" / "model").exists()
+    resumed = train_sft(tmp_path / "cut", small_shards, small_policy, runtime)
+    assert resumed["steps"] == whole["steps"]
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
