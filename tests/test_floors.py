@@ -111,7 +111,11 @@ def test_a_file_name_says_what_is_in_it() -> None:
     vague = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
     assert not [file for file in FILES if vague & set(file.with_suffix("").parts)]
     names = Counter(file.stem for file in FILES if "stages" not in file.parts and file.stem != "__init__")
-    shared = {"settings", "image_conditional"}  # of inference and training; a loss and its module
+    shared = {
+        "settings",
+        "image_conditional",
+        "policy",
+    }  # of inference and training; a loss and its module; its metrics
     assert not {name for name, count in names.items() if count > 1} - shared
 
 

@@ -24,17 +24,13 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
-from mmrlhf.inference.probes import settle
-from mmrlhf.inference.settings import PassSettings
-from mmrlhf.media.damage import Damage
-from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel, autocast
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import ModelSettings
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.tokens.templates import AnswerTemplate, Template
+from mmrlhf.tokens.templates import Template
 from mmrlhf.types import EncodedGroup, PreferenceGroup, Response
 
 Encode = Callable[[PreferenceGroup], EncodedGroup]
@@ -198,39 +194,6 @@ def read_usable(
 def without_media(group: PreferenceGroup) -> PreferenceGroup:
     """The query as text alone: what a model scores then, it has from the words."""
     return replace(group, media=())
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy that is only asked: its model in evaluation mode and the encoder of its answers."""
-
-    model: PackedModel
-    encoder: Encoder
-
-    @classmethod
-    def load(
-        cls,
-        path: Path | str,
-        passes: PassSettings | None = None,
-        *,
-        damage: Damage | None = None,
-        device: torch.device,
-    ) -> Policy:
-        """Load a checkpoint folder or hub id onto a device, with nothing trainable."""
-        passes = passes or PassSettings()
-        settings = untrained(passes.model)
-        backbone, processor = load_backbone(path, settings)
-        packed = PackedModel(backbone, settings).to(device).eval()
-        positions = positions_for(backbone)
-        encoder = Encoder(
-            processor,
-            template=AnswerTemplate(),
-            positions=positions,
-            media=passes.media,
-            max_tokens=settings.max_tokens,
-            damage=damage,
-        )
-        return cls(settle(packed, encoder), encoder)
 
 
 def untrained(settings: ModelSettings) -> ModelSettings:

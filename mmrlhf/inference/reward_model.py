@@ -6,7 +6,6 @@ critiques writes one per response first and scores the response with it in conte
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,13 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 from transformers import ProcessorMixin
 
-from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.files import read_regular
+from mmrlhf.errors import ConfigError
 from mmrlhf.inference.passes import decode_text, encode_usable, forward_groups, untrained
 from mmrlhf.inference.probes import settle
+from mmrlhf.inference.question import Picture, ask
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict, verdicts_on
 from mmrlhf.models.decoding import generate
@@ -31,13 +29,11 @@ from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import REQUEST, CritiqueTemplate
-from mmrlhf.types import EncodedGroup, Media, PreferenceGroup, Response
+from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 log = logging.getLogger(__name__)
 
 CritiqueSource = Literal["generate", "given"]
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
-Picture = Image.Image | bytes | str | Path
 
 
 class RewardModel:
@@ -146,22 +142,12 @@ class RewardModel:
         """Score the responses to one prompt: (reward, critique) each.
 
         Args:
-            media: an image, several, a video file, or None. An image is a PIL image, encoded bytes or a path; a path
-                with a video's suffix is a video.
-            prompt: the question.
-            responses: one or more answers.
+            media, prompt, responses: as in `mmrlhf.inference.question.ask`.
 
         Raises:
             DataError: unreadable media, a prompt that does not fit, no response.
         """
-        if not responses:
-            raise DataError("there is nothing to score", where="responses", expected="one or more answers")
-        group = PreferenceGroup(
-            key="call",
-            prompt=prompt,
-            responses=tuple(Response(text) for text in responses),
-            media=_read_media(media),
-        )
+        group = ask(media, prompt, responses)
         return [(verdict.reward, verdict.critique) for verdict in self.score_groups([group])[0]]
 
     def score_groups(
@@ -237,22 +223,3 @@ class RewardModel:
             ]
             result.append(replace(group, responses=tuple(responses), pairs=()))
         return result
-
-
-def _read_media(media: Picture | Sequence[Picture] | None) -> tuple[Media, ...]:
-    if media is None:
-        return ()
-    items = [media] if isinstance(media, Image.Image | bytes | str | Path) else list(media)
-    return tuple(_read_medium(item, number) for number, item in enumerate(items))
-
-
-def _read_medium(item: Picture, number: int) -> Media:
-    if isinstance(item, Image.Image):
-        buffer = io.BytesIO()
-        item.convert("RGB").save(buffer, format="PNG")
-        return Media("image", (f"{number}.png",), (buffer.getvalue(),))
-    if isinstance(item, bytes):
-        return Media("image", (f"{number}.img",), (item,))
-    path = Path(item).expanduser()
-    is_video = path.suffix.lower() in VIDEO_SUFFIXES
-    return Media("video" if is_video else "image", (path.name,), (read_regular(path, what="image or video"),))

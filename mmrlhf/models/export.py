@@ -1,9 +1,10 @@
 """Write and read plain Hugging Face folders: policies, and reward models with their head.
 
-A policy folder is exactly what `save_pretrained` writes for the checkpoint that training started from: its names, its
-number type, its processor; so `from_pretrained`, vLLM and lmms-eval load it. A reward model folder is the same plus
-`score_head.safetensors` and `reward_model.json` (head, template, settings); a missing or unfitting head is an error,
-never a fresh one. Whatever is written is read back before anyone may use it (`mmrlhf.models.promises`).
+A policy folder is what `save_pretrained` writes for the checkpoint that training started from: its names, its number
+type, its processor; so `from_pretrained`, vLLM and lmms-eval load it; beside them, `policy.json` says how media were
+read. A reward model folder is the same with `score_head.safetensors` and `reward_model.json` (head, template, settings)
+instead; a missing or unfitting head is an error, never a fresh one. Whatever is written is read back before anyone may
+use it (`mmrlhf.models.promises`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from mmrlhf.text import first_line
 log = logging.getLogger(__name__)
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+POLICY_FILE = "policy.json"
 
 
 def save_policy(
@@ -41,12 +43,14 @@ def save_policy(
     processor: ProcessorMixin,
     folder: str | Path,
     *,
+    card: Mapping[str, Any] | None = None,
     state: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write the backbone (adapters merged) and its processor as a Hugging Face folder, and read it back.
 
     Args:
+        card: JSON-able facts needed to ask it as it was trained (media settings), for `policy.json`.
         state: full, unsharded `state_dict` of the PackedModel, for models whose own parameters are shards.
         dtype: number type of the files, as the base's (`mmrlhf.models.load.stored_dtype`); None: as the weights are.
 
@@ -63,7 +67,15 @@ def save_policy(
         _save_config(model.backbone, folder, dtype)
         processor.save_pretrained(folder)
         _plain_tokenizer_config(folder / "tokenizer_config.json")
+        if card is not None:
+            (folder / POLICY_FILE).write_text(json.dumps(card, indent=2) + "\n")
     check_policy_folder(folder, dtype=dtype)
+
+
+def read_policy_card(folder: str | Path) -> dict[str, Any]:
+    """What a policy's folder says of how it was trained; empty for a stock checkpoint."""
+    file = Path(folder) / POLICY_FILE
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def save_reward_model(

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -31,6 +32,14 @@ log = logging.getLogger(__name__)
 
 Split = Literal["train", "heldout", "all"]
 Modality = Literal["text", "image", "images", "video"]
+
+
+def load_shards(folder: Path | str) -> Index:
+    """Load a packed set, here or at an address, as a sequence of its groups: `shards[0]`, `for group in shards`.
+
+    Raises as `Index.load`.
+    """
+    return Index.load(folder)
 
 
 class Index:
@@ -76,6 +85,12 @@ class Index:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def __getitem__(self, i: int) -> PreferenceGroup:
+        return self.read(range(len(self))[i])
+
+    def __iter__(self) -> Iterator[PreferenceGroup]:
+        return (self.read(i) for i in range(len(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.folder, self.digest)

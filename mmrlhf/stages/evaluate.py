@@ -23,7 +23,6 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
-    Policy,
     decode_text,
     describe_source,
     encode_usable,
@@ -32,6 +31,7 @@ from mmrlhf.inference.passes import (
     pick_device,
     with_responses,
 )
+from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.decoding import generate
@@ -143,7 +143,7 @@ class _Pass:
 
     def answers(self, path: Path | str, *, num_samples: int, seed: int, **writing: Any) -> Said:
         """Let a policy answer, and take its log-probabilities of its answers and of the annotated responses."""
-        policy = Policy.load(path, self.passes, device=pick_device(self.runtime))
+        policy = Policy.from_pretrained(path, self.passes, device=pick_device(self.runtime))
         said: Said = {}
         for number, batch in enumerate(self._batches(policy, policy.encoder.context, "answering (batches)")):
             groups = [group for group, _ in batch]
@@ -160,7 +160,7 @@ class _Pass:
 
     def logprobs(self, path: Path | str, said: Said) -> Said:
         """Take another policy's log-probabilities of what the first one said, and of the annotated responses."""
-        policy = Policy.load(path, self.passes, device=pick_device(self.runtime))
+        policy = Policy.from_pretrained(path, self.passes, device=pick_device(self.runtime))
         result: Said = {}
         for batch in self._batches(policy, policy.encoder.context, "asking the reference (batches)"):
             groups = [group for group, _ in batch]

@@ -20,7 +20,8 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
-from mmrlhf.inference.passes import BATCHES_PER_WINDOW, Policy, decode_text, encoded_batches
+from mmrlhf.inference.passes import BATCHES_PER_WINDOW, decode_text, encoded_batches
+from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.inference.tables import share_quarantine
@@ -86,7 +87,7 @@ def run(
         own = [int(number) for number in ranks.share(np.arange(len(windows)))]
         missing = {number: windows[number] for number in own if not _part(out, number).is_file()}
         if missing:
-            asked = Policy.load(policy, passes, device=ranks.device)
+            asked = Policy.from_pretrained(policy, passes, device=ranks.device)
             _answer_windows(out, index, missing, asked, passes, runtime, quarantine, seed=seed, **writing)
         for number in own:
             quarantine.update(_read(_part(out, number))["left_out"])

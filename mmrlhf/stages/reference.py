@@ -17,13 +17,13 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.feed.selection import Selection, select
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
-    Policy,
     describe_run,
     describe_source,
     describe_template,
     encoded_batches,
     forward_groups,
 )
+from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.inference.tables import TablePass
@@ -76,7 +76,7 @@ def run(
     rows = np.concatenate([side.rows for side in sides])
     quarantine = Quarantine(len(rows), runtime.max_damaged)
     with share_pass(runtime) as ranks:
-        reference = Policy.load(policy, passes, damage=spoil, device=ranks.device)
+        reference = Policy.from_pretrained(policy, passes, damage=spoil, device=ranks.device)
         asked = TablePass(
             columns,
             _fingerprint(index, policy, reference),

@@ -11,7 +11,8 @@ import torch
 from stand_ins.small_data import wanted_word
 
 from mmrlhf.errors import DataError
-from mmrlhf.inference.passes import Policy, forward_groups
+from mmrlhf.inference.passes import forward_groups
+from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import evaluate
@@ -95,7 +96,7 @@ def test_means_are_those_of_the_samples(folders, summaries):
 
 def test_log_probabilities_are_those_of_the_answers_alone(folders, summaries, small_shards, other_policy):
     """Answers and annotated responses share a packed row; alone, an answer must get the same number."""
-    policy = Policy.load(other_policy, device=torch.device("cpu"))
+    policy = Policy.from_pretrained(other_policy, device=torch.device("cpu"))
     index = Index.load(small_shards)
     groups = {group.key: group for group in (index.read(row) for row in range(len(index)))}
     for row in read_samples(folders["after"])[:4]:
@@ -110,7 +111,7 @@ def test_finished_passes_are_not_run_again(
     def fails(*args, **kwargs):
         raise AssertionError("a model was loaded again")
 
-    monkeypatch.setattr(Policy, "load", fails)
+    monkeypatch.setattr(Policy, "from_pretrained", fails)
     asking = {**ASKING, "temperature": 1.0, "num_samples": 2, "judge": wanted_word, "runtime": runtime}
     again = evaluate.run(folders["after"], shards=small_shards, policy=other_policy, **asking)
     assert again["quality"] == summaries["after"]["quality"]

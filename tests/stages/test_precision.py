@@ -21,7 +21,7 @@ from stand_ins.two_rank_modes import say
 from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
-from mmrlhf.inference.passes import Policy
+from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.losses.dpo import DPO
@@ -165,7 +165,7 @@ def test_every_bf16_mode_has_the_reference_of_every_other(
     for mode in ("ddp", "fsdp"):
         said[mode] = {k: v for rank in range(2) for k, v in torch.load(tmp_path / f"{mode}-{rank}.pt").items()}
     index = Index.load(small_shards)
-    policy, rows = Policy.load(small_policy, BF16, device=torch.device("cpu")), list(range(len(index)))
+    policy, rows = Policy.from_pretrained(small_policy, BF16, device=torch.device("cpu")), list(range(len(index)))
     half = len(rows) // 2
     said["one device"] = say(policy, policy.model, index, rows[:half]) | say(policy, policy.model, index, rows[half:])
     alone = say(policy, policy.model, index, rows, size=1)
@@ -186,7 +186,7 @@ def test_every_bf16_mode_has_the_reference_of_every_other(
     for one, other in combinations(said, 2):
         assert rms(said[one], said[other]) <= 2 * noise, (one, other)
     assert tables_apart > noise / 2, "the two precisions are not one"
-    exact = Policy.load(small_policy, device=torch.device("cpu"))
+    exact = Policy.from_pretrained(small_policy, device=torch.device("cpu"))
     ways = [say(exact, exact.model, index, rows, size=size) for size in (1, 2, 3, 5)]
     rounding = max(rms(ways[0], way) for way in ways)
     assert rounding < 1e-4

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from mmrlhf.errors import DataError
 from mmrlhf.inference import tables
-from mmrlhf.inference.passes import Policy
+from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.methods.optim import OptimSettings
@@ -37,7 +37,7 @@ def test_the_table_holds_the_training_forwards_log_probabilities(
         tmp_path, shards=small_shards, policy=small_policy, passes=PASSES, holdout=0.4, runtime=runtime
     )
     table = SideCar.load(tmp_path / "logprobs")
-    policy = Policy.load(small_policy, device=torch.device("cpu"))
+    policy = Policy.from_pretrained(small_policy, device=torch.device("cpu"))
     for group in small_groups:
         with torch.inference_mode():
             expected = policy.model(pack_groups([policy.encoder(group)]))

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from mmrlhf.inference.passes import Policy
+from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.forward import autocast
 from mmrlhf.models.load import ModelSettings
@@ -46,7 +46,7 @@ def main(shards: Path, folder: Path, out: Path) -> None:
     half = len(index) // world
     rows = list(range(rank * half, (rank + 1) * half))
     for mode in ("ddp", "fsdp"):
-        policy = Policy.load(folder, BF16, device=torch.device("cpu"))
+        policy = Policy.from_pretrained(folder, BF16, device=torch.device("cpu"))
         model: torch.nn.Module = policy.model
         if mode == "ddp":
             model = DistributedDataParallel(model.requires_grad_(True))
