@@ -31,23 +31,34 @@ FAMILIES: dict[str, Recipe] = {
 
 
 def build_tiny(
-    family: str, folder: str | Path, *, texts: Iterable[str], size: TinySize | None = None, seed: int = 0
+    family: str,
+    folder: str | Path,
+    *,
+    texts: Iterable[str],
+    size: TinySize | None = None,
+    seed: int = 0,
+    recipe: Recipe | None = None,
 ) -> PreTrainedModel:
     """Write a random model of a stock family with its processor to a folder, and return the model.
 
     Args:
         family: a key of `FAMILIES` (the checkpoint's `model_type`).
+        recipe: of a family that is not in `FAMILIES`.
         texts: what the byte-level BPE tokenizer is trained on.
 
     Raises:
         ConfigError: for a family without a tiny recipe, or whose processor needs a package that is not installed.
     """
-    if family not in FAMILIES:
+    recipe, size = recipe or FAMILIES.get(family), size or TinySize()
+    if recipe is None:
         raise ConfigError(
-            "no tiny model of this family", where="model.family", given=family, expected=f"one of {', '.join(FAMILIES)}"
+            "no tiny model of this family",
+            where="model.family",
+            given=family,
+            expected=f"one of {', '.join(FAMILIES)}",
+            fix="a recipe for a family of yours goes under model.recipe (docs/extending.md)",
         )
-    recipe, size = FAMILIES[family], size or TinySize()
-    if not is_available(family):
+    if not _has_what_it_needs(recipe):
         raise ConfigError(
             "this family's processor needs another package",
             where="model.family",
@@ -82,5 +93,8 @@ def _name_tower(file: Path, name: str) -> None:
 
 def is_available(family: str) -> bool:
     """Whether everything that a family's processor needs is installed."""
-    needs = FAMILIES[family].needs
-    return needs is None or find_spec(needs) is not None
+    return _has_what_it_needs(FAMILIES[family])
+
+
+def _has_what_it_needs(recipe: Recipe) -> bool:
+    return recipe.needs is None or find_spec(recipe.needs) is not None

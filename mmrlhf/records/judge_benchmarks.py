@@ -6,16 +6,15 @@ MM-RLHF-RewardBench, and pairs of your own, come in the released layout (`releas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.errors import DataError
+from mmrlhf.records.converted import convert_rows
 from mmrlhf.records.draft import Drafts
 from mmrlhf.records.fields import text_field, wrong_type
 from mmrlhf.records.json_text import Row
 from mmrlhf.records.pair_rows import import_pairs
-from mmrlhf.records.sources import OnBadLine, RowSource, files_source, find_file, find_tables
+from mmrlhf.records.sources import OnBadLine, files_source, find_file, find_tables
 
 VL_LAYOUT = (
     'Parquet files, or data.jsonl, with rows {"id", "query", "image" or "image_path", "response", "human_ranking"}'
@@ -67,7 +66,7 @@ def import_vl_rewardbench(
     root = Path(root)
     rows = files_source(find_tables(root, file, VL_LAYOUT), root if root.is_dir() else root.parent)
     return import_pairs(
-        _converted(rows, _vl_pair), on_bad_line=on_bad_line, media=media, source=source, licence=licence
+        convert_rows(rows, _vl_pair), on_bad_line=on_bad_line, media=media, source=source, licence=licence
     )
 
 
@@ -95,19 +94,8 @@ def import_multimodal_rewardbench(
     path = find_file(Path(root), file, ("all_data.json",), MULTIMODAL_LAYOUT)
     rows = files_source([path], Path(root))
     return import_pairs(
-        _converted(rows, _multimodal_pair), on_bad_line=on_bad_line, media=media, source=source, licence=licence
+        convert_rows(rows, _multimodal_pair), on_bad_line=on_bad_line, media=media, source=source, licence=licence
     )
-
-
-def _converted(rows: RowSource, convert: Callable[[Row, str], Row]) -> RowSource:
-    def read() -> Iterator[tuple[str, Row | DataError]]:
-        for where, row in rows.read():
-            try:
-                yield where, row if isinstance(row, DataError) else convert(row, where)
-            except DataError as error:
-                yield where, error
-
-    return RowSource(rows.name, rows.root, read)
 
 
 def _vl_pair(row: Row, where: str) -> Row:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.records.conversations import is_pair
@@ -46,14 +46,15 @@ def import_own(
         ConfigError: no such function.
         DataError: bad records (unless rejected), or none.
     """
-    root, own = Path(root), find_function(function)
+    root = Path(root)
+    own: OwnFunction = find_function(function)
     rows = items_source(lambda: own(root), root, function)
     read = import_pairs if is_pair(rows.first()) else import_ranked
     return read(rows, on_bad_line=on_bad_line, media=media, source=source, licence=licence)
 
 
-def find_function(name: str) -> OwnFunction:
-    """Import `module.function`, also from the current folder; raises ConfigError if there is none."""
+def find_function(name: str, setting: str = "data.importer") -> Callable[..., Any]:
+    """Import `module.function`, also from the current folder; ConfigError names `setting` if there is none."""
     module_name, _, function_name = name.rpartition(".")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -66,9 +67,9 @@ def find_function(name: str) -> OwnFunction:
     if not callable(function):
         raise ConfigError(
             "importer cannot be found",
-            where="data.importer",
+            where=setting,
             given=name,
             expected="the name of a function, module.function",
             fix="put module.py into the current folder, or on PYTHONPATH; docs/data.md shows one in ten lines",
         )
-    return cast(OwnFunction, function)
+    return function

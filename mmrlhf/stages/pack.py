@@ -117,8 +117,11 @@ def _fill(sink: ShardSink, outcomes: Iterable[tuple[Draft | Rejection, Preferenc
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for a function of the user's that cannot be found, before anything runs."""
-    if isinstance(settings.get("importer"), str):
-        find_function(settings["importer"])
+    importer = settings.get("importer")
+    if isinstance(importer, str):
+        find_function(importer)
+    elif isinstance(importer, partial) and "convert" in importer.keywords:
+        find_function(importer.keywords["convert"], setting="importer.convert")
 
 
 def _remaining(

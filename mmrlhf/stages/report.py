@@ -77,6 +77,7 @@ def run(
     before: str | Path | None = None,
     after: str | Path | None = None,
     rounds: Sequence[str | Path] = (),
+    others: Mapping[str, str | Path] | None = None,
     objective: Objective | None = None,
     title: str = "Multimodal preference alignment",
     num_samples: int = 12,
@@ -94,6 +95,7 @@ def run(
         score: the score stage's folder, or a side-car of rewards.
         before, after: evaluations of the policy before and after preference training.
         rounds: evaluations after every round of self-improvement; `before` is where the first one started.
+        others: further stages, name -> folder, whose times, settings and results are listed.
         objective: what turns margins into betas.
         title: of the page.
         num_samples: queries shown with picture and responses.
@@ -103,7 +105,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     paths = {"pack": pack or shards, "sft": sft, "reward": reward, "score": score, "reference": reference}
     paths |= {"mmdpo": mmdpo, "evaluate_before": before, "evaluate": after}
-    stages = {name: read_stage(name, path) for name, path in paths.items()}
+    stages = {name: read_stage(name, path) for name, path in {**paths, **(others or {})}.items()}
     index = open_shards(shards)
     rewards = reward_table(score)
     pairs = read_pairs(index, rewards, objective, limit=max_queries, seed=seed) if index is not None else None

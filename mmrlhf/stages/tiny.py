@@ -13,6 +13,7 @@ from transformers import AutoProcessor
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
+from mmrlhf.models.recipes.recipe import Recipe
 from mmrlhf.shapes.tower import TowerSettings, pretrain_tower
 from mmrlhf.shards.index import Index
 
@@ -31,6 +32,7 @@ def run(
     shards: Path,
     warmup_shards: Path | None = None,
     family: str,
+    recipe: Recipe | None = None,
     size: TinySize | None = None,
     tower: TowerSettings | None = None,
     seed: int = 0,
@@ -41,6 +43,7 @@ def run(
     Args:
         shards, warmup_shards: packed queries whose text the tokenizer learns.
         family: a key of `mmrlhf.models.random_checkpoints.FAMILIES`.
+        recipe: how a model of another family is made.
         size: how small.
         tower: how the vision tower is pre-trained; None leaves it random.
         seed: of the weights.
@@ -49,7 +52,7 @@ def run(
         ConfigError: no tiny recipe for this family.
     """
     texts = [text for folder in (shards, warmup_shards) if folder for text in _texts(Index.load(folder))]
-    model = build_tiny(family, out / "model", texts=texts, size=size, seed=seed)
+    model = build_tiny(family, out / "model", texts=texts, size=size, seed=seed, recipe=recipe)
     seen = {}
     if tower is not None:
         index = Index.load(warmup_shards or shards)

@@ -54,7 +54,7 @@ def test_there_is_one_config_per_objective() -> None:
         return set().union(*(final(found) for found in below)) if below else {cls}
 
     targets = [type(objective_of(path)) for path in METHODS]
-    assert len(targets) == len(set(targets)) == 20
+    assert targets and len(targets) == len(set(targets))
     assert set(targets) == final(Objective)
 
 

@@ -1,0 +1,77 @@
+"""Tables of any layout through one function that turns a row into a record: `dict -> dict`.
+
+The function takes a row as it stands in the file and returns a ranked record (`{"id", "prompt", "images",
+"responses"}`) or a pair (`{"id", "prompt", "images", "chosen", "rejected"}`); reading, checking, regrouping and
+reporting are the same for all. A new layout, or a benchmark of reward models, is such a function and a YAML that names
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmrlhf.errors import DataError
+from mmrlhf.records.conversations import is_pair
+from mmrlhf.records.draft import Drafts
+from mmrlhf.records.json_text import Row, as_row
+from mmrlhf.records.own import find_function
+from mmrlhf.records.pair_rows import import_pairs
+from mmrlhf.records.ranked_rows import import_ranked
+from mmrlhf.records.sources import OnBadLine, RowSource, files_source, find_tables
+
+Convert = Callable[[dict[str, Any]], Mapping[str, Any]]
+LAYOUT = "Parquet files, a jsonl file or a JSON array, whose rows the function `convert` understands"
+
+
+def import_converted(
+    root: Path | str,
+    *,
+    convert: str,
+    file: str | None = None,
+    on_bad_line: OnBadLine = "reject",
+    media: bool = True,
+    source: str = "",
+    licence: str = "",
+) -> Drafts:
+    """Read tables whose rows a function turns into records.
+
+    Args:
+        root: folder with the tables, or one table; media paths are relative to it.
+        convert: `module.function`, importable from the current folder. A row that it cannot read (it raises a KeyError,
+            IndexError, TypeError or ValueError) is a bad row, with what it raised as the reason.
+        file: name or pattern of the tables below root; by default all Parquet files, else the only jsonl or json file.
+        on_bad_line, media, source, licence: as in `import_ranked`.
+
+    Raises:
+        ConfigError: no such function.
+        DataError: no such folder or file, bad rows (unless rejected), no records.
+    """
+    root, function = Path(root), find_function(convert, setting="importer.convert")
+    rows = files_source(find_tables(root, file, LAYOUT), root if root.is_dir() else root.parent)
+    converted = convert_rows(rows, lambda row, where: _applied(function, row, where, convert))
+    read = import_pairs if is_pair(converted.first()) else import_ranked
+    return read(converted, on_bad_line=on_bad_line, media=media, source=source, licence=licence)
+
+
+def convert_rows(rows: RowSource, convert: Callable[[Row, str], Row]) -> RowSource:
+    """The same source with every good row, and its place, passed through a function that may raise DataError."""
+
+    def read() -> Iterator[tuple[str, Row | DataError]]:
+        for where, row in rows.read():
+            try:
+                yield where, row if isinstance(row, DataError) else convert(row, where)
+            except DataError as error:
+                yield where, error
+
+    return RowSource(rows.name, rows.root, read)
+
+
+def _applied(function: Convert, row: Row, where: str, name: str) -> Row:
+    try:
+        record = function(dict(row))
+    except (LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{name} cannot read this row", where=where, given=reason) from error
+    return as_row(dict(record) if isinstance(record, Mapping) else record, where)
