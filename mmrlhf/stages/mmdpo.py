@@ -30,8 +30,9 @@ from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.sidecar_files import read_meta
 from mmrlhf.tokens.templates import AnswerTemplate
-from mmrlhf.training.fit import check_table, finish, need_path, save_trained, table_facts, train
+from mmrlhf.training.fit import MODEL, check_table, finish, need_path, table_facts, train
 from mmrlhf.training.heldout_answers import AnswerSettings, answer_callbacks
+from mmrlhf.training.model_card import export_policy
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import Workbench, open_workbench
 
@@ -112,7 +113,9 @@ def run(
         runtime = replace(runtime, callbacks=[*runtime.callbacks, *taken])
     trainer, summary = train(module, bench, out=out, stage="mmdpo", runtime=runtime)
     summary["objective"] = type(objective).__name__
-    return finish(trainer, module, out, summary, lambda state: save_trained(bench, out, state))
+    method = {"objective": type(objective).__name__, **asdict(objective), "pairs": asdict(pairs)}
+    about = {"start": policy, "method": method, "training": training, "summary": summary}
+    return finish(trainer, module, out, summary, lambda state: export_policy(bench, out / MODEL, **about, state=state))
 
 
 def _make_module(

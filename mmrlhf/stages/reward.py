@@ -26,6 +26,7 @@ from mmrlhf.models.heads import HeadSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.training.critique_samples import critique_samples
 from mmrlhf.training.fit import MODEL, finish, train
+from mmrlhf.training.model_card import base_model, write_card
 from mmrlhf.training.reward_inputs import CritiqueChoice, check_dimensions
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import Workbench, open_workbench
@@ -88,7 +89,19 @@ def run(
     runtime = replace(runtime, callbacks=[*runtime.callbacks, HeldOutCritiques(out / CRITIQUES, shown)])
     trainer, summary = train(module, bench, out=out, stage="reward", runtime=runtime)
     summary |= _facts(critique)
-    return finish(trainer, module, out, summary, lambda state: _save(bench, out, critique, training, state))
+    method = {
+        "stage": "critique-based reward model",
+        **_facts(critique),
+        "head": asdict(head),
+        "weights": asdict(weights),
+    }
+    about = {"start": policy, "method": method, "training": training, "summary": summary}
+
+    def save(state: Any) -> None:
+        _save(bench, out, critique, training, state, base=base_model(policy))
+        write_card(out / MODEL, "reward model", bench, **about)
+
+    return finish(trainer, module, out, summary, save)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -126,9 +139,11 @@ def _facts(critique: CritiqueChoice) -> dict[str, Any]:
     return {"critique": critique.kind, "critique_source": critique.source if critique.kind != "none" else "none"}
 
 
-def _save(bench: Workbench, out: Path, critique: CritiqueChoice, training: TrainSettings, state: Any) -> None:
+def _save(
+    bench: Workbench, out: Path, critique: CritiqueChoice, training: TrainSettings, state: Any, *, base: str | None
+) -> None:
     template = critique.template
     asked = {"instruction": template.instruction, "request": template.request, "closing": template.closing}
-    how = {"media": asdict(training.media), "precision": training.model.precision}
+    how = {"media": asdict(training.media), "precision": training.model.precision, "base": base}
     card = {**_facts(critique), **asked, **how}
     save_reward_model(bench.model, bench.processor, out / MODEL, card=card, state=state, dtype=bench.dtype)

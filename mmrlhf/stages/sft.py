@@ -8,7 +8,8 @@ from typing import Any, Literal
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.methods.sft import SFTModule
 from mmrlhf.tokens.templates import AnswerTemplate
-from mmrlhf.training.fit import finish, save_trained, train
+from mmrlhf.training.fit import MODEL, finish, train
+from mmrlhf.training.model_card import export_policy
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import open_workbench
 
@@ -46,4 +47,6 @@ def run(
         precision=bench.precision,
     )
     trainer, summary = train(module, bench, out=out, stage="sft", runtime=runtime)
-    return finish(trainer, module, out, summary, lambda state: save_trained(bench, out, state))
+    method = {"stage": "supervised training", "responses": responses}
+    about = {"start": policy, "method": method, "training": training, "summary": summary}
+    return finish(trainer, module, out, summary, lambda state: export_policy(bench, out / MODEL, **about, state=state))

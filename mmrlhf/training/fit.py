@@ -27,7 +27,6 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.passes import describe_source, describe_template
 from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.metrics.ranking import accuracy_report
-from mmrlhf.models.export import save_policy
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.models.sharding import gather_state, is_sharded
 from mmrlhf.processes import TrainingInterrupted
@@ -213,11 +212,6 @@ def finish(
         (out / METRICS).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     trainer.strategy.barrier("after export")
     return summary
-
-
-def save_trained(bench: Workbench, out: Path, state: dict[str, Tensor] | None) -> None:
-    """Write the trained policy to `out/model` in the number type of the checkpoint that it started from."""
-    save_policy(bench.model, bench.processor, out / MODEL, state=state, dtype=bench.dtype)
 
 
 def need_path(path: Path | str | None, *, what: str, where: str, stage: str) -> Path:

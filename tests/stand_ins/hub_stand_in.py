@@ -1,7 +1,8 @@
-"""A hub in a thread: the few endpoints that huggingface_hub calls to list and download one repository."""
+"""A hub in a thread: what huggingface_hub calls to list and download a repository, or to make one and commit to it."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -19,7 +20,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """What the stand-in serves and what it saw.
 
-    `cuts` maps a file to how many of its next transfers break off half-way; `ranges` lists (file, Range header).
+    `cuts` maps a file to how many of its next transfers break off half-way; `ranges` lists (file, Range header); `made`
+    the repositories that were asked for and `messages` the commits, whose files are in `files` then.
     """
 
     files: dict[str, bytes]
@@ -28,6 +30,8 @@ class Hub:
     status: int = 200
     cuts: dict[str, int] = field(default_factory=dict)
     ranges: list[tuple[str, str | None]] = field(default_factory=list)
+    made: list[dict] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     url: str = ""
 
     def listing(self) -> dict:
@@ -64,6 +68,34 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        hub, path = self.hub, unquote(urlsplit(self.path).path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        api = f"/api/{hub.repo_type}s/{hub.repo_id}"
+        if hub.status != 200:
+            self._json({"error": "refused by the stand-in"}, hub.status)
+        elif path == "/api/repos/create":
+            hub.made.append(json.loads(body))
+            self._json({"url": f"{hub.url}/{hub.repo_id}"})
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif path == f"{api}/preupload/main":
+            asked = json.loads(body)["files"]
+            self._json({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]})
+        elif path == f"{api}/commit/main":
+            self._commit([json.loads(line) for line in body.splitlines()])
+        else:
+            self._json({"error": f"not here: {path}"}, 404)
+
+    def _commit(self, lines: list[dict]) -> None:
+        for line in lines:
+            if line["key"] == "header":
+                self.hub.messages.append(line["value"]["summary"])
+            else:
+                self.hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        url = f"{self.hub.url}/{self.hub.repo_id}/commit/{COMMIT}"
+        self._json({"success": True, "commitOid": COMMIT, "commitUrl": url})
 
     def log_message(self, format: str, *args: object) -> None:
         pass

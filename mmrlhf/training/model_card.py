@@ -1,0 +1,175 @@
+"""The card of a trained model: README.md in its folder, from what the stage that trained it knows.
+
+It says what the model was made from and how, what was measured on held-out queries, under which licences, and how to
+load it. A folder travels, so nothing in its card names a place on the machine that made it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mmrlhf.chain.provenance import git_commit, versions
+from mmrlhf.models.export import CARD_FILE, POLICY_FILE, save_policy
+from mmrlhf.shards.index import Index
+from mmrlhf.training.settings import TrainSettings
+from mmrlhf.training.workbench import Workbench
+
+CARD = "README.md"
+Kind = Literal["policy", "reward model"]
+_READ = 1000  # queries whose source and licence are looked up
+_NAMED = ("mmrlhf", "torch", "transformers")
+_LOAD = {
+    "policy": """from mmrlhf import Policy
+
+policy = Policy.from_pretrained("FOLDER_OR_HUB_ID")
+print(policy.answer("picture.jpg", "What is in the picture?"))""",
+    "reward model": """from mmrlhf import RewardModel
+
+judge = RewardModel.from_pretrained("FOLDER")
+for reward, critique in judge.score("picture.jpg", "What is in the picture?", ["A cat.", "Two dogs."]):
+    print(reward, critique)""",
+}
+
+
+def export_policy(
+    bench: Workbench,
+    folder: Path,
+    *,
+    start: str | Path,
+    method: Mapping[str, Any],
+    training: TrainSettings,
+    summary: Mapping[str, Any],
+    state: Any,
+) -> None:
+    """Write a trained policy with its card; in the number type of the checkpoint that it started from.
+
+    Arguments as in `write_card` and `save_policy`.
+    """
+    facts = {"media": asdict(training.media), "base": base_model(start)}
+    save_policy(bench.model, bench.processor, folder, card=facts, state=state, dtype=bench.dtype)
+    write_card(folder, "policy", bench, start=start, method=method, training=training, summary=summary)
+
+
+def write_card(
+    folder: Path,
+    kind: Kind,
+    bench: Workbench,
+    *,
+    start: str | Path,
+    method: Mapping[str, Any],
+    training: TrainSettings,
+    summary: Mapping[str, Any],
+) -> None:
+    """Write the card of a model that was just trained into its folder.
+
+    Args:
+        bench: the model and the packed queries.
+        start: the checkpoint that it started from.
+        method: what was trained, e.g. the objective and its settings.
+        summary: what the stage measured.
+    """
+    base, index, family = base_model(start), bench.index, bench.model.backbone.config.model_type
+    facts = {"library_name": "transformers", "pipeline_tag": "image-text-to-text", "tags": ["mmrlhf", *kind.split()]}
+    facts |= {"base_model": base} if base else {}
+    parts = [
+        f"---\n{yaml.safe_dump(facts, sort_keys=False)}---\n\n# {kind.capitalize()}, {family}",
+        f"Trained with [mmrlhf](https://arxiv.org/abs/2502.10391), from {_named(base, family)}.",
+        f"## Data\n\n{_data(index, summary)}",
+        f"## Method\n\n{_yaml(method)}",
+        f"## Measured on held-out queries\n\n{figures_table(summary)}",
+        f"## Settings\n\n{_yaml(asdict(training))}",
+        f"## Made by\n\n{_yaml(_made_by())}",
+        f"## Licence\n\n{_licence(index, base)}",
+        f"## Load it\n\n```python\n{_LOAD[kind]}\n```",
+    ]
+    (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def base_model(start: str | Path) -> str | None:
+    """The hub id that a checkpoint goes back to: its own name, or what the folder that an earlier stage wrote says."""
+    if not Path(start).expanduser().exists():
+        return str(start)
+    for name in (POLICY_FILE, CARD_FILE):
+        file = Path(start) / name
+        if file.is_file():
+            return json.loads(file.read_text()).get("base")
+    return None
+
+
+def figures_table(summary: Mapping[str, Any]) -> str:
+    """Every number of the held-out report that has an interval, and the last validation's, as a Markdown table."""
+    rows = [
+        f"| {name} | {each['mean']:.3f} [{each['low']:.3f}, {each['high']:.3f}] |"
+        for name, each in _intervals(summary.get("heldout") or {})
+    ]
+    validation = summary.get("validation") or {}
+    rows += [f"| {name} | {value:.4g} |" for name, value in validation.items() if isinstance(value, int | float)]
+    if not rows:
+        return "Nothing: no query was held out."
+    return "\n".join(["| | with 95% interval, where there is one |", "| --- | --- |", *rows])
+
+
+def _intervals(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, float]]]:
+    for key, value in report.items():
+        if isinstance(value, Mapping) and {"mean", "low", "high"} <= set(value):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _intervals(value, f"{prefix}{key} / ")
+
+
+def _data(index: Index, summary: Mapping[str, Any]) -> str:
+    categories = Counter(str(name) for name in index.column("category"))
+    sources = Counter(group.source for group in _some(index) if group.source)
+    facts = {
+        "queries": len(index),
+        "responses": int(index.column("num_responses").sum()),
+        "ranked pairs": int(index.column("num_pairs").sum()),
+        "sources": list(sources),
+        "categories": dict(categories.most_common(12)),
+        "digest": index.digest[:16],
+        "optimizer steps": summary.get("steps"),
+        "queries a step": summary.get("groups_per_step"),
+    }
+    return _yaml({name: value for name, value in facts.items() if value})
+
+
+def _licence(index: Index, base: str | None) -> str:
+    named = sorted({group.licence for group in _some(index) if group.licence})
+    data = f"their records name {', '.join(named)}" if named else "their records name none"
+    start = base or "the checkpoint that it started from"
+    return f"The terms of {start} and of the data ({data}) hold for this model, too."
+
+
+def _some(index: Index) -> Iterator[Any]:
+    return (index.read(row, media=False) for row in range(min(len(index), _READ)))
+
+
+def _named(base: str | None, family: str) -> str:
+    return f"`{base}`" if base else f"a checkpoint of the family `{family}` that is on no hub"
+
+
+def _made_by() -> dict[str, Any]:
+    found = versions()
+    return {**{name: found[name] for name in _NAMED}, "commit": git_commit()["commit"]}
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return f"```yaml\n{yaml.safe_dump(_portable(content), sort_keys=False, allow_unicode=True)}```"
+
+
+def _portable(value: Any) -> Any:
+    """Plain values without places of this machine: of a path, its last name is left; of an object, its class."""
+    if isinstance(value, Mapping):
+        return {str(key): _portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_portable(item) for item in value]
+    if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "~", "./", "../"))):
+        return Path(value).name
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
