@@ -105,10 +105,7 @@ def base_model(start: str | Path) -> str | None:
 
 def figures_table(summary: Mapping[str, Any]) -> str:
     """Every number of the held-out report that has an interval, and the last validation's, as a Markdown table."""
-    rows = [
-        f"| {name} | {each['mean']:.3f} [{each['low']:.3f}, {each['high']:.3f}] |"
-        for name, each in _intervals(summary.get("heldout") or {})
-    ]
+    rows = [f"| {name} | {_written(each)} |" for name, each in _intervals(summary.get("heldout") or {})]
     validation = summary.get("validation") or {}
     rows += [f"| {name} | {value:.4g} |" for name, value in validation.items() if isinstance(value, int | float)]
     if not rows:
@@ -122,6 +119,14 @@ def _intervals(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{key}", value
         elif isinstance(value, Mapping):
             yield from _intervals(value, f"{prefix}{key} / ")
+
+
+def _written(interval: Mapping[str, float | None]) -> str:
+    """A number with its interval; one query of a kind has none, and none of a kind has no number."""
+    mean, low, high = (interval[name] for name in ("mean", "low", "high"))
+    if mean is None:
+        return "not known"
+    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _data(index: Index, summary: Mapping[str, Any]) -> str:

@@ -69,3 +69,9 @@ def test_a_base_is_a_hub_id_or_what_a_folder_says(tmp_path: Path) -> None:
 
 def test_without_held_out_queries_the_card_says_so() -> None:
     assert "no query was held out" in figures_table({"heldout": None, "validation": {}})
+
+
+def test_a_number_without_an_interval_is_written_without_one() -> None:
+    one = {"mean": 0.5, "low": None, "high": None}
+    table = figures_table({"heldout": {"acc": one, "categories": {"long": {"acc": dict.fromkeys(one)}}}})
+    assert "| acc | 0.500 |" in table and "| categories / long / acc | not known |" in table
