@@ -57,7 +57,7 @@ class StepCheckpoint(Checkpoint):
             raise ValueError(f"every_steps ({every_steps}) and keep ({keep}) must be at least 1")
         self._folder, self._every_steps, self._keep = Path(folder), every_steps, keep
         self._save_last, self._preemption = save_last, preemption
-        self._stopped = False
+        self._stopped, self._complete = False, True
         self._saved_step = -1
 
     @override
@@ -78,7 +78,7 @@ class StepCheckpoint(Checkpoint):
         if step <= self._saved_step:
             return  # in the middle of a gradient accumulation; a signal waits for the step's end
         # After the last step the loop itself ends training: on_train_end saves, marked as complete.
-        last = batch_idx + 1 >= trainer.num_training_batches
+        last = self._complete = batch_idx + 1 >= trainer.num_training_batches
         if stop or (not last and self._every_steps is not None and step % self._every_steps == 0):
             self.save(trainer)
         if stop:  # not raised here: Lightning has yet to log the step
@@ -93,7 +93,8 @@ class StepCheckpoint(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._stopped:
             raise self._interrupted()
-        if self._save_last:
+        # what something else has ended early would be taken for complete by whoever goes on from it
+        if self._save_last and self._complete:
             self.save(trainer)
         if self._preemption.agreed(trainer):
             raise self._interrupted()
