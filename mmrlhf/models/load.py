@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, StrictDataclassError
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -201,7 +202,27 @@ def load_processor(path: str | Path) -> ProcessorMixin:
             expected="the template that the model was trained with",
             fix="take an instruction-tuned checkpoint, or put its chat_template.jinja into the folder",
         )
+    _try_template(processor, path)
     return processor
+
+
+def _try_template(processor: ProcessorMixin, path: str | Path) -> None:
+    """Render one exchange; ModelError where the template fails or leaves the answer out."""
+    texts = {"user": "ask", "assistant": "reply"}
+    turns = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in texts.items()]
+    try:
+        rendered = processor.apply_chat_template(turns, tokenize=False)
+        problem = "" if "reply" in rendered and "ask" in rendered else f"it writes {rendered[:200]!r}"
+    except (TemplateError, ArithmeticError, *_UNREADABLE) as error:
+        problem = f"{type(error).__name__}: {first_line(error)}"
+    if problem:
+        raise ModelError(
+            "this checkpoint's chat template does not write a question and its answer",
+            where=str(path),
+            given=problem,
+            expected="a template that takes turns whose content is a list of parts, with what both texts say",
+            fix="put the chat_template.jinja of the published checkpoint into the folder",
+        )
 
 
 def _no_processor(path: str | Path, given: str) -> ModelError:

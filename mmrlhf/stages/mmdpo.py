@@ -33,7 +33,7 @@ from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.training.fit import MODEL, check_table, finish, need_path, table_facts, train
 from mmrlhf.training.heldout_answers import AnswerSettings, answer_callbacks
 from mmrlhf.training.model_card import export_policy
-from mmrlhf.training.settings import TrainSettings
+from mmrlhf.training.settings import TrainSettings, require_trainable
 from mmrlhf.training.workbench import Workbench, open_workbench
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,7 @@ def _make_module(
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse pairs that the objective cannot use and margins that nothing gives (ConfigError), before anything is
     trained for it."""
+    require_trainable(settings, "mmdpo")
     objective, pairs = settings["objective"], settings.get("pairs") or PairScheme()
     implicit = settings.get("margin_from", "reward") == "implicit"
     if isinstance(objective, PlackettLuce):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from mmrlhf.methods.sft import SFTModule
 from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.training.fit import MODEL, finish, train
 from mmrlhf.training.model_card import export_policy
-from mmrlhf.training.settings import TrainSettings
+from mmrlhf.training.settings import TrainSettings, require_trainable
 from mmrlhf.training.workbench import open_workbench
 
 # another number builds the stage anew, whatever `code` says
@@ -50,3 +51,8 @@ def run(
     method = {"stage": "supervised training", "responses": responses}
     about = {"start": policy, "method": method, "training": training, "summary": summary}
     return finish(trainer, module, out, summary, lambda state: export_policy(bench, out / MODEL, **about, state=state))
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse a model of which nothing trains (ConfigError) before data are prepared for it."""
+    require_trainable(settings, "sft")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.feed.selection import Selection
 from mmrlhf.feed.weights import Mixing
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.load import PARTS, ModelSettings
 from mmrlhf.tokens.processing import MediaSettings
 
 
@@ -80,3 +82,16 @@ class TrainSettings:
     media: MediaSettings = field(default_factory=MediaSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     schedule: Schedule = field(default_factory=Schedule)
+
+
+def require_trainable(settings: Mapping[str, Any], stage: str) -> None:
+    """Raise ConfigError where all parts of the model are frozen in a stage that trains nothing beside it."""
+    training: TrainSettings = settings.get("training") or TrainSettings()
+    modes = {part: getattr(training.model, part) for part in PARTS}
+    if set(modes.values()) == {"frozen"}:
+        raise ConfigError(
+            "all parts of the model are frozen, so nothing would train",
+            where=", ".join(f"model.settings.{part}" for part in PARTS),
+            given=f"frozen, in stage {stage}",
+            expected="full or lora for at least one of them",
+        )

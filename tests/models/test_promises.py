@@ -317,3 +317,14 @@ def test_a_head_of_another_kind_is_not_replaced(settings: HeadSettings, reward_f
     (tmp_path / "model" / HEAD_FILE).unlink()
     with pytest.raises(ModelError, match="no score_head"):
         starting_head(HeadSettings(), tmp_path / "model", 64)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no') }}", "{% for %}", "{{ 1 / 0 }}", "always this", "{{ a.b.c }}"]
+)
+def test_templates_that_fail_or_leave_texts_out(template: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    """Found when the processor is loaded, not in the first query."""
+    folder = broken.copy_checkpoint(tiny_folders["internvl"], tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(ModelError, match="chat template does not write"):
+        load_processor(folder)
