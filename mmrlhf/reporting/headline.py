@@ -17,7 +17,9 @@ def headline(
     stages: Mapping[str, StageResult | None], pairs: PairTable | None, answers: tuple[Answers, Answers]
 ) -> dict[str, Any]:
     """Boil the run down to a flat mapping of numbers, for tables and sweeps; what is not known is absent."""
-    numbers: dict[str, Any] = {**_ranking(stages["score"]), **_answering(stages, answers), **_margins(pairs)}
+    numbers: dict[str, Any] = {**_ranking(stages["score"]), **_answering(stages, answers)}
+    # what a beta would be is no finding of a run that has not come as far as training a policy with it
+    numbers |= _margins(pairs, with_beta=stages["mmdpo"] is not None)
     seconds = [stage.seconds for stage in stages.values() if stage is not None and stage.seconds is not None]
     numbers["stage_seconds"] = round(sum(seconds), 1) if seconds else None
     return {name: value for name, value in numbers.items() if value is not None}
@@ -49,11 +51,11 @@ def _answering(stages: Mapping[str, StageResult | None], answers: tuple[Answers,
     return numbers
 
 
-def _margins(pairs: PairTable | None) -> dict[str, float]:
+def _margins(pairs: PairTable | None, *, with_beta: bool) -> dict[str, float]:
     if pairs is None:
         return {}
     numbers = {"margin_mean": pairs.margins.mean(), "margin_share_negative": (pairs.margins < 0).mean()}
-    if pairs.betas is not None:
+    if pairs.betas is not None and with_beta:
         numbers |= {"beta_mean": pairs.betas.mean(), "beta_max": pairs.betas.max()}
     return {name: float(value) for name, value in numbers.items()}
 

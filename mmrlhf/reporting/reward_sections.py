@@ -7,6 +7,7 @@ from typing import Any
 
 from mmrlhf.reporting import reward_plots as plots
 from mmrlhf.reporting.annotator_agreement import annotation_report, read_annotated
+from mmrlhf.reporting.categories import gathered, largest_first
 from mmrlhf.reporting.inputs import StageResult
 from mmrlhf.reporting.plots import dot, intervals
 from mmrlhf.reporting.sample_cards import build_sample, sample_card
@@ -25,7 +26,11 @@ def judge_section(score: StageResult | None, index: Index | None, rewards: SideC
     calibration = report["calibration"]
     temperature = calibration["temperature"]
     length = report["length"]
-    tables = sorted(report["ranks"].items(), key=lambda item: (item[0] != "all", item[0]))[:MOST_CONFUSIONS]
+    verdicts = [
+        {"name": name, **found, "pairs": found["right"] + found["tied"] + found["wrong"]}
+        for name, found in report["verdicts"].items()
+    ]
+    tables = sorted(report["ranks"].items(), key=lambda item: (item[0] != "all", -sum(map(sum, item[1])), item[0]))[:MOST_CONFUSIONS]
     return {
         "facts": {
             "pairs": calibration["num_pairs"],
@@ -40,12 +45,9 @@ def judge_section(score: StageResult | None, index: Index | None, rewards: SideC
         },
         "reliability": plots.reliability(calibration["bins"], calibration["bins_at_temperature"], temperature),
         "accuracy": plots.accuracy_of_margin(report["by_margin"], temperature),
-        "margins": plots.margins_by_category(report["margins"]["edges"], report["margins"]["counts"]),
+        "margins": plots.margins_by_category(report["margins"]["edges"], gathered(report["margins"]["counts"])),
         "length": plots.score_of_length(length["points"]),
-        "verdicts": [
-            {"name": name, **found, "pairs": found["right"] + found["tied"] + found["wrong"]}
-            for name, found in report["verdicts"].items()
-        ],
+        "verdicts": largest_first(verdicts, "pairs"),
         "confusions": [plots.rank_confusion(counts, title=name) for name, counts in tables],
         "surprises": surprise_cards(report["surprises"], index, rewards),
     }

@@ -14,6 +14,7 @@ import numpy as np
 from mmrlhf.losses.objective import Objective
 from mmrlhf.metrics.policy import Change, change
 from mmrlhf.reporting import plots
+from mmrlhf.reporting.categories import MOST_SHOWN, common, largest_first
 from mmrlhf.reporting.inputs import AnswerPair, PairTable, StageResult, pair_betas, paired_answers
 from mmrlhf.reporting.plots import Interval, dot
 from mmrlhf.shards.index import Index
@@ -47,10 +48,19 @@ def data_section(index: Index, pack: StageResult | None) -> Section:
     return {
         "facts": facts,
         "sizes": plots.bars({f"K = {size}": sizes[size] for size in sorted(sizes)}, label="queries by responses"),
-        "categories": plots.bars(dict(categories.most_common(12)), label="queries by category", colour=2),
+        "categories": plots.bars(
+            {name: categories[name] for name in common(categories)},
+            label="queries by category" + more(len(categories) - MOST_SHOWN),
+            colour=2,
+        ),
         "rejections": dict(report.get("rejected_by_reason", {})),
         "no_pack_report": pack is None,
     }
+
+
+def more(number: int) -> str:
+    """Say in a label that so many categories are not in the picture."""
+    return f" ({number} rarer ones are not shown)" if number > 0 else ""
 
 
 def accuracy_interval(report: Mapping[str, Any], name: str, label: str, **look: Any) -> Interval:
@@ -94,6 +104,7 @@ def _judge_table(judge: str, table: Mapping[str, Mapping[str, Any]]) -> Section:
         {"name": name, "pairs": found.get("num_pairs"), **both_accuracies(found, name)}
         for name, found in (report.get("categories") or {}).items()
     ]
+    by_category = largest_first(by_category, "pairs")
     return {
         "judge": judge,
         "rows": rows,
@@ -178,7 +189,9 @@ def _by_category(before: StageResult | None, after: StageResult | None, old: Ans
     if measure is None or before is None or after is None:
         return {"categories": [], "measure": None}
     pairs = paired_answers(old, new, measure)
-    names = sorted((after.summary[measure].get("categories") or {}).keys())
+    by_name = after.summary[measure].get("categories") or {}
+    sizes = {name: found.get("queries") or 0 for name, found in by_name.items()}
+    shown = set(common(sizes))
     own: dict[str, list[AnswerPair]] = {}
     for pair in pairs:
         own.setdefault(pair[1], []).append(pair)
@@ -186,19 +199,19 @@ def _by_category(before: StageResult | None, after: StageResult | None, old: Ans
     overall = difference(pairs)
     if overall is not None:
         dots.append(dot(overall.mean, "all", group=1, strong=True))
-    for name in names:
+    for name in sorted(sizes):
         gain = difference(own.get(name, ()))
-        row = {"name": name, "before": _mean(before, measure, name), "after": _mean(after, measure, name)}
+        row = {"name": name, "queries": sizes[name], "before": _mean(before, measure, name), "after": _mean(after, measure, name)}
         table.append(
             {**row, "difference": dot(gain.mean) if gain is not None else None, "kl": _mean(after, "kl", name)}
         )
-        if gain is not None:
+        if gain is not None and name in shown:
             dots.append(dot(gain.mean, name))
-    section: Section = {"measure": measure, "categories": table}
+    section: Section = {"measure": measure, "categories": largest_first(table, "queries")}
     if dots:
-        section["gain_plot"] = plots.intervals(dots, label=f"{measure}, after minus before", mark=0.0)
+        section["gain_plot"] = plots.intervals(dots, label=f"{measure}, after minus before" + more(len(sizes) - len(shown)), mark=0.0)
     arrows = [("all", _mean(before, measure), _mean(after, measure), _mean(after, "kl"))]
-    arrows += [(row["name"], row["before"], row["after"], row["kl"]) for row in table]
+    arrows += [(row["name"], row["before"], row["after"], row["kl"]) for row in table if row["name"] in shown]
     known = [(name, kl.value, a.value, b.value) for name, a, b, kl in arrows if a and b and kl]
     if known:
         section["drift"] = plots.drift(known, x_label="distance from the reference, nats an answer", y_label=measure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.files import write_json
 from mmrlhf.losses.objective import Objective
 from mmrlhf.reporting import plots, sections
+from mmrlhf.reporting.categories import write_categories
 from mmrlhf.reporting.headline import build_cards, headline
 from mmrlhf.reporting.inputs import (
     PairTable,
@@ -44,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(sections.__file__).parent / "templates"
 PAGE = "report.html"
+MOST_ENTRIES = 40  # of a mapping or list in the settings and results shown
+CATEGORIES = "categories.csv"
 ANNOTATED = 2000  # at most so many queries enter the agreement of annotators
 CONTENTS = (
     ("overview", "Overview"),
@@ -85,7 +89,7 @@ def run(
     seed: int = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Write `out/report.html` and `out/metrics.json` from the artefacts of the other stages.
+    """Write `out/report.html`, `out/categories.csv` and `out/metrics.json` from the artefacts of the other stages.
 
     What is not given, or not there, is left out of the page with a word on how to make it.
 
@@ -118,6 +122,7 @@ def run(
     summary = headline(stages, pairs, answers)
     if rounds:
         page["rounds"], summary["rounds"] = _rounds(out, before, rounds)
+    write_categories(out / CATEGORIES, _tables(page))
     page["samples"] = _samples_section(samples)
     page["run"] = _run_section(stages, runtime.command)
     html = render(title, _subtitle(stages, index), page, build_cards(summary, stages))
@@ -156,6 +161,13 @@ def _page(
         if index is None
         else {**sections.data_section(index, stages["pack"]), **annotation_section(index, limit=ANNOTATED, seed=seed)},
     }
+
+
+def _tables(page: Mapping[str, Section]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """All tables by category that the page holds."""
+    tables = {"policy": page["policy"].get("categories", ())}
+    tables |= {f"reward, by {judge['judge']}": judge["categories"] for judge in page["reward"].get("judges", ())}
+    return tables | {"verdicts": page["judge"].get("verdicts", ())}
 
 
 def _samples(
@@ -224,7 +236,20 @@ def _run_section(stages: Mapping[str, StageResult | None], command: str) -> Sect
 
 
 def _yaml(content: Mapping[str, Any] | None) -> str:
-    return yaml.safe_dump(plain(content), sort_keys=False, allow_unicode=True) if content else ""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return yaml.dump(_cut(plain(content)), Dumper=dumper, sort_keys=False, allow_unicode=True) if content else ""
+
+
+def _cut(content: Any) -> Any:
+    """Long lists and mappings by their first entries, with how many more the stage's metrics.json has."""
+    if isinstance(content, Mapping):
+        first = {name: _cut(value) for name, value in islice(content.items(), MOST_ENTRIES)}
+        left = len(content) - len(first)
+        return first | ({"...": f"{left} more in metrics.json"} if left else {})
+    if isinstance(content, list):
+        left = len(content) - MOST_ENTRIES
+        return [_cut(value) for value in content[:MOST_ENTRIES]] + ([f"... {left} more in metrics.json"] * (left > 0))
+    return content
 
 
 @cache
