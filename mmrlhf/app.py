@@ -46,6 +46,7 @@ from mmrlhf.composition.config import (
 from mmrlhf.composition.help_page import asks_for_help, help_page
 from mmrlhf.composition.inventory_command import WORD, show_or_prune
 from mmrlhf.composition.overrides import explain
+from mmrlhf.composition.proposals import propose
 from mmrlhf.composition.trainer import check_trainer, decisive_callbacks
 from mmrlhf.errors import UserError
 from mmrlhf.files import hide_credentials, mask_files, short_path, write_json
@@ -211,7 +212,7 @@ def run_chain(config: DictConfig, folder: Path, *, shows: bool = True, command: 
         settings = {"stages": {node.name: node.settings for node in chain}, "runtime": runtime}
         record_outcome(folder, artifacts, settings, command=command)
         if shows:
-            show_outcome(folder, artifacts, next_commands=list(config.next))
+            show_outcome(folder, artifacts, next_commands=propose(config, HydraConfig.get().overrides.task))
         else:
             log.info("this job is done: %s", short_path(folder))
     return artifacts

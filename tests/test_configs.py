@@ -285,7 +285,8 @@ def test_a_sweep_varies_what_exists(sweep: str) -> None:
 
 
 def _commands() -> Iterator[str]:
-    yield from yaml.safe_load((CONF / "config.yaml").read_text())["next"]
+    for lines in yaml.safe_load((CONF / "config.yaml").read_text())["next"].values():
+        yield from (f"python run.py {line}" for line in lines)
     for line in (CONF / "hydra" / "help_page.yaml").read_text().splitlines():
         if line.strip().startswith("python run.py"):
             yield re.split(r"\s{3,}", line.strip())[0]

@@ -76,7 +76,7 @@ def _unknown_option(error: MissingConfigException) -> ConfigError:
 
 
 def _unknown_setting(key: str, overrides: Sequence[str]) -> ConfigError:
-    given = next((word for word in overrides if _key(word) == key), key)
+    given = next((word for word in overrides if key_of(word) == key), key)
     known = known_settings(overrides)
     groups = [item.name for item in CONF.iterdir() if item.is_dir() and item.name not in ("hydra", "stages")]
     above, _, _ = key.rpartition(".")
@@ -98,13 +98,14 @@ def _near(given: str, known: Collection[str]) -> list[str]:
     return difflib.get_close_matches(given, list(known), n=3, cutoff=0.6)
 
 
-def _key(word: str) -> str:
+def key_of(word: str) -> str:
+    """The dotted name that an override sets."""
     return word.lstrip("+~").partition("=")[0]
 
 
 def known_settings(overrides: Sequence[str]) -> list[str]:
     """List the dotted names of all settings, as composed with those words of the command that choose an option."""
-    choices = [word for word in overrides if (CONF / _key(word)).is_dir() and "," not in word]
+    choices = [word for word in overrides if (CONF / key_of(word)).is_dir() and "," not in word]
     for words in (choices, []):
         GlobalHydra.instance().clear()
         try:

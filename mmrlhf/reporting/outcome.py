@@ -19,7 +19,7 @@ from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.words import add_row, error_panel, new_table, show
 
 METRICS_FILE, FAILURE_FILE, REPORT_FILE = "metrics.json", "failure.json", "report.html"
-STAGES_FILE = "stages.json"
+STAGES_FILE, RESULTS_FILE = "stages.json", "results.jsonl"
 _COPIED = (".html", ".png", ".csv", ".md")
 
 
@@ -134,6 +134,9 @@ def show_outcome(
     show(f"results  {short_path(folder)}", console)
     if report.exists():
         show(f"report   {short_path(report)}", console)
+    scores = artifacts[-1].folder / RESULTS_FILE if artifacts else None
+    if scores is not None and scores.exists():  # only here has the stage's folder its final name
+        show(f"scores   {short_path(scores)}", console)
     for number, command in enumerate(next_commands):
         show(f"{'next' if number == 0 else '':8} {command}", console)
 

@@ -30,7 +30,9 @@ def judge_section(score: StageResult | None, index: Index | None, rewards: SideC
         {"name": name, **found, "pairs": found["right"] + found["tied"] + found["wrong"]}
         for name, found in report["verdicts"].items()
     ]
-    tables = sorted(report["ranks"].items(), key=lambda item: (item[0] != "all", -sum(map(sum, item[1])), item[0]))[:MOST_CONFUSIONS]
+    tables = sorted(report["ranks"].items(), key=lambda item: (item[0] != "all", -sum(map(sum, item[1])), item[0]))[
+        :MOST_CONFUSIONS
+    ]
     return {
         "facts": {
             "pairs": calibration["num_pairs"],

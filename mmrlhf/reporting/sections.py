@@ -201,7 +201,12 @@ def _by_category(before: StageResult | None, after: StageResult | None, old: Ans
         dots.append(dot(overall.mean, "all", group=1, strong=True))
     for name in sorted(sizes):
         gain = difference(own.get(name, ()))
-        row = {"name": name, "queries": sizes[name], "before": _mean(before, measure, name), "after": _mean(after, measure, name)}
+        row = {
+            "name": name,
+            "queries": sizes[name],
+            "before": _mean(before, measure, name),
+            "after": _mean(after, measure, name),
+        }
         table.append(
             {**row, "difference": dot(gain.mean) if gain is not None else None, "kl": _mean(after, "kl", name)}
         )
@@ -209,7 +214,9 @@ def _by_category(before: StageResult | None, after: StageResult | None, old: Ans
             dots.append(dot(gain.mean, name))
     section: Section = {"measure": measure, "categories": largest_first(table, "queries")}
     if dots:
-        section["gain_plot"] = plots.intervals(dots, label=f"{measure}, after minus before" + more(len(sizes) - len(shown)), mark=0.0)
+        section["gain_plot"] = plots.intervals(
+            dots, label=f"{measure}, after minus before" + more(len(sizes) - len(shown)), mark=0.0
+        )
     arrows = [("all", _mean(before, measure), _mean(after, measure), _mean(after, "kl"))]
     arrows += [(row["name"], row["before"], row["after"], row["kl"]) for row in table if row["name"] in shown]
     known = [(name, kl.value, a.value, b.value) for name, a, b, kl in arrows if a and b and kl]

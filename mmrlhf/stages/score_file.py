@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from mmrlhf.records.questions import read_questions
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.terminal.words import add_row, literal, new_table, show
 from mmrlhf.types import PreferenceGroup
-
-log = logging.getLogger(__name__)
 
 RESULTS, REWARDS = "results.jsonl", "rewards"
 _SHOWN, _SIGNS = 20, 60
@@ -84,7 +81,6 @@ def run(
     with (out / RESULTS).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     show(_table(rows))
-    log.info("all of them: %s", out / RESULTS)
     summary = {
         "queries": len(drafts),
         "responses": sum(len(row.get("responses", ())) for row in rows),
