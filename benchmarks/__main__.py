@@ -5,7 +5,7 @@ Each module says how to run it alone, and on a GPU.
 
 from importlib.util import find_spec
 
-from benchmarks import data_plane, equivalence, pair_forward, scoring_rate, step_memory, sweep_overhead, vs_trl
+from benchmarks import data_plane, equivalence, pair_forward, report, scoring_rate, step_memory, sweep_overhead, vs_trl
 
 if __name__ == "__main__":
     pair_forward.main([])
@@ -13,6 +13,7 @@ if __name__ == "__main__":
     scoring_rate.main()
     data_plane.main()
     equivalence.main()
+    report.main([])
     sweep_overhead.main(["--small"])
     if find_spec("trl") is None:
         print("vs_trl is left out: pip install -e '.[bench]'")

@@ -98,8 +98,15 @@ def measure(root: Path, queries: int, categories: int) -> dict[str, Any]:
     for name, gain in (("before", 0.0), ("after", 0.1)):
         write_evaluation(root / name, make_answers(groups, gain), is_reference=gain == 0)
     evaluated = time.perf_counter()
-    folders = {name: root / name for name in ("shards", "score", "before", "after")}
-    report.run(root / "report", **folders, objective=MMDPO(), runtime=Runtime(trainer=L.Trainer, progress=False))
+    report.run(
+        root / "report",
+        shards=root / "shards",
+        score=root / "score",
+        before=root / "before",
+        after=root / "after",
+        objective=MMDPO(),
+        runtime=Runtime(trainer=L.Trainer, progress=False),
+    )
     done = time.perf_counter()
     return {
         "benchmark": "report",

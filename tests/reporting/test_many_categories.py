@@ -6,6 +6,7 @@ import csv
 import json
 
 import lightning as L
+import numpy as np
 import pytest
 
 from benchmarks.report import make_answers, make_groups, make_rewards, write_evaluation
@@ -27,7 +28,7 @@ def make_page(root, queries: int, categories: int):
     write_shards(groups, root / "shards")
     index = Index.load(root / "shards")
     rewards = make_rewards(root / "score" / "rewards", groups)
-    found = ranking_summary(index, range(len(index)), {GENERATED: rewards})
+    found = ranking_summary(index, np.arange(len(index)), {GENERATED: rewards})
     write_json(root / "score" / "metrics.json", {"heldout": found})
     for name, gain in (("before", 0.0), ("after", 0.1)):
         write_evaluation(root / name, make_answers(groups, gain), is_reference=gain == 0)
