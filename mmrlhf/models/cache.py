@@ -6,10 +6,12 @@ behind them and copies only when that is used up.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
@@ -39,10 +41,20 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
 
+    def replace_rows(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Hold these rows (1, H, S, D) instead, all as long as the longest; the room goes."""
+        self.keys, self.values, self._room = _side_by_side(keys), _side_by_side(values), None
+
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep, repeat or reorder rows; the room goes, and comes back with the next token."""
         super().batch_select_indices(indices)
         self._room = None
+
+
+def _side_by_side(rows: Sequence[Tensor]) -> Tensor:
+    """[(1, H, S, D)] -> (B, H, longest S, D)."""
+    longest = max(row.shape[-2] for row in rows)
+    return torch.cat([pad(row, (0, 0, 0, longest - row.shape[-2])) for row in rows])
 
 
 def _with_room(old: Tensor | None, new: Tensor, length: int, capacity: int) -> Tensor:
@@ -62,3 +74,13 @@ def build_cache(config: PreTrainedConfig) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if isinstance(layer, DynamicLayer) else layer for layer in cache.layers]
     return cache
+
+
+def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """One cache with the rows of several, each of one row; shorter ones are padded with zeros behind their tokens."""
+    joined = caches[0]
+    for number, layer in enumerate(joined.layers):
+        rows = [cache.layers[number] for cache in caches]
+        if isinstance(layer, RoomyLayer):
+            layer.replace_rows([row.keys for row in rows], [row.values for row in rows])
+    return joined

@@ -1,9 +1,17 @@
 """Continue every branch of many groups at once, computing and storing each prefix (and its media) once.
 
-Prefixes of all groups run as one padded batch into a key-value cache. All branches of a group then live in its one row,
-side by side as in a packed row: a step feeds the newest token of each, and a mask lets it see the prefix and its own
-branch. So a prefix's keys and values are held once and read once a step, however many branches continue it. Groups
-that are finished leave the batch, and branches that are finished leave the step, in bulk.
+Each prefix is read by itself, causally and without a mask, into a key-value cache; the caches are then laid side by
+side, a row for each group. All branches of a group live in its one row as in a packed row: they are read one after
+another, then a step feeds the newest token of each, and a mask lets it see the prefix and its own branch. So a prefix's
+keys and values are held once and read once a step, however many branches continue it. Groups that are finished leave
+the batch, and branches that are finished leave the step, in bulk. Groups of like length run together, as many as their
+caches have room for (`cache_tokens`).
+
+One policy for what is written, here and where single rows are continued (`decoding_rows`): plain greedy choice or plain
+sampling at a temperature; the checkpoint's own generation_config is read for its end tokens and for nothing else
+(repetition penalties, top-k, forced or suppressed tokens are not applied); placeholders of media are never written.
+
+What is drawn for a branch depends on (seed, key, response hash, sample) alone, not on what runs beside it.
 """
 
 from __future__ import annotations
@@ -12,17 +20,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from mmrlhf.models.cache import build_cache
-from mmrlhf.models.decoding_rows import generate_rows
+from mmrlhf.models.cache import build_cache, join_caches
+from mmrlhf.models.decoding_rows import Continuation, Writing, configured_ends, draw_seed, generate_rows, placeholders
 from mmrlhf.models.families import media_arguments
 from mmrlhf.models.forward import PackedModel, autocast, compute_dtype
 from mmrlhf.models.masks import attention_pattern, prefix_masks, step_masks
-from mmrlhf.types import EncodedGroup
+from mmrlhf.types import Branch, EncodedGroup
 
 NOBODY = -1
 
@@ -72,32 +81,70 @@ def generate(
     temperature: float = 0.0,
     num_samples: int = 1,
     seed: int = 0,
-) -> list[list[list[int]]]:
+    cache_tokens: int | None = None,
+) -> list[list[Continuation]]:
     """Continue each branch of each group `num_samples` times.
 
     Args:
         groups: encoded contexts (`Encoder.context`); every branch is continued.
-        end_tokens: ids that end a continuation; they are not part of the result.
+        end_tokens: ids that end a continuation, beside those of the checkpoint's generation_config.
         temperature: 0 takes the most likely token.
+        seed: of what is drawn at a temperature.
+        cache_tokens: tokens whose keys and values are held at once, a single group apart; None: all groups at once.
 
     Returns:
-        per group, its branches' continuations as token ids, branch by branch, the samples of a branch adjacent.
+        per group, its branches' continuations, branch by branch, the samples of a branch adjacent.
     """
+    found: list[list[Continuation]] = [[] for _ in groups]
+    how = Writing(max_new_tokens, sorted({*end_tokens, *configured_ends(model)}), placeholders(model), temperature, seed)
     with _answering(model), autocast(model.settings, model.device):
-        if model.layout == "rows":
-            return generate_rows(
-                model,
-                groups,
-                max_new_tokens=max_new_tokens,
-                end_tokens=end_tokens,
-                temperature=temperature,
-                num_samples=num_samples,
-                seed=seed,
-            )
-        state, logits = _prefill(model, groups, num_samples)
-        written = iter(_decode(model, state, logits, max_new_tokens, end_tokens, temperature, seed))
-    counts = [len(group.branches) * num_samples for group in groups]
-    return [[next(written) for _ in range(count)] for count in counts]
+        for places in _portions(groups, num_samples, max_new_tokens, cache_tokens):
+            own = [groups[place] for place in places]
+            if model.layout == "rows":
+                written = iter(generate_rows(model, own, how, num_samples))
+            else:
+                state, logits = _prefill(model, own, num_samples)
+                draws = None if temperature <= 0 else _draws(own, num_samples, max_new_tokens, seed)
+                written = iter(_decode(model, state, logits, how, draws))
+            for place in places:
+                found[place] = [next(written) for _ in range(len(groups[place].branches) * num_samples)]
+    return found
+
+
+def cache_size(prefix: int, branches: Sequence[int], num_samples: int, max_new_tokens: int) -> int:
+    """Tokens whose keys and values a group holds when all its branches have been written to their longest."""
+    return prefix + num_samples * sum(length + max_new_tokens for length in branches)
+
+
+def _portions(
+    groups: Sequence[EncodedGroup], num_samples: int, max_new_tokens: int, cache_tokens: int | None
+) -> list[list[int]]:
+    """Places of groups that run together: the longest first, each row as long as its portion's first."""
+    sizes = [
+        cache_size(len(group.prefix_ids), [len(branch.ids) for branch in group.branches], num_samples, max_new_tokens)
+        for group in groups
+    ]
+    portions: list[list[int]] = []
+    for place in sorted(range(len(groups)), key=lambda place: -sizes[place]):
+        fits = portions and (cache_tokens is None or (len(portions[-1]) + 1) * sizes[portions[-1][0]] <= cache_tokens)
+        if fits:
+            portions[-1].append(place)
+        else:
+            portions.append([place])
+    return portions
+
+
+def _draws(groups: Sequence[EncodedGroup], num_samples: int, max_new_tokens: int, seed: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) for every token of every continuation (N, max_new_tokens)."""
+    rows = [
+        np.random.Generator(np.random.Philox(key=draw_seed(seed, group.key, branch.response_hash, sample))).random(
+            max_new_tokens
+        )
+        for group in groups
+        for branch in group.branches
+        for sample in range(num_samples)
+    ]
+    return np.stack(rows)
 
 
 @contextmanager
@@ -112,17 +159,12 @@ def _answering(model: PackedModel) -> Iterator[None]:
 
 
 def _prefill(model: PackedModel, groups: Sequence[EncodedGroup], num_samples: int) -> tuple[_Decoding, Tensor]:
-    """Run prefixes, then all branches side by side; logits of each branch's end (G, Q, V)."""
+    """Read prefixes, then branches; logits of each branch's end (G, Q, V)."""
     device = model.device
-    cache = build_cache(model.backbone.config.get_text_config())
-    owner, place = _prefixes(model, cache, groups)
+    cache, owner, place = _prefixes(model, groups)
     branches = [[branch for branch in group.branches for _ in range(num_samples)] for group in groups]
     lengths = [[len(branch.ids) for branch in each] for each in branches]
     starts = [len(group.prefix_ids) for group in groups]
-    owners = [torch.repeat_interleave(torch.arange(1, len(own) + 1), torch.tensor(own)) for own in lengths]
-    places = [torch.cat([start + torch.arange(n) for n in own]) for start, own in zip(starts, lengths, strict=True)]
-    ids = _pad([torch.cat([branch.ids for branch in each]) for each in branches]).to(device)
-    positions = _pad_positions([torch.cat([branch.positions for branch in each], dim=1) for each in branches])
     state = _Decoding(
         cache,
         owner,
@@ -135,48 +177,76 @@ def _prefill(model: PackedModel, groups: Sequence[EncodedGroup], num_samples: in
         ).to(device),
         token=torch.zeros(0),
     )
-    hidden = _step(model, state, ids, positions.to(device), _pad(owners, NOBODY).to(device), _pad(places).to(device))
-    ends = _pad([torch.tensor(own).cumsum(0) - 1 for own in lengths]).to(device)
-    rows = torch.arange(len(groups), device=device)[:, None]
-    return state, _logits(model, hidden[rows, ends])
+    last = _read_branches(model, state, branches, starts)
+    return state, _logits(model, last)
 
 
-def _prefixes(model: PackedModel, cache: DynamicCache, groups: Sequence[EncodedGroup]) -> tuple[Tensor, Tensor]:
-    """Run all prefixes as one padded batch into the cache; the owner and place (G, P) of its slots."""
-    device = model.device
-    mask = _pad([torch.ones_like(g.prefix_ids) for g in groups]).to(device)
-    media = [{name: tensor.to(device) for name, tensor in group.media.items()} for group in groups]
-    ids = _pad([g.prefix_ids for g in groups]).to(device)
-    pattern = attention_pattern(model.backbone)
-    model.extend(
-        cache,
-        ids,
-        _pad_positions([g.prefix_positions for g in groups]).to(device),
-        mask if pattern.window is None else prefix_masks(mask, ids, pattern),
-        **media_arguments(model.backbone, ids, media, [g.num_images for g in groups]),
-    )
-    return mask - 1, mask.cumsum(1) - 1
+def _read_branches(
+    model: PackedModel, state: _Decoding, branches: Sequence[Sequence[Branch]], starts: Sequence[int]
+) -> Tensor:
+    """Read the branches into the cache, the first of every group, then the second; hidden states of ends (G, Q, D)."""
+    device, rows = model.device, torch.arange(len(branches), device=model.device)
+    nothing = branches[0][0]
+    ends = []
+    for number in range(max(len(own) for own in branches)):
+        there = [number < len(own) for own in branches]
+        read = [own[number] if is_there else nothing for own, is_there in zip(branches, there, strict=True)]
+        lengths = [len(branch.ids) for branch in read]
+        owner = [torch.full((n,), number + 1 if ok else NOBODY) for n, ok in zip(lengths, there, strict=True)]
+        place = [start + torch.arange(n) for start, n in zip(starts, lengths, strict=True)]
+        hidden = _step(
+            model,
+            state,
+            _pad([branch.ids for branch in read]).to(device),
+            _pad_positions([branch.positions for branch in read]).to(device),
+            _pad(owner, NOBODY).to(device),
+            _pad(place).to(device),
+        )
+        ends.append(hidden[rows, torch.tensor(lengths, device=device) - 1])
+    return torch.stack(ends, dim=1)
+
+
+def _prefixes(model: PackedModel, groups: Sequence[EncodedGroup]) -> tuple[DynamicCache, Tensor, Tensor]:
+    """Read every prefix by itself; one cache with a row for each, and the owner and place (G, P) of its slots."""
+    pattern, device = attention_pattern(model.backbone), model.device
+    caches = []
+    for group in groups:
+        cache = build_cache(model.backbone.config.get_text_config())
+        ids = group.prefix_ids[None].to(device)
+        valid = torch.ones_like(ids)
+        media = {name: tensor.to(device) for name, tensor in group.media.items()}
+        model.extend(
+            cache,
+            ids,
+            group.prefix_positions[:, None].to(device),
+            valid if pattern.window is None else prefix_masks(valid, ids, pattern),
+            **media_arguments(model.backbone, ids, [media], [group.num_images]),
+        )
+        caches.append(cache)
+    owner = _pad([torch.zeros(len(group.prefix_ids), dtype=torch.int64) for group in groups], NOBODY).to(device)
+    place = _pad([torch.arange(len(group.prefix_ids)) for group in groups]).to(device)
+    return join_caches(caches), owner, place
 
 
 def _decode(
-    model: PackedModel,
-    state: _Decoding,
-    logits: Tensor,
-    max_new_tokens: int,
-    end_tokens: Sequence[int],
-    temperature: float,
-    seed: int,
-) -> list[list[int]]:
-    ends = torch.tensor(list(end_tokens), device=logits.device)
-    generator = torch.Generator(device=logits.device).manual_seed(seed)
+    model: PackedModel, state: _Decoding, logits: Tensor, how: Writing, draws: np.ndarray | None
+) -> list[Continuation]:
+    """Write on from the logits (G, Q, V) of every branch's end."""
+    ends = torch.tensor(how.end_tokens, device=logits.device, dtype=torch.int64)
     written: list[list[int]] = [[] for _ in range(int(state.number.max()) + 1)]
-    for step in range(max_new_tokens):
-        token = _choose(logits, temperature, generator)
-        alive = (state.branch != NOBODY) & ~torch.isin(token, ends)
-        for number, each, writes in zip(*(t.flatten().tolist() for t in (state.number, token, alive)), strict=True):
-            if writes:
+    ended_by: dict[int, int] = {}
+    for step in range(how.max_new_tokens):
+        drawn = None if draws is None else torch.from_numpy(draws[:, step]).to(logits.device)[state.number]
+        token = _choose(logits, how, drawn)
+        writing = state.branch != NOBODY
+        alive = writing & ~torch.isin(token, ends)
+        columns = (t.flatten().tolist() for t in (state.number, token, writing, alive))
+        for number, each, wrote, goes_on in zip(*columns, strict=True):
+            if goes_on:
                 written[number].append(each)
-        if step + 1 == max_new_tokens or not alive.any():
+            elif wrote:
+                ended_by[number] = each
+        if step + 1 == how.max_new_tokens or not alive.any():
             break
         state.token, state.branch = token, state.branch.masked_fill(~alive, NOBODY)
         # Gathering the cache of other groups costs about as much as a step, so they leave in bulk.
@@ -186,7 +256,7 @@ def _decode(
         hidden = _step(model, state, state.token, state.position, state.branch, state.following)
         logits = _logits(model, hidden)
         state.position, state.following = state.position + 1, state.following + 1
-    return written
+    return [Continuation(ids, ended_by.get(number)) for number, ids in enumerate(written)]
 
 
 def _step(model: PackedModel, state: _Decoding, ids: Tensor, positions: Tensor, owner: Tensor, place: Tensor) -> Tensor:
@@ -198,12 +268,15 @@ def _step(model: PackedModel, state: _Decoding, ids: Tensor, positions: Tensor, 
     return model.extend(state.cache, ids, positions, mask)
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """The next token (G, Q) by logits (G, Q, V)."""
-    if temperature <= 0:
+def _choose(logits: Tensor, how: Writing, drawn: Tensor | None) -> Tensor:
+    """The next token (G, Q) by logits (G, Q, V); at a temperature the one in whose share of [0, 1) the number falls."""
+    if how.never:
+        logits[..., how.never] = float("-inf")
+    if drawn is None:
         return logits.argmax(-1)
-    chances = (logits / temperature).softmax(-1).flatten(0, 1)
-    return torch.multinomial(chances, 1, generator=generator)[:, 0].view(logits.shape[:2])
+    reached = (logits.double() / how.temperature).softmax(-1).cumsum(-1)
+    # the last share ends at the sum itself, which rounding may leave below 1
+    return torch.searchsorted(reached, (drawn.clamp(min=0) * reached[..., -1])[..., None], right=True)[..., 0]
 
 
 def _logits(model: PackedModel, hidden: Tensor) -> Tensor:

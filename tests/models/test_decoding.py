@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from stand_ins.tiny_models import AVAILABLE
 
 from mmrlhf.models import decoding as generation
 from mmrlhf.models.decoding import generate
+from mmrlhf.models.decoding_rows import Continuation, configured_ends, placeholders
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
 from mmrlhf.types import PreferenceGroup
 
@@ -33,9 +35,9 @@ def test_greedy_equals_stock_generate(
         assert len(written) == len(asked)
         for response, ids in zip(asked, written, strict=True):
             inputs, _ = encoder.stock_inputs(group, response, with_answer=False)
-            stock = model.backbone.generate(**inputs, max_new_tokens=10, do_sample=False)[0]
-            stock = stock[inputs["input_ids"].shape[1] :].tolist()
-            assert ids == (stock[: stock.index(end)] if end in stock else stock)
+            never = {"suppress_tokens": placeholders(model) or None}
+            stock = model.backbone.generate(**inputs, max_new_tokens=10, do_sample=False, **never)[0]
+            assert ids == _until(stock[inputs["input_ids"].shape[1] :].tolist(), [end, *configured_ends(model)])
 
 
 def test_samples_are_reproducible_and_differ(tiny_folders: dict[str, Path], groups: list[PreferenceGroup]) -> None:
@@ -51,7 +53,69 @@ def test_samples_are_reproducible_and_differ(tiny_folders: dict[str, Path], grou
     first = generate(model, context, seed=3, **settings)
     assert first == generate(model, context, seed=3, **settings)
     assert first != generate(model, context, seed=4, **settings)
-    assert len(first[0]) == 4 and len({tuple(ids) for ids in first[0]}) > 1
+    assert len(first[0]) == 4 and len({tuple(each.ids) for each in first[0]}) > 1
+
+
+@pytest.mark.parametrize("layout", ["packed", "rows"])
+def test_what_is_drawn_depends_on_the_branch_alone(
+    layout: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
+) -> None:
+    """Alone, in another order, beside others or in small portions: the same texts."""
+    model, encoder = build(tiny_folders["qwen2_5_vl"], CritiqueTemplate(instruction=""), layout=layout)
+    contexts = [encoder.context(group) for group in groups]
+    how = {"max_new_tokens": 8, "end_tokens": encoder.end_tokens, "temperature": 1.0, "num_samples": 2, "seed": 5}
+    whole = generate(model, contexts, **how)
+    assert [generate(model, [context], **how)[0] for context in contexts] == whole
+    assert generate(model, contexts[::-1], **how)[::-1] == whole
+    assert generate(model, contexts, cache_tokens=500, **how) == whole
+    assert generate(model, contexts, **how | {"seed": 6}) != whole
+    drawn = [tuple(each.ids) for written in whole for each in written]
+    assert len(set(drawn)) > len(drawn) // 2, "branches and samples differ from each other"
+
+
+@pytest.mark.parametrize("layout", ["packed", "rows"])
+def test_samples_follow_the_model_s_probabilities(
+    layout: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
+) -> None:
+    """First tokens of 600 samples against the softmax at temperature 2: total variation as of that many draws."""
+    model, encoder = build(tiny_folders["llava_onevision"], layout=layout)
+    head = model.backbone.get_output_embeddings()
+    torch.manual_seed(1)
+    head.weight = torch.nn.Parameter(torch.randn_like(head.weight) * 0.3)
+    group = replace(groups[0], media=())
+    inputs, _ = encoder.stock_inputs(group, group.responses[0], with_answer=False)
+    with torch.no_grad():
+        logits = model.backbone(**inputs).logits[0, -1].double()
+    logits[placeholders(model)] = -torch.inf
+    expected = (logits / 2.0).softmax(-1)
+    how = {"max_new_tokens": 1, "end_tokens": [], "temperature": 2.0, "num_samples": 600}
+    (written,) = generate(model, [encoder.context(group)], **how)
+    first = torch.tensor([each.ids[0] if each.ids else each.end for each in written])
+    found = torch.bincount(first, minlength=len(expected)) / len(first)
+    order = expected.argsort(descending=True)
+    # of sets of likely tokens the share is known to 1/sqrt(600) and a half
+    for many in (5, 20, 60):
+        assert abs(float(found[order[:many]].sum() - expected[order[:many]].sum())) < 0.07
+
+
+@pytest.mark.parametrize("layout", ["packed", "rows"])
+def test_a_checkpoint_s_generation_config_is_read_for_its_ends_alone(
+    layout: str, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
+) -> None:
+    """Penalties and limits in it change nothing in either layout; an end token in it ends."""
+    model, encoder = build(tiny_folders["llava_onevision"], layout=layout)
+    head = model.backbone.get_output_embeddings()
+    torch.manual_seed(1)
+    head.weight = torch.nn.Parameter(torch.randn_like(head.weight))
+    contexts, how = [encoder.context(groups[0])], {"max_new_tokens": 10, "end_tokens": []}
+    config = model.backbone.generation_config
+    config.eos_token_id = None
+    plain = generate(model, contexts, **how)
+    config.update(repetition_penalty=1.8, no_repeat_ngram_size=1, suppress_tokens=[plain[0][0].ids[0]], top_k=3)
+    assert generate(model, contexts, **how) == plain
+    config.eos_token_id = [plain[0][0].ids[3]]
+    (ended,) = generate(model, contexts, **how)[0]
+    assert ended == _until(plain[0][0].ids, config.eos_token_id) and not ended.cut
 
 
 def test_ends_at_the_end_token(tiny_folders: dict[str, Path], groups: list[PreferenceGroup]) -> None:
@@ -59,7 +123,7 @@ def test_ends_at_the_end_token(tiny_folders: dict[str, Path], groups: list[Prefe
     model, encoder = build(tiny_folders["internvl"])
     model.train()
     every = range(len(encoder.tokenizer))
-    assert generate(model, [encoder.context(groups[0])], max_new_tokens=5, end_tokens=every) == [[[]]]
+    assert generate(model, [encoder.context(groups[0])], max_new_tokens=5, end_tokens=every)[0][0].ids == []
     assert model.training
 
 
@@ -73,9 +137,10 @@ def test_branches_end_when_they_like(
     with torch.no_grad():
         for parameter in model.backbone.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5)  # small ones repeat one token for ever
+    model.backbone.generation_config.eos_token_id = None  # type: ignore[union-attr]
     contexts = [encoder.context(group) for group in groups]
     whole = generate(model, contexts, max_new_tokens=12, end_tokens=[])
-    assert all(len(ids) == 12 for written in whole for ids in written)
+    assert all(each.cut and len(each.ids) == 12 for written in whole for each in written)
     left: list[tuple[int, int]] = []
     keep = generation._Decoding.keep
     monkeypatch.setattr(
@@ -83,11 +148,12 @@ def test_branches_end_when_they_like(
     )
     ends = list(range(0, len(encoder.tokenizer), 7))
     found = generate(model, contexts, max_new_tokens=12, end_tokens=ends)
-    expected = [[_until(ids, ends) for ids in written] for written in whole]
+    expected = [[_until(each.ids, ends) for each in written] for written in whole]
     assert found == expected
-    assert len({len(ids) for written in found for ids in written}) > 3
+    assert len({len(each.ids) for written in found for each in written}) > 3
     assert len(left) > 1 and left[-1][0] < len(groups), "groups left the batch in between"
 
 
-def _until(ids: list[int], ends: list[int]) -> list[int]:
-    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+def _until(ids: list[int], ends: list[int]) -> Continuation:
+    place = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return Continuation(ids[:place], ids[place] if place < len(ids) else None)
