@@ -24,6 +24,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
+from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.records.quarantine import Quarantine
@@ -36,6 +37,8 @@ from mmrlhf.types import EncodedGroup, PreferenceGroup, Response
 Encode = Callable[[PreferenceGroup], EncodedGroup]
 Prepare = Callable[[PreferenceGroup], PreferenceGroup]
 BATCHES_PER_WINDOW = 16
+# Keys and values of a token take a fraction of what a packed forward needs for one.
+CACHE_PER_BUDGET = 4
 T = TypeVar("T")
 
 
@@ -43,11 +46,13 @@ T = TypeVar("T")
 class GroupScores:
     """What a forward says about one group, on the CPU.
 
-    logprob (K,), num_tokens (K,); reward (K,) and dimensions (K, D), the head's other scores, or None without a head.
+    logprob (K,), num_tokens (K,); cut (K,), tokens by which responses were shortened; reward (K,) and dimensions
+    (K, D), the head's other scores, or None without a head.
     """
 
     logprob: Tensor
     num_tokens: Tensor
+    cut: Tensor
     reward: Tensor | None = None
     dimensions: Tensor | None = None
 
@@ -67,8 +72,9 @@ def forward_groups(model: PackedModel, groups: Sequence[EncodedGroup], *, token_
         counts = [len(group.branches) for group in chosen]
         logprob = outputs.logprob.float().cpu().split(counts)
         num_tokens = outputs.num_tokens.float().cpu().split(counts)
-        for number, *values in zip(members, logprob, num_tokens, strict=True):
-            found[number] = GroupScores(*values)
+        for number, own, count in zip(members, logprob, num_tokens, strict=True):
+            cut = torch.tensor([float(branch.truncated) for branch in groups[number].branches])
+            found[number] = GroupScores(own, count, cut)
         if scores is not None:
             for number, each in zip(members, scores.split(counts), strict=True):
                 found[number] = replace(cast(GroupScores, found[number]), reward=each[:, 0], dimensions=each[:, 1:])
@@ -228,6 +234,29 @@ def describe_run(model: PackedModel) -> dict[str, Any]:
 def describe_template(template: Template) -> dict[str, Any]:
     """Everything that a template adds to the tokens, for a side-car's fingerprint."""
     return asdict(template) if is_dataclass(template) and not isinstance(template, type) else {"name": template.name}
+
+
+def with_continuations(context: EncodedGroup, written: Sequence[Continuation]) -> EncodedGroup:
+    """A context of one branch with what was written behind it: the tokens themselves are labels, ends included.
+
+    Log-probabilities of these are what a KL between policies is estimated from; their text, tokenized again, may be
+    other tokens.
+    """
+    (start,) = context.branches
+    branches = []
+    for answer in written:
+        added = torch.tensor([*answer.ids, *([] if answer.end is None else [answer.end])], dtype=torch.int64)
+        behind = start.positions[:, -1:] + 1 + torch.arange(len(added))
+        branches.append(
+            replace(
+                start,
+                ids=torch.cat([start.ids, added]),
+                positions=torch.cat([start.positions, behind], dim=1),
+                labels=torch.arange(len(start.ids) + len(added)) >= len(start.ids),
+            )
+        )
+    nothing = {name: torch.full((len(branches),), float("nan")) for name in context.columns}
+    return replace(context, branches=tuple(branches), pairs=(), columns=nothing)
 
 
 def with_responses(group: PreferenceGroup, texts: Sequence[str]) -> PreferenceGroup:

@@ -42,6 +42,7 @@ class Policy:
         passes: PassSettings | None = None,
         *,
         damage: Damage | None = None,
+        room: int = 0,
         device: torch.device | str | None = None,
     ) -> Policy:
         """Load a checkpoint folder or hub id, with nothing trainable.
@@ -49,6 +50,7 @@ class Policy:
         Args:
             passes: how the model runs; without media settings, those it was trained with, where the folder says.
             damage: also encodes a damaged copy of the media.
+            room: tokens that stay free behind a prompt, for an answer.
             device: default: the first GPU, else the CPU.
 
         Raises as `load_backbone`.
@@ -64,6 +66,8 @@ class Policy:
             positions=positions_for(backbone),
             media=passes.media or MediaSettings(**read_policy_card(folder).get("media", {})),
             max_tokens=settings.max_tokens,
+            too_long=settings.too_long,
+            room=room,
             damage=damage,
         )
         return cls(settle(packed, encoder), encoder, passes.token_budget)
@@ -118,7 +122,7 @@ class Policy:
             num_samples=num_samples,
             seed=seed,
         )
-        return [decode_text(self.encoder.processor, ids) for ids in written]
+        return [decode_text(self.encoder.processor, one.ids) for one in written]
 
     def logprob(self, media: Picture | Sequence[Picture] | None, prompt: str, responses: Sequence[str]) -> list[float]:
         """Log-probability of each response in nats: the sum over its tokens, the end of the turn included.

@@ -16,7 +16,7 @@ import torch
 from transformers import ProcessorMixin
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.inference.passes import decode_text, encode_usable, forward_groups, untrained
+from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text, encode_usable, forward_groups, untrained
 from mmrlhf.inference.probes import settle
 from mmrlhf.inference.question import Picture, ask
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
@@ -34,6 +34,8 @@ from mmrlhf.types import EncodedGroup, PreferenceGroup
 log = logging.getLogger(__name__)
 
 CritiqueSource = Literal["generate", "given"]
+# Tokens that end a critique's turn, and what it may grow by when its text is encoded again.
+_TURN_END = 16
 
 
 class RewardModel:
@@ -66,6 +68,8 @@ class RewardModel:
             positions=positions_for(model.backbone),
             media=media,
             max_tokens=model.settings.max_tokens,
+            too_long=model.settings.too_long,
+            room=self.critiques.max_tokens + _TURN_END if template.critique != "none" else 0,
         )
         settle(self.model, self.encoder)
 
@@ -175,12 +179,16 @@ class RewardModel:
                 given=critique_source,
                 expected="generate, given",
             )
-        asked, samples = dict(enumerate(groups)), 1
+        asked, samples, cut = dict(enumerate(groups)), 1, dict[int, list[bool]]()
         if self.writes_critiques and critique_source == "generate":
             ahead = encode_usable(asked, self.encoder.context, quarantine) if contexts is None else enumerate(contexts)
             known = dict(ahead)
             written = self.with_critiques([asked[place] for place in known], list(known.values()))
-            asked, samples = dict(zip(known, written, strict=True)), self.critiques.num_samples
+            asked, samples = (
+                {p: group for p, (group, _) in zip(known, written, strict=True)},
+                self.critiques.num_samples,
+            )
+            cut = {place: limits for place, (_, limits) in zip(known, written, strict=True)}
         encoded = encode_usable(asked, self.encoder, quarantine)
         scores = forward_groups(self.model, list(encoded.values()), token_budget=self.token_budget)
         found = {
@@ -191,6 +199,7 @@ class RewardModel:
                 dimensions=self.dimensions,
                 samples=samples,
                 combine=self.critiques.combine,
+                cut=cut.get(place, ()),
             )
             for place, score in zip(encoded, scores, strict=True)
         }
@@ -198,8 +207,10 @@ class RewardModel:
 
     def with_critiques(
         self, groups: Sequence[PreferenceGroup], contexts: Sequence[EncodedGroup] | None = None
-    ) -> list[PreferenceGroup]:
+    ) -> list[tuple[PreferenceGroup, list[bool]]]:
         """Put `num_samples` copies of every response in its place, each with a critique that the model writes now.
+
+        With each group: which of its critiques reached their longest length before they ended.
 
         The text is what counts: it is encoded again like an annotated one, so that giving it back reproduces the score.
         """
@@ -211,15 +222,18 @@ class RewardModel:
             temperature=self.critiques.temperature,
             num_samples=self.critiques.num_samples,
             seed=self.critiques.seed,
+            cache_tokens=CACHE_PER_BUDGET * self.token_budget,
         )
         result = []
         for group, ids in zip(groups, written, strict=True):
             copies = [response for response in group.responses for _ in range(self.critiques.num_samples)]
             # Equal responses share one context, hence its critiques.
-            texts = [decode_text(self.processor, each) for each in ids] * (len(copies) // len(ids))
+            written_here = [*ids] * (len(copies) // len(ids))
+            texts = [decode_text(self.processor, each.ids).strip() for each in written_here]
             responses = [
                 replace(response, critiques={self.template.critique: text})
                 for response, text in zip(copies, texts, strict=True)
             ]
-            result.append(replace(group, responses=tuple(responses), pairs=()))
+            changed = replace(group, responses=tuple(responses), pairs=())
+            result.append((changed, [each.cut for each in written_here]))
         return result

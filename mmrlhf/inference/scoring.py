@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -66,7 +67,7 @@ class Scoring:
         """
         if quarantine is None:
             quarantine = Quarantine(len(rows), self.runtime.max_damaged)
-        tokens = 0
+        tokens, cut = 0, Counter[str]()
 
         def measure(batch: Sequence[tuple[PreferenceGroup, EncodedGroup]]) -> Iterator[tuple[PreferenceGroup, list]]:
             nonlocal tokens
@@ -74,6 +75,8 @@ class Scoring:
             verdicts = self.judge.score_groups(groups, contexts, critique_source=source, quarantine=quarantine)
             for group, found in zip(groups, verdicts, strict=True):
                 tokens += sum(verdict.critique_tokens for verdict in found)
+                cut["responses_shortened"] += sum(verdict.response_cut > 0 for verdict in found)
+                cut["critiques_cut"] += sum(verdict.critique_cut for verdict in found)
                 if found:
                     yield group, [verdict.columns() for verdict in found]
 
@@ -98,7 +101,13 @@ class Scoring:
             "responses_scored": rates["responses"],
             "queries_per_second": rates["queries_per_second"],
             "responses_per_second": rates["responses_per_second"],
-            **self.ranks.total({"critique_tokens_per_second": round(tokens / seconds, 1)}),
+            **self.ranks.total(
+                {
+                    "critique_tokens_per_second": round(tokens / seconds, 1),
+                    "responses_shortened": cut["responses_shortened"],
+                    "critiques_cut": cut["critiques_cut"],
+                }
+            ),
         }
 
     def given(self, folder: Path, rows: np.ndarray, quarantine: Quarantine | None = None) -> SideCar:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,20 +13,24 @@ from mmrlhf.inference.passes import GroupScores
 from mmrlhf.inference.settings import Combine
 from mmrlhf.types import PreferenceGroup
 
-COLUMNS = ("reward", "critique", "critique_tokens", "critique_logprob")
+COLUMNS = ("reward", "critique", "critique_tokens", "critique_logprob", "critique_cut", "response_cut")
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What the reward model says about one response; critique "" and 0 tokens where it writes none.
 
-    critique_logprob is the critique's log-probability under the model; dimensions are the head's other scores.
+    critique_logprob is the critique's log-probability under the model; critique_cut whether it reached its longest
+    length before it ended; response_cut tokens by which the response was shortened to fit; dimensions the head's other
+    scores.
     """
 
     reward: float
     critique: str
     critique_tokens: int
     critique_logprob: float = 0.0
+    critique_cut: bool = False
+    response_cut: int = 0
     dimensions: Mapping[str, float] = field(default_factory=dict)
 
     def columns(self) -> dict[str, Any]:
@@ -43,12 +47,14 @@ def verdicts_on(
     dimensions: tuple[str, ...],
     samples: int,
     combine: Combine,
+    cut: Sequence[bool] = (),
 ) -> list[Verdict]:
     """One verdict for each response, from the scores of its `samples` critiques, which lie next to one another.
 
     Args:
         group: every response `samples` times, each with a critique of its own.
         kind: of the critiques; `none` where there are none.
+        cut: of each critique, whether it reached its longest length; empty: none did.
 
     The critique that is kept, with its tokens and log-probability, is the likeliest per token; scores on dimensions
     are means over the critiques.
@@ -68,6 +74,8 @@ def verdicts_on(
                 critique=critique,
                 critique_tokens=int(tokens[number, best]) if written else 0,
                 critique_logprob=float(logprob[number, best]) if written else 0.0,
+                critique_cut=bool(cut[number * samples + best]) if written and cut else False,
+                response_cut=int(scores.cut[number * samples]),
                 dimensions=dict(zip(dimensions, means[number].tolist(), strict=True)),
             )
         )

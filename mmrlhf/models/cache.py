@@ -7,7 +7,7 @@ behind them and copies only when that is used up.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
     """One cache with the rows of several, each of one row; shorter ones are padded with zeros behind their tokens."""
     joined = caches[0]
     for number, layer in enumerate(joined.layers):
-        rows = [cache.layers[number] for cache in caches]
+        rows = [row for cache in caches if isinstance(row := cache.layers[number], RoomyLayer)]
         if isinstance(layer, RoomyLayer):
-            layer.replace_rows([row.keys for row in rows], [row.values for row in rows])
+            layer.replace_rows([cast(Tensor, row.keys) for row in rows], [cast(Tensor, row.values) for row in rows])
     return joined

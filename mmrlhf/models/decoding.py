@@ -96,7 +96,9 @@ def generate(
         per group, its branches' continuations, branch by branch, the samples of a branch adjacent.
     """
     found: list[list[Continuation]] = [[] for _ in groups]
-    how = Writing(max_new_tokens, sorted({*end_tokens, *configured_ends(model)}), placeholders(model), temperature, seed)
+    how = Writing(
+        max_new_tokens, sorted({*end_tokens, *configured_ends(model)}), placeholders(model), temperature, seed
+    )
     with _answering(model), autocast(model.settings, model.device):
         for places in _portions(groups, num_samples, max_new_tokens, cache_tokens):
             own = [groups[place] for place in places]

@@ -40,6 +40,7 @@ _CHOICES = {
     "precision": ("float32", "bf16"),
     "layout": ("auto", "packed", "rows"),
     "attention": ("auto", "sdpa", "flex"),
+    "too_long": ("shorten", "refuse"),
     **dict.fromkeys(PARTS, ("frozen", "full", "lora")),
 }
 
@@ -61,6 +62,8 @@ class ModelSettings:
         lora_head: also adapt the language-model head, where it shares no weight with the embedding.
         gradient_checkpointing: recompute each decoder layer in backward.
         max_tokens: longest prefix + response.
+        too_long: what becomes of a response that does not fit: `shorten` it at its end, or `refuse` its query. Neither
+            media nor a prompt nor what asks for a critique is ever cut.
         logprob_chunk: label tokens whose logits exist at once (tokens x vocabulary is the largest tensor otherwise).
     """
 
@@ -77,6 +80,7 @@ class ModelSettings:
     lora_head: bool = False
     gradient_checkpointing: bool = False
     max_tokens: int = 8192
+    too_long: str = "shorten"
     logprob_chunk: int = 1024
 
     def __post_init__(self) -> None:

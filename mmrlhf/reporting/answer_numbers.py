@@ -68,7 +68,7 @@ def report_answers(
 
     Returns:
         `quality`, `reward`, `kl` (mean log-ratio of the answers, in nats), `kl_k3` (the same distance by the estimator
-        of lower variance, Schulman 2020), `length` (tokens), `cut_off` (share that
+        of lower variance, Schulman 2020), `length` (tokens), `num_cut_off` and `cut_off` (how many and what share
         reached `max_new_tokens`): overall and per category, as mean, low, high (95%, over queries), None where
         not asked for; `preference`: accuracy tables of the implicit reward and of the log-probability alone.
     """
@@ -81,7 +81,13 @@ def report_answers(
         "cut_off": lambda answer: [float(number >= max_new_tokens) for number in answer.num_tokens],
     }
     means = {name: _by_category(answers, value, is_share=name == "cut_off") for name, value in values.items()}
-    return {"queries": len(answers), **means, "preference": _preference(answers, is_reference, seed)}
+    num_cut = sum(number >= max_new_tokens for answer in answers for number in answer.num_tokens)
+    return {
+        "queries": len(answers),
+        "num_cut_off": num_cut,
+        **means,
+        "preference": _preference(answers, is_reference, seed),
+    }
 
 
 def _by_category(answers: Sequence[Answers], values: Values, *, is_share: bool) -> dict[str, Any] | None:

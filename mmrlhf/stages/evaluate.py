@@ -23,28 +23,32 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
+    CACHE_PER_BUDGET,
     decode_text,
     describe_source,
     encode_usable,
     encoded_batches,
     forward_groups,
     pick_device,
+    with_continuations,
     with_responses,
 )
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.decoding import generate
+from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
 from mmrlhf.shards.index import Index
 from mmrlhf.terminal.progress import track
-from mmrlhf.types import PreferenceGroup
+from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 log = logging.getLogger(__name__)
 
 Judge = Callable[[Mapping[str, Any], str], float]
 Said = dict[str, dict[str, Any]]
+Asked = tuple[PreferenceGroup, EncodedGroup]
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
@@ -94,7 +98,7 @@ def run(
     index = Index.load(shards)
     rows = select(index, "heldout", holdout=holdout, limit=limit, selection=selection).rows
     quarantine = Quarantine(len(rows), runtime.max_damaged)
-    asked = _Pass(index, rows, passes or PassSettings(), runtime, quarantine)
+    asked = _Pass(index, rows, passes or PassSettings(), runtime, quarantine, room=max_new_tokens + 1)
     writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "num_samples": num_samples, "seed": seed}
     made_by = {"shards": index.digest, "rows": rows.tolist(), "policy": describe_source(policy), **writing}
     said = _once(out / "answers.json", made_by, lambda: asked.answers(policy, **writing), quarantine)
@@ -136,36 +140,39 @@ class _Pass:
     """The passes over the held-out queries, one model each."""
 
     def __init__(
-        self, index: Index, rows: np.ndarray, passes: PassSettings, runtime: Runtime, quarantine: Quarantine
+        self, index: Index, rows: np.ndarray, passes: PassSettings, runtime: Runtime, quarantine: Quarantine, room: int
     ) -> None:
         self.index, self.rows, self.passes, self.runtime = index, rows, passes, runtime
-        self.quarantine = quarantine
+        self.quarantine, self.room = quarantine, room
 
     def answers(self, path: Path | str, *, num_samples: int, seed: int, **writing: Any) -> Said:
         """Let a policy answer, and take its log-probabilities of its answers and of the annotated responses."""
-        policy = Policy.from_pretrained(path, self.passes, device=pick_device(self.runtime))
+        policy = Policy.from_pretrained(path, self.passes, room=self.room, device=pick_device(self.runtime))
         said: Said = {}
-        for number, batch in enumerate(self._batches(policy, policy.encoder.context, "answering (batches)")):
-            groups = [group for group, _ in batch]
+        for batch in self._batches(policy, policy.encoder.context, "answering (batches)"):
             written = generate(
                 policy.model, [context for _, context in batch],
-                end_tokens=policy.encoder.end_tokens, num_samples=num_samples, seed=seed + number, **writing,
+                end_tokens=policy.encoder.end_tokens, num_samples=num_samples, seed=seed,
+                cache_tokens=CACHE_PER_BUDGET * self.passes.token_budget, **writing,
             )  # fmt: skip
-            texts = [[decode_text(policy.encoder.processor, ids) for ids in each] for each in written]
-            lengths = [[len(ids) for ids in each] for each in written]
-            found = self._score(policy, groups, texts)
-            for place, scores in found.items():
-                said[groups[place].key] = {"texts": texts[place], "num_tokens": lengths[place], **scores}
+            for place, scores in self._score(policy, batch, written).items():
+                answers = written[place]
+                said[batch[place][0].key] = {
+                    "texts": [decode_text(policy.encoder.processor, answer.ids) for answer in answers],
+                    "ids": [answer.ids for answer in answers],
+                    "ends": [answer.end for answer in answers],
+                    "num_tokens": [len(answer.ids) for answer in answers],
+                    **scores,
+                }
         return said
 
     def logprobs(self, path: Path | str, said: Said) -> Said:
         """Take another policy's log-probabilities of what the first one said, and of the annotated responses."""
-        policy = Policy.from_pretrained(path, self.passes, device=pick_device(self.runtime))
+        policy = Policy.from_pretrained(path, self.passes, room=self.room, device=pick_device(self.runtime))
         result: Said = {}
         for batch in self._batches(policy, policy.encoder.context, "asking the reference (batches)"):
-            groups = [group for group, _ in batch]
-            found = self._score(policy, groups, [said[group.key]["texts"] for group in groups])
-            result |= {groups[place].key: scores for place, scores in found.items()}
+            written = [_continuations(said[group.key]) for group, _ in batch]
+            result |= {batch[place][0].key: scores for place, scores in self._score(policy, batch, written).items()}
         return result
 
     def rewards(self, path: Path, said: Said, critiques: CritiqueSettings) -> Said:
@@ -196,22 +203,23 @@ class _Pass:
         return track(batches, description, total, enabled=self.runtime.progress)
 
     def _score(
-        self, policy: Policy, groups: Sequence[PreferenceGroup], texts: Sequence[Sequence[str]]
+        self, policy: Policy, batch: Sequence[Asked], written: Sequence[Sequence[Continuation]]
     ) -> dict[int, dict[str, list[float]]]:
-        """Log-probabilities of answers and annotated responses, both in one packed forward per query, by place."""
-        both = [
-            with_responses(group, [*answers, *(response.text for response in group.responses)])
-            for group, answers in zip(groups, texts, strict=True)
-        ]
-        encoded = encode_usable(dict(enumerate(both)), policy.encoder, self.quarantine)
-        found = forward_groups(policy.model, list(encoded.values()), token_budget=self.passes.token_budget)
+        """Log-probabilities of the very tokens that were written, and of the annotated responses, by place.
+
+        An answer that was cut has no end token, so none is counted.
+        """
+        responses = encode_usable({n: group for n, (group, _) in enumerate(batch)}, policy.encoder, self.quarantine)
+        places = list(responses)
+        answers = [with_continuations(batch[place][1], written[place]) for place in places]
+        both = forward_groups(policy.model, [*answers, *responses.values()], token_budget=self.passes.token_budget)
         return {
             place: {
-                "logprob": scores.logprob[: len(texts[place])].tolist(),
-                "response_logprob": scores.logprob[len(texts[place]) :].tolist(),
-                "response_tokens": scores.num_tokens[len(texts[place]) :].tolist(),
+                "logprob": answered.logprob.tolist(),
+                "response_logprob": annotated.logprob.tolist(),
+                "response_tokens": annotated.num_tokens.tolist(),
             }
-            for place, scores in zip(encoded, found, strict=True)
+            for place, answered, annotated in zip(places, both, both[len(places) :], strict=False)
         }
 
     def _usable(self) -> np.ndarray:
@@ -220,6 +228,11 @@ class _Pass:
 
     def _key(self, row: Any) -> str:
         return self.index.entries[int(row)].key
+
+
+def _continuations(said: Mapping[str, Any]) -> list[Continuation]:
+    """One query's answers as tokens."""
+    return [Continuation(ids, end) for ids, end in zip(said["ids"], said["ends"], strict=True)]
 
 
 def _reference_said(out: Path, asked: _Pass, reference: Path | str, said: Said, made_by: Mapping[str, Any]) -> Said:

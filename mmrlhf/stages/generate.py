@@ -20,7 +20,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
-from mmrlhf.inference.passes import BATCHES_PER_WINDOW, decode_text, encoded_batches
+from mmrlhf.inference.passes import BATCHES_PER_WINDOW, CACHE_PER_BUDGET, decode_text, encoded_batches
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
@@ -87,7 +87,7 @@ def run(
         own = [int(number) for number in ranks.share(np.arange(len(windows)))]
         missing = {number: windows[number] for number in own if not _part(out, number).is_file()}
         if missing:
-            asked = Policy.from_pretrained(policy, passes, device=ranks.device)
+            asked = Policy.from_pretrained(policy, passes, room=max_new_tokens + 1, device=ranks.device)
             _answer_windows(out, index, missing, asked, passes, runtime, quarantine, seed=seed, **writing)
         for number in own:
             quarantine.update(_read(_part(out, number))["left_out"])
@@ -124,9 +124,8 @@ def _answer_windows(
             groups_per_batch=passes.groups_per_batch, quarantine=quarantine, num_workers=runtime.num_workers,
         )  # fmt: skip
         said: dict[str, list[str]] = {}
-        for place, batch in enumerate(batches):
-            # Seeded by its place, so that neither a restart nor the number of processes changes what is drawn.
-            said |= _answer(asked, batch, seed=seed + number * BATCHES_PER_WINDOW + place, **writing)
+        for batch in batches:
+            said |= _answer(asked, batch, cache_tokens=CACHE_PER_BUDGET * passes.token_budget, seed=seed, **writing)
         keys = {index.entries[int(row)].key for row in rows}
         left_out = {key: why for key, why in quarantine.reasons.items() if key in keys}
         write_json(_part(out, number), {"said": said, "left_out": left_out})
@@ -152,11 +151,11 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _answer(policy: Policy, batch: Sequence[Any], *, seed: int, **writing: Any) -> dict[str, list[str]]:
+def _answer(policy: Policy, batch: Sequence[Any], **writing: Any) -> dict[str, list[str]]:
     contexts = [context for _, context in batch]
-    written = generate(policy.model, contexts, end_tokens=policy.encoder.end_tokens, seed=seed, **writing)
+    written = generate(policy.model, contexts, end_tokens=policy.encoder.end_tokens, **writing)
     return {
-        group.key: [decode_text(policy.encoder.processor, ids) for ids in each]
+        group.key: [decode_text(policy.encoder.processor, one.ids) for one in each]
         for (group, _), each in zip(batch, written, strict=True)
     }
 

@@ -71,8 +71,10 @@ class Encoder:
         template: which conversation the tokens say.
         positions: the family's position function.
         media: how videos become frames.
-        max_tokens: longest prefix + branch; a longer response is cut at its end and counted, a longer prompt is an
-            error, and media tokens are never cut.
+        max_tokens: longest prefix + branch. A longer response loses its end and is counted (`Branch.truncated`), or its
+            group is refused (`too_long`); a longer prompt is an error, and media tokens are never cut.
+        too_long: `shorten` or `refuse`.
+        room: tokens that stay free behind a context, for what a model writes there.
         damage: also gives the media tensors of a damaged copy, under names that begin with `DAMAGED`.
         dimensions: annotated scores that become columns `score_<dimension>` (K,), nan where unknown.
     """
@@ -85,6 +87,8 @@ class Encoder:
         positions: Positions,
         media: MediaSettings | None = None,
         max_tokens: int = 8192,
+        too_long: str = "shorten",
+        room: int = 0,
         damage: Damage | None = None,
         dimensions: Sequence[str] = (),
     ) -> None:
@@ -93,7 +97,7 @@ class Encoder:
         self.template = template
         self.positions = positions
         self.media = media or MediaSettings()
-        self.max_tokens = max_tokens
+        self.max_tokens, self.too_long, self.room = max_tokens, too_long, room
         self.damage = damage
         self.dimensions = tuple(dimensions)
         self.chat = Chat(processor)
@@ -162,20 +166,22 @@ class Encoder:
 
     def _encode(self, group: PreferenceGroup, responses: tuple[Response, ...], *, with_answer: bool) -> EncodedGroup:
         decoded = self._decode(group)
-        rendered = [self._render(group, response, decoded, with_answer) for response in responses]
-        sequences, labels, media = self._tokenize(group, rendered, decoded)
+        shown, removed = list(responses), [0] * len(responses)
+        while True:
+            rendered = [self._render(group, response, decoded, with_answer) for response in shown]
+            sequences, labels, media = self._tokenize(group, rendered, decoded)
+            over = [self._excess(*each, with_answer) for each in zip(sequences, labels, strict=True)]
+            if max(over) <= 0 or not self.template.shows_response:
+                break
+            for place, excess in enumerate(over):
+                if excess > 0:
+                    shown[place], cut_now = self._shorten(group, shown[place], excess)
+                    removed[place] += cut_now
         cut = _cut_point(sequences, labels)
-        if cut + 1 > self.max_tokens:
-            raise DataError(
-                "a prompt with its media is longer than the model's context",
-                where=_place(group),
-                given=f"{cut} tokens before the first response token ({len(group.media)} media)",
-                expected=f"at most {self.max_tokens - 1} (model.settings.max_tokens)",
-                fix="raise model.settings.max_tokens, use fewer frames (data.media.num_frames), or drop the record",
-            )
+        self._check_length(group, cut, max(over))
         branches = [
-            self._branch(group, ids, is_label, cut, media, response)
-            for ids, is_label, response in zip(sequences, labels, responses, strict=True)
+            self._branch(group, ids, is_label, cut, media, response, already)
+            for ids, is_label, response, already in zip(sequences, labels, responses, removed, strict=True)
         ]
         return EncodedGroup(
             key=group.key,
@@ -187,6 +193,45 @@ class Encoder:
             num_videos=len(decoded.clips),
             pairs=group.ranked_pairs() if with_answer or len(responses) == len(group.responses) else (),
             columns=self._columns(responses),
+        )
+
+    def _excess(self, ids: Tensor, is_label: Tensor, with_answer: bool) -> int:
+        """By how many tokens a sequence is too long: of its context, with room for what is written behind it."""
+        context = int(is_label.float().argmax()) if bool(is_label.any()) else len(ids)
+        if self.template.shows_response:
+            return context + max(self.room, len(ids) - context) - self.max_tokens
+        # of an answer one token has to fit, the rest is cut at its end; what is to be answered needs room for all
+        return context + (1 if with_answer else self.room) - self.max_tokens
+
+    def _shorten(self, group: PreferenceGroup, response: Response, excess: int) -> tuple[Response, int]:
+        """Take tokens off the end of a response that is shown; the response, and how many.
+
+        Raises:
+            DataError: nothing of it would be left, or `too_long=refuse`.
+        """
+        ends = [end for _, end in self._offsets(response.text)]
+        kept = len(ends) - excess
+        if self.too_long == "refuse" or kept < 1:
+            raise self._too_long(group, excess, f"{len(ends)} tokens are its response {response.text[:40]!r}...")
+        # the hash stays that of the whole text: it is given by the caller's own responses
+        return replace(response, text=response.text[: ends[kept - 1]]), excess
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+    def _check_length(self, group: PreferenceGroup, cut: int, over: int) -> None:
+        """Refuse a prompt that does not fit, by itself or with the room behind it; raises DataError."""
+        if over > 0:
+            raise self._too_long(group, over, f"{cut} tokens are before the first response token")
+
+    def _too_long(self, group: PreferenceGroup, excess: int, given: str) -> DataError:
+        room = f", {self.room} of them kept free for what the model writes" if self.room else ""
+        return DataError(
+            "a prompt with its media is longer than the model's context",
+            where=_place(group),
+            given=f"{excess} tokens too many; {given} ({len(group.media)} media)",
+            expected=f"at most {self.max_tokens} tokens (model.settings.max_tokens){room}",
+            fix="raise model.settings.max_tokens, use fewer frames (data.media.num_frames), or drop the record",
         )
 
     def _columns(self, responses: tuple[Response, ...]) -> dict[str, Tensor]:
@@ -278,14 +323,22 @@ class Encoder:
         cut: int,
         media: Mapping[str, Tensor],
         response: Response,
+        removed: int,
     ) -> Branch:
+        """A response's branch; the end of an answer that does not fit is cut.
+
+        Raises:
+            DataError: it does not fit, and `too_long=refuse`.
+        """
         kept = min(len(ids), self.max_tokens)
+        if kept < len(ids) and self.too_long == "refuse":
+            raise self._too_long(group, len(ids) - kept, f"{len(ids)} tokens with its response {response.text[:40]!r}")
         return Branch(
             ids=ids[cut:kept],
             positions=self._positions(group, ids, media)[:, cut:kept],
             labels=is_label[cut:kept],
             response_hash=response.hash,
-            truncated=len(ids) - kept,
+            truncated=removed + len(ids) - kept,
         )
 
     def _count_visual_tokens(self, sizes: tuple[tuple[int, int], ...], clip: tuple[int, int] | None) -> int:

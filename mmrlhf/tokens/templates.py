@@ -38,6 +38,11 @@ class Template(Protocol):
         """Text behind the end of the assistant's turn: read, and where a score is pooled, but never learned."""
         ...
 
+    @property
+    def shows_response(self) -> bool:
+        """Whether the response is part of the user turn, and not the assistant's turn itself."""
+        ...
+
     def user(self, group: PreferenceGroup, response: Response) -> str:
         """Text of the user turn, behind the media."""
         ...
@@ -53,6 +58,11 @@ class AnswerTemplate:
 
     name: str = "answer"
     closing: str = ""
+
+    @property
+    def shows_response(self) -> bool:
+        """No: the response is the assistant's turn."""
+        return False
 
     def user(self, group: PreferenceGroup, response: Response) -> str:
         """The prompt alone."""
@@ -93,13 +103,18 @@ class CritiqueTemplate:
                 expected=f"one of {', '.join(CRITIQUE_KINDS)}",
             )
 
+    @property
+    def shows_response(self) -> bool:
+        """Yes: the assistant's turn is about it."""
+        return True
+
     def user(self, group: PreferenceGroup, response: Response) -> str:
         """Instruction, question and response, in the order of the released prompt."""
         parts = [self.instruction] if self.instruction else []
         return "\n".join([*parts, self.request.format(question=group.prompt, response=response.text)])
 
     def assistant(self, group: PreferenceGroup, response: Response) -> str | None:
-        """The chosen kind of critique, or None."""
+        """The chosen kind of critique without white space around it (as in MM-RLHF's release), or None."""
         if self.critique == "none" or (self.allow_missing and self.critique not in response.critiques):
             return None
         if self.critique not in response.critiques:
@@ -110,4 +125,4 @@ class CritiqueTemplate:
                 expected=f"every response carries a '{self.critique}' critique",
                 fix="choose another critique, expand the annotations first, or train with critique=none",
             )
-        return response.critiques[self.critique]
+        return response.critiques[self.critique].strip()

@@ -85,7 +85,7 @@ def answer_callbacks(
             policy,  # type: ignore[arg-type]
             contexts, max_new_tokens=settings.max_new_tokens, end_tokens=encoder.end_tokens,
         )  # fmt: skip
-        return [decode_text(encoder.processor, ids) for (ids,) in written]
+        return [decode_text(encoder.processor, one.ids) for (one,) in written]
 
     def measure(answers: Sequence[str]) -> dict[str, list[float]]:
         return _measure(groups, answers, settings, model, runtime)

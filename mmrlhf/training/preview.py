@@ -141,6 +141,7 @@ def _open_data(
         positions=lambda ids, media: torch.arange(len(ids))[None],
         media=training.media,
         max_tokens=training.model.max_tokens,
+        too_long=training.model.too_long,
     )
     dataset = GroupDataset(index, encoder)
     dataset.calibrate(chosen.rows)

@@ -104,6 +104,7 @@ def open_workbench(
         positions=positions_for(backbone),
         media=training.media,
         max_tokens=model.max_tokens,
+        too_long=model.too_long,
         damage=damage,
         dimensions=dimensions,
     )

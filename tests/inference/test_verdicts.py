@@ -45,6 +45,7 @@ def test_the_likeliest_critique_is_kept() -> None:
     scores = GroupScores(
         logprob=torch.tensor([-2.0, -4.0, -1.0, -6.0]),
         num_tokens=torch.tensor([1.0, 4.0, 2.0, 3.0]),
+        cut=torch.tensor([0.0, 0.0, 7.0, 7.0]),
         reward=torch.tensor([1.0, 2.0, 3.0, 5.0]),
         dimensions=torch.tensor([[0.0], [1.0], [2.0], [4.0]]),
     )
@@ -54,6 +55,7 @@ def test_the_likeliest_critique_is_kept() -> None:
     assert (first.reward, first.critique, first.critique_tokens, first.critique_logprob) == (1.5, "c1", 4, -4.0)
     assert (second.reward, second.critique, second.dimensions) == (4.0, "c2", {"ethics": 3.0})
     assert second.columns() == {
-        "reward": 4.0, "critique": "c2", "critique_tokens": 2, "critique_logprob": -1.0, "score_ethics": 3.0,
+        "reward": 4.0, "critique": "c2", "critique_tokens": 2, "critique_logprob": -1.0, "critique_cut": False,
+        "response_cut": 7, "score_ethics": 3.0,
     }  # fmt: skip
     assert [verdict.reward for verdict in verdicts_on(group, scores, combine="best", **asked)] == [2.0, 3.0]

@@ -11,7 +11,6 @@ import torch
 from stand_ins.small_data import wanted_word
 
 from mmrlhf.errors import DataError
-from mmrlhf.inference.passes import forward_groups
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.shards.index import Index
@@ -94,15 +93,27 @@ def test_means_are_those_of_the_samples(folders, summaries):
     assert json.loads((folders["after"] / "metrics.json").read_text()) == json.loads(json.dumps(summary))
 
 
-def test_log_probabilities_are_those_of_the_answers_alone(folders, summaries, small_shards, other_policy):
-    """Answers and annotated responses share a packed row; alone, an answer must get the same number."""
+def test_log_probabilities_are_those_of_the_sampled_tokens_and_of_no_other(
+    folders, summaries, small_shards, other_policy
+):
+    """Of the stock model on prompt and sampled ids; an end token counts where one was sampled, and only there."""
     policy = Policy.from_pretrained(other_policy, device=torch.device("cpu"))
     index = Index.load(small_shards)
     groups = {group.key: group for group in (index.read(row) for row in range(len(index)))}
-    for row in read_samples(folders["after"])[:4]:
-        alone = evaluate.with_responses(groups[row["key"]], [row["generation"]])
-        (scores,) = forward_groups(policy.model, [policy.encoder(alone)], token_budget=1000)
-        assert scores.logprob.item() == pytest.approx(row["logprob"], abs=1e-3)
+    said = json.loads((folders["after"] / "answers.json").read_text())["said"]
+    cut = 0
+    for key, own in said.items():
+        group = groups[key]
+        inputs, _ = policy.encoder.stock_inputs(group, group.responses[0], with_answer=False)
+        for ids, end, logprob in zip(own["ids"], own["ends"], own["logprob"], strict=True):
+            cut += end is None
+            answer = torch.tensor([[*ids, *([] if end is None else [end])]])
+            whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], answer], dim=1)}
+            whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+            with torch.inference_mode():
+                scores = policy.model.backbone(**whole).logits.log_softmax(-1)[0, -answer.shape[1] - 1 : -1]
+            assert scores.gather(1, answer[0][:, None]).sum().item() == pytest.approx(logprob, abs=1e-3)
+    assert summaries["after"]["num_cut_off"] == cut > 0
 
 
 def test_finished_passes_are_not_run_again(
