@@ -154,8 +154,10 @@ def test_every_choice_of_every_group_composes(turn: int) -> None:
     """Turn i takes the i-th choice of every group, so that the largest group decides how many turns there are."""
     words = [f"{group}={names[turn % len(names)]}" for group, names in CHOICES.items()]
     data = _compose(*words).data
-    open_folders = [name for name in ("root", "warmup_root") if OmegaConf.is_missing(data, name)]
-    _check_composed(_compose(*words, *(f"data.{name}=somewhere" for name in open_folders)))
+    given = [f"data.{name}=somewhere" for name in ("root", "warmup_root") if OmegaConf.is_missing(data, name)]
+    if "convert" in data.importer and OmegaConf.is_missing(data.importer, "convert"):
+        given.append("data.importer.convert=my_module.my_function")
+    _check_composed(_compose(*words, *given))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
