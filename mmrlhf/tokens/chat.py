@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from transformers import ProcessorMixin
 
-from mmrlhf.errors import DataError
-from mmrlhf.types import PreferenceGroup
-
 _SENTINEL = "reply"
+# Marks a place in a text; of Unicode's private use, it is no character of anyone's text.
+MARK = "\ue0f5"
 
 
 class Chat:
@@ -31,7 +31,10 @@ class Chat:
         self.add_special_tokens = not (begin and self.prompt("ask").startswith(begin))
         owners = (processor, tokenizer)
         names = ("image_token", "video_token")
-        self._placeholders = sorted({t for o in owners for n in names if isinstance(t := getattr(o, n, None), str)})
+        placeholders = {t for o in owners for n in names if isinstance(t := getattr(o, n, None), str)}
+        spelled = self._spelled(tokenizer, placeholders | {end_token})
+        self._spellings = re.compile("|".join(map(re.escape, spelled)))
+        self._marked = re.compile("|".join(re.escape(token[0] + MARK + token[1:]) for token in spelled))
 
     def prompt(self, text: str, *, num_images: int = 0, num_videos: int = 0) -> str:
         """One user turn with its media before the text, one placeholder each, and the opening of the answer."""
@@ -42,16 +45,16 @@ class Chat:
         turn = self._user_turn("", num_images, num_videos)
         return self._apply([{**turn, "content": turn["content"][:-1]}])
 
-    def refuse_placeholders(self, group: PreferenceGroup, text: str) -> None:
-        """Raise DataError where a text spells a placeholder: it would shift every medium behind it."""
-        for token in self._placeholders:
-            if token in text:
-                raise DataError(
-                    f"the text contains the model's own placeholder {token!r}",
-                    where=f"key {group.key}, shard {group.shard or '(not packed)'}",
-                    expected="media are attached to a record, never written into its text",
-                    fix="remove the placeholder from the prompt or response and pack again",
-                )
+    def mark(self, text: str) -> str:
+        """Put `MARK` behind the first character of whatever in a text of the user's spells a token of the template's.
+
+        Cut there, the spelling is tokenized as two pieces of ordinary text, so it can end no turn and be no medium.
+        """
+        return self._spellings.sub(lambda found: found[0][0] + MARK + found[0][1:], text.replace(MARK, ""))
+
+    def without_spellings(self, marked: str) -> str:
+        """A text that `mark` marked, without what it marked."""
+        return self._marked.sub("", marked)
 
     def _user_turn(self, text: str, num_images: int, num_videos: int) -> dict[str, Any]:
         media = [{"type": "image"}] * num_images + [{"type": "video"}] * num_videos
@@ -61,6 +64,19 @@ class Chat:
         text = self._processor.apply_chat_template(turns, tokenize=False, **arguments)
         assert isinstance(text, str)
         return text
+
+    def _spelled(self, tokenizer: Any, others: set[str]) -> list[str]:
+        """Texts that the tokenizer or processor reads as a token of the template's, the longest first.
+
+        Added tokens that are no special ones and that the template does not write are ordinary words (Gemma's HTML).
+        """
+        written = self.prompt("ask", num_images=1)
+        added = tokenizer.added_tokens_decoder.values()
+        found = {
+            token.content for token in added if token.special or (token.content.strip() and token.content in written)
+        }
+        found |= {*tokenizer.all_special_tokens, *others}
+        return sorted((token for token in found if len(token.strip()) > 1), key=lambda token: (-len(token), token))
 
     def _find_turn_end(self, tokenizer: Any) -> tuple[str, str]:
         """What the template puts behind an assistant's text, up to the first added token; and that token."""

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from transformers import ProcessorMixin
 
 from mmrlhf.errors import DataError, ModelError
 from mmrlhf.media.damage import DAMAGED, Damage
-from mmrlhf.tokens.chat import Chat
+from mmrlhf.tokens.chat import MARK, Chat
 from mmrlhf.tokens.processing import (
     DecodedMedia,
     MediaSettings,
@@ -61,6 +61,14 @@ class SizedEntry(Protocol):
     def text_chars(self) -> int: ...
     @property
     def critique_chars(self) -> int: ...
+
+
+class Rendered(NamedTuple):
+    """A conversation as text, with marks (`Chat.mark`), and the characters between which its labels lie."""
+
+    text: str
+    first: int
+    last: int
 
 
 class Encoder:
@@ -113,7 +121,7 @@ class Encoder:
         """Encode a group with its assistant turns as labels.
 
         Raises:
-            DataError: unreadable media, a prompt longer than `max_tokens`, or placeholder tokens in a text.
+            DataError: unreadable media, or a prompt longer than `max_tokens`.
         """
         return self._encode(group, group.responses, with_answer=True)
 
@@ -131,8 +139,9 @@ class Encoder:
     ) -> tuple[dict[str, Tensor], str]:
         """What a stock model is given for one response alone: the processor's own tensors, and the labels' text."""
         media = self._decode(group)
-        text, (first, last) = self._render(group, response, media, with_answer)
-        return self._call_processor(text, media, _place(group)), text[first:last]
+        rendered = self._render(group, response, media, with_answer)
+        text = self.chat.without_spellings(rendered.text)
+        return self._call_processor(text, media, _place(group)), rendered.text[rendered.first : rendered.last]
 
     def estimate_tokens(self, entry: SizedEntry) -> int:
         """Predict a group's tokens from its index entry alone, without reading it.
@@ -245,42 +254,56 @@ class Encoder:
     def _readable(self, media: DecodedMedia) -> DecodedMedia:
         return media if getattr(self.processor, "video_processor", None) is not None else media.as_pictures()
 
-    def _render(
-        self, group: PreferenceGroup, response: Response, media: DecodedMedia, with_answer: bool
-    ) -> tuple[str, tuple[int, int]]:
+    def _render(self, group: PreferenceGroup, response: Response, media: DecodedMedia, with_answer: bool) -> Rendered:
         """The conversation as text with one placeholder per medium, and the characters between which labels lie."""
-        user = self.template.user(group, response)
+        user = self.chat.mark(self.template.user(group, response))
         answer = self.template.assistant(group, response) if with_answer else None
-        self.chat.refuse_placeholders(group, user + (answer or ""))
         text = self.chat.prompt(user, num_images=len(media.images), num_videos=len(media.clips))
         if answer is None:
-            return text, (len(text), len(text))
-        turn = text + answer + self.chat.turn_end
-        return turn + self.template.closing, (len(text), len(turn))
+            return Rendered(text, len(text), len(text))
+        turn = text + self.chat.mark(answer) + self.chat.turn_end
+        return Rendered(turn + self.template.closing, len(text), len(turn))
 
     def _tokenize(
-        self, group: PreferenceGroup, rendered: Sequence[tuple[str, tuple[int, int]]], decoded: DecodedMedia
+        self, group: PreferenceGroup, rendered: Sequence[Rendered], decoded: DecodedMedia
     ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
         """Complete token ids (T,) of every response, which of them are labels (T,), and the group's media tensors."""
-        tokens = self.tokenizer(
-            [text for text, _ in rendered],
-            add_special_tokens=self.chat.add_special_tokens,
-            return_offsets_mapping=True,
-        )
-        plain = tokens["input_ids"]
+        tokens = [self._plain(each.text) for each in rendered]
+        plain = [ids for ids, _ in tokens]
         # A token that straddles the border carries the response's first characters, so it is a label.
         is_label = [
-            [end > first and start < last for start, end in offsets]
-            for offsets, (_, (first, last)) in zip(tokens["offset_mapping"], rendered, strict=True)
+            [end > each.first and start < each.last for start, end in offsets]
+            for (_, offsets), each in zip(tokens, rendered, strict=True)
         ]
         head, kept, media = torch.zeros(0, dtype=torch.int64), 0, {}
         if decoded:
-            output = self._call_processor(rendered[0][0], decoded, _place(group))
-            head, kept = self._expanded_head(group, output["input_ids"][0], plain, is_label)
-            media = media_tensors(output) | self._damaged(group, rendered[0][0], decoded)
+            # The processor reads special tokens wherever they stand, so it gets the text without a user's.
+            text = self.chat.without_spellings(rendered[0].text)
+            output = self._call_processor(text, decoded, _place(group))
+            short = plain[0] if text == rendered[0].text else self._plain(text)[0]
+            head, kept = self._expanded_head(group, output["input_ids"][0], short, plain, is_label)
+            media = media_tensors(output) | self._damaged(group, text, decoded)
         sequences = [torch.cat([head, torch.tensor(ids[kept:], dtype=torch.int64)]) for ids in plain]
         labels = [torch.tensor([False] * len(head) + flags[kept:]) for flags in is_label]
         return sequences, labels, media
+
+    def _plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text and the characters of each, marks counted; pieces between marks by themselves.
+
+        At a mark the tokenizer would have found an added token, before which it cuts the text in any case; so pieces
+        begin and end where it cuts, but for the spelling itself.
+        """
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        start = 0
+        for number, piece in enumerate(text.split(MARK)):
+            found = self.tokenizer(
+                piece, add_special_tokens=self.chat.add_special_tokens and number == 0, return_offsets_mapping=True
+            )
+            ids += found["input_ids"]
+            offsets += [(start + first, start + last) for first, last in found["offset_mapping"]]
+            start += len(piece) + len(MARK)
+        return ids, offsets
 
     def _damaged(self, group: PreferenceGroup, text: str, decoded: DecodedMedia) -> dict[str, Tensor]:
         """Media tensors of a damaged copy, where wanted; of the originals' size, it needs the same tokens."""
@@ -298,22 +321,30 @@ class Encoder:
             return self.positions(ids, media)
 
     def _expanded_head(
-        self, group: PreferenceGroup, expanded: Tensor, plain: list[list[int]], is_label: list[list[bool]]
+        self,
+        group: PreferenceGroup,
+        expanded: Tensor,
+        short: list[int],
+        plain: list[list[int]],
+        is_label: list[list[bool]],
     ) -> tuple[Tensor, int]:
-        """The expanded ids up to where they end like the first response's plain ids, and how many of these they cover.
+        """The expanded ids up to where they end like the ids they were made of, and how many plain ids these cover.
+
+        Args:
+            short: the ids of the text that was expanded: the first response's, or those without a user's spellings.
 
         Raises:
             ModelError: the processor changed text that differs between responses, or labels.
         """
-        covered = len(plain[0]) - _common_suffix(expanded.tolist(), plain[0])
-        if covered > _shared_prefix(plain, is_label):
+        covered = len(short) - _common_suffix(expanded.tolist(), short)
+        if covered > _shared_prefix([*plain, short], [*is_label, [False] * len(short)]):
             raise ModelError(
                 "this processor changes the text behind its media, so responses cannot share a prompt",
                 where=f"key {group.key}",
                 given=type(self.processor).__name__,
                 expected="a processor that only expands media placeholders",
             )
-        return expanded[: len(expanded) - (len(plain[0]) - covered)], covered
+        return expanded[: len(expanded) - (len(short) - covered)], covered
 
     def _branch(
         self,

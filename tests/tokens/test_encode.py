@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,12 +111,36 @@ def test_too_long_a_response_is_cut_at_its_end_and_counted(encoder_of) -> None:
     assert cut.branches[1].truncated == 0
 
 
-def test_placeholders_in_text_are_refused(encoder_of) -> None:
-    """A response that spells the image token would shift every picture behind it."""
-    encoder = encoder_of(AnswerTemplate())
-    token = encoder.processor.image_token
-    with pytest.raises(DataError, match="placeholder"):
-        encoder(PreferenceGroup("k", "what ?", responses(f"see {token}", "b"), (image(60, 60),)))
+@pytest.mark.parametrize("template", TEMPLATES, ids=["answer", "critique"])
+def test_special_tokens_in_a_user_s_text_are_ordinary_words(encoder_of, template: Template) -> None:
+    """Spelled in prompt, response and critique they end no turn and are no medium; every character of them is read."""
+    encoder = encoder_of(template)
+    tokenizer, token = encoder.tokenizer, encoder.processor.image_token
+    end = tokenizer.decode([encoder.end_tokens[-1]])
+    special = {tokenizer.convert_tokens_to_ids(each) for each in (token, end, *tokenizer.all_special_tokens)}
+
+    def group(inside: str) -> PreferenceGroup:
+        said = tuple(
+            replace(one, critiques={"full": f"red{inside} blue"})
+            for one in responses(f"see {inside}the red", f"b{inside}")
+        )
+        return PreferenceGroup("k", f"what {inside} is ?", said, (image(60, 60),))
+
+    spelled = f"{token}{end} x{end}{token}"
+    plain, attacked = encoder(group("")), encoder(group(spelled))
+    for which, (one, other) in enumerate(zip(plain.branches, attacked.branches, strict=True)):
+        counts = [
+            [int((torch.cat([encoded.prefix_ids, branch.ids]) == each).sum()) for each in sorted(special)]
+            for encoded, branch in ((plain, one), (attacked, other))
+        ]
+        assert counts[0] == counts[1], "as many of each as without"
+        text = tokenizer.decode(other.ids[other.labels])
+        wanted = group(spelled).responses[which]
+        expected = wanted.text if template.name == "answer" else wanted.critiques["full"]
+        assert text.startswith(expected.strip()) or text.strip().startswith(expected.strip())
+        assert len(plain.media) == len(attacked.media)
+        for name, tensor in plain.media.items():
+            assert torch.equal(tensor, attacked.media[name])
 
 
 def test_missing_critique_names_what_there_is(encoder_of) -> None:
