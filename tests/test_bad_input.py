@@ -122,7 +122,7 @@ def test_a_prompt_that_does_not_fit(run: Run, capsys: pytest.CaptureFixture[str]
     with pytest.raises(DataError) as caught:
         run("model.settings.max_tokens=20")
     text = screen(caught.value, capsys)
-    assert "key q" in text and "at most 19" in text and "model.settings.max_tokens" in text
+    assert "key q" in text and "at most 20 tokens" in text and "model.settings.max_tokens" in text
 
 
 @pytest.mark.parametrize(

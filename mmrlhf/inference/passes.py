@@ -26,7 +26,7 @@ from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel, autocast
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.load import ModelSettings, context_length
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
@@ -228,7 +228,13 @@ def describe_source(path: Path | str) -> str:
 def describe_run(model: PackedModel) -> dict[str, Any]:
     """How a model is run, as far as its numbers depend on it, for a side-car's fingerprint."""
     settings = model.settings
-    return {"max_tokens": settings.max_tokens, "precision": settings.precision, "layout": model.layout}
+    longest = context_length(settings, model.backbone.config)
+    return {
+        "max_tokens": longest,
+        "too_long": settings.too_long,
+        "precision": settings.precision,
+        "layout": model.layout,
+    }
 
 
 def describe_template(template: Template) -> dict[str, Any]:

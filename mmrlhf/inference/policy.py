@@ -21,7 +21,7 @@ from mmrlhf.models.decoding import generate
 from mmrlhf.models.export import read_policy_card
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import load_backbone
+from mmrlhf.models.load import context_length, load_backbone
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate
@@ -65,7 +65,7 @@ class Policy:
             template=AnswerTemplate(),
             positions=positions_for(backbone),
             media=passes.media or MediaSettings(**read_policy_card(folder).get("media", {})),
-            max_tokens=settings.max_tokens,
+            max_tokens=context_length(settings, backbone.config),
             too_long=settings.too_long,
             room=room,
             damage=damage,

@@ -25,6 +25,7 @@ from mmrlhf.models.decoding import generate
 from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.load import context_length
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
@@ -67,7 +68,7 @@ class RewardModel:
             template=template,
             positions=positions_for(model.backbone),
             media=media,
-            max_tokens=model.settings.max_tokens,
+            max_tokens=context_length(model.settings, model.backbone.config),
             too_long=model.settings.too_long,
             room=self.critiques.max_tokens + _TURN_END if template.critique != "none" else 0,
         )

@@ -61,7 +61,7 @@ class ModelSettings:
             of the projector and of the decoder layers.
         lora_head: also adapt the language-model head, where it shares no weight with the embedding.
         gradient_checkpointing: recompute each decoder layer in backward.
-        max_tokens: longest prefix + response.
+        max_tokens: longest prefix + response; None: as many as the checkpoint has positions for (`context_length`).
         too_long: what becomes of a response that does not fit: `shorten` it at its end, or `refuse` its query. Neither
             media nor a prompt nor what asks for a critique is ever cut.
         logprob_chunk: label tokens whose logits exist at once (tokens x vocabulary is the largest tensor otherwise).
@@ -79,7 +79,7 @@ class ModelSettings:
     lora_dropout: float = 0.0
     lora_head: bool = False
     gradient_checkpointing: bool = False
-    max_tokens: int = 8192
+    max_tokens: int | None = None
     too_long: str = "shorten"
     logprob_chunk: int = 1024
 
@@ -92,6 +92,30 @@ class ModelSettings:
                     given=getattr(self, name),
                     expected=f"one of {', '.join(allowed)}",
                 )
+
+
+def context_length(settings: ModelSettings, config: Any) -> int:
+    """The longest sequence: what the settings say, else what the checkpoint's language model has positions for.
+
+    Raises:
+        ModelError: neither says.
+    """
+    if settings.max_tokens is not None:
+        return settings.max_tokens
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(positions, int):
+        raise ModelError(
+            "this checkpoint does not say how long a sequence may be",
+            given=f"{config.model_type}: max_position_embeddings={positions}",
+            expected="a number of tokens",
+            fix="set model.settings.max_tokens",
+        )
+    return positions
+
+
+def checkpoint_context(path: str | Path, settings: ModelSettings) -> int:
+    """`context_length` of a checkpoint that is not loaded; raises as that, and HubError."""
+    return context_length(settings, load_config(path))
 
 
 def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrainedModel, ProcessorMixin]:

@@ -27,7 +27,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.passes import describe_source, describe_template
 from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.metrics.ranking import accuracy_report
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.load import ModelSettings, checkpoint_context
 from mmrlhf.models.sharding import gather_state, is_sharded
 from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.shards.index import Index
@@ -66,7 +66,7 @@ def table_facts(
 ) -> dict[str, Any]:
     """What a reference table's fingerprint must say to fit a run."""
     return {
-        "max_tokens": model.max_tokens,
+        "max_tokens": checkpoint_context(policy, model),
         "precision": model.precision,
         "shards": index.digest,
         "policy": describe_source(policy),

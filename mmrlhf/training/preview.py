@@ -23,7 +23,7 @@ from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.selection import select
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
-from mmrlhf.models.load import load_config, load_processor
+from mmrlhf.models.load import checkpoint_context, load_config, load_processor
 from mmrlhf.shards.index import Index
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.tokens.encode import Encoder
@@ -140,7 +140,7 @@ def _open_data(
         template=template,
         positions=lambda ids, media: torch.arange(len(ids))[None],
         media=training.media,
-        max_tokens=training.model.max_tokens,
+        max_tokens=checkpoint_context(checkpoint, training.model),
         too_long=training.model.too_long,
     )
     dataset = GroupDataset(index, encoder)

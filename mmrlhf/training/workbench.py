@@ -20,7 +20,7 @@ from mmrlhf.inference.probes import settle
 from mmrlhf.media.damage import Damage
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import load_backbone, stored_dtype
+from mmrlhf.models.load import context_length, load_backbone, stored_dtype
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.critique_tables import TableCritiques
 from mmrlhf.shards.index import Index
@@ -103,7 +103,7 @@ def open_workbench(
         template=template,
         positions=positions_for(backbone),
         media=training.media,
-        max_tokens=model.max_tokens,
+        max_tokens=context_length(model, backbone.config),
         too_long=model.too_long,
         damage=damage,
         dimensions=dimensions,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from stand_ins.tiny_models import AVAILABLE
+from transformers import AutoConfig
 
 from mmrlhf.errors import ConfigError, HubError, ModelError
 from mmrlhf.models.families import check_packable, language_layers, parts
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import ModelSettings, context_length, load_backbone
 from mmrlhf.models.random_checkpoints import build_tiny
 from mmrlhf.models.trainable import set_trainable
 
@@ -65,3 +67,12 @@ def test_recurrent_layers_are_refused_for_packed_rows(tiny_folders: dict[str, Pa
     backbone, _ = load_backbone(tiny_folders["llava_onevision"], ModelSettings())
     backbone.config.get_text_config().layer_types = ["full_attention", "linear_attention"]
     assert "linear_attention" in (check_packable(backbone) or "")
+
+
+def test_the_context_is_the_checkpoint_s_unless_it_is_set(tiny_folders: dict[str, Path]) -> None:
+    config = AutoConfig.from_pretrained(tiny_folders["qwen2_5_vl"])
+    assert context_length(ModelSettings(), config) == config.get_text_config().max_position_embeddings > 0
+    assert context_length(ModelSettings(max_tokens=77), config) == 77
+    silent = SimpleNamespace(model_type="other", get_text_config=SimpleNamespace)
+    with pytest.raises(ModelError, match="model.settings.max_tokens"):
+        context_length(ModelSettings(), silent)
