@@ -171,7 +171,10 @@ class Encoder:
         # (0, 0): unreadable when it was indexed; whoever reads it will say so.
         sizes = tuple((width, height) for width, height in entry.image_sizes if width and height)
         clip = (entry.video_size or (384, 384)) if entry.num_frames else None
-        return self._visual_tokens(sizes, clip if clip and all(clip) else None)
+        clip = clip if clip and all(clip) else None
+        # Of rounded sizes there are few, so most are counted once; where those are refused, the real ones may not be.
+        rounded = tuple(map(_rounded, sizes)), _rounded(clip) if clip else None
+        return self._visual_tokens(*rounded) or self._visual_tokens(sizes, clip)
 
     def _encode(self, group: PreferenceGroup, responses: tuple[Response, ...], *, with_answer: bool) -> EncodedGroup:
         decoded = self._decode(group)
@@ -400,6 +403,12 @@ def _cut_point(sequences: list[Tensor], labels: list[Tensor]) -> int:
     """Length of the longest common token prefix that leaves every label, and at least one token, to each branch."""
     shared = _shared_prefix([ids.tolist() for ids in sequences], [flags.tolist() for flags in labels])
     return min(shared, min(len(ids) for ids in sequences) - 1)
+
+
+def _rounded(size: tuple[int, int]) -> tuple[int, int]:
+    """A (width, height) to the next 64 pixels; small sides as they are."""
+    width, height = (max(64, round(side / 64) * 64) if side > 64 else side for side in size)
+    return width, height
 
 
 def _place(group: PreferenceGroup) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -222,3 +223,20 @@ def test_end_tokens_end_every_branch(encoder_of, template: Template, groups: lis
 def test_media_settings_that_cannot_work_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         MediaSettings(**wrong)
+
+
+def test_an_estimate_asks_about_sizes_that_exist(tiny_folders: dict[str, Path]) -> None:
+    """Qwen's processor refuses sides of 200 : 1; 65 x 12,990 pixels are below that, rounded to 64 x 12,992 above."""
+    backbone, processor = load_backbone(tiny_folders["qwen2_5_vl"], ModelSettings())
+    encoder = Encoder(processor, template=AnswerTemplate(), positions=positions_for(backbone))
+
+    def estimate(width: int, height: int) -> int:
+        entry = SimpleNamespace(image_sizes=((width, height),), video_size=None, num_frames=0)
+        return encoder.estimate_visual_tokens(entry)  # type: ignore[arg-type]
+
+    group = PreferenceGroup("k", "", responses("a"), (image(65, 12990),))
+    inputs, _ = encoder.stock_inputs(group, group.responses[0], with_answer=False)
+    counted = int((inputs["input_ids"] == backbone.config.image_token_id).sum())
+    assert counted > 0 and estimate(65, 12990) == pytest.approx(counted, abs=20)
+    assert estimate(3, 900) == 0, "refused by itself: whoever reads it says so"
+    assert estimate(0, 0) == 0, "unreadable"
