@@ -155,7 +155,7 @@ def test_every_choice_of_every_group_composes(turn: int) -> None:
     words = [f"{group}={names[turn % len(names)]}" for group, names in CHOICES.items()]
     data = _compose(*words).data
     given = [f"data.{name}=somewhere" for name in ("root", "warmup_root") if OmegaConf.is_missing(data, name)]
-    if "convert" in data.importer and OmegaConf.is_missing(data.importer, "convert"):
+    if OmegaConf.is_missing(data.importer, "convert"):
         given.append("data.importer.convert=my_module.my_function")
     _check_composed(_compose(*words, *given))
 
