@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -217,6 +218,12 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def final_place(path: Path) -> Path:
+    """Where a file of an artefact under work lies once that is finished; any other path is returned as it is."""
+    under_work = re.compile(rf"([0-9a-f]{{{FINGERPRINT_DIGITS}}}){re.escape(BUILDING)}")
+    return Path(*(under_work.sub(r"\1", part) if under_work.fullmatch(part) else part for part in path.parts))
 
 
 def plain(value: Any) -> Any:

@@ -73,6 +73,13 @@ class MarginBeta:
         """Whether a pair's beta depends on the other pairs of the call."""
         return self.margin_scale == "standardise"
 
+    @property
+    def jumps_at_zero(self) -> str | None:
+        """The setting that makes beta or keep jump where all margins are 0 up to rounding, if one does."""
+        if self.margin_scale == "standardise":
+            return "margin_scale=standardise"
+        return "negative_margin=drop" if self.negative_margin == "drop" else None
+
     @cached_property
     def _rescale(self) -> Callable[[Tensor], Tensor]:
         if isinstance(self.margin_scale, str):

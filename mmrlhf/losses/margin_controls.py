@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf.losses.bounds import require_finite, require_positive
+from mmrlhf.losses.call_beta import RESOLUTION
 from mmrlhf.losses.mmdpo import MarginBetaObjective
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 from mmrlhf.losses.seeded import generator_for
@@ -45,6 +46,10 @@ class ShuffledMargin(MarginBetaObjective):
     @property
     def uses_call_statistics(self) -> bool:
         return True
+
+    @property
+    def jumps_at_equal_rewards(self) -> str | None:
+        return "a permutation that follows from the margins"
 
     def scale(self, inputs: PairInputs) -> PairScale:
         margin = given(inputs.margin, "margin")
@@ -103,6 +108,11 @@ class HardFilter(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_finite("HardFilter", threshold=self.threshold)
+
+    @property
+    def jumps_at_equal_rewards(self) -> str | None:
+        # far above 0 no pair would have weight at the first step, and so at none
+        return f"threshold={self.threshold:g}" if self.threshold > -RESOLUTION else None
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, a=(_margin(inputs) > self.threshold).float())

@@ -49,6 +49,10 @@ class MarginBetaObjective(Objective):
     def uses_call_statistics(self) -> bool:
         return self.margin_beta.uses_call_statistics
 
+    @property
+    def jumps_at_equal_rewards(self) -> str | None:
+        return self.margin_beta.jumps_at_zero
+
 
 @dataclass(frozen=True, kw_only=True)
 class MMDPO(MarginBetaObjective):

@@ -124,6 +124,14 @@ class Objective:
         """
         return False
 
+    @property
+    def jumps_at_equal_rewards(self) -> str | None:
+        """The setting that makes the loss jump where all margins are 0 up to rounding; None where it does not.
+
+        So they are at the first step with margins of the policy's own, which is the reference there.
+        """
+        return None
+
     def scale(self, inputs: PairInputs) -> PairScale:
         """Give b, m, a, q of every pair; called without gradient."""
         return PairScale.fill(inputs, b=self.beta)

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from mmrlhf.chain.store import final_place
 from mmrlhf.errors import DataError
 from mmrlhf.media.images import is_first_of_several
 from mmrlhf.records.draft import Draft, Rejection
@@ -162,7 +163,7 @@ def build_report(tally: Tally, index: Index) -> dict[str, Any]:
 
 def warn(summary: Mapping[str, Any], out: Path) -> None:
     """Log what a user should know about, and where it is listed."""
-    report = out / REPORT_FILE
+    report = final_place(out / REPORT_FILE)
     if summary["rejected"]:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in summary["rejected_by_reason"].items())
         logger.warning("%d records were left out (%s); %s lists them", summary["rejected"], reasons, report)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.chain.store import final_place
 from mmrlhf.endpoints.client import Answer
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.expansion.answer_log import AnswerLog
@@ -93,7 +94,10 @@ def run(
     _write_lines(out / REQUESTS, ({"digest": request.digest, "prompt": request.prompt} for request in requests))
     estimate = estimate_cost(requests, expander, tokens_per_critique, price_in, price_out)
     write_json(out / ESTIMATE, estimate)
-    log.info("%s will be asked: %s; all are in %s", expander.name, _in_words(estimate), out / REQUESTS)
+    log.info(
+        "%s will be asked: %s; all are in %s, once the stage is done in %s",
+        expander.name, _in_words(estimate), out / REQUESTS, final_place(out / REQUESTS),
+    )  # fmt: skip
     _check_cost(estimate, max_cost)
     answers = ask_missing(out / ANSWERS, requests, expander, {"expander": expander.name}, runtime)
     outcomes = {r.digest: _outcome(r, answers[r.digest], max_new_words, max_growth) for r in requests}

@@ -167,6 +167,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             expected="a table of rewards",
             fix="margin=reward_model, margin=human or inputs.rewards=FOLDER; or margin=implicit",
         )
+    if implicit and objective.jumps_at_equal_rewards is not None:
+        raise ConfigError(
+            f"{type(objective).__name__} cannot take its margins from the policy itself: at the first step "
+            "the policy is the reference, all margins are 0 up to rounding, and rounding would decide what is learned",
+            where="margin, method",
+            given=f"margin=implicit with {objective.jumps_at_equal_rewards}",
+            expected="margins of a reward model or of annotators, or a loss that is continuous where margins are 0",
+            fix="margin=reward_model or margin=human; or method=mmdpo with margin_scale=raw and "
+            "negative_margin=floor or signed",
+        )
 
 
 def _damage(objective: Objective) -> Damage | None:

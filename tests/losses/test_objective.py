@@ -48,6 +48,21 @@ def swapped(inputs: PairInputs) -> PairInputs:
     )
 
 
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
+def test_a_loss_jumps_where_margins_are_rounding_only_if_it_says_so(path: Path) -> None:
+    objective = objective_of(path)
+    variants = ({}, {"margin_scale": "standardise"}, {"negative_margin": "drop"}, {"negative_margin": "signed"})
+    inputs = pair_inputs(16)
+    rounding = 1e-7 * torch.randn(2, 16, generator=torch.Generator().manual_seed(1))
+    # shuffling exchanges what rounding does not change there, so its order shows at other margins only
+    centre = inputs.margin if path.stem == "shuffled_margin" else torch.zeros(16)
+    for changes in (changes for changes in variants if set(changes) <= set(vars(objective))):
+        changed = replace(objective, **changes)
+        one, other = (changed.scale(replace(inputs, margin=centre + part)) for part in rounding)
+        same = all(torch.allclose(getattr(one, name), getattr(other, name), atol=1e-5) for name in "bmaq")
+        assert same == (changed.jumps_at_equal_rewards is None), changes
+
+
 def test_there_is_one_config_per_objective() -> None:
     def final(cls: type) -> set[type]:
         below = [found for found in cls.__subclasses__() if found.__module__.startswith("mmrlhf.losses.")]

@@ -73,6 +73,12 @@ def by_reason(folder: Path) -> dict[str, list]:
     return found
 
 
+def test_the_log_names_where_the_requests_end_up(tmp_path, reasons, runtime, caplog):
+    with caplog.at_level("INFO"):
+        expand.run(tmp_path / "expand" / "0123456789ab.building", shards=reasons, expander=Writer(), runtime=runtime)
+    assert f"once the stage is done in {tmp_path / 'expand' / '0123456789ab' / expand.REQUESTS}" in caplog.text
+
+
 def test_shards_hold_what_may_be_used_and_the_reason_where_it_may_not(tmp_path, reasons, runtime):
     summary = expand.run(tmp_path / "out", shards=reasons, expander=Writer(), runtime=runtime)
     before, after = by_reason(reasons), by_reason(tmp_path / "out" / "shards")

@@ -40,6 +40,37 @@ def test_implicit_margins_go_with_every_method(method: str) -> None:
     check("margin=implicit", f"method={method}")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("method.margin_scale=standardise",),
+        ("method.negative_margin=drop",),
+        ("method=hard_filter",),
+        ("method=hard_filter", "method.threshold=1"),
+        ("method=hard_filter", "method.threshold=-0.001"),
+        ("method=shuffled_margin",),
+        ("method=mean_beta_dpo", "method.negative_margin=drop"),
+        ("method=outside_weight", "method.margin_scale=standardise"),
+    ],
+)
+def test_rounding_does_not_decide_what_is_learned(words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="the policy is the reference") as caught:
+        check("margin=implicit", *words)
+    assert "margin=human" in str(caught.value)
+    check("margin=human", *words)
+
+
+def test_losses_that_are_continuous_at_equal_rewards_take_implicit_margins() -> None:
+    for words in (
+        ("method.negative_margin=signed",),
+        ("method.margin_scale=2.0",),
+        ("method=mean_beta_dpo",),
+        ("method=outside_weight",),
+        ("method=hard_filter", "method.threshold=-1"),
+    ):
+        check("margin=implicit", *words)
+
+
 def test_a_ranking_takes_no_chosen_pairs() -> None:
     with pytest.raises(ConfigError, match="whole ranking"):
         check("method=plackett_luce", "pairs=hardest")

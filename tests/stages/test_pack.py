@@ -41,6 +41,12 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_the_log_names_where_the_report_ends_up(raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path / "pack" / "0123456789ab.building", root=raw, importer=import_released, runtime=QUIET)
+    assert f"{tmp_path / 'pack' / '0123456789ab' / 'report.json'} lists them" in caplog.text
+    assert ".building" not in caplog.text
+
+
 def test_counts_and_report(raw: Path, tmp_path: Path) -> None:
     summary = run(tmp_path / "out", root=raw, importer=import_released, max_groups_per_shard=3, runtime=QUIET)
     assert (summary["groups"], summary["responses"], summary["pairs"], summary["ties"]) == (8, 24, 16, 8)
