@@ -48,6 +48,7 @@ from mmrlhf.composition.inventory_command import WORD, show_or_prune
 from mmrlhf.composition.overrides import explain
 from mmrlhf.composition.proposals import propose
 from mmrlhf.composition.trainer import check_trainer, decisive_callbacks
+from mmrlhf.composition.unread import check_read
 from mmrlhf.errors import UserError
 from mmrlhf.files import hide_credentials, mask_files, short_path, write_json
 from mmrlhf.processes import Group, TrainingInterrupted, leave_group
@@ -186,6 +187,7 @@ def run_chain(config: DictConfig, folder: Path, *, shows: bool = True, command: 
     chain = plan_chain(str(config.stage), lambda name: read_stage(config, name), stage_names(config))
     runtime = read_runtime(config)
     check_trainer(runtime)
+    check_read(config)
     check_checkpoints(config, chain)
     check_chain(chain, runtime, inputs)
     runner = Runner(

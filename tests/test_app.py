@@ -46,13 +46,13 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         ("method.w=-1", ConfigError, "cannot use this w"),
         ("stages.fake_world.size=-1", DataError, "negative size"),
-        ("+stages.fake_train.rte=1", ConfigError, "did you mean rate"),
+        ("+stages.fake_train.rte=1", ConfigError, "did you mean stages.fake_train.rate"),
         ("stage=fake_trian", ConfigError, "did you mean fake_train"),
         ("stages.fake_world.size=???", ConfigError, "add stages.fake_world.size=..."),
         ("+stages.fake_train.policy=${benchmark.root}", ConfigError, "add benchmark.root=..."),
         ("+stages.fake_world.root=${nothing.there}", ConfigError, "not there"),
         ("trainer.devices=none", ConfigError, "trainer.devices"),
-        ("++logger.wandb=maybe", ConfigError, "logger.wandb"),
+        ("logger.wandb=maybe", ConfigError, "logger.wandb"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(

@@ -42,7 +42,7 @@ def _name(file: Path) -> str:
 
 
 def test_there_are_files() -> None:
-    assert len(FILES) > 50 and len(EXPERIMENTS) >= 15 and len(SWEEPS) >= 3
+    assert len(FILES) > 50 and len(EXPERIMENTS) >= 8 and len(SWEEPS) >= 3
 
 
 # ---- what is inside the files
@@ -258,7 +258,7 @@ def test_slurm_gets_a_task_for_each_process_that_srun_starts(machines: int, task
     assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (machines, tasks, 8)
 
 
-@pytest.mark.parametrize("experiment", ["mmdpo_llava", "mmdpo_qwen2_5_vl"])
+@pytest.mark.parametrize("experiment", ["mmdpo_llava", "mmdpo"])
 def test_an_ablation_changes_what_it_says(experiment: str) -> None:
     def chosen(*ablation: str) -> tuple[str, str, str]:
         config = _compose(f"experiment={experiment}", *(f"ablation={name}" for name in ablation))

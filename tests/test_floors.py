@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "mmrlhf"
 # from the ground up; rooms of one floor do not import each other
 FLOORS = (
-    ("text",),
+    ("text", "trees"),
     ("errors", "types"),
     ("files",),
     ("processes", "losses", "metrics", "media", "endpoints"),

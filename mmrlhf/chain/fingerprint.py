@@ -15,6 +15,7 @@ from typing import Any
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import is_remote
+from mmrlhf.trees import leaves, map_leaves
 
 ARTIFACT_FILE = "artifact.json"
 MANIFEST_FILE = "manifest.json"
@@ -24,14 +25,12 @@ FINGERPRINT_DIGITS = 12
 
 def canonical_json(value: Any) -> str:
     """Write settings in one way only: keys sorted, no spaces, 1.0 as 1 (a sweep may say either)."""
-    return json.dumps(_normalise(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(
+        map_leaves(value, _normalise), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
 
 
 def _normalise(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _normalise(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_normalise(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Path):
@@ -95,24 +94,20 @@ def source_tokens(settings: Any, inputs: Collection[str]) -> dict[str, str]:
     A text counts as an input if it is one of `inputs` or an absolute path, and something exists there, or if it is the
     address of remote shards; any other text (a hub id, a mode) does not.
     """
-    if isinstance(settings, Mapping):
-        settings = list(settings.values())
-    if isinstance(settings, list | tuple):
-        return {text: token for item in settings for text, token in source_tokens(item, inputs).items()}
-    if not isinstance(settings, str) or not (settings in inputs or settings.startswith("/")):
-        return {}
-    if is_remote(settings):
+    texts = (leaf for leaf in leaves(settings) if isinstance(leaf, str))
+    found = {text: _source_token(text) for text in texts if text in inputs or text.startswith("/")}
+    return {text: token for text, token in found.items() if token is not None}
+
+
+def _source_token(text: str) -> str | None:
+    if is_remote(text):
         from mmrlhf.shards.remote import manifest_token  # takes seconds to import; only where something is remote
 
-        return {settings: manifest_token(settings)}
-    path = Path(settings).expanduser()
-    return {settings: path_token(path)} if path.exists() else {}
+        return manifest_token(text)
+    path = Path(text).expanduser()
+    return path_token(path) if path.exists() else None
 
 
 def replace_texts(settings: Any, tokens: Mapping[str, str]) -> Any:
     """Copy settings with the tokens in place of the texts that have one."""
-    if isinstance(settings, Mapping):
-        return {key: replace_texts(item, tokens) for key, item in settings.items()}
-    if isinstance(settings, list | tuple):
-        return [replace_texts(item, tokens) for item in settings]
-    return tokens.get(settings, settings) if isinstance(settings, str) else settings
+    return map_leaves(settings, lambda leaf: tokens.get(leaf, leaf) if isinstance(leaf, str) else leaf)

@@ -20,6 +20,7 @@ from typing import Any
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import is_remote
+from mmrlhf.trees import leaves, map_leaves
 
 _REFERENCE = re.compile(r"stage:(?P<name>[A-Za-z0-9_-]+)(?:/(?P<sub>.*))?")
 _GIVEN_BY_RUNNER = ("out", "runtime")
@@ -86,14 +87,11 @@ def suggestion(given: str, known: Collection[str]) -> str | None:
 
 def iterate_references(value: Any) -> Iterator[tuple[str, str]]:
     """Yield (stage name, path inside its artefact) for every `stage:` text inside a setting."""
-    if isinstance(value, Mapping):
-        for item in value.values():
-            yield from iterate_references(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from iterate_references(item)
-    elif isinstance(value, str) and value.startswith("stage:"):
-        yield parse_reference(value)
+    return (parse_reference(leaf) for leaf in leaves(value) if _is_reference(leaf))
+
+
+def _is_reference(leaf: Any) -> bool:
+    return isinstance(leaf, str) and leaf.startswith("stage:")
 
 
 def parse_reference(text: str) -> tuple[str, str]:
@@ -106,13 +104,7 @@ def parse_reference(text: str) -> tuple[str, str]:
 
 def replace_references(value: Any, lookup: Callable[[str, str], str]) -> Any:
     """Copy a setting with `lookup(name, sub)` in place of every `stage:NAME/sub`."""
-    if isinstance(value, Mapping):
-        return {key: replace_references(item, lookup) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [replace_references(item, lookup) for item in value]
-    if isinstance(value, str) and value.startswith("stage:"):
-        return lookup(*parse_reference(value))
-    return value
+    return map_leaves(value, lambda leaf: lookup(*parse_reference(leaf)) if _is_reference(leaf) else leaf)
 
 
 def stage_module(target: str) -> ModuleType:

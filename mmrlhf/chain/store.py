@@ -31,6 +31,7 @@ from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.errors import DataError
 from mmrlhf.files import hide_credentials, publish_folder, write_json
 from mmrlhf.terminal.lines import duration
+from mmrlhf.trees import map_leaves
 
 log = logging.getLogger(__name__)
 
@@ -228,12 +229,10 @@ def final_place(path: Path) -> Path:
 
 def plain(value: Any) -> Any:
     """Turn a summary into what JSON can hold: tensors and NumPy scalars into numbers, paths into text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+    return map_leaves(value, _plain_leaf)
+
+
+def _plain_leaf(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Path):
-        return str(value)
-    return plain(value.tolist())  # tensors, NumPy arrays and scalars
+    return str(value) if isinstance(value, Path) else value.tolist()  # tensors, NumPy arrays and scalars

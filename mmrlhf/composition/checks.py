@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmrlhf.chain.order import Node, check_signature, stage_function, stage_modu
 from mmrlhf.composition.config import is_open, make, plain_settings
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import is_remote
+from mmrlhf.trees import leaves
 
 # the inputs that may be hub ids
 CHECKPOINT_INPUTS = ("base", "policy", "trained")
@@ -24,7 +25,7 @@ def check_checkpoints(config: DictConfig, chain: Sequence[Node]) -> None:
 
     Comes first, because a hub that cannot be reached is soon known and everything else takes seconds to import.
     """
-    used = {text for node in chain for text in _texts(node.settings)}
+    used = {text for node in chain for text in leaves(node.settings)}
     for key in CHECKPOINT_INPUTS:
         name = None if is_open(config, key) else str(config.inputs[key])
         if name is None or name not in used or name.startswith("stage:"):
@@ -65,8 +66,8 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
 def _check_inputs(node: Node, inputs: frozenset[str]) -> None:
     hints = typing.get_type_hints(stage_function(node.target))
     for key, value in node.settings.items():
-        for text in _texts(value):
-            if text not in inputs or is_remote(text) or Path(text).expanduser().exists():
+        for text in leaves(value):
+            if not isinstance(text, str) or text not in inputs or is_remote(text) or Path(text).expanduser().exists():
                 continue
             if value is text and _may_be_hub_id(text) and not wants_path(hints.get(key)):
                 continue
@@ -81,12 +82,3 @@ def _check_inputs(node: Node, inputs: frozenset[str]) -> None:
 
 def _may_be_hub_id(text: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", text) is not None
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (text for item in value.values() for text in _texts(item))
-    elif isinstance(value, list | tuple):
-        yield from (text for item in value for text in _texts(item))

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from mmrlhf.composition.config import CONF
 from mmrlhf.composition.signatures import parameters
 from mmrlhf.errors import ConfigError
+from mmrlhf.trees import leaves
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _SELECTED = re.compile(r"\$\{oc\.select:([\w.]+)")
@@ -108,12 +109,7 @@ def _is_open(name: Any, known: Mapping[str, Any], value: Mapping[Any, Any]) -> b
 
 def references(value: Any) -> Iterator[str]:
     """Yield the dotted keys that a value refers to: `${data.root}`, `${oc.select:model.tower,null}`."""
-    if isinstance(value, Mapping):
-        for item in value.values():
-            yield from references(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from references(item)
-    elif isinstance(value, str):
-        yield from _REFERENCE.findall(value)
-        yield from _SELECTED.findall(value)
+    for leaf in leaves(value):
+        if isinstance(leaf, str):
+            yield from _REFERENCE.findall(leaf)
+            yield from _SELECTED.findall(leaf)

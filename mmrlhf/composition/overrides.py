@@ -18,6 +18,8 @@ from mmrlhf.errors import ConfigError
 INSTALL_SWEEPS = 'pip install -c constraints.txt -e ".[sweeps]"'
 _LIST_ALL = "`python run.py --cfg job` lists all settings, `python run.py --help` all groups"
 _MOST_NAMES = 24
+# what names of experiments said before `pairs=` and `data.critique=` did
+_PARTS_OF_NAMES = {"": (), "_hardest": ("pairs=hardest",), "_no_critique": ("data.critique=none",)}
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
@@ -35,6 +37,10 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     unknown = re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", text)
     if unknown is not None:
         return _unknown_setting(unknown[1], overrides)
+    there = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
+    if there is not None:
+        given = next((word for word in overrides if _key(word) == there[1]), there[1])
+        return ConfigError("a setting is there already", given=given, fix=f"leave out the +: {given.lstrip('+')}")
     several = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text)
     if several is not None:
         return ConfigError(
@@ -66,13 +72,26 @@ def _unknown_option(error: MissingConfigException) -> ConfigError:
             fix=INSTALL_SWEEPS,
         )
     near = _near(name, options)
+    words = _as_words(name, options) if group == "experiment" else None
     return ConfigError(
         f"there is no {group} `{name}`" if group else f"there is no config `{name}`",
         where=f"conf/{group}" if group else "conf",
         given=f"{group}={name}" if group else name,
         expected="one of " + ", ".join(options) if options else None,
-        fix="did you mean " + " or ".join(f"{group}={item}" for item in near) + "?" if near else None,
+        fix=words or ("did you mean " + " or ".join(f"{group}={item}" for item in near) + "?" if near else None),
     )
+
+
+def _as_words(name: str, experiments: Collection[str]) -> str | None:
+    """Say what used to be an experiment of its own in words: `mmdpo_internvl_hardest`, `reward_gemma3_no_critique`."""
+    models = {file.stem: file.stem for file in (CONF / "model").glob("*.yaml")} | {"llava": None}
+    for base in ("mmdpo", "dpo", "reward"):
+        for model, option in models.items():
+            rest = name.removeprefix(f"{base}_{model}")
+            if rest != name and rest in _PARTS_OF_NAMES and base in experiments:
+                chosen = [f"experiment={base}_llava"] if option is None else [f"experiment={base}", f"model={option}"]
+                return f"it is said in words: {' '.join((*chosen, *_PARTS_OF_NAMES[rest]))}"
+    return None
 
 
 def _unknown_setting(key: str, overrides: Sequence[str]) -> ConfigError:

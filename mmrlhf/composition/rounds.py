@@ -8,10 +8,11 @@ round 2 is called NAME_2, so that it can be asked for by name, is kept in the st
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.trees import map_leaves
 
 _NAME = re.compile(r"(?P<stage>.+)_(?P<round>[1-9]\d*)")
 
@@ -35,17 +36,17 @@ def in_round(settings: Any, turn: int, *, first: str, stages: Collection[str]) -
 
     Raises: ConfigError for a reference to a stage that rounds do not have.
     """
-    if isinstance(settings, Mapping):
-        return {key: in_round(value, turn, first=first, stages=stages) for key, value in settings.items()}
-    if isinstance(settings, list | tuple):
-        return [in_round(value, turn, first=first, stages=stages) for value in settings]
-    if not isinstance(settings, str) or not settings.startswith(("this:", "last:")):
-        return settings
-    when, _, rest = settings.partition(":")
+    return map_leaves(settings, lambda leaf: _leaf_in_round(leaf, turn, first, stages))
+
+
+def _leaf_in_round(leaf: Any, turn: int, first: str, stages: Collection[str]) -> Any:
+    if not isinstance(leaf, str) or not leaf.startswith(("this:", "last:")):
+        return leaf
+    when, _, rest = leaf.partition(":")
     stage, slash, part = rest.partition("/")
     if stage not in stages:
         raise ConfigError(
-            "a round has no such stage", where="rounds.stages", given=settings, expected="one of " + ", ".join(stages)
+            "a round has no such stage", where="rounds.stages", given=leaf, expected="one of " + ", ".join(stages)
         )
     if when == "last" and turn == 1:
         return first

@@ -8,6 +8,7 @@ and whatever it inherits, wins over a signature's default.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from mmrlhf.composition.signatures import parameters
+from mmrlhf.trees import described_objects
 
 SCHEME = "settings"
 _PREFIX = "signature-of-"
@@ -48,6 +50,7 @@ class SettingsSource(ConfigSource):
             if missing:
                 entries = list(content.pop("defaults", ["_self_"]))
                 content["defaults"] = [_PREFIX + name.removesuffix(".yaml"), *entries]
+        _open_mappings(content, _read(file)[0])
         with file.open(encoding="utf-8") as text:
             header = ConfigSource._get_header_dict(text.read(512))
         return ConfigResult(config=content, path=self.full_path(), provider=self.provider, header=header)
@@ -93,6 +96,17 @@ def register() -> None:
     """Tell Hydra of both; doing it again changes nothing."""
     for plugin in (SettingsSource, SettingsSearchPath):
         Plugins.instance().register(plugin)
+
+
+def _open_mappings(content: DictConfig, described: DictConfig) -> None:
+    """Let keys be added, without `+`, to settings that are mappings of anything: weights, columns."""
+    plain = [OmegaConf.to_container(config, resolve=False) for config in (described, content)]
+    for path, node in (item for config in plain for item in described_objects(config)):
+        for name, parameter in (parameters(str(node["_target_"])) or {}).items():
+            if re.match(r"(Mapping|dict)\b", parameter.annotation):
+                mapping = OmegaConf.select(content, f"{path}.{name}".lstrip("."), throw_on_resolution_failure=False)
+                if isinstance(mapping, DictConfig):
+                    OmegaConf.set_struct(mapping, False)
 
 
 def _split(config_path: str) -> tuple[str, str]:

@@ -38,11 +38,16 @@ def _mistake(*words: str) -> ConfigError:
         ("~method.q", "no setting `method.q`", "--cfg job"),
         ("method=dpoo", "no method `dpoo`", "method=dpo or"),
         ("experiment=mmdpo_lava", "no experiment `mmdpo_lava`", "experiment=mmdpo_llava"),
+        ("experiment=mmdpo_llava_hardest", "no experiment", "words: experiment=mmdpo_llava pairs=hardest"),
+        ("experiment=mmdpo_qwen2_5_vl_hardest", "no exp", "experiment=mmdpo model=qwen2_5_vl pairs=hardest"),
+        ("experiment=dpo_internvl", "no experiment", "words: experiment=dpo model=internvl"),
+        ("experiment=reward_internvl_no_critique", "no", "experiment=reward model=internvl data.critique=none"),
         ("hydra/launcher=nowhere", "launcher `nowhere` is not installed", "[sweeps]"),
         ("method.w=1,2", "a sweep", "add -m"),
         ("method.w=1,,2", "cannot be read", None),
         ("scale", "cannot be read", "scale lacks `=`"),
         ("modl@x=shapes", "does not exist", "--cfg job"),
+        ("+model.settings.lora_rank=4", "there already", "leave out the +: model.settings.lora_rank=4"),
     ],
 )
 def test_every_mistake_says_what_to_do(word: str, problem: str, fix: str | None) -> None:

@@ -104,6 +104,21 @@ def test_every_parameter_of_every_object_is_set_by_its_plain_name() -> None:
     assert not [key for key, word in words.items() if _at(composed, key) != yaml.safe_load(word)]
 
 
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("data.mixing.weights={main: 1, other: 2}", "data.mixing.weights", {"main": 1, "other": 2}),
+        ("data.mixing.weights.other=2", "data.mixing.weights", {"other": 2}),
+        ("stages.annotations.weights.ethics=2", "stages.annotations.weights", {"overall": 1.0, "ethics": 2}),
+        ("stages.world.warmup_mix={answer: 1}", "stages.world.warmup_mix", {"answer": 1}),
+        ("stages.sft.training.schedule.mixing.weights={a: 3}", "stages.sft.training.schedule.mixing.weights", {"a": 3}),
+        ("logger.columns.mine=3", "logger.columns.mine", 3),
+    ],
+)
+def test_a_setting_that_is_a_mapping_takes_any_key(word: str, key: str, value: Any) -> None:
+    assert _at(_compose(word), key) == value
+
+
 def _described_objects() -> Iterator[tuple[Path, str, dict[str, Any]]]:
     for file in sorted(CONF.rglob("*.yaml")):
         content = yaml.safe_load(file.read_text()) or {}

@@ -1,0 +1,38 @@
+"""Walking trees of settings: mappings and lists inside one another, and leaves, which are anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+
+def map_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """Copy a tree with `change(leaf)` in place of every leaf; mappings become dicts of text keys, tuples lists."""
+    if isinstance(tree, Mapping):
+        return {str(key): map_leaves(item, change) for key, item in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [map_leaves(item, change) for item in tree]
+    return change(tree)
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """Yield every leaf of a tree, in its order."""
+    return (leaf for _, leaf in named_leaves(tree))
+
+
+def named_leaves(tree: Any, separator: str = ".", prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (`outer.inner`, leaf) for every leaf of a tree; an item of a list is named by its number."""
+    if isinstance(tree, Mapping | list | tuple):
+        for key, item in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from named_leaves(item, separator, f"{prefix}{separator}{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def described_objects(tree: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (dotted path, node) for every mapping of a tree that says `_target_`, outer ones first; "" is the top."""
+    if isinstance(tree, Mapping) and "_target_" in tree:
+        yield prefix, tree
+    if isinstance(tree, Mapping | list | tuple):
+        for key, item in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from described_objects(item, f"{prefix}.{key}" if prefix else str(key))

@@ -1,0 +1,42 @@
+"""Trees of settings: every leaf is met once, in order, under the name that the command line has for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from mmrlhf.trees import described_objects, leaves, map_leaves, named_leaves
+
+KEYS = st.text("abc", min_size=1, max_size=3)
+LEAVES = st.none() | st.booleans() | st.integers() | st.text("xyz", max_size=3)
+TREES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))
+
+
+@given(TREES)
+def test_mapping_changes_leaves_alone(tree: Any) -> None:
+    assert map_leaves(tree, lambda leaf: leaf) == tree
+    assert list(leaves(map_leaves(tree, lambda leaf: (leaf,)[0] and 7))) == [leaf and 7 for leaf in leaves(tree)]
+
+
+@given(st.dictionaries(KEYS, TREES, max_size=3))
+def test_names_are_those_of_omegaconf(tree: dict[str, Any]) -> None:
+    config = OmegaConf.create(tree)
+    for name, leaf in named_leaves(tree):
+        assert OmegaConf.select(config, name) == leaf
+
+
+def test_tuples_and_keys_become_what_json_has() -> None:
+    assert map_leaves({1: (2, 3)}, str) == {"1": ["2", "3"]}
+    assert list(named_leaves({"a": {"b": [5]}}, "/")) == [("a/b/0", 5)]
+
+
+def test_objects_are_found_at_every_depth() -> None:
+    tree = {"_target_": "a", "x": {"_target_": "b"}, "y": [{"z": {"_target_": "c"}}]}
+    assert [(path, node["_target_"]) for path, node in described_objects(tree)] == [
+        ("", "a"),
+        ("x", "b"),
+        ("y.0.z", "c"),
+    ]
