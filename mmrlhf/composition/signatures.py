@@ -10,14 +10,24 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 PACKAGE = "mmrlhf"
+# `8 << 20` is how sizes are written
+_ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}
 # what a stage function is given by the runner
 GIVEN_BY_RUNNER = frozenset({"out", "runtime"})
 
@@ -156,6 +166,8 @@ def _evaluate(node: ast.expr, module: str) -> Any:
         found = _find(module, node.id)
         if found is not None and isinstance(found[1], ast.expr):
             return _evaluate(found[1], found[0])
+    elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        return _ARITHMETIC[type(node.op)](_evaluate(node.left, module), _evaluate(node.right, module))
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _evaluate_call(node, node.func.id, module)
     else:
