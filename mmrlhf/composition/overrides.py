@@ -39,7 +39,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         return _unknown_setting(unknown[1], overrides)
     there = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
     if there is not None:
-        given = next((word for word in overrides if _key(word) == there[1]), there[1])
+        given = next((word for word in overrides if key_of(word) == there[1]), there[1])
         return ConfigError("a setting is there already", given=given, fix=f"leave out the +: {given.lstrip('+')}")
     several = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text)
     if several is not None:
