@@ -15,6 +15,7 @@ from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from mmrlhf.composition.config import CONF
@@ -22,12 +23,12 @@ from mmrlhf.composition.signatures import GIVEN_BY_RUNNER, parameters
 from mmrlhf.errors import ConfigError
 from mmrlhf.trees import described_objects
 
-# what the command reads beside what it makes objects of
-_READ_BY_COMMAND = frozenset(
-    {"name", "stage", "plan", "next", "distributed", "rounds.number", "rounds.first", "paths.artifacts", "hydra"}
-)
+# what the command reads beside what conf/config.yaml says itself and what it makes objects of
+_READ_BY_COMMAND = frozenset({"rounds.number", "rounds.first", "paths.artifacts", "hydra"})
 # sections whose keys are names that anyone may choose
 _OPEN = frozenset({"stages", "rounds.stages", "callbacks", "sweep_metrics", "inputs.mixture"})
+# parts of conf/config.yaml that are checked like any other
+_SECTIONS_WITH_READERS = frozenset({"defaults", "inputs", "runtime", "logger"})
 # open sections of objects: what stands there without a `_target_` is a name misspelt
 _OF_OBJECTS = frozenset({"stages", "rounds.stages", "callbacks"})
 # a section that the command makes an object of
@@ -58,9 +59,13 @@ def references_in(text: str) -> frozenset[str]:
 
 @cache
 def _references_in_files() -> frozenset[str]:
-    """A key keeps its meaning where a command sets what refers to it to something else."""
-    found = [references_in(file.read_text(encoding="utf-8")) for file in CONF.rglob("*.yaml")]
-    return frozenset().union(*found)
+    """Keys that files refer to, which mean something whatever a command sets, and what conf/config.yaml says itself."""
+    texts = [file.read_text(encoding="utf-8") for file in CONF.rglob("*.yaml")]
+    own = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    sections = {name: value for name, value in own.items() if name not in _SECTIONS_WITH_READERS}
+    read = {f"{name}.{key}" for name, value in sections.items() if isinstance(value, Mapping) for key in value}
+    read |= {name for name, value in sections.items() if not isinstance(value, Mapping)}
+    return frozenset(read).union(*map(references_in, texts))
 
 
 def _unread(node: Mapping[str, Any], path: str, known: Collection[str]) -> Iterator[tuple[str, str | None]]:

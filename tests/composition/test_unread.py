@@ -41,6 +41,7 @@ REFUSED = [
     ("+callbacks.throughput.window=3", "callbacks.throughput.window", None),
     ("+callbacks.thruoghput.x=3", "callbacks.thruoghput", "callbacks.throughput"),
     ("+stages.mmdp.training.schedule.seed=3", "stages.mmdp", "stages.mmdpo"),
+    ("+publish.nmae=x", "publish.nmae", None),
     ("+seeds=3", "seeds", "seed"),
     ("+inputz.shards=x", "inputz", "inputs"),
 ]
