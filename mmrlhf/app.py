@@ -128,8 +128,9 @@ def _job(config: DictConfig) -> float | None:
     try:
         if sweeping and not has_share():
             take_share(Path(settings.sweep.dir), job_shares(settings.launcher, config.trainer))
-        words = job_command(settings.overrides.task) if sweeping else typed_command()
-        artifacts = run_chain(config, folder, shows=not sweeping, command=words)
+        words = settings.overrides.task
+        command = job_command(words) if sweeping else typed_command()
+        artifacts = run_chain(config, folder, shows=not sweeping, command=command, words=words)
     except (UserError, WorkerFailed) as error:
         show_error(error)
         _stop(folder, error, sweeping, code=2 if isinstance(error, UserError) else 1)
@@ -174,7 +175,9 @@ def _stop(folder: Path, error: Exception, sweeping: bool, *, code: int) -> None:
     record_failure(folder, error)
 
 
-def run_chain(config: DictConfig, folder: Path, *, shows: bool = True, command: str = "") -> list[Artifact]:
+def run_chain(
+    config: DictConfig, folder: Path, *, shows: bool = True, command: str = "", words: Sequence[str] = ()
+) -> list[Artifact]:
     """Run the stages that `config.stage` needs, leave the outcome in `folder`, and show it.
 
     Everything that can be known to be wrong is raised before the first stage starts: unknown stages and settings,
@@ -182,6 +185,7 @@ def run_chain(config: DictConfig, folder: Path, *, shows: bool = True, command: 
 
     Args:
         command: that does the same again, for the report and the run's folder.
+        words: overrides of this run, which the commands that are proposed next begin with.
     """
     inputs = user_inputs(config)
     chain = plan_chain(str(config.stage), lambda name: read_stage(config, name), stage_names(config))
@@ -214,7 +218,7 @@ def run_chain(config: DictConfig, folder: Path, *, shows: bool = True, command: 
         settings = {"stages": {node.name: node.settings for node in chain}, "runtime": runtime}
         record_outcome(folder, artifacts, settings, command=command)
         if shows:
-            show_outcome(folder, artifacts, next_commands=propose(config, HydraConfig.get().overrides.task))
+            show_outcome(folder, artifacts, next_commands=propose(config, words))
         else:
             log.info("this job is done: %s", short_path(folder))
     return artifacts
