@@ -135,7 +135,7 @@ def _read_packets(container: InputContainer, stream: VideoStream, deadline: Dead
 
 
 def _build(packets: list[Packet], stream: VideoStream, picture: tuple[int, int, int], where: str) -> Scan:
-    base = float(stream.time_base or Fraction(1, 1))
+    unit = stream.time_base or Fraction(1, 1)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     # Packets that an edit list cuts off are decoded, because others refer to them, but never shown.
     shown = [packet for packet in packets if not packet.is_discard]
@@ -146,8 +146,8 @@ def _build(packets: list[Packet], stream: VideoStream, picture: tuple[int, int, 
     if stamped:
         order = np.argsort(np.array(stamps), kind="stable")
         pts = np.array(stamps, dtype=np.int64)[order]
-        times = (pts - pts[0]) * base
-        last = (shown[order[-1]].duration or 0) * base or 1 / rate
+        times = (pts - pts[0]) * unit.numerator / unit.denominator  # of whole numbers: rounded once
+        last = (shown[order[-1]].duration or 0) * float(unit) or 1 / rate
         keyframes = np.flatnonzero([shown[i].is_keyframe for i in order])
     else:
         # Without usable stamps only decoding from the start numbers the frames; the packet count is their number.

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from PIL import Image, ImageFile
 
@@ -25,18 +26,21 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
+Alpha = Literal["white", "drop"]
 # a 16-bit picture whose brightest pixel has no more than 12 bits was written by a camera of fewer bits
 _DOUBTFUL = 4096
 
 
-def decode_image(data: bytes, *, where: str) -> Image.Image:
+def decode_image(data: bytes, *, alpha: Alpha = "white", where: str) -> Image.Image:
     """Decode one image to RGB, upright as its EXIF orientation says.
 
-    Transparent pixels are laid over white, 16-bit grey is scaled to 8 bits, and of an animation the first frame counts.
+    16-bit grey is scaled to 8 bits, and of an animation the first frame counts.
     Of EXIF only the orientation is read, so no other entry can do harm.
 
     Args:
         data: the encoded file.
+        alpha: `white`: transparent pixels are laid over white; `drop`: the colour that lies behind them is shown, as
+            transformers' own processors do.
         where: what to call it in an error (key, shard, member).
 
     Raises:
@@ -45,7 +49,7 @@ def decode_image(data: bytes, *, where: str) -> Image.Image:
     with _opened(data, where) as image:
         image.load()
         turn = _TURNS.get(_orientation(image))
-        rgb = _to_rgb(image, where)
+        rgb = _to_rgb(image, alpha, where)
         return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -96,7 +100,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+def _to_rgb(image: Image.Image, alpha: Alpha, where: str) -> Image.Image:
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
         raise _unknown_range(where, f"{'floating-point' if image.mode == 'F' else '32-bit'} grey values")
     if image.mode.startswith("I"):
@@ -106,7 +110,7 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
             raise _unknown_range(where, f"16-bit grey values, of which the brightest is {brightest}")
         # PIL's own conversion clips 16-bit grey at 255, which turns nearly every pixel white.
         image = image.point(lambda value: value / 257).convert("L")
-    if image.has_transparency_data:
+    if alpha == "white" and image.has_transparency_data:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(canvas, image)

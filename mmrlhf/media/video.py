@@ -24,7 +24,7 @@ import numpy as np
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.media.decord_reader import decode_with_decord, has_decord
 from mmrlhf.media.headers import Deadline, Scan, damaged, scan_video
-from mmrlhf.media.images import decode_image
+from mmrlhf.media.images import Alpha, decode_image
 from mmrlhf.media.isolation import ProcessDied, guarded
 from mmrlhf.media.pyav_reader import decode_with_pyav
 
@@ -98,6 +98,7 @@ def decode_frames(
     sampling: Sampling = "uniform",
     fps: float | None = None,
     packed: Mapping[str, Any] | None = None,
+    alpha: Alpha = "white",
     where: str,
 ) -> VideoClip:
     """Sample a video that is given as frames: those of `pack` with `video=frames`, or a folder of the user's.
@@ -109,6 +110,7 @@ def decode_frames(
         images: the encoded frames, in order.
         num_frames, sampling, fps: as in `decode_video`.
         packed: what `frames_record` said when the frames were packed; None for a folder of frames.
+        alpha: as in `decode_image`.
         where: what to call it in an error.
 
     Raises:
@@ -126,7 +128,10 @@ def decode_frames(
         indices = sample_indices(len(images), wanted)
     else:
         indices = choose_from_folder(len(images), num_frames, sampling, fps, where)
-    decoded = {i: np.asarray(decode_image(images[i], where=f"{where} frame {i}")) for i in np.unique(indices).tolist()}
+    decoded = {
+        i: np.asarray(decode_image(images[i], alpha=alpha, where=f"{where} frame {i}"))
+        for i in np.unique(indices).tolist()
+    }
     sizes = {frame.shape[:2] for frame in decoded.values()}
     if len(sizes) > 1:
         raise DataError("frames of one video differ in size", where=where, given=sorted(sizes), expected="one size")

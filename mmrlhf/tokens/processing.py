@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
-from transformers.video_utils import VideoMetadata
 
 from mmrlhf.errors import ConfigError, DataError, UserError
 from mmrlhf.media.damage import Damage
-from mmrlhf.media.images import decode_image
+from mmrlhf.media.images import Alpha, decode_image
 from mmrlhf.media.video import Backend, Sampling, VideoClip, decode_frames, decode_video, packed_record
 from mmrlhf.text import first_line
 from mmrlhf.types import Media, PreferenceGroup
@@ -34,25 +33,28 @@ _NOT_MEDIA = {
 
 @dataclass(frozen=True)
 class MediaSettings:
-    """How videos become frames; the same in training, scoring and evaluation.
+    """How videos become frames and pictures pixels; the same in training, scoring and evaluation.
 
     Args:
         num_frames: frames taken from a video or a folder of frames.
         sampling: `uniform`, `fps` (capped at num_frames) or `keyframes`.
         fps: frames per second for `sampling=fps`.
         backend: `decord`, `pyav`, or `auto`, which is PyAV (`mmrlhf.media.video` says why).
+        alpha: transparent pixels are laid over `white`, or `drop`: the colour behind them is shown.
     """
 
     num_frames: int = 16
     sampling: str = "uniform"
     fps: float | None = None
     backend: str = "auto"
+    alpha: str = "white"
 
     def __post_init__(self) -> None:
-        for name, allowed in {"sampling": get_args(Sampling), "backend": get_args(Backend)}.items():
+        choices = {"sampling": get_args(Sampling), "backend": get_args(Backend), "alpha": get_args(Alpha)}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(
-                    "unknown way to read videos",
+                    "unknown way to read media",
                     where=f"data.media.{name}",
                     given=getattr(self, name),
                     expected=f"one of {', '.join(allowed)}",
@@ -100,7 +102,7 @@ def decode_media(group: PreferenceGroup, settings: MediaSettings) -> DecodedMedi
     for item in group.media:
         where = f"key {group.key}, member {item.names[0]}, shard {group.shard or '(not packed)'}"
         if item.kind == "image":
-            images.append(decode_image(item.data[0], where=where))
+            images.append(decode_image(item.data[0], alpha=settings.alpha, where=where))  # type: ignore[arg-type]
         else:
             clips.append(_decode_clip(item, settings, packed_record(group.meta), where))
     return DecodedMedia(tuple(images), tuple(clips))
@@ -176,6 +178,7 @@ def _decode_clip(item: Media, settings: MediaSettings, packed: Mapping[str, Any]
             sampling=settings.sampling,  # type: ignore[arg-type]
             fps=settings.fps,
             packed=packed,
+            alpha=settings.alpha,  # type: ignore[arg-type]
             where=where,
         )
     return decode_video(
@@ -188,16 +191,20 @@ def _decode_clip(item: Media, settings: MediaSettings, packed: Mapping[str, Any]
     )
 
 
-def _metadata(clip: VideoClip) -> VideoMetadata:
-    """The processor sees only the sampled frames, so the rate it is told is the sampled one."""
+def _metadata(clip: VideoClip) -> dict[str, Any]:
+    """What a processor is told about a clip (transformers' VideoMetadata): the real time of every frame it gets.
+
+    Its clock ticks once a second, so that a frame's number is its time, and number / fps, which families write into
+    the text, is exact. A family that takes one rate for a whole clip reads frames / total_num_frames * fps: the even
+    rate between the first frame and the last.
+    """
     frames, height, width = clip.frames.shape[:3]
-    span = float(clip.timestamps[-1] - clip.timestamps[0]) if frames > 1 else 0.0
-    fps = (frames - 1) / span if span > 0 else 1.0
-    return VideoMetadata(
-        total_num_frames=frames,
-        fps=fps,
-        frames_indices=list(range(frames)),
-        height=height,
-        width=width,
-        duration=frames / fps,
-    )
+    span = float(clip.timestamps[-1] - clip.timestamps[0])
+    return {
+        "total_num_frames": frames * span / (frames - 1) if span > 0 else float(frames),
+        "fps": 1.0,
+        "frames_indices": clip.timestamps.tolist(),
+        "height": height,
+        "width": width,
+        "duration": clip.duration,
+    }

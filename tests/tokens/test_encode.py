@@ -219,7 +219,9 @@ def test_end_tokens_end_every_branch(encoder_of, template: Template, groups: lis
         assert all(int(branch.ids[-1]) in encoder.end_tokens for branch in encoder(group).branches)
 
 
-@pytest.mark.parametrize("wrong", [{"num_frames": 0}, {"sampling": "often"}, {"backend": "vlc"}, {"fps": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"num_frames": 0}, {"sampling": "often"}, {"backend": "vlc"}, {"alpha": "black"}, {"fps": 0.0}]
+)
 def test_media_settings_that_cannot_work_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         MediaSettings(**wrong)
