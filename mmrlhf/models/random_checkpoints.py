@@ -47,7 +47,8 @@ def build_tiny(
         texts: what the byte-level BPE tokenizer is trained on.
 
     Raises:
-        ConfigError: for a family without a tiny recipe, or whose processor needs a package that is not installed.
+        ConfigError: for a family without a tiny recipe or, where asked for, a published geometry; or whose processor
+            needs a package that is not installed.
     """
     recipe, size = recipe or FAMILIES.get(family), size or TinySize()
     if recipe is None:
@@ -66,6 +67,15 @@ def build_tiny(
             expected=f"the package {recipe.needs}",
             fix=f"pip install {recipe.needs}",
         )
+    if size.published and not recipe.published:
+        raise ConfigError(
+            "what pictures cost a published checkpoint of this family is not known",
+            where="model.size.published",
+            given=family,
+            expected=f"one of {', '.join(FAMILIES)}, or a recipe that says `published`",
+            fix="model.size.published=false, or give your recipe the image and patch of published checkpoints",
+        )
+    size = recipe.sized(size)
     tokenizer = train_tokenizer(texts, size.vocabulary, recipe)
     config, processor = recipe.build(size, tokenizer)
     with torch.random.fork_rng(devices=[]):

@@ -26,7 +26,8 @@ _TEMPLATE = (
 
 
 def _gemma3(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedConfig, ProcessorMixin]:
-    per_image = (size.image // size.patch // 2) ** 2
+    # published: 4 x 4 of 64 x 64 patches become one token
+    per_image = (size.image // size.patch // (4 if size.published else 2)) ** 2
     # Every second layer looks back over a window shorter than a prompt with its picture.
     kinds = ["sliding_attention" if layer % 2 == 0 else "full_attention" for layer in range(size.layers)]
     config = Gemma3Config(
@@ -69,6 +70,7 @@ RECIPES = {
         begin="<bos>",
         end="<eos>",
         end_of_turn="<end_of_turn>",
+        published={"image": 896, "patch": 14},
         tower="vision_model",
     ),
 }

@@ -42,19 +42,24 @@ def _config(kind: type[Any], size: TinySize, tokenizer: Qwen2Tokenizer) -> PreTr
         },
         text_config=LlamaConfig(**text_settings(size, tokenizer)),
         image_token_id=token_id(tokenizer, "<image>"),
-        scale_factor=2,
+        scale_factor=_shuffle(size, kind),
         tie_word_embeddings=True,
     )
 
 
 def _pictures(size: TinySize) -> dict[str, Any]:
     side = {"longest_edge": size.image}
-    most = {"longest_edge": (2 if size.crops else 1) * size.image}
-    return {"size": most, "max_image_size": side, "do_image_splitting": size.crops}
+    steps = 4 if size.published else 2 if size.crops else 1
+    return {"size": {"longest_edge": steps * size.image}, "max_image_size": side, "do_image_splitting": steps > 1}
 
 
-def _text(size: TinySize, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
-    num_tokens = (size.image // size.patch // 2) ** 2
+def _shuffle(size: TinySize, config: type[Any]) -> int:
+    """Patches on a side that become one token: 4 in published SmolVLM and SmolVLM2 checkpoints (256M, 500M)."""
+    return 4 if size.published and config is SmolVLMConfig else 2
+
+
+def _text(size: TinySize, tokenizer: Qwen2Tokenizer, shuffle: int = 2) -> dict[str, Any]:
+    num_tokens = (size.image // size.patch // shuffle) ** 2
     return {"tokenizer": tokenizer, "image_seq_len": num_tokens, "chat_template": _TEMPLATE}
 
 
@@ -67,7 +72,9 @@ def _smolvlm(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedConfi
     side = {"longest_edge": size.image}
     clips = SmolVLMVideoProcessor(size=side, max_image_size=side)
     pictures = SmolVLMImageProcessor(**_pictures(size))
-    processor = SmolVLMProcessor(pictures, video_processor=clips, **_text(size, tokenizer))
+    processor = SmolVLMProcessor(
+        pictures, video_processor=clips, **_text(size, tokenizer, _shuffle(size, SmolVLMConfig))
+    )
     return _config(SmolVLMConfig, size, tokenizer), processor
 
 
@@ -76,12 +83,19 @@ _SPECIAL = {
     "fake_image_token": "<fake_token_around_image>",
     "global_image_token": "<global-img>",
     "end_of_utterance_token": "<end_of_utterance>",
-    **{f"row_{row}_col_{column}": f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)},
+    **{f"row_{row}_col_{column}": f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)},
 }
 _TURNS = ("<|im_start|>", "<end_of_utterance>")
 RECIPES = {
-    "idefics3": Recipe(_idefics3, _SPECIAL, turns=_TURNS, end="<end_of_utterance>"),
+    "idefics3": Recipe(
+        _idefics3, _SPECIAL, turns=_TURNS, end="<end_of_utterance>", published={"image": 364, "patch": 14}
+    ),
     "smolvlm": Recipe(
-        _smolvlm, {**_SPECIAL, "video_token": "<video>"}, turns=_TURNS, end="<end_of_utterance>", needs="num2words"
+        _smolvlm,
+        {**_SPECIAL, "video_token": "<video>"},
+        turns=_TURNS,
+        end="<end_of_utterance>",
+        needs="num2words",
+        published={"image": 512, "patch": 16},
     ),
 }

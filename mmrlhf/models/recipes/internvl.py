@@ -35,7 +35,9 @@ def _internvl(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedConf
         tie_word_embeddings=True,
     )
     processor = InternVLProcessor(
-        image_processor=GotOcr2ImageProcessor(size=pixels, crop_to_patches=True, max_patches=2),
+        image_processor=GotOcr2ImageProcessor(
+            size=pixels, crop_to_patches=True, max_patches=12 if size.published else 2
+        ),
         video_processor=InternVLVideoProcessor(size=pixels),
         tokenizer=tokenizer,
         image_seq_length=num_tokens,
@@ -53,5 +55,6 @@ RECIPES = {
             "context_image_token": "<IMG_CONTEXT>",
             "video_token": "<video>",
         },
+        published={"image": 448, "patch": 14},
     ),
 }

@@ -31,8 +31,13 @@ _MISTRAL_TEMPLATE = (
 )
 
 
+# Of llava-v1.6: rows and columns of crops.
+_NEXT_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+
+
 def _pinpoints(size: TinySize) -> list[list[int]]:
-    steps = (1, 2) if size.crops else (1,)
+    # published: 384 x 384 up to 2,304 x 2,304 pixels; `anyres_max_9`, the processor's default, scales features down
+    steps = range(1, 7) if size.published else (1, 2) if size.crops else (1,)
     return [[size.image * rows, size.image * columns] for rows in steps for columns in steps]
 
 
@@ -67,6 +72,9 @@ def _onevision(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedCon
 
 def _next(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedConfig, ProcessorMixin]:
     pixels = {"height": size.image, "width": size.image}
+    pinpoints = _pinpoints(size)
+    if size.published:
+        pinpoints = [[size.image * rows, size.image * columns] for rows, columns in _NEXT_GRIDS]
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=size.vision_hidden,
@@ -79,13 +87,13 @@ def _next(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedConfig, 
         ),
         text_config=MistralConfig(**text_settings(size, tokenizer), sliding_window=None),
         image_token_index=token_id(tokenizer, "<image>"),
-        image_grid_pinpoints=_pinpoints(size),
+        image_grid_pinpoints=pinpoints,
         image_seq_length=(size.image // size.patch) ** 2,
         tie_word_embeddings=True,
     )
     processor = LlavaNextProcessor(
         image_processor=LlavaNextImageProcessor(
-            size={"shortest_edge": size.image}, crop_size=pixels, image_grid_pinpoints=_pinpoints(size)
+            size={"shortest_edge": size.image}, crop_size=pixels, image_grid_pinpoints=pinpoints
         ),
         tokenizer=tokenizer,
         patch_size=size.patch,
@@ -97,6 +105,19 @@ def _next(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedConfig, 
 
 
 RECIPES = {
-    "llava_onevision": Recipe(_onevision, {"image_token": "<image>", "video_token": "<video>"}, tower="vision_model"),
-    "llava_next": Recipe(_next, {"image_token": "<image>"}, turns=(), begin="<s>", end="</s>", tower="vision_model"),
+    "llava_onevision": Recipe(
+        _onevision,
+        {"image_token": "<image>", "video_token": "<video>"},
+        published={"image": 384, "patch": 14},
+        tower="vision_model",
+    ),
+    "llava_next": Recipe(
+        _next,
+        {"image_token": "<image>"},
+        turns=(),
+        begin="<s>",
+        end="</s>",
+        published={"image": 336, "patch": 14},
+        tower="vision_model",
+    ),
 }

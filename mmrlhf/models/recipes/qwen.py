@@ -25,6 +25,11 @@ from transformers import (
 
 from mmrlhf.models.recipes.recipe import Recipe, TinySize, chat_template, text_settings, token_id
 
+# Pixels of a picture and of a clip in published checkpoints, by patch: Qwen2-VL and Qwen2.5-VL, Qwen3-VL.
+_PIXELS = {
+    14: ({"shortest_edge": 3136, "longest_edge": 12_845_056}, {"shortest_edge": 3136, "longest_edge": 12_845_056}),
+    16: ({"shortest_edge": 65_536, "longest_edge": 16_777_216}, {"shortest_edge": 4096, "longest_edge": 25_165_824}),
+}
 _IMAGE, _VIDEO, _START, _END = "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"
 
 
@@ -52,10 +57,12 @@ def _tokens(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
 
 
 def _processing(size: TinySize, tokenizer: Qwen2Tokenizer, video: type[Any], **video_settings: Any) -> dict[str, Any]:
-    pixels = {"shortest_edge": (2 * size.patch) ** 2, "longest_edge": 4 * size.image**2}
+    pixels = clip_pixels = {"shortest_edge": (2 * size.patch) ** 2, "longest_edge": 4 * size.image**2}
+    if size.published:
+        pixels, clip_pixels = _PIXELS[size.patch]
     return {
         "image_processor": Qwen2VLImageProcessor(patch_size=size.patch, size=pixels),
-        "video_processor": video(patch_size=size.patch, size=pixels, **video_settings),
+        "video_processor": video(patch_size=size.patch, size=clip_pixels, **video_settings),
         "tokenizer": tokenizer,
         "chat_template": chat_template(_START + _IMAGE + _END, _START + _VIDEO + _END),
     }
@@ -86,7 +93,7 @@ def _qwen2_5_vl(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedCo
             "intermediate_size": 2 * size.vision_hidden,
             "num_heads": size.vision_heads,
             "patch_size": size.patch,
-            "window_size": 4 * size.patch,
+            "window_size": (8 if size.published else 4) * size.patch,
             "out_hidden_size": size.hidden,
             "fullatt_block_indexes": [size.vision_layers - 1],
         },
@@ -125,7 +132,7 @@ _SPECIAL = {
     "vision_eos_token": _END,
 }
 RECIPES = {
-    "qwen2_vl": Recipe(_qwen2_vl, _SPECIAL),
-    "qwen2_5_vl": Recipe(_qwen2_5_vl, _SPECIAL),
-    "qwen3_vl": Recipe(_qwen3_vl, _SPECIAL),
+    "qwen2_vl": Recipe(_qwen2_vl, _SPECIAL, published={"image": 336, "patch": 14}),
+    "qwen2_5_vl": Recipe(_qwen2_5_vl, _SPECIAL, published={"image": 336, "patch": 14}),
+    "qwen3_vl": Recipe(_qwen3_vl, _SPECIAL, published={"image": 384, "patch": 16}),
 }

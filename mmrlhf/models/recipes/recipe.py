@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenizers.processors import TemplateProcessing
@@ -25,6 +25,8 @@ class TinySize:
         vocabulary: tokens that the tokenizer learns.
         max_positions: longest sequence that the language model can take.
         crops: let families that cut pictures make up to 2 x 2 crops of one.
+        published: pictures cost what they cost a published checkpoint of the family: its own image, patch, crops and
+            limits of pixels (`Recipe.published`) take the place of these three, whatever the widths.
     """
 
     hidden: int = 64
@@ -37,6 +39,7 @@ class TinySize:
     vocabulary: int = 600
     max_positions: int = 4096
     crops: bool = True
+    published: bool = False
 
     @property
     def vision_heads(self) -> int:
@@ -58,6 +61,7 @@ class Recipe:
         end: end-of-sequence token; end_of_turn: the token behind an assistant turn where it is another one.
         begin: token that the tokenizer puts before every text, as Llama's and Gemma's do.
         needs: package that the family's processor imports and transformers does not require.
+        published: `image` and `patch` of published checkpoints, for `TinySize.published`.
         tower: name that published checkpoints of the family put between `vision_tower` and its tensors.
     """
 
@@ -68,7 +72,14 @@ class Recipe:
     end_of_turn: str | None = None
     begin: str | None = None
     needs: str | None = None
+    published: Mapping[str, int] = field(default_factory=dict)
     tower: str = ""
+
+    def sized(self, size: TinySize) -> TinySize:
+        """The sizes that the family's parts are built in."""
+        if not size.published:
+            return size
+        return replace(size, image=self.published["image"], patch=self.published["patch"])
 
     def end_ids(self, tokenizer: Qwen2Tokenizer) -> list[int]:
         """Token ids that end a generation."""
