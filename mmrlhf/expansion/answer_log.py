@@ -1,4 +1,9 @@
-"""Answers kept one by one as they come: lines {"digest", "text", "problem"}, of which a crash loses none."""
+"""Answers kept one by one as they come: lines {"digest", "text", "problem"}, of which a crash loses none.
+
+These are no `mmrlhf.parts`: each answer is paid for and takes seconds, so it is appended as it comes, and a file and a
+flush for each of a million would cost more than asking. It is one writer's, and people and batch services write such
+files too.
+"""
 
 from __future__ import annotations
 

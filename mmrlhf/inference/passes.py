@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmrlhf.chain.fingerprint import path_token
+from mmrlhf.chain.fingerprint import digest, path_token
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
+from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import ModelSettings, context_length
@@ -223,6 +224,17 @@ def decode_text(processor: Any, ids: Sequence[int]) -> str:
 def describe_source(path: Path | str) -> str:
     """Name what a model was for a side-car's fingerprint: a folder by its content, a hub id by its name."""
     return path_token(Path(path)) if Path(path).expanduser().exists() else f"hub:{path}"
+
+
+def describe_pass(index: Index, rows: np.ndarray, passes: PassSettings) -> dict[str, Any]:
+    """Which queries a pass asks and how, as far as the answers depend on it, before any model is loaded."""
+    model = passes.model
+    return {
+        "shards": index.digest,
+        "queries": f"{len(rows)} ({digest(rows.tolist())[:16]})",
+        **{name: getattr(model, name) for name in ("precision", "layout", "max_tokens", "too_long")},
+        "media": asdict(passes.media) if passes.media is not None else None,
+    }
 
 
 def describe_run(model: PackedModel) -> dict[str, Any]:

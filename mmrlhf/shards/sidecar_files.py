@@ -16,10 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from mmrlhf.errors import DataError
 from mmrlhf.files import read_regular, write_bytes
+from mmrlhf.parts import begin
 
 KEY, HASH = "key", "response_hash"
 META_FILE, PARTS, LEFT_OUT = "_meta.json", "part-*.parquet", "left-out-*.json"
@@ -32,20 +32,7 @@ def begin_table(folder: Path, meta: Mapping[str, Any]) -> None:
     Raises:
         DataError: the folder holds a table with other columns or another fingerprint; the message says what differs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{META_FILE}.lock"):
-        if not (folder / META_FILE).exists():
-            write_bytes(folder / META_FILE, (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
-            return
-        differs = _differences(_flatten(read_meta(folder)), _flatten(meta))
-    if differs:
-        raise DataError(
-            "side-car table was made by something else",
-            where=folder,
-            given="; ".join(f"{name}: table {old!r}, now {new!r}" for name, old, new in differs),
-            expected="the same columns and fingerprint as when the table was begun",
-            fix="write to another folder, or delete this one",
-        )
+    begin(folder / META_FILE, meta, what="side-car table", read=lambda: read_meta(folder))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -113,19 +100,3 @@ def read_left_out(folder: Path) -> dict[str, str]:
                 fix="delete this file and run the pass again",
             ) from error  # fmt: skip
     return found
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        return {k: v for key, item in value.items() for k, v in _flatten(item, f"{name}.{key}".lstrip(".")).items()}
-    return {name: value}
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    absent = "nothing"
-    names = sorted(set(old) | set(new))
-    return [
-        (name, old.get(name, absent), new.get(name, absent))
-        for name in names
-        if old.get(name, absent) != new.get(name, absent)
-    ]

@@ -3,6 +3,9 @@
 A shard is written as `NAME.part`, read back, renamed, and gets a done record with its rows of the index. The tars are
 written with webdataset's `TarWriter`, one member at a time: its `ShardWriter` would sort a sample's members, and the
 record has to come first. The same groups give the same bytes.
+
+A done record is no `mmrlhf.parts`: it stands for the tar beside it, and a shard is what its place in the one order of
+groups makes it; whether the input is still the same is the note's to say, which the caller compares.
 """
 
 from __future__ import annotations

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.errors import ConfigError
 from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
     CACHE_PER_BUDGET,
     decode_text,
+    describe_pass,
     describe_source,
     encode_usable,
     encoded_batches,
@@ -38,6 +39,7 @@ from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import Continuation
+from mmrlhf.parts import Parts
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
 from mmrlhf.shards.index import Index
@@ -100,8 +102,8 @@ def run(
     quarantine = Quarantine(len(rows), runtime.max_damaged)
     asked = _Pass(index, rows, passes or PassSettings(), runtime, quarantine, room=max_new_tokens + 1)
     writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "num_samples": num_samples, "seed": seed}
-    made_by = {"shards": index.digest, "rows": rows.tolist(), "policy": describe_source(policy), **writing}
-    said = _once(out / "answers.json", made_by, lambda: asked.answers(policy, **writing), quarantine)
+    made_by = {**describe_pass(index, rows, asked.passes), "policy": describe_source(policy), **writing}
+    said = _once(out, "answers", made_by, lambda: asked.answers(policy, **writing), quarantine)
     reference_said = _reference_said(out, asked, reference, said, made_by) if reference is not None else None
     verdicts = None
     if reward_model is not None:
@@ -239,39 +241,31 @@ def _reference_said(out: Path, asked: _Pass, reference: Path | str, said: Said, 
     source = {**made_by, "reference": describe_source(reference)}
     if source["reference"] == source["policy"]:
         return said
-    return _once(out / "reference.json", source, partial(asked.logprobs, reference, said), asked.quarantine)
+    return _once(out, "reference", source, partial(asked.logprobs, reference, said), asked.quarantine)
 
 
 def _verdicts(
     out: Path, asked: _Pass, reward_model: Path, said: Said, critiques: CritiqueSettings, made_by: Mapping[str, Any]
 ) -> Said:
     source = {**made_by, "reward_model": describe_source(reward_model), "critiques": asdict(critiques)}
-    return _once(out / "rewards.json", source, partial(asked.rewards, reward_model, said, critiques), asked.quarantine)
+    return _once(out, "rewards", source, partial(asked.rewards, reward_model, said, critiques), asked.quarantine)
 
 
-def _once(path: Path, made_by: Mapping[str, Any], make: Callable[[], Said], quarantine: Quarantine) -> Said:
+def _once(out: Path, name: str, made_by: Mapping[str, Any], make: Callable[[], Said], quarantine: Quarantine) -> Said:
     """Read a pass's result if an earlier run finished it, else make it and free the model's memory.
 
-    What it left out is kept with it.
-
-    Raises DataError if the file there was made by something else.
+    What it left out is kept with it. Raises DataError as `Parts.read`.
     """
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["made_by"] != made_by:
-            differs = sorted(name for name in made_by if stored["made_by"].get(name) != made_by[name])
-            raise DataError(
-                "this folder holds another evaluation", where=path, given=f"other {', '.join(differs)}",
-                fix="evaluate into another folder, or delete this one",
-            )  # fmt: skip
-        log.info("%s is there already", path.name)
+    parts = Parts(out, made_by, what="an evaluation")
+    if (stored := parts.read(name)) is not None:
+        log.info("%s: the pass was finished before", name)
         quarantine.update(stored["left_out"])
         return stored["said"]
     said = make()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    write_json(path, {"made_by": made_by, "said": said, "left_out": quarantine.reasons})
+    parts.write(name, {"said": said, "left_out": quarantine.reasons})
     return said
 
 

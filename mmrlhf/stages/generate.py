@@ -6,7 +6,6 @@ iterative DPO as in self-rewarding language models (arXiv 2401.10020). Differs i
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +19,20 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
-from mmrlhf.inference.passes import BATCHES_PER_WINDOW, CACHE_PER_BUDGET, decode_text, encoded_batches
+from mmrlhf.inference.passes import (
+    BATCHES_PER_WINDOW,
+    CACHE_PER_BUDGET,
+    decode_text,
+    describe_pass,
+    describe_source,
+    encoded_batches,
+)
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.inference.tables import share_quarantine
 from mmrlhf.models.decoding import generate
+from mmrlhf.parts import Parts
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
@@ -81,21 +88,25 @@ def run(
     rows = np.concatenate([heldout, train])
     size = passes.groups_per_batch * BATCHES_PER_WINDOW
     windows = [rows[start : start + size] for start in range(0, len(rows), size)]
-    writing = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens}
+    writing = {
+        "num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed
+    }  # fmt: skip
+    made_by = {**describe_pass(index, rows, passes), "policy": describe_source(policy), **writing}
+    parts = Parts(out / ANSWERS, {**made_by, "queries_per_part": size}, what="a round of answers")
     quarantine = Quarantine(len(rows), runtime.max_damaged)
     with share_pass(runtime) as ranks:
         own = [int(number) for number in ranks.share(np.arange(len(windows)))]
-        missing = {number: windows[number] for number in own if not _part(out, number).is_file()}
+        missing = {number: windows[number] for number in own if parts.read(_name(number)) is None}
         if missing:
             asked = Policy.from_pretrained(policy, passes, room=max_new_tokens + 1, device=ranks.device)
-            _answer_windows(out, index, missing, asked, passes, runtime, quarantine, seed=seed, **writing)
+            _answer_windows(parts, index, missing, asked, passes, runtime, quarantine, **writing)
         for number in own:
-            quarantine.update(_read(_part(out, number))["left_out"])
+            quarantine.update(_finished(parts, number)["left_out"])
         share_quarantine(quarantine, ranks)
     if not ranks.leads:
         return {}
-    parts = [_read(_part(out, number)) for number in range(len(windows))]
-    answers = {key: texts for part in parts for key, texts in part["said"].items()}
+    finished = (_finished(parts, number) for number in range(len(windows)))
+    answers = {key: texts for part in finished for key, texts in part["said"].items()}
     summary = {
         **_write(out, index, usable(index, rows, quarantine), answers, judge),
         "quarantined": quarantine.summary(),
@@ -105,19 +116,16 @@ def run(
 
 
 def _answer_windows(
-    out: Path,
+    parts: Parts,
     index: Index,
     windows: Mapping[int, np.ndarray],
     asked: Policy,
     passes: PassSettings,
     runtime: Runtime,
     quarantine: Quarantine,
-    *,
-    seed: int,
     **writing: Any,
 ) -> None:
-    """Answer the queries of each window and leave a file of it under the window's number."""
-    (out / ANSWERS).mkdir(parents=True, exist_ok=True)
+    """Answer the queries of each window and leave a part under the window's number."""
     for number, rows in track(windows.items(), "answering (windows)", len(windows), enabled=runtime.progress):
         batches = encoded_batches(
             index, rows, asked.encoder, asked.encoder.context,
@@ -125,10 +133,10 @@ def _answer_windows(
         )  # fmt: skip
         said: dict[str, list[str]] = {}
         for batch in batches:
-            said |= _answer(asked, batch, cache_tokens=CACHE_PER_BUDGET * passes.token_budget, seed=seed, **writing)
+            said |= _answer(asked, batch, cache_tokens=CACHE_PER_BUDGET * passes.token_budget, **writing)
         keys = {index.entries[int(row)].key for row in rows}
         left_out = {key: why for key, why in quarantine.reasons.items() if key in keys}
-        write_json(_part(out, number), {"said": said, "left_out": left_out})
+        parts.write(_name(number), {"said": said, "left_out": left_out})
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -142,13 +150,15 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _part(out: Path, number: int) -> Path:
-    return out / ANSWERS / f"{number:06d}.json"
+def _name(number: int) -> str:
+    return f"{number:06d}"
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def _finished(parts: Parts, number: int) -> dict[str, dict[str, Any]]:
     """A window's answers (`said`) and the queries that could not be asked (`left_out`, with why)."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    part = parts.read(_name(number))
+    assert part is not None, f"window {number} was answered by its rank"
+    return part
 
 
 def _answer(policy: Policy, batch: Sequence[Any], **writing: Any) -> dict[str, list[str]]:

@@ -153,8 +153,8 @@ def test_two_processes_under_one_rank_lose_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"fingerprint": {**MADE_BY, "model": {"path": "tiny", "digest": "xyz"}}}, "model.digest: table 'abc'"),
-        ({"fingerprint": {**MADE_BY, "extra": 1}}, "extra: table 'nothing', now 1"),
+        ({"fingerprint": {**MADE_BY, "model": {"path": "tiny", "digest": "xyz"}}}, "model.digest: before 'abc'"),
+        ({"fingerprint": {**MADE_BY, "extra": 1}}, "extra: before 'nothing', now 1"),
         ({"columns": ("margin",)}, "columns"),
     ],
 )

@@ -13,10 +13,12 @@ from stand_ins.small_data import wanted_word
 from mmrlhf.errors import DataError
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.models.load import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import evaluate
 
 PASSES, CRITIQUES = PassSettings(groups_per_batch=4), CritiqueSettings(max_tokens=4)
+REFUSING = PassSettings(groups_per_batch=4, model=ModelSettings(too_long="refuse"))
 ASKING = {"holdout": 0.5, "limit": 6, "max_new_tokens": 6, "passes": PASSES, "critiques": CRITIQUES}
 
 
@@ -127,8 +129,11 @@ def test_finished_passes_are_not_run_again(
     again = evaluate.run(folders["after"], shards=small_shards, policy=other_policy, **asking)
     assert again["quality"] == summaries["after"]["quality"]
     assert again["kl"] is None and again["reward"] is None
-    with pytest.raises(DataError, match=r"another evaluation[\s\S]*policy"):
+    with pytest.raises(DataError, match=r"evaluation was made by something else[\s\S]*policy: before"):
         evaluate.run(folders["after"], shards=small_shards, policy=small_policy, **asking)
+    for name, changed in (("seed", {"seed": 1}), ("queries", {"limit": 5}), ("too_long", {"passes": REFUSING})):
+        with pytest.raises(DataError, match=rf"evaluation was made by something else[\s\S]*{name}: before"):
+            evaluate.run(folders["after"], shards=small_shards, policy=other_policy, **{**asking, **changed})
 
 
 def test_without_judge_reward_model_and_reference_it_still_answers(tmp_path, small_shards, small_policy, runtime):

@@ -11,12 +11,15 @@ import pytest
 from stand_ins.small_data import wanted_word
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.pairing import PairScheme
+from mmrlhf.models.load import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import generate, mmdpo, reference, score
+from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.training.settings import Schedule, TrainSettings
 
 ASKED: Mapping[str, Any] = {
@@ -63,6 +66,48 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
     shutil.copy(parts[1], tmp_path / "cut" / "answers")
     answer(tmp_path / "cut", small_shards, small_policy, runtime)
     assert texts(tmp_path / "cut") == texts(tmp_path / "whole")
+
+
+OTHER_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "seed: before 0, now 1": {"seed": 1},
+    "temperature: before 1.0, now 0.5": {"temperature": 0.5},
+    "num_samples: before 3, now 4": {"num_samples": 4},
+    "max_new_tokens: before 6, now 5": {"max_new_tokens": 5},
+    "queries: before '4 ": {"limit": 3},
+    "queries_per_part": {"passes": PassSettings(groups_per_batch=2)},
+    "precision": {"passes": PassSettings(groups_per_batch=1, model=ModelSettings(precision="bf16"))},
+    "media": {"passes": PassSettings(groups_per_batch=1, media=MediaSettings(num_frames=3))},
+}
+
+
+def test_answers_under_other_settings_are_not_mixed_in(
+    tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier run has left under other settings is refused before a model is loaded."""
+    asked = {"limit": 2, "val_limit": 2}
+    answer(tmp_path, small_shards, small_policy, runtime, **asked)
+    monkeypatch.setattr(Policy, "from_pretrained", lambda *args, **kwargs: pytest.fail("a model was loaded"))
+    answer(tmp_path, small_shards, small_policy, runtime, **asked)
+    roomier = PassSettings(groups_per_batch=1, token_budget=9000)
+    answer(tmp_path, small_shards, small_policy, runtime, **asked, passes=roomier)
+    for named, change in OTHER_SETTINGS.items():
+        with pytest.raises(DataError, match=rf"a round of answers was made by something else[\s\S]*{named}"):
+            answer(tmp_path, small_shards, small_policy, runtime, **{**asked, **change})
+
+
+def test_answers_of_another_policy_and_damaged_ones_are_refused(
+    tmp_path: Path, small_shards: Path, small_policy: Path, other_policy: Path, runtime: Runtime
+) -> None:
+    answer(tmp_path, small_shards, small_policy, runtime, limit=2, val_limit=2)
+    with pytest.raises(DataError, match="policy: before"):
+        answer(tmp_path, small_shards, other_policy, runtime, limit=2, val_limit=2)
+    before, part = texts(tmp_path), sorted((tmp_path / "answers").iterdir())[0]
+    part.write_bytes(part.read_bytes()[:-40])
+    with pytest.raises(DataError, match=rf"damaged[\s\S]*{part.name}"):
+        answer(tmp_path, small_shards, small_policy, runtime, limit=2, val_limit=2)
+    part.unlink()
+    answer(tmp_path, small_shards, small_policy, runtime, limit=2, val_limit=2)
+    assert texts(tmp_path) == before
 
 
 def test_the_next_stages_take_them(
