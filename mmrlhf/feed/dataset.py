@@ -74,7 +74,7 @@ class GroupDataset(Dataset[EncodedGroup]):
             return self._cache[row]
         record = self.index.read(row)
         group = self.encoder(record if self._prepare is None else self._prepare(record))
-        size = _num_bytes(group)
+        size = num_bytes(group)
         if size <= self._free_bytes:
             self._free_bytes -= size
             self._cache[row] = group
@@ -106,7 +106,7 @@ class GroupDataset(Dataset[EncodedGroup]):
         return self.encoder.estimate_tokens(self.index.entries[int(row)])
 
 
-def _num_bytes(group: EncodedGroup) -> int:
+def num_bytes(group: EncodedGroup) -> int:
     """Memory of a group's tensors; the tokens are a small part of it, so their Python objects are not counted."""
     tensors = [group.prefix_ids, group.prefix_positions, *group.media.values()]
     tensors += [tensor for branch in group.branches for tensor in (branch.ids, branch.positions, branch.labels)]

@@ -24,6 +24,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
+from mmrlhf.feed.shared_memory import PREFETCH_FACTOR, require_shared_memory
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel, autocast
@@ -122,16 +123,24 @@ def encoded_batches(
         num_workers: processes that read and encode ahead; 0 does it here.
 
     Raises:
+        ConfigError: shared memory does not hold what the workers would.
         DataError: more queries cannot be used than the quarantine's budget.
     """
     lengths = [encoder.estimate_tokens(index.entries[int(row)]) for row in rows]
     batches = batches_by_length([int(row) for row in rows], lengths, groups_per_batch=groups_per_batch)
+    asked = _Encoded(index, encode, prepare)
+    if num_workers and batches:
+        group = next(
+            (found for _, found in map(asked.__getitem__, batches[0]) if isinstance(found, EncodedGroup)), None
+        )
+        if group is not None:
+            require_shared_memory(group, groups_per_item=groups_per_batch, num_workers=num_workers)
     loader = DataLoader(
-        _Encoded(index, encode, prepare),
+        asked,
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=list,
-        prefetch_factor=2 if num_workers else None,
+        prefetch_factor=PREFETCH_FACTOR if num_workers else None,
     )
     read = iter(loader)
     ahead = begin_prefetch(index, partial(batch_uses, batches))  # behind the workers, which may be forks
@@ -142,7 +151,7 @@ def encoded_batches(
             for key, error in (refused for refused in batch if isinstance(refused[1], DataError)):
                 quarantine.add(key, error)
             quarantine.check("what a pass reads")
-            yield [asked for asked in batch if not isinstance(asked[1], DataError)]
+            yield [found for found in batch if not isinstance(found[1], DataError)]
     finally:
         if ahead is not None:
             ahead.stop()

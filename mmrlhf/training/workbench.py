@@ -15,12 +15,14 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.module import GroupDataset, PreferenceDataModule
 from mmrlhf.feed.selection import select, usable
+from mmrlhf.feed.shared_memory import require_shared_memory
 from mmrlhf.feed.steps import MAX_DAMAGED_IN_A_ROW
 from mmrlhf.inference.probes import settle
 from mmrlhf.media.damage import Damage
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import context_length, load_backbone, stored_dtype
+from mmrlhf.processes import Group
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.critique_tables import TableCritiques
 from mmrlhf.shards.index import Index
@@ -29,7 +31,7 @@ from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.templates import Template
 from mmrlhf.training.settings import Schedule, TrainSettings
 from mmrlhf.training.vision_cache import keep_features
-from mmrlhf.types import PreferenceGroup
+from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 
 @dataclass
@@ -82,6 +84,7 @@ def open_workbench(
         needs_pairs: whether a data set without two responses of different rank is an error.
 
     Raises:
+        ConfigError: shared memory does not hold what worker processes would.
         DataError: nothing to train on.
         ModelError, HubError: the checkpoint cannot be used.
     """
@@ -109,7 +112,8 @@ def open_workbench(
         dimensions=dimensions,
     )
     dataset = GroupDataset(index, encoder, tables=tables, prepare=prepare, cache_gib=runtime.cache_gib)
-    _try_first(dataset, train)
+    groups = -(-schedule.groups_per_step // Group.from_environment().size)
+    require_shared_memory(_first_group(dataset, train), groups_per_item=groups, num_workers=runtime.num_workers)
     dataset.calibrate(train)
     data = schedule_data(dataset, schedule, train, heldout, num_workers=runtime.num_workers)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
@@ -129,21 +133,21 @@ def _quarantine(index: Index, rows: Sequence[int], before: Mapping[str, str], ru
     return found
 
 
-def _try_first(dataset: GroupDataset, rows: np.ndarray) -> None:
-    """Read the first query that can be read: what all records lack (a critique, a reward) is no damage of one.
+def _first_group(dataset: GroupDataset, rows: np.ndarray) -> EncodedGroup:
+    """Encode the first query that can be read: what all records lack (a critique, a reward) is no damage of one.
 
     Raises:
         DataError: none of the first can be read.
     """
     for place, row in enumerate(rows[:MAX_DAMAGED_IN_A_ROW]):
         try:
-            dataset[int(row)]
-            return
+            return dataset[int(row)]
         except MissingRowError:
             raise
         except DataError:  # counted when it is trained on
             if place + 1 == min(len(rows), MAX_DAMAGED_IN_A_ROW):
                 raise
+    raise AssertionError("there are rows to train on")
 
 
 def schedule_data(
