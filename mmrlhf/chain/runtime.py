@@ -28,6 +28,8 @@ class Runtime:
         vision_cache_gib: disk for features of pictures that a frozen tower and projector made; 0 keeps none.
         vision_cache: folder for these, for any number of models and runs.
         max_damaged: share of a run's queries that may be left out because they cannot be used; one may be in any case.
+        preflight: what becomes of queries that will not fit or be refused, all found before a stage starts: they are
+            left out and counted with the damaged ones (`quarantine`), or end the run (`error`).
         progress: show progress bars.
         callbacks: Lightning callbacks for every training stage.
         command: what was typed, for pages that say how they were made.
@@ -40,6 +42,7 @@ class Runtime:
     vision_cache_gib: float = 0.0
     vision_cache: Path | str = "vision_features"
     max_damaged: float = MAX_DAMAGED
+    preflight: str = "quarantine"
     progress: bool = True
     callbacks: list[Callback] = field(default_factory=list)
     command: str = ""

@@ -24,6 +24,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
+from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.shared_memory import PREFETCH_FACTOR, require_shared_memory
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.decoding_rows import Continuation
@@ -111,23 +112,28 @@ def encoded_batches(
     quarantine: Quarantine,
     num_workers: int = 0,
     prepare: Prepare | None = None,
+    preflight: str = "quarantine",
 ) -> Iterator[list[tuple[PreferenceGroup, EncodedGroup]]]:
     """Read and encode rows of an index, a batch of groups of similar length at a time; remote shards come ahead.
 
     prepare: changes a group after it is read (`without_media`); the groups come out changed.
-    Queries that cannot be read or encoded go into the quarantine and are not yielded; a batch may be empty.
+    Queries that cannot be read or encoded go into the quarantine and are not yielded; a batch may be empty. Those that
+    will not fit or be refused are found before the first batch.
 
     Args:
         encoder: estimates lengths.
         encode: `encoder` itself, or `encoder.context` for what comes before the assistant turn.
         num_workers: processes that read and encode ahead; 0 does it here.
+        preflight: `quarantine` or `error` (`Runtime.preflight`).
 
     Raises:
         ConfigError: shared memory does not hold what the workers would.
-        DataError: more queries cannot be used than the quarantine's budget.
+        DataError: more queries cannot be used than the quarantine's budget, or any with `preflight=error`.
     """
-    lengths = [encoder.estimate_tokens(index.entries[int(row)]) for row in rows]
-    batches = batches_by_length([int(row) for row in rows], lengths, groups_per_batch=groups_per_batch)
+    look_ahead(index, rows, encoder, prepare=prepare, with_answer=encode is encoder).settle(quarantine, preflight)
+    rows = [int(row) for row in rows if index.entries[int(row)].key not in quarantine]
+    lengths = [encoder.estimate_tokens(index.entries[row]) for row in rows]
+    batches = batches_by_length(rows, lengths, groups_per_batch=groups_per_batch)
     asked = _Encoded(index, encode, prepare)
     if num_workers and batches:
         group = next(

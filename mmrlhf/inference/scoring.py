@@ -88,7 +88,7 @@ class Scoring:
             batches=lambda places: encoded_batches(
                 self.index, rows[places], self.judge.encoder, self._encoding(source),
                 groups_per_batch=self.groups_per_batch, quarantine=quarantine, num_workers=self.runtime.num_workers,
-                prepare=self._preparation(source),
+                prepare=self._preparation(source), preflight=self.runtime.preflight,
             ),
             measure=measure,
             size=self.groups_per_batch,

@@ -122,7 +122,7 @@ def decode_frames(
     times, total, duration = np.arange(len(images), dtype=float), len(images), float(len(images))
     if packed is not None:
         times, total, duration = np.array(packed["timestamps"]), int(packed["total_frames"]), float(packed["duration"])
-    wanted = _count(duration, num_frames, sampling, fps)
+    wanted = count_frames(duration, num_frames, sampling, fps)
     if packed is not None:
         _check_packed(packed, len(images), wanted, sampling, fps, where)
         indices = sample_indices(len(images), wanted)
@@ -145,7 +145,7 @@ def choose_from_folder(total: int, num_frames: int, sampling: Sampling, fps: flo
         raise ConfigError(
             "a folder of frames has no key frames", where=where, given="sampling=keyframes", expected="uniform or fps"
         )
-    return sample_indices(total, _count(float(total), num_frames, sampling, fps))
+    return sample_indices(total, count_frames(float(total), num_frames, sampling, fps))
 
 
 def frames_record(clip: VideoClip, sampling: Sampling, fps: float | None) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def _probe(data: bytes, where: str, timeout: float) -> tuple[int, float, int, in
     return scan.num_frames, scan.duration, width, height
 
 
-def _count(duration: float, num_frames: int, sampling: Sampling, fps: float | None) -> int:
+def count_frames(duration: float, num_frames: int, sampling: Sampling, fps: float | None) -> int:
     """How many frames to take; raises ConfigError for settings that do not go together."""
     if sampling not in ("uniform", "fps", "keyframes"):
         raise ConfigError("unknown frame sampling", given=sampling, expected="uniform, fps or keyframes")
@@ -241,7 +241,7 @@ def _count(duration: float, num_frames: int, sampling: Sampling, fps: float | No
 
 
 def _choose(scan: Scan, num_frames: int, sampling: Sampling, fps: float | None) -> np.ndarray:
-    count = _count(scan.duration, num_frames, sampling, fps)
+    count = count_frames(scan.duration, num_frames, sampling, fps)
     if sampling == "keyframes":
         return scan.keyframes[sample_indices(len(scan.keyframes), count)]
     return sample_indices(scan.num_frames, count)

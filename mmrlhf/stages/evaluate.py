@@ -199,7 +199,7 @@ class _Pass:
         rows = self._usable()
         batches = encoded_batches(
             self.index, rows, policy.encoder, encode, groups_per_batch=self.passes.groups_per_batch,
-            quarantine=self.quarantine, num_workers=self.runtime.num_workers,
+            quarantine=self.quarantine, num_workers=self.runtime.num_workers, preflight=self.runtime.preflight,
         )  # fmt: skip
         total = -(-len(rows) // self.passes.groups_per_batch)
         return track(batches, description, total, enabled=self.runtime.progress)

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.selection import Selection, select, usable
 from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
@@ -126,9 +127,11 @@ def _answer_windows(
     **writing: Any,
 ) -> None:
     """Answer the queries of each window and leave a part under the window's number."""
+    every = np.concatenate([*windows.values(), np.zeros(0, dtype=np.int64)])
+    look_ahead(index, every, asked.encoder, with_answer=False).settle(quarantine, runtime.preflight)
     for number, rows in track(windows.items(), "answering (windows)", len(windows), enabled=runtime.progress):
         batches = encoded_batches(
-            index, rows, asked.encoder, asked.encoder.context,
+            index, usable(index, rows, quarantine), asked.encoder, asked.encoder.context,
             groups_per_batch=passes.groups_per_batch, quarantine=quarantine, num_workers=runtime.num_workers,
         )  # fmt: skip
         said: dict[str, list[str]] = {}

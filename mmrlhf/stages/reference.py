@@ -84,6 +84,7 @@ def run(
             batches=lambda places: encoded_batches(
                 index, rows[places], reference.encoder, reference.encoder,
                 groups_per_batch=passes.groups_per_batch, quarantine=quarantine, num_workers=runtime.num_workers,
+                preflight=runtime.preflight,
             ),
             measure=lambda batch: _measure(reference, batch, passes.token_budget),
             size=passes.groups_per_batch,

@@ -13,10 +13,11 @@ responses share that head, because a placeholder is a special token and the toke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,39 +29,25 @@ from mmrlhf.tokens.chat import MARK, Chat
 from mmrlhf.tokens.processing import (
     DecodedMedia,
     MediaSettings,
-    blank_media,
     call_processor,
     decode_media,
     media_tensors,
     refusals,
 )
 from mmrlhf.tokens.templates import Template
+from mmrlhf.tokens.visual import SizedEntry, VisualTokens
 from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 
 # (token ids (T,), media tensors) -> position ids (A, T); comes from the model family (mmrlhf.models.families).
 Positions = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
+TOO_LONG = "a prompt with its media is longer than the model's context"
 # What text costs until a tokenizer has been asked (`Encoder.calibrate`): English prose.
 _CHARS_PER_TOKEN, _TOKENS_PER_RESPONSE = 3.5, 16
+# A character has at most four bytes, and tokenizers fall back to one token a byte; what ends turns takes a few more.
+_MOST_PER_CHAR, _TURN_ENDS = 4, 64
 # Estimates aim this much above the mean, so that few micro-batches exceed their budget.
 _MARGIN = 1.1
-
-
-class SizedEntry(Protocol):
-    """What the cost estimate reads from an index entry."""
-
-    @property
-    def num_responses(self) -> int: ...
-    @property
-    def image_sizes(self) -> Any: ...
-    @property
-    def video_size(self) -> Any: ...
-    @property
-    def num_frames(self) -> int: ...
-    @property
-    def text_chars(self) -> int: ...
-    @property
-    def critique_chars(self) -> int: ...
 
 
 class Rendered(NamedTuple):
@@ -69,6 +56,22 @@ class Rendered(NamedTuple):
     text: str
     first: int
     last: int
+
+
+class Sequences(NamedTuple):
+    """Complete token ids (T,) of every response, which of them are labels (T,), and the group's media tensors."""
+
+    ids: list[Tensor]
+    labels: list[Tensor]
+    media: dict[str, Tensor]
+
+
+class Fitted(NamedTuple):
+    """Sequences that fit, how many tokens each shown response lost for it, and the length of their common prefix."""
+
+    sequences: Sequences
+    removed: list[int]
+    cut: int
 
 
 class Encoder:
@@ -109,8 +112,8 @@ class Encoder:
         self.damage = damage
         self.dimensions = tuple(dimensions)
         self.chat = Chat(processor)
+        self.visual = VisualTokens(processor, self.chat, self.media)
         self._text_factor = 1.0
-        self._visual_tokens = lru_cache(maxsize=4096)(self._count_visual_tokens)
 
     @property
     def end_tokens(self) -> list[int]:
@@ -130,16 +133,48 @@ class Encoder:
 
         A template whose user turn does not show the response (answers) has one branch, otherwise one per response.
         """
-        users = {self.template.user(group, response) for response in group.responses}
-        responses = group.responses[:1] if len(users) == 1 else group.responses
-        return self._encode(group, responses, with_answer=False)
+        return self._encode(group, self._asked(group), with_answer=False)
+
+    def foresee(self, group: PreferenceGroup, entry: SizedEntry, *, with_answer: bool = True) -> list[int]:
+        """Tokens that each response will lose, from the group's text and its index entry: no medium is decoded.
+
+        Args:
+            group: its media count nothing, but that there are some: without any, it is text alone.
+            entry: what the index says of it.
+            with_answer: encoded whole, or as a `context`.
+
+        Raises:
+            DataError: what encoding the group would raise, but for media that cannot be read. Where time marks of a
+                clip's frames are tokens, a few tokens too many may be found only then.
+        """
+        responses = group.responses if with_answer else self._asked(group)
+        with _naming(group):
+            expanded = self.visual.exact(entry).expanded if group.media else 0
+        counts = self.visual.placeholders(entry) if group.media else (0, 0)
+        head = torch.zeros(expanded, dtype=torch.int64)
+
+        def tokenize(rendered: Sequence[Rendered]) -> Sequences:
+            plain, is_label = self._plain_labelled(rendered)
+            ids = [torch.cat([head, torch.tensor(own, dtype=torch.int64)]) for own in plain]
+            return Sequences(ids, [torch.tensor([False] * len(head) + flags) for flags in is_label], {})
+
+        fitted = self._fit(group, responses, counts, tokenize, with_answer)
+        cut = zip(fitted.sequences.ids, responses, fitted.removed, strict=True)
+        return [removed + len(ids) - self._kept(group, ids, response) for ids, response, removed in cut]
+
+    def surely_fits(self, entry: SizedEntry) -> bool:
+        """Whether a group fits however its text is tokenized, at sizes near its media's."""
+        visual = self.estimate_visual_tokens(entry)
+        refused = not visual and (entry.num_images or entry.num_frames)
+        most = self._frame_tokens + 2 * visual + _MOST_PER_CHAR * (entry.text_chars + entry.critique_chars)
+        return not refused and most + self.room <= self.max_tokens
 
     def stock_inputs(
         self, group: PreferenceGroup, response: Response, *, with_answer: bool = True
     ) -> tuple[dict[str, Tensor], str]:
         """What a stock model is given for one response alone: the processor's own tensors, and the labels' text."""
         media = self._decode(group)
-        rendered = self._render(group, response, media, with_answer)
+        rendered = self._render(group, response, media.counts, with_answer)
         text = self.chat.without_spellings(rendered.text)
         return self._call_processor(text, media, _place(group)), rendered.text[rendered.first : rendered.last]
 
@@ -168,29 +203,25 @@ class Encoder:
 
     def estimate_visual_tokens(self, entry: SizedEntry) -> int:
         """Predict the tokens of a group's media from its index entry alone; 0 where the processor refuses them."""
-        # (0, 0): unreadable when it was indexed; whoever reads it will say so.
-        sizes = tuple((width, height) for width, height in entry.image_sizes if width and height)
-        clip = (entry.video_size or (384, 384)) if entry.num_frames else None
-        clip = clip if clip and all(clip) else None
-        # Of rounded sizes there are few, so most are counted once; where those are refused, the real ones may not be.
-        rounded = tuple(map(_rounded, sizes)), _rounded(clip) if clip else None
-        return self._visual_tokens(*rounded) or self._visual_tokens(sizes, clip)
+        return self.visual.estimate(entry)
+
+    @cached_property
+    def _frame_tokens(self) -> int:
+        """Tokens of a conversation without its prompt, response and media, with room for the ends of its turns."""
+        nothing = PreferenceGroup("", "", (Response("?"),), ())
+        text = self.chat.prompt(self.chat.mark(self.template.user(nothing, nothing.responses[0])))
+        return len(self._plain(text)[0]) + _TURN_ENDS
+
+    def _asked(self, group: PreferenceGroup) -> tuple[Response, ...]:
+        """Responses whose contexts differ: one, where the user's turn shows none."""
+        users = {self.template.user(group, response) for response in group.responses}
+        return group.responses[:1] if len(users) == 1 else group.responses
 
     def _encode(self, group: PreferenceGroup, responses: tuple[Response, ...], *, with_answer: bool) -> EncodedGroup:
         decoded = self._decode(group)
-        shown, removed = list(responses), [0] * len(responses)
-        while True:
-            rendered = [self._render(group, response, decoded, with_answer) for response in shown]
-            sequences, labels, media = self._tokenize(group, rendered, decoded)
-            over = [self._excess(*each, with_answer) for each in zip(sequences, labels, strict=True)]
-            if max(over) <= 0 or not self.template.shows_response:
-                break
-            for place, excess in enumerate(over):
-                if excess > 0:
-                    shown[place], cut_now = self._shorten(group, shown[place], excess)
-                    removed[place] += cut_now
-        cut = _cut_point(sequences, labels)
-        self._check_length(group, cut, max(over))
+        tokenize = partial(self._tokenize, group, decoded)
+        fitted = self._fit(group, responses, decoded.counts, tokenize, with_answer)
+        (sequences, labels, media), removed, cut = fitted
         branches = [
             self._branch(group, ids, is_label, cut, media, response, already)
             for ids, is_label, response, already in zip(sequences, labels, responses, removed, strict=True)
@@ -206,6 +237,29 @@ class Encoder:
             pairs=group.ranked_pairs() if with_answer or len(responses) == len(group.responses) else (),
             columns=self._columns(responses),
         )
+
+    def _fit(
+        self,
+        group: PreferenceGroup,
+        responses: tuple[Response, ...],
+        counts: tuple[int, int],
+        tokenize: Callable[[Sequence[Rendered]], Sequences],
+        with_answer: bool,
+    ) -> Fitted:
+        """Shorten shown responses until all sequences fit; raises DataError where that does not help."""
+        shown, removed = list(responses), [0] * len(responses)
+        while True:
+            found = tokenize([self._render(group, response, counts, with_answer) for response in shown])
+            over = [self._excess(*each, with_answer) for each in zip(found.ids, found.labels, strict=True)]
+            if max(over) <= 0 or not self.template.shows_response:
+                break
+            for place, excess in enumerate(over):
+                if excess > 0:
+                    shown[place], cut_now = self._shorten(group, shown[place], excess)
+                    removed[place] += cut_now
+        cut = _cut_point(found.ids, found.labels)
+        self._check_length(group, cut, max(over))
+        return Fitted(found, removed, cut)
 
     def _excess(self, ids: Tensor, is_label: Tensor, with_answer: bool) -> int:
         """By how many tokens a sequence is too long: of its context, with room for what is written behind it."""
@@ -239,7 +293,7 @@ class Encoder:
     def _too_long(self, group: PreferenceGroup, excess: int, given: str) -> DataError:
         room = f", {self.room} of them kept free for what the model writes" if self.room else ""
         return DataError(
-            "a prompt with its media is longer than the model's context",
+            TOO_LONG,
             where=_place(group),
             given=f"{excess} tokens too many; {given} ({len(group.media)} media)",
             expected=f"at most {self.max_tokens} tokens (model.settings.max_tokens){room}",
@@ -252,32 +306,22 @@ class Encoder:
         return {"rank": torch.tensor(rank)} | {f"score_{name}": torch.tensor(each) for name, each in scores.items()}
 
     def _decode(self, group: PreferenceGroup) -> DecodedMedia:
-        return self._readable(decode_media(group, self.media))
+        return self.visual.readable(decode_media(group, self.media))
 
-    def _readable(self, media: DecodedMedia) -> DecodedMedia:
-        return media if getattr(self.processor, "video_processor", None) is not None else media.as_pictures()
-
-    def _render(self, group: PreferenceGroup, response: Response, media: DecodedMedia, with_answer: bool) -> Rendered:
+    def _render(
+        self, group: PreferenceGroup, response: Response, counts: tuple[int, int], with_answer: bool
+    ) -> Rendered:
         """The conversation as text with one placeholder per medium, and the characters between which labels lie."""
         user = self.chat.mark(self.template.user(group, response))
         answer = self.template.assistant(group, response) if with_answer else None
-        text = self.chat.prompt(user, num_images=len(media.images), num_videos=len(media.clips))
+        text = self.chat.prompt(user, num_images=counts[0], num_videos=counts[1])
         if answer is None:
             return Rendered(text, len(text), len(text))
         turn = text + self.chat.mark(answer) + self.chat.turn_end
         return Rendered(turn + self.template.closing, len(text), len(turn))
 
-    def _tokenize(
-        self, group: PreferenceGroup, rendered: Sequence[Rendered], decoded: DecodedMedia
-    ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
-        """Complete token ids (T,) of every response, which of them are labels (T,), and the group's media tensors."""
-        tokens = [self._plain(each.text) for each in rendered]
-        plain = [ids for ids, _ in tokens]
-        # A token that straddles the border carries the response's first characters, so it is a label.
-        is_label = [
-            [end > each.first and start < each.last for start, end in offsets]
-            for (_, offsets), each in zip(tokens, rendered, strict=True)
-        ]
+    def _tokenize(self, group: PreferenceGroup, decoded: DecodedMedia, rendered: Sequence[Rendered]) -> Sequences:
+        plain, is_label = self._plain_labelled(rendered)
         head, kept, media = torch.zeros(0, dtype=torch.int64), 0, {}
         if decoded:
             # The processor reads special tokens wherever they stand, so it gets the text without a user's.
@@ -288,7 +332,17 @@ class Encoder:
             media = media_tensors(output) | self._damaged(group, text, decoded)
         sequences = [torch.cat([head, torch.tensor(ids[kept:], dtype=torch.int64)]) for ids in plain]
         labels = [torch.tensor([False] * len(head) + flags[kept:]) for flags in is_label]
-        return sequences, labels, media
+        return Sequences(sequences, labels, media)
+
+    def _plain_labelled(self, rendered: Sequence[Rendered]) -> tuple[list[list[int]], list[list[bool]]]:
+        """Token ids of conversations with their placeholders as they are, and which of them are labels."""
+        tokens = [self._plain(each.text) for each in rendered]
+        # A token that straddles the border carries the response's first characters, so it is a label.
+        is_label = [
+            [end > each.first and start < each.last for start, end in offsets]
+            for (_, offsets), each in zip(tokens, rendered, strict=True)
+        ]
+        return [ids for ids, _ in tokens], is_label
 
     def _plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a text and the characters of each, marks counted; pieces between marks by themselves.
@@ -364,9 +418,7 @@ class Encoder:
         Raises:
             DataError: it does not fit, and `too_long=refuse`.
         """
-        kept = min(len(ids), self.max_tokens)
-        if kept < len(ids) and self.too_long == "refuse":
-            raise self._too_long(group, len(ids) - kept, f"{len(ids)} tokens with its response {response.text[:40]!r}")
+        kept = self._kept(group, ids, response)
         return Branch(
             ids=ids[cut:kept],
             positions=self._positions(group, ids, media)[:, cut:kept],
@@ -375,16 +427,12 @@ class Encoder:
             truncated=removed + len(ids) - kept,
         )
 
-    def _count_visual_tokens(self, sizes: tuple[tuple[int, int], ...], clip: tuple[int, int] | None) -> int:
-        media = self._readable(blank_media(sizes, clip, self.media.num_frames))
-        if not media:
-            return 0
-        text = self.chat.media_only(num_images=len(media.images), num_videos=len(media.clips))
-        try:
-            output = self._call_processor(text, media, f"pictures of {sizes}, clip of {clip}")
-        except DataError:  # whoever encodes the group says so
-            return 0
-        return int(output["input_ids"].shape[1])
+    def _kept(self, group: PreferenceGroup, ids: Tensor, response: Response) -> int:
+        """How many tokens of an answer's sequence are kept; raises DataError if not all, and `too_long=refuse`."""
+        kept = min(len(ids), self.max_tokens)
+        if kept < len(ids) and self.too_long == "refuse":
+            raise self._too_long(group, len(ids) - kept, f"{len(ids)} tokens with its response {response.text[:40]!r}")
+        return kept
 
 
 def _common_suffix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -405,12 +453,16 @@ def _cut_point(sequences: list[Tensor], labels: list[Tensor]) -> int:
     return min(shared, min(len(ids) for ids in sequences) - 1)
 
 
-def _rounded(size: tuple[int, int]) -> tuple[int, int]:
-    """A (width, height) to the next 64 pixels; small sides as they are."""
-    width, height = (max(64, round(side / 64) * 64) if side > 64 else side for side in size)
-    return width, height
-
-
 def _place(group: PreferenceGroup) -> str:
     """Where a group is, for an error."""
     return f"key {group.key}, shard {group.shard or '(not packed)'}"
+
+
+@contextmanager
+def _naming(group: PreferenceGroup) -> Iterator[None]:
+    """Let a refusal of media of some size name the group that has them."""
+    try:
+        yield
+    except DataError as error:
+        error.where = _place(group)
+        raise

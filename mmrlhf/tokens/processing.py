@@ -78,6 +78,11 @@ class DecodedMedia:
     def __bool__(self) -> bool:
         return bool(self.images or self.clips)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many pictures, and how many clips."""
+        return len(self.images), len(self.clips)
+
     def as_pictures(self) -> DecodedMedia:
         """The same with every frame of a clip as a picture of its own, for families that read no videos."""
         frames = tuple(Image.fromarray(frame) for clip in self.clips for frame in clip.frames)

@@ -7,7 +7,7 @@ costs; the same estimates fill micro-batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,14 +20,15 @@ from mmrlhf.chain.runner import Runner
 from mmrlhf.feed.dataset import GroupDataset
 from mmrlhf.feed.module import PreferenceDataModule
 from mmrlhf.feed.plan import micro_batches
-from mmrlhf.feed.selection import select
+from mmrlhf.feed.preflight import Preflight, look_ahead
+from mmrlhf.feed.selection import select, usable
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.load import checkpoint_context, load_config, load_processor
 from mmrlhf.shards.index import Index
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.tokens.encode import Encoder
-from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
+from mmrlhf.tokens.templates import AnswerTemplate, Template
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import schedule_data
 
@@ -43,6 +44,7 @@ class Preview:
 
     groups, pairs (of responses of different rank) and tokens are those of the first epoch. Tokens are estimates; memory
     is bytes on one rank, and device_bytes what it has; vision_features bytes on disk (`runtime.vision_cache_gib`).
+    preflight is about held-out queries, too.
     """
 
     groups: int
@@ -55,6 +57,7 @@ class Preview:
     memory: Mapping[str, float]
     vision_features: int
     device_bytes: int | None
+    preflight: Preflight
 
     @property
     def fits(self) -> bool | None:
@@ -93,7 +96,7 @@ def preview_stage(
         frozen_copy: whether a reference model lies in memory, too.
     """
     model, schedule = training.model, training.schedule
-    dataset, data = _open_data(shards, checkpoint, training, template)
+    dataset, data, ahead = _open_data(shards, checkpoint, training, template)
     plans = data.first_epoch()
     seen = np.concatenate([plan.indices[plan.weights > 0] for plan in plans])
     entries = {int(row): dataset.index.entries[int(row)] for row in seen}
@@ -124,17 +127,18 @@ def preview_stage(
         ),
         vision_features=visual * bytes_per_token(load_config(checkpoint), model.precision),
         device_bytes=device_memory(ranks.on_machine),
+        preflight=ahead,
     )
 
 
 def _open_data(
     shards: str | Path, checkpoint: str | Path, training: TrainSettings, template: Template
-) -> tuple[GroupDataset, PreferenceDataModule]:
-    """What training would read, with its plan: the rows of the same selection, split and mixture."""
+) -> tuple[GroupDataset, PreferenceDataModule, Preflight]:
+    """What training would read, with its plan: the rows of the same selection, split and mixture, that can be used."""
     index, schedule = Index.load(shards), training.schedule
-    chosen = select(
-        index, "train", holdout=schedule.holdout, limit=schedule.limit, selection=schedule.selection
-    )  # fmt: skip
+    share = {"holdout": schedule.holdout, "selection": schedule.selection}
+    train = select(index, "train", limit=schedule.limit, **share).rows
+    heldout = select(index, "heldout", limit=schedule.val_limit, **share).rows
     encoder = Encoder(
         load_processor(checkpoint),
         template=template,
@@ -144,8 +148,9 @@ def _open_data(
         too_long=training.model.too_long,
     )
     dataset = GroupDataset(index, encoder)
-    dataset.calibrate(chosen.rows)
-    return dataset, schedule_data(dataset, schedule, chosen.rows)
+    dataset.calibrate(train)
+    ahead = look_ahead(index, [*train, *heldout], encoder)
+    return dataset, schedule_data(dataset, schedule, usable(index, train, ahead.left_out)), ahead
 
 
 def device_memory(sharing: int) -> int | None:
@@ -187,13 +192,18 @@ def preview_chain(
             shards=shards,
             checkpoint=checkpoint,
             training=made["training"],
-            template=AnswerTemplate() if made.get("critique", "none") == "none" else CritiqueTemplate(),
+            template=_template(made.get("critique")),
             ranks=ranks,
             # mDPO reads every query a second time, with a damaged picture
             forwards=2 if getattr(made.get("objective"), "image_weight", 0) > 0 else 1,
             frozen_copy=made.get("reference_from") == "frozen_copy",
         )
     return found
+
+
+def _template(critique: Any) -> Template:
+    """What a stage's tokens say; `critique` is the reward stage's choice, and some responses may have none of it."""
+    return AnswerTemplate() if critique is None else replace(critique.template, allow_missing=True)
 
 
 def _sources(nodes: Mapping[str, Node], name: str, training: Collection[str]) -> set[str]:
@@ -230,6 +240,9 @@ def show_previews(previews: Mapping[str, Preview | str]) -> None:
         "pairs of different rank": lambda p: f"{p.pairs:,}",
         "text tokens of an epoch": lambda p: f"{p.text_tokens:,}",
         "visual tokens of an epoch": lambda p: f"{p.visual_tokens:,}",
+        "queries that will not fit": lambda p: f"{len(p.preflight.too_long):,}",
+        "queries that will be refused": lambda p: f"{len(p.preflight.refused):,}",
+        "queries with responses to be cut": lambda p: f"{len(p.preflight.cut):,}",
         "optimizer steps": lambda p: f"{p.steps:,}",
         "micro-batches per step and rank": lambda p: f"{p.micro_batches_per_step:g}",
         "tokens of the largest micro-batch": lambda p: f"{p.largest_micro_batch:,}",
@@ -245,6 +258,9 @@ def show_previews(previews: Mapping[str, Preview | str]) -> None:
         add_row(table, label, *(cell(preview) for preview in shown.values()))
     if shown:
         show(table)
+    for name, preview in shown.items():
+        for line in preview.preflight.lines():
+            show(f"{name}: {line}")
     for name, reason in previews.items():
         if isinstance(reason, str):
             show(f"{name}: {reason}")
@@ -256,4 +272,6 @@ def _gib(part: str) -> Any:
 
 def as_record(preview: Preview | str) -> Any:
     """A preview as JSON."""
-    return preview if isinstance(preview, str) else asdict(preview) | {"fits": preview.fits}
+    if isinstance(preview, str):
+        return preview
+    return asdict(preview) | {"fits": preview.fits, "preflight": preview.preflight.summary()}

@@ -14,6 +14,7 @@ import torch
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.module import GroupDataset, PreferenceDataModule
+from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.selection import select, usable
 from mmrlhf.feed.shared_memory import require_shared_memory
 from mmrlhf.feed.steps import MAX_DAMAGED_IN_A_ROW
@@ -98,6 +99,7 @@ def open_workbench(
     before = {key: why for table in read for key, why in table.left_out.items()}
     quarantine = _quarantine(index, [*train, *heldout], before, runtime)
     train, heldout = usable(index, train, quarantine), usable(index, heldout, quarantine)
+    earlier = len(quarantine)
     _check_trainable(index, train, shards, schedule, needs_pairs)
     backbone, processor = load_backbone(policy, model)
     head = make_head(backbone.config.get_text_config().hidden_size) if make_head is not None else None
@@ -115,11 +117,15 @@ def open_workbench(
     groups = -(-schedule.groups_per_step // Group.from_environment().size)
     require_shared_memory(_first_group(dataset, train), groups_per_item=groups, num_workers=runtime.num_workers)
     dataset.calibrate(train)
+    look_ahead(index, [*train, *heldout], encoder, prepare=prepare).settle(quarantine, runtime.preflight)
+    train, heldout = usable(index, train, quarantine), usable(index, heldout, quarantine)
+    _check_trainable(index, train, shards, schedule, needs_pairs)
     data = schedule_data(dataset, schedule, train, heldout, num_workers=runtime.num_workers)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
     packed = settle(PackedModel(backbone, model, score_head=head), encoder)
     keep_features(packed, index, [*train, *heldout], encoder, runtime)
-    excluded = {**chosen.excluded, **({"left out by earlier passes": len(quarantine)} if len(quarantine) else {})}
+    left_out = {"left out by earlier passes": earlier, "do not fit or are refused": len(quarantine) - earlier}
+    excluded = {**chosen.excluded, **{why: number for why, number in left_out.items() if number}}
     return Workbench(
         packed, encoder, index, data, schedule, model.precision, stored_dtype(policy), quarantine, categories, excluded
     )

@@ -18,7 +18,7 @@ from mmrlhf.models.load import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.writer import write_shards
-from mmrlhf.stages import evaluate, generate, mmdpo, reference, rewardbench, score, score_file
+from mmrlhf.stages import evaluate, generate, mmdpo, reference, rewardbench, score, score_file, sft
 from mmrlhf.training.settings import Schedule, TrainSettings
 from mmrlhf.types import Media
 
@@ -85,6 +85,21 @@ def test_answers_benchmarks_and_rounds_go_without_it(tmp_path, shards, small_pol
         tmp_path / "bench", reward_model=critic, compare=["given", "no_picture"], critiques=ASKING["critiques"], **asked
     )
     assert keys_left_out(ranked) == [f"{LONG}-0"] and ranked["queries"] == 14
+
+
+def test_training_knows_it_before_it_starts(tmp_path, shards, small_policy, runtime) -> None:
+    """What does not fit is no part of the plan, so no step meets it; `preflight=error` is the end, with its key."""
+    training = TrainSettings(model=MODEL, schedule=Schedule(epochs=1, groups_per_step=4, holdout=0.3))
+    asked = {"shards": shards, "policy": small_policy, "training": training}
+    trained = sft.run(tmp_path / "sft", **asked, runtime=runtime)
+    assert keys_left_out(trained) == [f"{LONG}-0"]
+    assert trained["data"]["excluded"]["do not fit or are refused"] == 1
+    strict = replace(runtime, preflight="error")
+    with pytest.raises(DataError, match=f"1 of 15 queries will not fit: {LONG}-0"):
+        sft.run(tmp_path / "strict", **asked, runtime=strict)
+    with pytest.raises(DataError, match=f"1 of 15 queries will not fit: {LONG}-0"):
+        reference.run(tmp_path / "asked", shards=shards, policy=small_policy, passes=PASSES, runtime=strict)
+    assert not (tmp_path / "asked" / "logprobs").exists() or not SideCar.load(tmp_path / "asked" / "logprobs").keys()
 
 
 @pytest.mark.parametrize(("max_damaged", "ends"), [(0.001, True), (0.2, False)])

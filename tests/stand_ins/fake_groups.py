@@ -63,6 +63,9 @@ class FakeEncoder:
     def estimate_tokens(self, entry: SimpleNamespace) -> int:
         return max(1, entry.tokens // self.short) if entry.key in self.short_keys else entry.tokens
 
+    def surely_fits(self, entry: SimpleNamespace) -> bool:
+        return True
+
     def __call__(self, group: PreferenceGroup) -> EncodedGroup:
         if group.key in self.damaged:
             raise DataError("image cannot be decoded", where=group.key)

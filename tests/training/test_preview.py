@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from stand_ins.small_data import draw_group
 
 from mmrlhf.chain.order import Node
 from mmrlhf.chain.runner import Runner
@@ -25,11 +26,13 @@ from mmrlhf.models.footprint import footprint
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.shards.index import Index
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import sft
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.training import preview
 from mmrlhf.training.settings import Schedule, TrainSettings
+from mmrlhf.types import Response
 
 SCHEDULE = Schedule(epochs=2.0, groups_per_step=4, token_budget=300, holdout=0.3)
 
@@ -75,6 +78,23 @@ def test_an_epoch_is_planned_as_it_is_trained(
     assert (found.groups, found.pairs, found.text_tokens) != (whole.groups, whole.pairs, whole.text_tokens) or (
         found.steps < whole.steps
     )
+
+
+def test_what_will_not_fit_is_in_the_table(tmp_path: Path, small_policy: Path, capsys) -> None:
+    """A long prompt and a long response: counted with their keys, and the long prompt is no part of the plan."""
+    groups = [draw_group(number) for number in range(6)]
+    groups[1] = replace(groups[1], prompt="red " * 400)
+    groups[2] = replace(groups[2], responses=(Response("blue " * 400, 1), *groups[2].responses[1:]))
+    write_shards(groups, tmp_path, max_groups_per_shard=5)
+    training = TrainSettings(ModelSettings(max_tokens=200), schedule=replace(SCHEDULE, holdout=0.0))
+    found = preview.preview_stage(
+        shards=tmp_path, checkpoint=small_policy, training=training, template=AnswerTemplate(), ranks=preview.Ranks()
+    )
+    assert (found.groups, found.preflight.too_long, list(found.preflight.cut)) == (5, ["query-1"], ["query-2"])
+    preview.show_previews({"sft": found})
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "1 of 6 queries will not fit: query-1" in screen and "1 of 6 queries will be cut: query-2" in screen
+    assert preview.as_record(found)["preflight"]["too_long"]["queries"] == 1
 
 
 def test_a_frozen_copy_and_a_second_forward_take_memory(small_shards: Path, small_policy: Path) -> None:
