@@ -48,6 +48,7 @@ from mmrlhf.composition.inventory_command import WORD, show_or_prune
 from mmrlhf.composition.overrides import explain
 from mmrlhf.composition.proposals import propose
 from mmrlhf.composition.trainer import check_trainer, decisive_callbacks
+from mmrlhf.composition.typed_key import named_keys
 from mmrlhf.composition.unread import check_read
 from mmrlhf.errors import UserError
 from mmrlhf.files import hide_credentials, mask_files, short_path, write_json
@@ -190,10 +191,11 @@ def run_chain(
     inputs = user_inputs(config)
     chain = plan_chain(str(config.stage), lambda name: read_stage(config, name), stage_names(config))
     runtime = read_runtime(config)
-    check_trainer(runtime)
-    check_read(config)
-    check_checkpoints(config, chain)
-    check_chain(chain, runtime, inputs)
+    with named_keys(config):
+        check_trainer(runtime)
+        check_read(config)
+        check_checkpoints(config, chain)
+        check_chain(chain, runtime, inputs)
     runner = Runner(
         Store(Path(config.paths.artifacts)),
         invoke,

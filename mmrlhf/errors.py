@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 from typing_extensions import override
 
@@ -26,6 +27,8 @@ class UserError(ValueError):
         given: the offending value; `Lines` for several.
         expected: what would have been right.
         fix: what the user can do now.
+        argument: the parameter that the value was given for, where `where` is not known yet: whoever made the object
+            knows which key of the config that is (`below`).
     """
 
     def __init__(
@@ -36,14 +39,22 @@ class UserError(ValueError):
         given: object | None = None,
         expected: str | None = None,
         fix: object | None = None,
+        argument: str | None = None,
     ) -> None:
-        self.problem, self.where, self.given, self.expected, self.fix = problem, where, given, expected, fix
+        self.problem, self.given, self.expected, self.fix = problem, given, expected, fix
+        self.argument, self.where = argument, argument if where is None else where
         super().__init__(problem)
 
     @override
     def __str__(self) -> str:
         shown = [f"{label}: " + "\n    ".join(lines) for label, lines in self.fields()]
         return "\n  ".join([one_line(self.problem), *shown])
+
+    def below(self, place: str) -> Self:
+        """Say which object the argument is of: the dotted key of that object; without an argument, nothing changes."""
+        if self.argument is not None:
+            self.argument = self.where = f"{place}.{self.argument}".strip(".")
+        return self
 
     def fields(self) -> Iterator[tuple[str, list[str]]]:
         """Yield (label, lines that are safe to show) of every field but the problem that has a value."""

@@ -44,7 +44,7 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("override", "kind", "message"),
     [
-        ("method.w=-1", ConfigError, "cannot use this w"),
+        ("method.w=-1", ConfigError, "w cannot be this"),
         ("stages.fake_world.size=-1", DataError, "negative size"),
         ("+stages.fake_train.rte=1", ConfigError, "did you mean stages.fake_train.rate"),
         ("stage=fake_trian", ConfigError, "did you mean fake_train"),
@@ -133,7 +133,7 @@ def test_a_sweep_shares_stages_goes_on_after_a_failure_and_collects(tmp_path: Pa
 
 
 def test_a_mistake_behind_an_interpolation_is_shown_as_itself(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot use this k") as caught:
+    with pytest.raises(ConfigError, match="k cannot be this") as caught:
         _run(tmp_path, "method.k=-1", "+stages.fake_train.policy=${if_needed:needs_margin,org/model}")
     assert caught.value.given is not None
 

@@ -16,7 +16,7 @@ PACKAGE = PROJECT / "mmrlhf"
 FLOORS = (
     ("text", "trees"),
     ("errors", "types"),
-    ("files",),
+    ("files", "ranges"),
     ("parts", "processes", "losses", "metrics", "media", "endpoints"),
     ("terminal", "records", "tokens", "models", "expansion"),
     ("shapes", "shards", "methods", "callbacks"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmrlhf.ranges import Natural, NonNegative, Share
 from mmrlhf.records.quarantine import MAX_DAMAGED
 
 if TYPE_CHECKING:  # Lightning takes seconds to import; a stage that needs it imports it itself
@@ -37,11 +38,11 @@ class Runtime:
 
     trainer: Callable[..., L.Trainer]
     loggers: Callable[[Path, str], list[Logger]] = lambda folder, stage: []
-    num_workers: int = 0
-    cache_gib: float = 0.0
-    vision_cache_gib: float = 0.0
+    num_workers: Natural = 0
+    cache_gib: NonNegative = 0.0
+    vision_cache_gib: NonNegative = 0.0
     vision_cache: Path | str = "vision_features"
-    max_damaged: float = MAX_DAMAGED
+    max_damaged: Share = MAX_DAMAGED
     preflight: str = "quarantine"
     progress: bool = True
     callbacks: list[Callback] = field(default_factory=list)

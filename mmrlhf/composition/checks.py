@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mmrlhf.chain.order import Node, check_signature, stage_function, stage_module, wants_path, with_paths
-from mmrlhf.composition.config import is_open, make, plain_settings
+from mmrlhf.composition.config import check_declared, is_open, make, plain_settings
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import is_remote
 from mmrlhf.trees import leaves
@@ -49,6 +49,7 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
     """
     for node in chain:
         check_signature(node)
+        check_declared(stage_function(node.target), node.settings, f"stages.{node.name}")
     for node in chain:
         _check_inputs(node, inputs)
     make(runtime, "runtime")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,7 +21,9 @@ from mmrlhf.chain.store import CodePolicy
 from mmrlhf.composition import source
 from mmrlhf.composition.rounds import in_round, round_names, split_name
 from mmrlhf.errors import ConfigError, UserError
+from mmrlhf.ranges import check_arguments
 from mmrlhf.text import first_line
+from mmrlhf.trees import described_objects
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # inside the package where that was installed, beside it in a checkout
@@ -162,8 +165,28 @@ def _open_value(error: OmegaConfBaseException, where: str) -> ConfigError:
 
 def make(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Make the objects that settings describe; raises ConfigError, naming the place, for what cannot be made."""
+    for path, node in described_objects(settings):
+        try:
+            target = resolve_name(str(node["_target_"]))
+        except (ImportError, AttributeError, ValueError):
+            continue  # what cannot be found is said when it is made
+        check_declared(target, node, f"{where}.{path}")
     with causes(where):
         return instantiate(dict(settings), _convert_="all")
+
+
+def check_declared(target: Callable[..., Any], settings: Mapping[str, Any], where: str) -> None:
+    """Compare the settings of an object or stage with what its parameters declare; raises ConfigError with the key."""
+    given = {name: value for name, value in settings.items() if not described_in(value)}
+    try:
+        check_arguments(target, given)
+    except UserError as error:
+        raise error.below(where.strip(".")) from None
+
+
+def described_in(value: Any) -> bool:
+    """Whether a setting describes an object that is still to be made."""
+    return next(described_objects(value), None) is not None
 
 
 @contextmanager
@@ -174,7 +197,8 @@ def causes(where: str) -> Iterator[None]:
     except HydraException as error:
         mistake = _mistake_behind(error)
         if mistake is not None:
-            raise mistake from None
+            inside = re.search(r"full_key: (\S+)", str(error))
+            raise mistake.below(f"{where}.{inside[1]}" if inside else where) from None
         problem, _, rest = str(error).partition("\n")
         raise ConfigError(problem, where=where, given=rest.replace("\n", " ") or None) from error
 

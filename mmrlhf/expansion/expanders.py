@@ -18,6 +18,7 @@ from mmrlhf.endpoints.client import Answer, ChatEndpoint
 from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.expansion.answer_log import read_lines
 from mmrlhf.expansion.request import Request
+from mmrlhf.ranges import Count, Natural, NonNegative, Positive
 from mmrlhf.text import first_line
 
 CHARS_PER_TOKEN = 3.5  # English prose, for services that do not show their tokenizer
@@ -102,18 +103,16 @@ class EndpointExpander:
         model: str,
         *,
         key_variable: str = "OPENAI_API_KEY",
-        max_tokens: int = 512,
-        concurrency: int = 8,
-        timeout: float = 120.0,
-        retries: int = 5,
-        pause: float = 1.0,
-        max_bytes: int = 8388608,
-        give_up_after: int = 8,
+        max_tokens: Count = 512,
+        concurrency: Count = 8,
+        timeout: Positive = 120.0,
+        retries: Natural = 5,
+        pause: NonNegative = 1.0,
+        max_bytes: Count = 8388608,
+        give_up_after: Count = 8,
     ) -> None:
         if max_tokens < 1:
-            raise ConfigError(
-                "a critique needs room", where="expander.max_tokens", given=max_tokens, expected="1 or more"
-            )
+            raise ConfigError("a critique needs room", argument="max_tokens", given=max_tokens, expected="1 or more")
         self._endpoint = ChatEndpoint(
             url, model, key_variable=key_variable, concurrency=concurrency, timeout=timeout, retries=retries,
             pause=pause, max_bytes=max_bytes, give_up_after=give_up_after,
@@ -143,7 +142,9 @@ class LocalExpander:
         device: default: the first GPU, else the CPU.
     """
 
-    def __init__(self, model: str, *, max_tokens: int = 512, batch_size: int = 8, device: str | None = None) -> None:
+    def __init__(
+        self, model: str, *, max_tokens: Count = 512, batch_size: Count = 8, device: str | None = None
+    ) -> None:
         self._path, self._max_tokens, self._batch_size = model, max_tokens, batch_size
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 

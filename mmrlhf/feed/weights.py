@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.feed.plan import Quotas
+from mmrlhf.ranges import Count, Positive, Share, check_fields
 from mmrlhf.shards.index import Index
 
 Balance = Literal["set", "category", "modality"]
@@ -38,23 +39,13 @@ class Mixing:
         ConfigError: weights that are not positive, an unknown balance, a strength outside [0, 1].
     """
 
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, Positive] = field(default_factory=dict)
     balance: Sequence[Balance] = ()
-    strength: float = 1.0
-    shuffle_window: int | None = None
+    strength: Share = 1.0
+    shuffle_window: Count | None = None
 
     def __post_init__(self) -> None:
-        wrong = [f"weights.{name}={weight}" for name, weight in self.weights.items() if not 0 < weight < np.inf]
-        wrong += [f"balance={item}" for item in self.balance if item not in get_args(Balance)]
-        wrong += [] if 0 <= self.strength <= 1 else [f"strength={self.strength}"]
-        wrong += (
-            [] if self.shuffle_window is None or self.shuffle_window > 0 else [f"shuffle_window={self.shuffle_window}"]
-        )
-        if wrong:
-            raise ConfigError(
-                "queries cannot be mixed like this", where="data.mixing", given=", ".join(wrong),
-                expected=f"weights above 0, balance of {', '.join(get_args(Balance))}, 0 <= strength <= 1, window >= 1",
-            )  # fmt: skip
+        check_fields(self)
 
     def quotas(self, index: Index, rows: np.ndarray) -> Quotas | None:
         """Divide rows (N,) into cells with places; None where every row has one place, in one cell.

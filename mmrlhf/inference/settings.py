@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.ranges import Count, Natural, NonNegative, check_fields
 from mmrlhf.tokens.processing import MediaSettings
 
 Combine = Literal["mean", "best", "vote"]
@@ -25,17 +26,11 @@ class PassSettings:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     media: MediaSettings | None = None
-    token_budget: int = 4096
-    groups_per_batch: int = 16
+    token_budget: Count = 4096
+    groups_per_batch: Count = 16
 
     def __post_init__(self) -> None:
-        if self.token_budget < 1 or self.groups_per_batch < 1:
-            raise ConfigError(
-                "a pass needs room for a query",
-                where="model.token_budget, model.groups_per_batch",
-                given=f"token_budget={self.token_budget}, groups_per_batch={self.groups_per_batch}",
-                expected="1 or more",
-            )
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -51,20 +46,18 @@ class CritiqueSettings:
         seed: draws critiques at a temperature above 0.
     """
 
-    max_tokens: int = 512
-    temperature: float = 0.0
-    num_samples: int = 1
+    max_tokens: Count = 512
+    temperature: NonNegative = 0.0
+    num_samples: Count = 1
     combine: Combine = "mean"
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
-        wrong = self.max_tokens < 1 or self.temperature < 0 or self.num_samples < 1
-        if wrong or (self.num_samples > 1 and self.temperature == 0) or self.combine not in get_args(Combine):
+        check_fields(self)
+        if self.num_samples > 1 and self.temperature == 0:
             raise ConfigError(
-                "critiques cannot be written like this",
-                where="data.max_critique_tokens, stages.score.critiques",
-                given=f"max_tokens={self.max_tokens}, temperature={self.temperature}, "
-                f"num_samples={self.num_samples}, combine={self.combine}",
-                expected="max_tokens and num_samples of 1 or more; a temperature above 0 for several samples; "
-                "combine one of mean, best, vote",
+                "several critiques of a response would all be the same",
+                argument="temperature",
+                given=f"num_samples={self.num_samples}, temperature={self.temperature}",
+                expected="a temperature above 0 for several samples",
             )

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_below, require_finite, require_non_negative, require_positive
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 from mmrlhf.losses.seeded import generator_for
+from mmrlhf.ranges import Finite, Natural, NonNegative, Positive, ShareBelowOne
 
 # Nats. Where policy and reference agree, gaps are rounding, which another micro-batching changes: gaps that are closer
 # than this are equal, and the order of the pairs, which their names fix, decides between them.
@@ -35,17 +35,10 @@ class BetaDPO(Objective):
         min_beta: > 0, lower bound of b.
     """
 
-    alpha: float = 0.6
-    baseline: float = 0.0
-    filtered: float = 0.2
-    min_beta: float = 1e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive("BetaDPO", min_beta=self.min_beta)
-        require_non_negative("BetaDPO", alpha=self.alpha)
-        require_finite("BetaDPO", baseline=self.baseline)
-        require_below("BetaDPO", 1.0, filtered=self.filtered)
+    alpha: NonNegative = 0.6
+    baseline: Finite = 0.0
+    filtered: ShareBelowOne = 0.2
+    min_beta: Positive = 1e-3
 
     @property
     def uses_call_statistics(self) -> bool:
@@ -76,12 +69,8 @@ class ReleasedImplicitBeta(Objective):
         seed: of the draw.
     """
 
-    w: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_non_negative("ReleasedImplicitBeta", w=self.w)
+    w: NonNegative = 0.5
+    seed: Natural = 0
 
     @property
     def uses_call_statistics(self) -> bool:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmrlhf.losses.bounds import require_below
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale
+from mmrlhf.ranges import ShareBelowHalf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,7 @@ class ConservativeDPO(Objective):
         label_smoothing: probability that a label is wrong, in [0, 0.5); 0 is DPO.
     """
 
-    label_smoothing: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_below("ConservativeDPO", 0.5, label_smoothing=self.label_smoothing)
+    label_smoothing: ShareBelowHalf = 0.1
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, q=1 - self.label_smoothing)
@@ -46,11 +42,7 @@ class RobustDPO(Objective):
         label_smoothing: e, in [0, 0.5); 0 is DPO.
     """
 
-    label_smoothing: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_below("RobustDPO", 0.5, label_smoothing=self.label_smoothing)
+    label_smoothing: ShareBelowHalf = 0.1
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, q=(1 - self.label_smoothing) / (1 - 2 * self.label_smoothing))

@@ -14,9 +14,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_choice, require_finite, require_non_negative
 from mmrlhf.losses.links import logistic
 from mmrlhf.losses.objective import Objective, check_shapes
+from mmrlhf.ranges import Finite, Natural, NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,11 @@ class MDPO(Objective):
         damage_seed: draws the crop, once for each query.
     """
 
-    image_weight: float = 1.0
-    anchor_weight: float = 1.0
-    anchor_shift: float = 0.0
+    image_weight: NonNegative = 1.0
+    anchor_weight: NonNegative = 1.0
+    anchor_shift: Finite = 0.0
     damage: Literal["crop", "blank"] = "crop"
-    damage_seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_non_negative("MDPO", image_weight=self.image_weight, anchor_weight=self.anchor_weight)
-        require_finite("MDPO", anchor_shift=self.anchor_shift)
-        require_choice("MDPO", ("crop", "blank"), damage=self.damage)
+    damage_seed: Natural = 0
 
 
 def image_conditional(log_ratio: Tensor, damaged_log_ratio: Tensor, *, beta: float) -> Tensor:

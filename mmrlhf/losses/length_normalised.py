@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_non_negative
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
+from mmrlhf.ranges import NonNegative, Positive
 
 
 def per_token(inputs: PairInputs, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,14 +33,10 @@ class SimPO(Objective):
         target_margin: >= 0, gap that the implicit rewards have to reach (the paper's gamma).
     """
 
-    beta: float = 2.0
-    target_margin: float = 1.0
+    beta: Positive = 2.0
+    target_margin: NonNegative = 1.0
 
     needs_reference: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_non_negative("SimPO", target_margin=self.target_margin)
 
     def scores(self, inputs: PairInputs) -> tuple[Tensor, Tensor]:
         return per_token(inputs, inputs.chosen_logprob.float(), inputs.rejected_logprob.float())
@@ -53,7 +49,7 @@ class SimPO(Objective):
 class LengthNormalisedDPO(Objective):
     """DPO on log-ratios divided by each response's token count; beta > 0 is per token."""
 
-    beta: float = 5.0
+    beta: Positive = 5.0
 
     def scores(self, inputs: PairInputs) -> tuple[Tensor, Tensor]:
         return per_token(inputs, *super().scores(inputs))

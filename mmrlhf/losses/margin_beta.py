@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.losses.bounds import require_choice, require_non_negative, require_positive
+from mmrlhf.ranges import NonNegative, Positive, check_fields
 
 NegativeMargin = Literal["floor", "signed", "drop"]
-MarginScale = Literal["raw", "standardise"] | float
+MarginScale = Literal["raw", "standardise"] | Positive
 
 
 class BetaOfMargin(NamedTuple):
@@ -47,23 +47,18 @@ class MarginBeta:
     Raises: ConfigError for settings outside these ranges.
     """
 
-    beta: float = 0.1
-    w: float = 0.5
-    k: float = 0.5
+    beta: Positive = 0.1
+    w: NonNegative = 0.5
+    k: Positive = 0.5
     negative_margin: NegativeMargin = "floor"
     margin_scale: MarginScale = "raw"
 
     def __post_init__(self) -> None:
-        require_positive("margin-scaled beta", beta=self.beta, k=self.k)
-        require_non_negative("margin-scaled beta", w=self.w)
-        require_choice("margin-scaled beta", tuple(_NEGATIVE), negative_margin=self.negative_margin)
-        if isinstance(self.margin_scale, str):
-            require_choice("margin-scaled beta", tuple(_SCALES), margin_scale=self.margin_scale)
-        else:
-            require_positive("margin-scaled beta", margin_scale=self.margin_scale)
+        check_fields(self)
         if self.negative_margin == "signed" and self.w > 1:
             raise ConfigError(
                 "w > 1 would make beta negative where the margin is negative",
+                argument="w",
                 given=f"w={self.w}, negative_margin=signed",
                 expected="w <= 1, or negative_margin floor or drop",
             )

@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_finite, require_positive
 from mmrlhf.losses.call_beta import RESOLUTION
 from mmrlhf.losses.mmdpo import MarginBetaObjective
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
 from mmrlhf.losses.seeded import generator_for
+from mmrlhf.ranges import Finite, Natural, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class ShuffledMargin(MarginBetaObjective):
         seed: of the permutation.
     """
 
-    seed: int = 0
+    seed: Natural = 0
 
     @property
     def uses_call_statistics(self) -> bool:
@@ -81,13 +81,9 @@ class SoftLabels(Objective):
         temperature: > 0, margin at which the label is sigmoid(1) = 0.73.
     """
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     needs_margin: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive("SoftLabels", temperature=self.temperature)
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, q=torch.sigmoid(_margin(inputs) / self.temperature))
@@ -101,13 +97,9 @@ class HardFilter(Objective):
         threshold: pairs with a margin at or below this have weight 0.
     """
 
-    threshold: float = 0.0
+    threshold: Finite = 0.0
 
     needs_margin: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_finite("HardFilter", threshold=self.threshold)
 
     @property
     def jumps_at_equal_rewards(self) -> str | None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_finite, require_non_negative
 from mmrlhf.losses.links import logistic
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale
+from mmrlhf.ranges import Finite, NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +31,10 @@ class MPO(Objective):
         shift: implicit reward that separates good from bad responses.
     """
 
-    preference_weight: float = 0.8
-    quality_weight: float = 0.2
-    shift: float = 0.0
-    sft_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_finite("MPO", shift=self.shift)
-        require_non_negative("MPO", preference_weight=self.preference_weight, quality_weight=self.quality_weight)
+    preference_weight: NonNegative = 0.8
+    quality_weight: NonNegative = 0.2
+    shift: Finite = 0.0
+    sft_weight: NonNegative = 1.0
 
     def scale(self, inputs: PairInputs) -> PairScale:
         return PairScale.fill(inputs, b=self.beta, a=self.preference_weight)

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from mmrlhf.losses.margin_beta import MarginBeta, MarginScale, NegativeMargin
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
+from mmrlhf.ranges import NonNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class MarginBetaObjective(Objective):
         margin_scale: `raw`, `standardise` (by the root mean square over the step's pairs), or a number T: margin / T.
     """
 
-    w: float = 0.5
-    k: float = 0.5
+    w: NonNegative = 0.5
+    k: Positive = 0.5
     negative_margin: NegativeMargin = "floor"
     margin_scale: MarginScale = "raw"
 

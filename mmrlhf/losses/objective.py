@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.losses.bounds import require_non_negative, require_positive
 from mmrlhf.losses.links import logistic
+from mmrlhf.ranges import NonNegative, Positive, check_fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,15 +105,14 @@ class Objective:
     Raises: ConfigError for settings outside their ranges.
     """
 
-    beta: float = 0.1
-    sft_weight: float = 0.0
+    beta: Positive = 0.1
+    sft_weight: NonNegative = 0.0
 
     needs_reference: ClassVar[bool] = True
     needs_margin: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_positive(type(self).__name__, beta=self.beta)
-        require_non_negative(type(self).__name__, sft_weight=self.sft_weight)
+        check_fields(self)
 
     @property
     def uses_call_statistics(self) -> bool:

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mmrlhf.losses.bounds import require_choice, require_non_negative, require_positive
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
+from mmrlhf.ranges import NonNegative, Positive
 
 
 def _unchanged(margin: Tensor) -> Tensor:
@@ -36,17 +36,11 @@ class ODPO(Objective):
         min_margin: > 0, what a smaller margin is raised to (rewards' unit).
     """
 
-    alpha: float = 1.0
+    alpha: NonNegative = 1.0
     offset: Literal["log", "linear"] = "log"
-    min_margin: float = 1e-3
+    min_margin: Positive = 1e-3
 
     needs_margin: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive("ODPO", min_margin=self.min_margin)
-        require_non_negative("ODPO", alpha=self.alpha)
-        require_choice("ODPO", tuple(_OFFSETS), offset=self.offset)
 
     def scale(self, inputs: PairInputs) -> PairScale:
         margin = given(inputs.margin, "margin").float().clamp(min=self.min_margin)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from mmrlhf.losses.bounds import require_choice
 from mmrlhf.losses.bradley_terry import bradley_terry, centring, tie_loss
 from mmrlhf.losses.pairs import tied_pairs
 from mmrlhf.methods.counts import Counts
@@ -26,6 +25,7 @@ from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.methods.pairing import PairScheme, pair_scores, weighted_pairs
 from mmrlhf.methods.sft import label_counts
 from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.ranges import NonNegative, check_fields
 from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
 
 
@@ -44,15 +44,15 @@ class RewardWeights:
             several pairs counts in each.
     """
 
-    critique: float = 1.0
-    score: float = 1.0
-    tie: float = 0.0
-    centring: float = 0.0
-    dimensions: float = 0.0
+    critique: NonNegative = 1.0
+    score: NonNegative = 1.0
+    tie: NonNegative = 0.0
+    centring: NonNegative = 0.0
+    dimensions: NonNegative = 0.0
     critique_over: Literal["responses", "pairs"] = "responses"
 
     def __post_init__(self) -> None:
-        require_choice("the weights", ("responses", "pairs"), critique_over=self.critique_over)
+        check_fields(self)
 
     def without_critique(self) -> RewardWeights:
         """The same weights for a model that writes no critique."""

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.ranges import NonNegative, Positive, Share, ShareBelowOne, check_fields
 
 # Gradients of replicated parameters are averaged over ranks in pieces of this many numbers.
 ALL_REDUCE_NUMEL = 16 * 1024 * 1024
@@ -32,29 +33,19 @@ class OptimSettings:
         betas: AdamW's moments.
         warmup: share of all optimizer steps in which the rate rises linearly.
         schedule: what follows the warm-up; `cosine` and `linear` end at zero.
-        max_grad_norm: gradients are scaled down to this global norm; None leaves them.
+        max_grad_norm: gradients are scaled down to this global norm; None or 0 leaves them.
     """
 
-    lr: float = 1e-6
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup: float = 0.1
+    lr: Positive = 1e-6
+    weight_decay: NonNegative = 0.0
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
+    warmup: Share = 0.1
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    max_grad_norm: float | None = 1.0
-    head_lr: float | None = None
+    max_grad_norm: NonNegative | None = 1.0
+    head_lr: Positive | None = None
 
     def __post_init__(self) -> None:
-        for name, rate in {"lr": self.lr, "head_lr": self.head_lr}.items():
-            if rate is not None and not rate > 0:
-                raise ConfigError(
-                    "the learning rate must be positive", where=f"optim.{name}", given=rate, expected="> 0"
-                )
-        if not 0 <= self.warmup <= 1:
-            raise ConfigError("warm-up is a share", where="optim.warmup", given=self.warmup, expected="0 to 1")
-        if self.schedule not in ("cosine", "constant", "linear"):
-            raise ConfigError(
-                "unknown schedule", where="optim.schedule", given=self.schedule, expected="cosine, constant or linear"
-            )
+        check_fields(self)
 
 
 def schedule_factor(step: int, total_steps: int, settings: OptimSettings) -> float:
@@ -159,7 +150,7 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float | None) -> Tens
             norm = torch.nn.utils.get_total_norm(gradients)
             norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     total = torch.stack([norm.float() for norm in norms]).norm()
-    if max_norm is not None:
+    if max_norm:  # 0 is off, as elsewhere: it would scale every gradient away
         scale = torch.clamp(max_norm / (total + 1e-6), max=1.0)
         for parameter in (*halves[0], *halves[1]):
             if parameter.grad is not None:

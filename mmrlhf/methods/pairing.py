@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.losses.bounds import require_choice
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, PairTerms
 from mmrlhf.losses.pairs import Scheme, Weighting, build_pairs, ordered_pairs, tied_pairs
 from mmrlhf.methods.heldout import PairScores
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.processes import gather_ranks
+from mmrlhf.ranges import Finite, check_fields
 from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
 
 # Columns of a batch: what a reward model, or the reference, says about each response.
@@ -44,13 +44,10 @@ class PairScheme:
     weighting: Weighting = "pair"
     rank_by: Literal["annotators", "reward"] = "annotators"
     ties: Literal["drop", "even", "reward"] = "drop"
-    min_margin: float | None = None
+    min_margin: Finite | None = None
 
     def __post_init__(self) -> None:
-        require_choice("the pair scheme", get_args(Scheme), scheme=self.scheme)
-        require_choice("the pair scheme", get_args(Weighting), weighting=self.weighting)
-        require_choice("the pair scheme", ("annotators", "reward"), rank_by=self.rank_by)
-        require_choice("the pair scheme", ("drop", "even", "reward"), ties=self.ties)
+        check_fields(self)
 
     @property
     def needs_margin(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.ranges import ShareBelowOne, check_fields
 
 HEADS = ("linear", "tanh2", "silu2")
 
@@ -53,11 +54,12 @@ class HeadSettings:
     """
 
     kind: str = "tanh2"
-    dropout: float = 0.0
+    dropout: ShareBelowOne = 0.0
     dimensions: Sequence[str] = ()
     fresh: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_kind(self.kind)
 
     def build(self, width: int) -> ScoreHead:

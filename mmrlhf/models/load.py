@@ -27,6 +27,7 @@ from mmrlhf.errors import ConfigError, HubError, ModelError
 from mmrlhf.models.families import check_packable
 from mmrlhf.models.loading_info import check_loading
 from mmrlhf.models.weight_files import read_headers, read_json
+from mmrlhf.ranges import Count, Positive, ShareBelowOne, check_fields
 from mmrlhf.text import first_line
 
 # what transformers and the libraries below it raise at files that are not what they should be
@@ -74,21 +75,22 @@ class ModelSettings:
     vision: str = "frozen"
     projector: str = "full"
     language: str = "full"
-    lora_rank: int = 64
-    lora_alpha: float = 128.0
-    lora_dropout: float = 0.0
+    lora_rank: Count = 64
+    lora_alpha: Positive = 128.0
+    lora_dropout: ShareBelowOne = 0.0
     lora_head: bool = False
     gradient_checkpointing: bool = False
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     too_long: str = "shorten"
-    logprob_chunk: int = 1024
+    logprob_chunk: Count = 1024
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(
                     "unknown setting of a model",
-                    where=f"model.settings.{name}",
+                    argument=name,
                     given=getattr(self, name),
                     expected=f"one of {', '.join(allowed)}",
                 )

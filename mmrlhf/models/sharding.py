@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.families import language_layers, parts
 from mmrlhf.processes import count_devices
+from mmrlhf.ranges import Count
 from mmrlhf.types import ResponseOutputs
 
 if TYPE_CHECKING:  # takes seconds to import, and a single device never asks for it
@@ -48,8 +49,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, *, precision: str) -> None:
     if mesh["tensor_parallel"].size() != 1:
         raise ConfigError(
             "the strategy splits single layers over devices (tensor parallelism), which this project does not do",
-            where="trainer.strategy.tensor_parallel_size",
-            given=mesh["tensor_parallel"].size(),
+            where="trainer.strategy",
+            given=f"tensor_parallel_size={mesh['tensor_parallel'].size()}",
             expected="1, and data_parallel_size = devices * num_nodes",
         )
     _make_outputs_visible_to_fsdp()
@@ -90,7 +91,7 @@ def _make_outputs_visible_to_fsdp() -> None:
     torch.export.register_dataclass(ResponseOutputs)
 
 
-def sharded_strategy(*, devices: int | str | list[int], num_nodes: int, accelerator: str) -> Strategy:
+def sharded_strategy(*, devices: int | str | list[int], num_nodes: Count, accelerator: str) -> Strategy:
     """Make the strategy that splits one model over all devices of all machines (FSDP2, no tensor parallelism).
 
     Args:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.media.images import decode_image
+from mmrlhf.ranges import Count, Natural, Positive, check_fields
 from mmrlhf.shapes.scene import HAZARD, SIDE, THINGS, Scene
 from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup
@@ -37,9 +38,12 @@ class TowerSettings:
         lr: highest learning rate.
     """
 
-    steps: int = 150
-    pictures: int = 64
-    lr: float = 2e-3
+    steps: Natural = 150
+    pictures: Count = 64
+    lr: Positive = 2e-3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def pretrain_tower(

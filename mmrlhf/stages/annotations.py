@@ -18,6 +18,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select
 from mmrlhf.files import write_json
 from mmrlhf.methods.pairing import REWARD
+from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.reporting.accuracy import ranking_summary
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
@@ -37,13 +38,13 @@ def run(
     out: Path,
     *,
     shards: Path,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, NonNegative] | None = None,
     judge: Judge | None = None,
-    holdout: float = 0.05,
-    limit: int | None = None,
+    holdout: Share = 0.05,
+    limit: Count | None = None,
     selection: Selection | None = None,
-    report_queries: int = 5000,
-    seed: int = 0,
+    report_queries: Count = 5000,
+    seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/rewards` (a side-car: reward per response) and report how it ranks, as the stage `score` does.

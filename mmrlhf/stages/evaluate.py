@@ -40,6 +40,7 @@ from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.parts import Parts
+from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
 from mmrlhf.shards.index import Index
@@ -68,13 +69,13 @@ def run(
     judge: Judge | None = None,
     passes: PassSettings | None = None,
     critiques: CritiqueSettings | None = None,
-    holdout: float = 0.05,
-    limit: int | None = 500,
+    holdout: Share = 0.05,
+    limit: Count | None = 500,
     selection: Selection | None = None,
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    num_samples: int = 1,
-    seed: int = 0,
+    max_new_tokens: Count = 256,
+    temperature: NonNegative = 0.0,
+    num_samples: Natural = 1,
+    seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/metrics.json` and `out/samples.jsonl` for held-out queries.

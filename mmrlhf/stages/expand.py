@@ -25,6 +25,7 @@ from mmrlhf.expansion.answer_log import AnswerLog
 from mmrlhf.expansion.expanders import Expander
 from mmrlhf.expansion.request import INSTRUCTION, Request, make_request, refusals
 from mmrlhf.files import write_json, written
+from mmrlhf.ranges import Count, NonNegative, Positive
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.terminal.progress import track
@@ -57,13 +58,13 @@ def run(
     source: str = "short",
     target: str = "full",
     instruction: str = INSTRUCTION,
-    max_new_words: float = 0.15,
-    max_growth: float = 20.0,
-    tokens_per_critique: int = 200,
-    price_in: float | None = None,
-    price_out: float | None = None,
-    max_cost: float | None = None,
-    limit: int | None = None,
+    max_new_words: NonNegative = 0.15,
+    max_growth: Positive = 20.0,
+    tokens_per_critique: Count = 200,
+    price_in: NonNegative | None = None,
+    price_out: NonNegative | None = None,
+    max_cost: NonNegative | None = None,
+    limit: Count | None = None,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/shards`: the same queries, whose responses have a `target` critique wherever they had a `source` one.

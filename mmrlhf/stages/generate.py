@@ -34,6 +34,7 @@ from mmrlhf.inference.sharing import share_pass
 from mmrlhf.inference.tables import share_quarantine
 from mmrlhf.models.decoding import generate
 from mmrlhf.parts import Parts
+from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
@@ -58,14 +59,14 @@ def run(
     policy: Path | str,
     passes: PassSettings | None = None,
     judge: Judge | None = None,
-    holdout: float = 0.05,
-    limit: int | None = None,
-    val_limit: int | None = 256,
+    holdout: Share = 0.05,
+    limit: Count | None = None,
+    val_limit: Natural | None = 256,
     selection: Selection | None = None,
-    num_samples: int = 4,
-    temperature: float = 1.0,
-    max_new_tokens: int = 256,
-    seed: int = 0,
+    num_samples: Natural = 4,
+    temperature: NonNegative = 1.0,
+    max_new_tokens: Count = 256,
+    seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/shards`: the same queries with the policy's distinct answers as responses that nobody has ranked.

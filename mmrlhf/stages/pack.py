@@ -21,6 +21,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
 from mmrlhf.media.isolation import ProcessDied, map_isolated
 from mmrlhf.media.video import Sampling
+from mmrlhf.ranges import Count, Positive
 from mmrlhf.records.draft import Draft, Rejection, VideoForm, load_or_reject
 from mmrlhf.records.own import find_function, import_own
 from mmrlhf.reporting.pack_table import REPORT_FILE, Tally, build_report, require_groups, warn
@@ -45,13 +46,13 @@ def run(
     root: Path,
     importer: Importer | str,
     video: VideoForm = "keep",
-    num_frames: int = 16,
+    num_frames: Count = 16,
     sampling: Sampling = "uniform",
-    fps: float | None = None,
-    max_groups_per_shard: int = 1000,
-    max_megabytes: float = 1024,
-    seconds_per_record: float = 300,
-    limit: int | None = None,
+    fps: Positive | None = None,
+    max_groups_per_shard: Count = 1000,
+    max_megabytes: Positive = 1024,
+    seconds_per_record: Positive = 300,
+    limit: Count | None = None,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Import records, check their media, and write shards, index, manifest and `report.json` into `out`.

@@ -29,6 +29,7 @@ from mmrlhf.inference.sharing import share_pass
 from mmrlhf.inference.tables import TablePass
 from mmrlhf.media.damage import Damage, DamageKind, damaged_only
 from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKENS
+from mmrlhf.ranges import Count, Natural, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.types import EncodedGroup, PreferenceGroup
@@ -48,11 +49,11 @@ def run(
     shards: Path,
     policy: Path | str,
     passes: PassSettings | None = None,
-    holdout: float = 0.05,
-    limit: int | None = None,
+    holdout: Share = 0.05,
+    limit: Count | None = None,
     selection: Selection | None = None,
     damage: DamageKind | None = None,
-    damage_seed: int = 0,
+    damage_seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/logprobs` (a side-car: reference_logprob, reference_tokens per response; with damage one more).

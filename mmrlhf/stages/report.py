@@ -20,6 +20,7 @@ from mmrlhf.chain.store import plain
 from mmrlhf.errors import DataError
 from mmrlhf.files import write_json
 from mmrlhf.losses.objective import Objective
+from mmrlhf.ranges import Count, Natural
 from mmrlhf.reporting import plots, sections
 from mmrlhf.reporting.categories import write_categories
 from mmrlhf.reporting.headline import build_cards, headline
@@ -84,9 +85,9 @@ def run(
     others: Mapping[str, str | Path] | None = None,
     objective: Objective | None = None,
     title: str = "Multimodal preference alignment",
-    num_samples: int = 12,
-    max_queries: int = 2000,
-    seed: int = 0,
+    num_samples: Natural = 12,
+    max_queries: Count = 2000,
+    seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/report.html`, `out/categories.csv` and `out/metrics.json` from the artefacts of the other stages.

@@ -23,6 +23,7 @@ from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.models.export import save_reward_model, starting_head
 from mmrlhf.models.heads import HeadSettings
+from mmrlhf.ranges import Count, Natural
 from mmrlhf.shards.index import Index
 from mmrlhf.training.critique_samples import critique_samples
 from mmrlhf.training.fit import MODEL, finish, train
@@ -49,8 +50,8 @@ def run(
     head: HeadSettings | None = None,
     weights: RewardWeights | None = None,
     pairs: PairScheme | None = None,
-    num_samples: int = 4,
-    max_critique_tokens: int = 512,
+    num_samples: Natural = 4,
+    max_critique_tokens: Count = 512,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Train a reward model and write `out/model`: a Hugging Face folder with a score head and a card.

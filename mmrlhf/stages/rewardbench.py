@@ -24,6 +24,7 @@ from mmrlhf.inference.passes import pick_device
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.ranges import Count, Natural
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.accuracy import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE, OTHER, ranking_summary
 from mmrlhf.shards.index import Index
@@ -54,8 +55,8 @@ def run(
     compare: Sequence[str] = (),
     passes: PassSettings | None = None,
     critiques: CritiqueSettings | None = None,
-    limit: int | None = None,
-    seed: int = 0,
+    limit: Count | None = None,
+    seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/metrics.json` and `out/rewardbench.md`; without a reward model, the baselines alone.

@@ -19,6 +19,7 @@ from mmrlhf.inference.reward_model import CritiqueSource, RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.sharing import share_pass
+from mmrlhf.ranges import Count, Natural, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.accuracy import GENERATED, GIVEN, ranking_summary
 from mmrlhf.shards.index import Index
@@ -41,11 +42,11 @@ def run(
     critiques: CritiqueSettings | None = None,
     critique_source: CritiqueSource = "generate",
     compare_given: bool = False,
-    holdout: float = 0.05,
-    limit: int | None = None,
+    holdout: Share = 0.05,
+    limit: Count | None = None,
     selection: Selection | None = None,
-    report_queries: int = 5000,
-    seed: int = 0,
+    report_queries: Count = 5000,
+    seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/rewards` (a side-car: reward, critique, critique_tokens per response) and report the accuracy.

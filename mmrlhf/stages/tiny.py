@@ -14,6 +14,7 @@ from transformers import AutoProcessor
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
 from mmrlhf.models.recipes.recipe import Recipe
+from mmrlhf.ranges import Natural
 from mmrlhf.shapes.tower import TowerSettings, pretrain_tower
 from mmrlhf.shards.index import Index
 
@@ -35,7 +36,7 @@ def run(
     recipe: Recipe | None = None,
     size: TinySize | None = None,
     tower: TowerSettings | None = None,
-    seed: int = 0,
+    seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/model`, a Hugging Face folder with random weights, all or all but the tower's.

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
+from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.shapes.annotators import AnnotatorSettings, RankBy
 from mmrlhf.shapes.ranked_query import PreferenceSettings
 from mmrlhf.shapes.statistics import WorldStatistics
@@ -22,21 +23,21 @@ VERSION = 1
 def run(
     out: Path,
     *,
-    num_groups: int,
-    num_warmup: int,
-    seed: int,
-    min_objects: int = 2,
-    max_objects: int = 4,
-    sigma: float = 1.2,
-    num_annotators: int = 3,
+    num_groups: Natural,
+    num_warmup: Natural,
+    seed: Natural,
+    min_objects: Count = 2,
+    max_objects: Count = 4,
+    sigma: NonNegative = 1.2,
+    num_annotators: Count = 3,
     rank_by: RankBy = "one",
-    flip_rate: float = 0.0,
-    length_bias: float = 0.0,
-    warmup_truth: float = 0.6,
-    warmup_mix: Mapping[str, float] | None = None,
+    flip_rate: Share = 0.0,
+    length_bias: Share = 0.0,
+    warmup_truth: Share = 0.6,
+    warmup_mix: Mapping[str, NonNegative] | None = None,
     image_format: str = "png",
-    jitter: int = 1,
-    noise: float = 4.0,
+    jitter: Natural = 1,
+    noise: NonNegative = 4.0,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Fill `out/preference` with ranked groups and `out/warmup` with warm-up records.

@@ -17,6 +17,7 @@ from mmrlhf.errors import ConfigError, DataError, UserError
 from mmrlhf.media.damage import Damage
 from mmrlhf.media.images import Alpha, decode_image
 from mmrlhf.media.video import Backend, Sampling, VideoClip, decode_frames, decode_video, packed_record
+from mmrlhf.ranges import Count, Positive, check_fields
 from mmrlhf.text import first_line
 from mmrlhf.types import Media, PreferenceGroup
 
@@ -43,29 +44,23 @@ class MediaSettings:
         alpha: transparent pixels are laid over `white`, or `drop`: the colour behind them is shown.
     """
 
-    num_frames: int = 16
+    num_frames: Count = 16
     sampling: str = "uniform"
-    fps: float | None = None
+    fps: Positive | None = None
     backend: str = "auto"
     alpha: str = "white"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         choices = {"sampling": get_args(Sampling), "backend": get_args(Backend), "alpha": get_args(Alpha)}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(
                     "unknown way to read media",
-                    where=f"data.media.{name}",
+                    argument=name,
                     given=getattr(self, name),
                     expected=f"one of {', '.join(allowed)}",
                 )
-        if self.num_frames < 1 or (self.fps is not None and self.fps <= 0):
-            raise ConfigError(
-                "a video needs frames",
-                where="data.media.num_frames, data.media.fps",
-                given=f"num_frames={self.num_frames}, fps={self.fps}",
-                expected="num_frames of 1 or more, fps above 0 or none",
-            )
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from torch import nn
 
 from mmrlhf.callbacks.answers import FOLDER, HeldOutAnswers
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.errors import ConfigError
 from mmrlhf.feed.selection import select, usable
 from mmrlhf.inference.passes import decode_text, pick_device, read_usable, with_responses
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.ranges import Count, Natural, check_fields
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.sample_cards import read_pictures
 from mmrlhf.shards.index import Index
@@ -42,21 +42,14 @@ class AnswerSettings:
         judge: (group's meta, answer) -> true quality, where it is known.
     """
 
-    num_queries: int = 8
-    max_new_tokens: int = 256
+    num_queries: Natural = 8
+    max_new_tokens: Count = 256
     reward_model: Path | str | None = None
-    max_critique_tokens: int = 512
+    max_critique_tokens: Count = 512
     judge: Judge | None = None
 
     def __post_init__(self) -> None:
-        if self.num_queries < 0 or self.max_new_tokens < 1 or self.max_critique_tokens < 1:
-            raise ConfigError(
-                "held-out answers cannot be taken like this",
-                where="stages.mmdpo.answers",
-                given=f"num_queries={self.num_queries}, max_new_tokens={self.max_new_tokens}, "
-                f"max_critique_tokens={self.max_critique_tokens}",
-                expected="num_queries of 0 or more, the others 1 or more",
-            )
+        check_fields(self)
 
 
 def answer_callbacks(

@@ -11,6 +11,7 @@ from mmrlhf.feed.selection import Selection
 from mmrlhf.feed.weights import Mixing
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.load import PARTS, ModelSettings
+from mmrlhf.ranges import Count, Natural, Positive, ShareBelowOne, check_fields
 from mmrlhf.tokens.processing import MediaSettings
 
 
@@ -34,36 +35,25 @@ class Schedule:
         seed: order of the data, fresh parameters and dropout follow from it.
     """
 
-    epochs: float | None = 1.0
-    max_steps: int | None = None
-    groups_per_step: int = 32
-    token_budget: int = 16384
-    holdout: float = 0.05
+    epochs: Positive | None = 1.0
+    max_steps: Count | None = None
+    groups_per_step: Count = 32
+    token_budget: Count = 16384
+    holdout: ShareBelowOne = 0.05
     selection: Selection = field(default_factory=Selection)
     mixing: Mixing = field(default_factory=Mixing)
-    limit: int | None = None
-    val_limit: int | None = 512
-    val_every: int | None = None
-    checkpoint_every: int | None = 200
-    keep_checkpoints: int = 2
-    seed: int = 0
+    limit: Count | None = None
+    val_limit: Natural | None = 512
+    val_every: Count | None = None
+    checkpoint_every: Count | None = 200
+    keep_checkpoints: Count = 2
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
-        counts = ("max_steps", "groups_per_step", "token_budget", "limit", "val_every", "checkpoint_every",
-                  "keep_checkpoints")  # fmt: skip
-        wrong = [f"{name}={value}" for name in counts if (value := getattr(self, name)) is not None and value < 1]
-        if self.epochs is not None and self.epochs <= 0:
-            wrong.append(f"epochs={self.epochs}")
-        if not 0 <= self.holdout < 1:
-            wrong.append(f"holdout={self.holdout}")
+        check_fields(self)
         if self.epochs is None and self.max_steps is None:
-            wrong.append("neither epochs nor max_steps")
-        if wrong:
             raise ConfigError(
-                "a schedule cannot be met",
-                where="optim, scale, data.holdout, model.token_budget",
-                given=", ".join(wrong),
-                expected="counts of 1 or more, epochs above 0, 0 <= holdout < 1, and epochs or max_steps",
+                "a schedule has neither epochs nor max_steps", argument="epochs", expected="one of them, or both"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -193,6 +194,19 @@ def test_nearly_every_setting_is_explained() -> None:
     listed = list_settings([])
     bare = [item.key for item in listed if not item.explanation]
     assert len(listed) > 450 and len(bare) < 0.15 * len(listed), bare
+
+
+def test_the_tab_key_completes_settings(project: Path) -> None:
+    line = "run.py model.settings.lora_"
+    run = subprocess.run(
+        [sys.executable, "run.py", "-sc", "query=bash"],
+        cwd=project,
+        env={**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"model.settings.lora_rank=", "model.settings.lora_alpha="} <= set(run.stdout.split())
 
 
 def test_composing_imports_no_model_library() -> None:

@@ -81,5 +81,5 @@ def test_buckets_change_nothing(bucket: int, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("change", [{"lr": 0}, {"warmup": 1.5}, {"schedule": "step"}])
 def test_impossible_settings_are_refused(change: dict) -> None:
-    with pytest.raises(ValueError, match="optim"):
+    with pytest.raises(ValueError, match=next(iter(change))):
         OptimSettings(**change)

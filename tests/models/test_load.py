@@ -38,8 +38,9 @@ def test_unreachable_hub_says_which_folder_to_give(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["precision", "layout", "vision", "projector", "language"])
 def test_unknown_setting(name: str) -> None:
     """Every choice is checked when the settings are made."""
-    with pytest.raises(ConfigError, match=f"model.settings.{name}"):
+    with pytest.raises(ConfigError) as caught:
         ModelSettings(**{name: "sideways"})
+    assert caught.value.argument == name
 
 
 def test_tiny_family_without_recipe(tmp_path: Path) -> None:

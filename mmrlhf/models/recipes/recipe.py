@@ -9,6 +9,8 @@ from typing import Any
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedConfig, ProcessorMixin, Qwen2Tokenizer
 
+from mmrlhf.ranges import Count, check_fields
+
 
 @dataclass(frozen=True)
 class TinySize:
@@ -29,17 +31,20 @@ class TinySize:
             limits of pixels (`Recipe.published`) take the place of these three, whatever the widths.
     """
 
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 4
-    vision_hidden: int = 32
-    vision_layers: int = 2
-    image: int = 56
-    patch: int = 14
-    vocabulary: int = 600
-    max_positions: int = 4096
+    hidden: Count = 64
+    layers: Count = 2
+    heads: Count = 4
+    vision_hidden: Count = 32
+    vision_layers: Count = 2
+    image: Count = 56
+    patch: Count = 14
+    vocabulary: Count = 600
+    max_positions: Count = 4096
     crops: bool = True
     published: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def vision_heads(self) -> int:
