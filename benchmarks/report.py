@@ -20,7 +20,6 @@ import lightning as L
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.files import write_json
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.reporting.accuracy import GENERATED, ranking_summary
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
@@ -28,6 +27,9 @@ from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import report
+from mmrlhf.summaries.evaluations import EvaluateSummary
+from mmrlhf.summaries.left_out import Quarantined
+from mmrlhf.summaries.scores import AnnotationsSummary
 from mmrlhf.types import PreferenceGroup, Response
 
 NUM_RESPONSES = 4
@@ -80,7 +82,8 @@ def write_evaluation(folder: Path, answers: Sequence[Answers], *, is_reference: 
     """What the stage `evaluate` leaves."""
     folder.mkdir()
     found = report_answers(answers, max_new_tokens=64, is_reference=is_reference, is_sampled=True)
-    write_json(folder / "metrics.json", {"temperature": 1.0, "max_new_tokens": 64, **found})
+    nothing = Quarantined(0, len(answers), 1, [])
+    EvaluateSummary(**vars(found), temperature=1.0, max_new_tokens=64, quarantined=nothing).write(folder)
     rows = (json.dumps(row) + "\n" for answer in answers for row in answer.rows())
     (folder / "samples.jsonl").write_text("".join(rows))
 
@@ -93,7 +96,7 @@ def measure(root: Path, queries: int, categories: int) -> dict[str, Any]:
     rewards = make_rewards(root / "score" / "rewards", groups)
     start = time.perf_counter()
     found = ranking_summary(index, np.arange(len(index)), {GENERATED: rewards})
-    write_json(root / "score" / "metrics.json", {"heldout": found, "train": found})
+    AnnotationsSummary({}, heldout=found, train=found).write(root / "score")
     scored = time.perf_counter()
     for name, gain in (("before", 0.0), ("after", 0.1)):
         write_evaluation(root / name, make_answers(groups, gain), is_reference=gain == 0)

@@ -17,7 +17,7 @@ FLOORS = (
     ("text", "trees"),
     ("errors", "types"),
     ("files", "ranges"),
-    ("parts", "processes", "losses", "metrics", "media", "endpoints"),
+    ("parts", "processes", "losses", "metrics", "media", "endpoints", "summaries"),
     ("terminal", "records", "tokens", "models", "expansion"),
     ("shapes", "shards", "methods", "callbacks"),
     ("feed", "chain"),

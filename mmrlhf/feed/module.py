@@ -29,6 +29,7 @@ from mmrlhf.feed.plan import Quotas, StepPlan
 from mmrlhf.feed.prefetch import ShardPrefetch, begin_prefetch, shard_uses
 from mmrlhf.feed.steps import HeldOutSteps, RunPlan, TrainSteps
 from mmrlhf.feed.weights import Mixing
+from mmrlhf.summaries.trainings import Cell
 from mmrlhf.types import StepBatch
 
 # What a checkpoint remembers of the data, and what it means when that has changed.
@@ -113,7 +114,7 @@ class PreferenceDataModule(L.LightningDataModule):
         if quotas is not None:
             sizes = np.bincount(quotas.cell_of_row).tolist()
             cells = zip(quotas.names, sizes, quotas.places.tolist(), strict=True)
-            found["cells"] = {name: {"groups": size, "places": places} for name, size, places in cells}
+            found["cells"] = {name: Cell(size, places) for name, size, places in cells}
         return found
 
     def first_epoch(self) -> list[StepPlan]:

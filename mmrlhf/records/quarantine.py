@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.summaries.left_out import LeftOutFor, Quarantined
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Quarantine:
         """
         if len(self.reasons) <= self.budget:
             return
-        found = "; ".join(f"{row['queries']} x {row['reason']} ({', '.join(row['keys'])})" for row in self.by_reason())
+        found = "; ".join(f"{row.queries} x {row.reason} ({', '.join(row.keys)})" for row in self.by_reason())
         raise DataError(
             "too many queries cannot be used",
             where=where,
@@ -82,22 +82,17 @@ class Quarantine:
             "runtime.max_damaged=SHARE",
         )
 
-    def by_reason(self) -> list[dict[str, Any]]:
+    def by_reason(self) -> list[LeftOutFor]:
         """For each reason how many queries it left out, and the first keys; the most frequent first."""
         keys: dict[str, list[str]] = {}
         for key, reason in sorted(self.reasons.items()):
             keys.setdefault(reason, []).append(key)
-        rows = [{"reason": why, "queries": len(own), "keys": own[:_SHOWN]} for why, own in keys.items()]
-        return sorted(rows, key=lambda row: -row["queries"])
+        rows = [LeftOutFor(why, len(own), own[:_SHOWN]) for why, own in keys.items()]
+        return sorted(rows, key=lambda row: -row.queries)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Quarantined:
         """What a stage's summary says: how many queries of how many, how many may be, and why."""
-        return {
-            "queries": len(self.reasons),
-            "of": self.num_queries,
-            "at_most": self.budget,
-            "reasons": self.by_reason(),
-        }
+        return Quarantined(len(self.reasons), self.num_queries, self.budget, self.by_reason())
 
 
 def reason_of(error: DataError) -> str:

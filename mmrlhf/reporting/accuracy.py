@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from mmrlhf.metrics.ranking import accuracy_difference, accuracy_report
 from mmrlhf.reporting.reward_details import judge_report
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.summaries.rankings import ANNOTATORS, TRUTH, Accuracy, AccuracyDifference, MarginStatistics, Ranking
 from mmrlhf.types import PreferenceGroup
 
 GENERATED, GIVEN = "reward model", "reward model, critique given"
@@ -36,7 +36,7 @@ class ScoredGroup:
 
 def ranking_summary(
     index: Index, rows: np.ndarray, tables: Mapping[str, SideCar], *, critique: str = "", seed: int = 0
-) -> dict[str, Any]:
+) -> Ranking:
     """Accuracy by annotators and by truth, with baselines, over rows of an index; and a closer look at one scorer.
 
     `difference` is the first scorer minus each other one; `judge` is the first one's `judge_report`.
@@ -48,13 +48,14 @@ def ranking_summary(
     groups = [index.read(int(row), media=False) for row in rows]
     scores = [_look_up(group, tables) for group in groups]
     scored = scored_groups(groups, scores, critique=critique, seed=seed)
-    return {
-        "queries": len(groups),
-        "accuracy": ranking_tables(scored),
-        "difference": ranking_differences(scored) if tables else {},
-        "margin": {name: margin_statistics(scored, name) for name in tables},
-        "judge": judge_report(groups, [own[next(iter(tables))] for own in scores], seed=seed) if tables else None,
-    }
+    margins = {name: margin_statistics(scored, name) for name in tables}
+    return Ranking(
+        queries=len(groups),
+        accuracy=ranking_tables(scored),
+        difference=ranking_differences(scored) if tables else {},
+        margin={name: found for name, found in margins.items() if found is not None},
+        judge=judge_report(groups, [own[next(iter(tables))] for own in scores], seed=seed) if tables else None,
+    )
 
 
 def _look_up(group: PreferenceGroup, tables: Mapping[str, SideCar]) -> dict[str, list[float]]:
@@ -106,14 +107,14 @@ def true_pairs(group: PreferenceGroup) -> Pairs | None:
     return tuple((i, j) for i, a in enumerate(quality) for j, b in enumerate(quality) if a > b)
 
 
-def ranking_tables(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, Any]]:
+def ranking_tables(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, Accuracy]]:
     """Accuracy of every scorer by every judge: judge -> scorer -> `accuracy_report`.
 
     A scorer is reported over the groups that have its scores, a judge over those with at least one of its pairs.
     """
     groups = list(groups)
-    tables: dict[str, dict[str, Any]] = {}
-    for judge in ("annotators", "truth"):
+    tables: dict[str, dict[str, Accuracy]] = {}
+    for judge in (ANNOTATORS, TRUTH):
         for scorer in dict.fromkeys(name for group in groups for name in group.scores):
             rows = [
                 (group.key, group.category, group.scores[scorer][chosen], group.scores[scorer][rejected])
@@ -124,16 +125,16 @@ def ranking_tables(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, Any]]:
             if rows:
                 keys, categories, chosen_scores, rejected_scores = (list(column) for column in zip(*rows, strict=True))
                 report = accuracy_report(keys, chosen_scores, rejected_scores, categories)
-                tables.setdefault(judge, {})[scorer] = report
+                tables.setdefault(judge, {})[scorer] = Accuracy.from_json(report, where="accuracy_report")
     return tables
 
 
-def ranking_differences(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, Any]]:
+def ranking_differences(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, AccuracyDifference]]:
     """The first scorer minus every other one, on the pairs that both have: judge -> scorer -> `accuracy_difference`."""
     groups = list(groups)
     names = list(dict.fromkeys(name for group in groups for name in group.scores))
-    found: dict[str, dict[str, Any]] = {}
-    for judge in ("annotators", "truth"):
+    found: dict[str, dict[str, AccuracyDifference]] = {}
+    for judge in (ANNOTATORS, TRUTH):
         for other in names[1:]:
             rows = [
                 (group.key, *(group.scores[name][chosen] > group.scores[name][rejected] for name in (names[0], other)))
@@ -143,29 +144,33 @@ def ranking_differences(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, An
             ]
             if rows:
                 keys, right, other_right = (list(column) for column in zip(*rows, strict=True))
-                found.setdefault(judge, {})[other] = accuracy_difference(keys, right, other_right)
+                gap = accuracy_difference(keys, right, other_right)
+                found.setdefault(judge, {})[other] = AccuracyDifference.from_json(gap, where="accuracy_difference")
     return found
 
 
-def margin_statistics(groups: Iterable[ScoredGroup], scorer: str) -> dict[str, float]:
-    """Where the margins (chosen minus rejected, by the annotators) of a scorer lie; what MM-DPO's beta is fed with."""
+def margin_statistics(groups: Iterable[ScoredGroup], scorer: str) -> MarginStatistics | None:
+    """Where the margins (chosen minus rejected, by the annotators) of a scorer lie; what MM-DPO's beta is fed with.
+
+    None without a pair.
+    """
     margins = np.array(
         [
             group.scores[scorer][chosen] - group.scores[scorer][rejected]
             for group in groups
             if scorer in group.scores
-            for chosen, rejected in group.pairs.get("annotators", ())
+            for chosen, rejected in group.pairs.get(ANNOTATORS, ())
         ]
     )
     if not len(margins):
-        return {}
+        return None
     low, middle, high = np.quantile(margins, (0.05, 0.5, 0.95))
-    return {
-        "num_pairs": len(margins),
-        "mean": float(margins.mean()),
-        "std": float(margins.std()),
-        "p05": float(low),
-        "median": float(middle),
-        "p95": float(high),
-        "share_negative": float((margins < 0).mean()),
-    }
+    return MarginStatistics(
+        num_pairs=len(margins),
+        mean=float(margins.mean()),
+        std=float(margins.std()),
+        p05=float(low),
+        median=float(middle),
+        p95=float(high),
+        share_negative=float((margins < 0).mean()),
+    )

@@ -9,6 +9,8 @@ from typing import Any
 from mmrlhf.metrics.intervals import mean_interval, share_interval
 from mmrlhf.metrics.policy import k3_estimates, log_ratios
 from mmrlhf.reporting.accuracy import ranking_tables, scored_groups
+from mmrlhf.summaries.evaluations import AnswerNumbers, CategoryMeasure, Measure
+from mmrlhf.summaries.rankings import Tables
 from mmrlhf.types import PreferenceGroup
 
 
@@ -59,7 +61,7 @@ Row = tuple[str, str, float]  # key, category, value
 
 def report_answers(
     answers: Sequence[Answers], *, max_new_tokens: int, is_reference: bool, is_sampled: bool, seed: int = 0
-) -> dict[str, Any]:
+) -> AnswerNumbers:
     """Summarise a policy's answers.
 
     Args:
@@ -72,43 +74,45 @@ def report_answers(
         reached `max_new_tokens`): overall and per category, as mean, low, high (95%, over queries), None where
         not asked for; `preference`: accuracy tables of the implicit reward and of the log-probability alone.
     """
-    values: dict[str, Values] = {
-        "quality": lambda answer: answer.quality,
-        "reward": lambda answer: answer.reward,
-        "kl": lambda answer: answer.log_ratios(),
-        "kl_k3": lambda answer: k3_estimates(answer.log_ratios() or []).tolist() if is_sampled else None,
-        "length": lambda answer: answer.num_tokens,
-        "cut_off": lambda answer: [float(number >= max_new_tokens) for number in answer.num_tokens],
-    }
-    means = {name: _by_category(answers, value, is_share=name == "cut_off") for name, value in values.items()}
     num_cut = sum(number >= max_new_tokens for answer in answers for number in answer.num_tokens)
-    return {
-        "queries": len(answers),
-        "num_cut_off": num_cut,
-        **means,
-        "preference": _preference(answers, is_reference, seed),
-    }
+
+    def cut_off(answer: Answers) -> list[float]:
+        return [float(number >= max_new_tokens) for number in answer.num_tokens]
+
+    def kl_k3(answer: Answers) -> Sequence[float] | None:
+        return k3_estimates(answer.log_ratios() or []).tolist() if is_sampled else None
+
+    return AnswerNumbers(
+        queries=len(answers),
+        num_cut_off=num_cut,
+        quality=_by_category(answers, lambda answer: answer.quality),
+        reward=_by_category(answers, lambda answer: answer.reward),
+        kl=_by_category(answers, lambda answer: answer.log_ratios()),
+        kl_k3=_by_category(answers, kl_k3),
+        length=_by_category(answers, lambda answer: answer.num_tokens),
+        cut_off=_by_category(answers, cut_off, is_share=True),
+        preference=_preference(answers, is_reference, seed),
+    )
 
 
-def _by_category(answers: Sequence[Answers], values: Values, *, is_share: bool) -> dict[str, Any] | None:
+def _by_category(answers: Sequence[Answers], values: Values, *, is_share: bool = False) -> Measure | None:
     rows = [(a.key, a.category, value) for a in answers for value in values(a) or ()]
     if not rows:
         return None
     own: dict[str, list[Row]] = {}
     for row in rows:
         own.setdefault(row[1], []).append(row)
-    report: dict[str, Any] = _interval(rows, is_share)
-    report["categories"] = {name: _interval(own[name], is_share) for name in sorted(own)}
-    return report
+    overall, categories = _mean(rows, is_share), {name: _mean(own[name], is_share) for name in sorted(own)}
+    return Measure(overall.mean, overall.low, overall.high, overall.queries, categories)
 
 
-def _interval(rows: Sequence[Row], is_share: bool) -> dict[str, Any]:
+def _mean(rows: Sequence[Row], is_share: bool) -> CategoryMeasure:
     keys, _, values = zip(*rows, strict=True)
     found = (share_interval if is_share else mean_interval)(list(values), groups=keys)
-    return {**found._asdict(), "queries": len(set(keys))}
+    return CategoryMeasure(found.mean, found.low, found.high, len(set(keys)))
 
 
-def _preference(answers: Sequence[Answers], is_reference: bool, seed: int) -> dict[str, Any]:
+def _preference(answers: Sequence[Answers], is_reference: bool, seed: int) -> Tables:
     """How well the policy ranks the annotated responses, by implicit reward and by log-probability alone."""
     scores = []
     for answer in answers:

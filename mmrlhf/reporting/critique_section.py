@@ -15,7 +15,7 @@ from mmrlhf.shards.index import Index
 Row = Mapping[str, Any]
 
 
-def critiques_while_training(stage: StageResult, index: Index | None) -> list[dict[str, Any]]:
+def critiques_while_training(stage: StageResult[Any], index: Index | None) -> list[dict[str, Any]]:
     """A card for each query: picture, prompt, and for each response, best rank first, what was said of it when.
 
     Empty where nothing was kept; a query that the index does not hold is shown without its picture.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,22 +21,32 @@ from mmrlhf.files import is_remote, read_lines
 from mmrlhf.losses.objective import Objective, PairInputs
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.summaries.datasets import PackSummary
+from mmrlhf.summaries.evaluations import EvaluateSummary
+from mmrlhf.summaries.kinds import kind_of
+from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
+from mmrlhf.summaries.summary import METRICS_FILE, Summary
+from mmrlhf.summaries.trainings import TrainingSummary
 
 logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Summary, covariant=True)
 
 AnswerPair = tuple[str, str, float, float]  # key, category, before, after
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """One stage's folder: its record (settings, versions, seconds; empty for a folder of the user's own), its summary,
+class StageResult(Generic[S]):
+    """One stage's folder: its record (settings, versions, seconds; empty for a folder of the user's own), what it found
+    (`content` as it lies there, `summary` read as one of the kinds that were asked for; None where it is of none),
     and its training curves and histograms if it trained."""
 
     name: str
     folder: Path
     record: Mapping[str, Any] = field(default_factory=dict)
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
+    summary: S | None = None
     curves: Curves = field(default_factory=dict)
     histograms: Mapping[str, Sequence[Histogram]] = field(default_factory=dict)
 
@@ -54,10 +64,13 @@ def open_shards(place: str | Path | None) -> Index | None:
     return Index.load(place)
 
 
-def read_stage(name: str, path: str | Path | None) -> StageResult | None:
+def read_stage(name: str, path: str | Path | None, *kinds: type[S]) -> StageResult[S] | None:
     """Read a stage's folder; None where it was not given or is not there.
 
     The path may point into the artefact (its `model`, its `rewards`): the record is then found above it.
+
+    kinds: that its summary may be of. What another stage made has none of them (a mixed set that is read as a packed
+    one). Raises: DataError where it should be of a kind, and its keys are not.
     """
     if path is None or not Path(path).exists():
         return None
@@ -67,9 +80,42 @@ def read_stage(name: str, path: str | Path | None) -> StageResult | None:
             folder = above
             break
     record = read_json(folder / ARTIFACT_FILE) or {}
-    summary = read_json(folder / "metrics.json") or record.get("summary") or {}
+    content = read_json(folder / METRICS_FILE) or record.get("summary") or {}
     curves = read_curves(folder) if (folder / CURVE_FILE).is_file() else {}
-    return StageResult(name, folder, record, summary, curves, read_histograms(folder))
+    summary = _summary(folder, record, content, kinds) if content else None
+    return StageResult(name, folder, record, content, summary, curves, read_histograms(folder))
+
+
+def _summary(folder: Path, record: Mapping[str, Any], content: Mapping[str, Any], kinds: Sequence[type[S]]) -> S | None:
+    """What made the folder decides the kind; where nothing says that, the most fitting one."""
+    target = str(record.get("settings", {}).get("_target_", ""))
+    fitting = [kind for kind in kinds if not target or kind is kind_of(target)]
+    if not fitting:
+        return None
+    kind = min(fitting, key=lambda kind: len({item.name for item in fields(kind)} ^ set(content)))  # type: ignore[arg-type]
+    where = folder / METRICS_FILE
+    return kind.from_json(content, where=where if where.is_file() else folder / ARTIFACT_FILE)
+
+
+@dataclass(frozen=True)
+class RunStages:
+    """The stages that a page is about; None for one that was not given, or is not there."""
+
+    pack: StageResult[PackSummary] | None = None
+    sft: StageResult[TrainingSummary] | None = None
+    reward: StageResult[TrainingSummary] | None = None
+    score: StageResult[ScoreSummary | AnnotationsSummary] | None = None
+    reference: StageResult[Summary] | None = None
+    mmdpo: StageResult[TrainingSummary] | None = None
+    before: StageResult[EvaluateSummary] | None = None
+    after: StageResult[EvaluateSummary] | None = None
+    others: Sequence[StageResult[Summary]] = ()
+
+    def known(self) -> list[StageResult[Summary]]:
+        """All that are there, in the order in which they are run."""
+        own: list[StageResult[Any] | None] = [self.pack, self.sft, self.reward, self.score, self.reference]
+        own += [self.mmdpo, self.before, self.after]
+        return [*(stage for stage in own if stage is not None), *self.others]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -82,7 +128,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise DataError("a result file is not JSON", where=path, given=str(error), fix="run its stage again") from error
 
 
-def read_answers(stage: StageResult | None) -> dict[str, list[dict[str, Any]]]:
+def read_answers(stage: StageResult[Any] | None) -> dict[str, list[dict[str, Any]]]:
     """Read an evaluation's `samples.jsonl`: the rows of every key, in sample order; empty without one."""
     answers: dict[str, list[dict[str, Any]]] = {}
     path = stage.folder / "samples.jsonl" if stage is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,14 +12,20 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from mmrlhf.chain.fingerprint import ARTIFACT_FILE
 from mmrlhf.chain.forecast import Forecast
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.chain.store import Artifact, plain
 from mmrlhf.files import hide_credentials, short_path, write_json
+from mmrlhf.summaries.datasets import PackSummary
+from mmrlhf.summaries.evaluations import ReportSummary
+from mmrlhf.summaries.kinds import kind_of
+from mmrlhf.summaries.rankings import Estimate
+from mmrlhf.summaries.summary import METRICS_FILE
 from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.words import add_row, error_panel, new_table, show
 
-METRICS_FILE, FAILURE_FILE, REPORT_FILE = "metrics.json", "failure.json", "report.html"
+FAILURE_FILE, REPORT_FILE = "failure.json", "report.html"
 STAGES_FILE, RESULTS_FILE = "stages.json", "results.jsonl"
 _COPIED = (".html", ".png", ".csv", ".md")
 
@@ -71,51 +78,48 @@ def _link(target: Path, link: Path) -> None:
         link.with_suffix(".txt").write_text(f"{target}\n", encoding="utf-8")
 
 
-# (row, key of the report's summary); keys with `_low` and `_high` beside them get an interval
-_RESULTS = (
-    ("reward model ACC, annotators' ranks", "reward_acc_annotators"),
-    ("reward model ACC+, annotators' ranks", "reward_acc_plus_annotators"),
-    ("reward model ACC, true quality", "reward_acc_truth"),
-    ("reward model ACC+, true quality", "reward_acc_plus_truth"),
-    ("true quality of answers before", "quality_before"),
-    ("true quality of answers after", "quality_after"),
-    ("gain in true quality, paired", "quality_gain"),
-    ("reward of answers before", "reward_before"),
-    ("reward of answers after", "reward_after"),
-    ("KL to the reference after (nats per answer)", "kl_after"),
-    ("mean beta", "beta_mean"),
-)
-
-
-def results_table(summary: Mapping[str, Any]) -> Table | None:
+def results_table(found: ReportSummary) -> Table | None:
     """What a report found on held-out queries, with 95% intervals where it has them; None if it found nothing."""
+    rows = (
+        ("reward model ACC, annotators' ranks", found.reward_acc_annotators),
+        ("reward model ACC+, annotators' ranks", found.reward_acc_plus_annotators),
+        ("reward model ACC, true quality", found.reward_acc_truth),
+        ("reward model ACC+, true quality", found.reward_acc_plus_truth),
+        ("true quality of answers before", found.quality_before),
+        ("true quality of answers after", found.quality_after),
+        ("gain in true quality, paired", found.quality_gain),
+        ("reward of answers before", found.reward_before),
+        ("reward of answers after", found.reward_after),
+        ("KL to the reference after (nats per answer)", found.kl_after),
+        ("mean beta", found.beta_mean),
+    )
     table = new_table("held-out queries", "", "95% interval", title="results")
-    for label, key in _RESULTS:
-        if isinstance(summary.get(key), int | float):
-            low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
-            interval = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else ""
-            add_row(table, label, f"{summary[key]:.3f}", interval)
+    for label, value in rows:
+        if value is not None:
+            whole = value if isinstance(value, Estimate) else Estimate(value, None, None)
+            ends = f"{whole.low:.3f} to {whole.high:.3f}" if whole.low is not None and whole.high is not None else ""
+            add_row(table, label, f"{whole.mean:.3f}", ends)
     return table if table.row_count else None
 
 
-def rounds_table(summary: Mapping[str, Any]) -> Table | None:
+def rounds_table(found: ReportSummary) -> Table | None:
     """What every round of self-improvement left on held-out queries; None for a run without rounds."""
-    rows = summary.get("rounds") or []
+    rows = [(row.round, row.measures()) for row in found.rounds or ()]
     if not rows:
         return None
-    names = [name for name in rows[0] if name != "round" and any(row[name] for row in rows)]
+    names = [name for name in rows[0][1] if any(known[name] for _, known in rows)]
     table = new_table("after round", *names, title="rounds (95% interval)")
-    for row in rows:
-        add_row(table, str(row["round"] or "start"), *(_in_words(row[name]) for name in names))
+    for turn, known in rows:
+        add_row(table, str(turn or "start"), *(_in_words(known[name]) for name in names))
     return table
 
 
-def _in_words(found: Mapping[str, float | None] | None) -> str:
+def _in_words(found: Estimate | None) -> str:
     """A number with its interval where it has one; empty for None."""
     if not found:
         return ""
-    ends = f" ({found['low']:.3f} to {found['high']:.3f})" if found["low"] is not None else ""
-    return f"{found['mean']:.3f}{ends}"
+    ends = f" ({found.low:.3f} to {found.high:.3f})" if found.low is not None else ""
+    return f"{found.mean:.3f}{ends}"
 
 
 def show_outcome(
@@ -124,12 +128,8 @@ def show_outcome(
     """Print the chain, what the report found, where the results are, and what could be run next."""
     console = console or Console()
     show(chain_table(artifacts), console)
-    from mmrlhf.reporting.pack_table import pack_table  # takes seconds to import; a command that shows help must not
-
-    for make_table in (results_table, rounds_table, pack_table):
-        table = make_table(artifacts[-1].summary) if artifacts else None
-        if table is not None:
-            show(table, console)
+    for table in _tables(artifacts[-1]) if artifacts else ():
+        show(table, console)
     report = folder / REPORT_FILE
     show(f"results  {short_path(folder)}", console)
     if report.exists():
@@ -139,6 +139,22 @@ def show_outcome(
         show(f"scores   {short_path(scores)}", console)
     for number, command in enumerate(next_commands):
         show(f"{'next' if number == 0 else '':8} {command}", console)
+
+
+def _tables(artifact: Artifact) -> list[Table]:
+    """What the last stage found, if it is one whose findings have tables."""
+    record = artifact.folder / ARTIFACT_FILE
+    settings = json.loads(record.read_text(encoding="utf-8"))["settings"] if record.is_file() else {}
+    kind = kind_of(str(settings.get("_target_", "")))
+    found = kind.from_json(artifact.summary, where=record) if kind in (ReportSummary, PackSummary) else None
+    if isinstance(found, PackSummary):
+        from mmrlhf.reporting.pack_table import (
+            pack_table,  # takes seconds to import; a command that shows help must not
+        )
+
+        return [pack_table(found)]
+    tables = (results_table(found), rounds_table(found)) if isinstance(found, ReportSummary) else ()
+    return [table for table in tables if table is not None]
 
 
 def show_error(error: Exception, console: Console | None = None) -> None:

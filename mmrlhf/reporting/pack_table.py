@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mmrlhf.media.images import is_first_of_several
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.mm_rlhf import UNREAD_LINES
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.terminal.words import add_row, new_table
 from mmrlhf.types import PreferenceGroup
 
@@ -132,71 +132,69 @@ def require_groups(tally: Tally) -> None:
     )
 
 
-def build_report(tally: Tally, index: Index) -> dict[str, Any]:
-    """Sum a tally up: `summary` (counts), and the lists `rejections`, `contradictions`, `duplicates` with ids."""
+def build_report(tally: Tally, index: Index) -> tuple[PackSummary, dict[str, Any]]:
+    """Sum a tally up: counts, and the report with them and the `rejections`, `contradictions`, `duplicates` by id."""
     ignored = {name.removeprefix("ignored field: "): n for name, n in tally.notes.items() if name.startswith("ignored")}
     duplicates = tally.duplicates()
-    summary = {
+    summary = PackSummary(
         **{name: tally.counts[name] for name in _group_counts(PreferenceGroup("", "", ()))},
-        "responses_per_group": {size: tally.sizes[size] for size in sorted(tally.sizes, key=int)},
-        "categories": dict(sorted(tally.categories.items())),
-        "contradictions": len(tally.contradictions),
-        "duplicate_queries": len(duplicates),
-        "repeated_responses_merged": tally.notes["repeated responses merged"],
-        "repeated_pairs_merged": tally.notes["repeated pairs merged"],
-        "placeholders_stripped": tally.notes["placeholders stripped"],
-        "ignored_fields": ignored,
-        "lines_in_another_layout": tally.notes[UNREAD_LINES],
-        "rejected": len(tally.rejections),
-        "rejected_by_reason": dict(Counter(item["reason"] for item in tally.rejections).most_common()),
-        "shards": len(index.shards),
-        "bytes": sum(shard.bytes for shard in index.shards),
-        "digest": index.digest,
-    }
-    return {
-        "summary": summary,
+        responses_per_group={size: tally.sizes[size] for size in sorted(tally.sizes, key=int)},
+        categories=dict(sorted(tally.categories.items())),
+        contradictions=len(tally.contradictions),
+        duplicate_queries=len(duplicates),
+        repeated_responses_merged=tally.notes["repeated responses merged"],
+        repeated_pairs_merged=tally.notes["repeated pairs merged"],
+        placeholders_stripped=tally.notes["placeholders stripped"],
+        ignored_fields=ignored,
+        lines_in_another_layout=tally.notes[UNREAD_LINES],
+        rejected=len(tally.rejections),
+        rejected_by_reason=dict(Counter(item["reason"] for item in tally.rejections).most_common()),
+        shards=len(index.shards),
+        bytes=sum(shard.bytes for shard in index.shards),
+        digest=index.digest,
+    )
+    return summary, {
+        "summary": summary.to_json(),
         "rejections": tally.rejections,
         "contradictions": tally.contradictions,
         "duplicates": duplicates,
     }
 
 
-def warn(summary: Mapping[str, Any], out: Path) -> None:
+def warn(summary: PackSummary, out: Path) -> None:
     """Log what a user should know about, and where it is listed."""
     report = final_place(out / REPORT_FILE)
-    if summary["rejected"]:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in summary["rejected_by_reason"].items())
-        logger.warning("%d records were left out (%s); %s lists them", summary["rejected"], reasons, report)
-    if summary["contradictions"]:
-        logger.warning("%d records contradict themselves; their pairs are kept as given", summary["contradictions"])
-    if summary["duplicate_queries"]:
-        logger.warning("%d queries are there twice, under two ids; %s lists them", summary["duplicate_queries"], report)
-    if summary["ignored_fields"]:
-        logger.warning("fields that nothing reads: %s", ", ".join(sorted(summary["ignored_fields"])))
+    if summary.rejected:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in summary.rejected_by_reason.items())
+        logger.warning("%d records were left out (%s); %s lists them", summary.rejected, reasons, report)
+    if summary.contradictions:
+        logger.warning("%d records contradict themselves; their pairs are kept as given", summary.contradictions)
+    if summary.duplicate_queries:
+        logger.warning("%d queries are there twice, under two ids; %s lists them", summary.duplicate_queries, report)
+    if summary.ignored_fields:
+        logger.warning("fields that nothing reads: %s", ", ".join(sorted(summary.ignored_fields)))
 
 
-def pack_table(summary: Mapping[str, Any]) -> Table | None:
-    """Show what was packed on the terminal; None for the summary of another stage."""
-    if "rejected_by_reason" not in summary:
-        return None
+def pack_table(summary: PackSummary) -> Table:
+    """Show what was packed on the terminal."""
     table = new_table("packed", "", title="data")
-    sizes = ", ".join(f"{count} of {size}" for size, count in summary["responses_per_group"].items())
-    merged = summary["repeated_responses_merged"] + summary["repeated_pairs_merged"]
+    sizes = ", ".join(f"{count} of {size}" for size, count in summary.responses_per_group.items())
+    merged = summary.repeated_responses_merged + summary.repeated_pairs_merged
     rows = [
-        ("groups", f"{summary['groups']:,} in {summary['shards']} shards, {summary['bytes'] / 1e6:,.1f} MB"),
+        ("groups", f"{summary.groups:,} in {summary.shards} shards, {summary.bytes / 1e6:,.1f} MB"),
         ("responses per group", sizes),
-        ("pairs, ties", f"{summary['pairs']:,}, {summary['ties']:,}"),
-        ("images, videos", f"{summary['images']:,}, {summary['videos']:,}"),
-        ("categories", ", ".join(f"{name} {count}" for name, count in summary["categories"].items())),
+        ("pairs, ties", f"{summary.pairs:,}, {summary.ties:,}"),
+        ("images, videos", f"{summary.images:,}, {summary.videos:,}"),
+        ("categories", ", ".join(f"{name} {count}" for name, count in summary.categories.items())),
         (
             "animations and pages",
-            f"{summary.get('first_of_several', 0):,} pictures, of which only the first frame or page is used",
+            f"{summary.first_of_several:,} pictures, of which only the first frame or page is used",
         ),
-        ("contradictions", f"{summary['contradictions']:,}"),
-        ("duplicates", f"{summary['duplicate_queries']:,} queries under two ids, {merged:,} repetitions merged"),
-        ("rejected records", f"{summary['rejected']:,}"),
+        ("contradictions", f"{summary.contradictions:,}"),
+        ("duplicates", f"{summary.duplicate_queries:,} queries under two ids, {merged:,} repetitions merged"),
+        ("rejected records", f"{summary.rejected:,}"),
     ]
-    rows += [(f"  {reason}", f"{count:,}") for reason, count in summary["rejected_by_reason"].items()]
+    rows += [(f"  {reason}", f"{count:,}") for reason, count in summary.rejected_by_reason.items()]
     for row in rows:
         add_row(table, *row)
     return table

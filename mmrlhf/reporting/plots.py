@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mmrlhf.metrics import intervals as metrics
+from mmrlhf.summaries.rankings import Estimate
 from mmrlhf.text import one_line
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -78,11 +79,9 @@ class Interval:
         return self.value if self.low is None else self.low, self.value if self.high is None else self.high
 
 
-def dot(found: Mapping[str, Any] | metrics.Interval, label: str = "", **look: Any) -> Interval:
+def dot(found: Estimate | metrics.Interval, label: str = "", **look: Any) -> Interval:
     """A number of a summary, or just measured, as a row of a dot plot; without ends where it has no interval."""
-    if isinstance(found, metrics.Interval):
-        return Interval(label, found.mean, found.low, found.high, **look)
-    return Interval(label, found["mean"], found["low"], found["high"], **look)
+    return Interval(label, found.mean, found.low, found.high, **look)
 
 
 P = ParamSpec("P")

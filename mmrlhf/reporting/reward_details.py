@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from mmrlhf.metrics.calibration import accuracy_by_margin, calibration_report, rank_correlation
+from mmrlhf.summaries.rankings import (
+    Calibration,
+    JudgeReport,
+    MarginBin,
+    MarginHistograms,
+    ScoreAndLength,
+    Surprise,
+    Verdicts,
+)
 from mmrlhf.types import PreferenceGroup
 
 MARGIN_BINS = 32
@@ -19,8 +27,8 @@ NUM_SURPRISES = 6
 
 def judge_report(
     groups: Sequence[PreferenceGroup], scores: Sequence[Sequence[float]], *, seed: int = 0
-) -> dict[str, Any] | None:
-    """Report on scores of every response against the annotators' pairs; JSON-able, None without a pair.
+) -> JudgeReport | None:
+    """Report on scores of every response against the annotators' pairs; None without a pair.
 
     Args:
         groups: ranked queries (media are not looked at).
@@ -40,18 +48,23 @@ def judge_report(
         return None
     keys, categories, _, _, gaps = (list(column) for column in zip(*rows, strict=True))
     margins = np.array(gaps)
-    return {
-        "calibration": calibration_report(margins, keys, seed=seed),
-        "by_margin": accuracy_by_margin(margins, keys),
-        "margins": _margin_histograms(margins, categories),
-        "verdicts": _verdicts(margins, categories),
-        "ranks": _rank_confusion(groups, scores),
-        "length": _length(groups, scores, seed),
-        "surprises": _surprises(rows),
-    }
+    return JudgeReport(
+        calibration=Calibration.from_json(calibration_report(margins, keys, seed=seed), where="calibration_report"),
+        by_margin=margin_bins(margins, keys),
+        margins=margin_histograms(margins, categories),
+        verdicts=verdicts(margins, categories),
+        ranks=_rank_confusion(groups, scores),
+        length=_length(groups, scores, seed),
+        surprises=_surprises(rows),
+    )
 
 
-def _margin_histograms(margins: np.ndarray, categories: Sequence[str]) -> dict[str, Any]:
+def margin_bins(margins: np.ndarray, keys: Sequence[str]) -> list[MarginBin]:
+    """How often pairs (P,) are right by the size of their margin; keys (P,) name their queries."""
+    return [MarginBin.from_json(found, where="accuracy_by_margin") for found in accuracy_by_margin(margins, keys)]
+
+
+def margin_histograms(margins: np.ndarray, categories: Sequence[str]) -> MarginHistograms:
     """Counts by category over common bins; the outermost 0.5% on each side go into the end bins."""
     low, high = (float(value) for value in np.quantile(margins, (0.005, 0.995)))
     if high - low < 1e-9:
@@ -62,19 +75,21 @@ def _margin_histograms(margins: np.ndarray, categories: Sequence[str]) -> dict[s
         name: np.histogram(margins[names == name].clip(low, high), edges)[0].tolist()
         for name in sorted(set(categories))
     }
-    return {"edges": edges.tolist(), "counts": counts}
+    return MarginHistograms(edges.tolist(), counts)
 
 
-def _verdicts(margins: np.ndarray, categories: Sequence[str]) -> dict[str, dict[str, Any]]:
-    names, found = np.array(categories), {}
+def verdicts(margins: np.ndarray, categories: Sequence[str]) -> dict[str, Verdicts]:
+    """Right, tied and wrong pairs (P,) by category."""
+    names = np.array(categories)
+    found: dict[str, Verdicts] = {}
     for name in sorted(set(categories)):
         own = margins[names == name]
-        found[name] = {
-            "right": int((own > 0).sum()),
-            "tied": int((own == 0).sum()),
-            "wrong": int((own < 0).sum()),
-            "mean_margin": float(own.mean()),
-        }
+        found[name] = Verdicts(
+            right=int((own > 0).sum()),
+            tied=int((own == 0).sum()),
+            wrong=int((own < 0).sum()),
+            mean_margin=float(own.mean()),
+        )
     return found
 
 
@@ -95,7 +110,7 @@ def _rank_confusion(groups: Sequence[PreferenceGroup], scores: Sequence[Sequence
     return {name: table.tolist() for name, table in found.items()}
 
 
-def _length(groups: Sequence[PreferenceGroup], scores: Sequence[Sequence[float]], seed: int) -> dict[str, Any]:
+def _length(groups: Sequence[PreferenceGroup], scores: Sequence[Sequence[float]], seed: int) -> ScoreAndLength:
     flat = [
         (group.key, len(response.text), float(score))
         for group, own in zip(groups, scores, strict=True)
@@ -103,21 +118,20 @@ def _length(groups: Sequence[PreferenceGroup], scores: Sequence[Sequence[float]]
     ]
     keys, lengths, values = (list(column) for column in zip(*flat, strict=True))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(flat))[:LENGTH_POINTS])
-    return {
-        "correlation": _known(rank_correlation(lengths, values)),
-        "correlation_within_queries": _known(rank_correlation(lengths, values, keys)),
-        "points": [[lengths[i], round(values[i], 4)] for i in chosen],
-    }
+    return ScoreAndLength(
+        correlation=_known(rank_correlation(lengths, values)),
+        correlation_within_queries=_known(rank_correlation(lengths, values, keys)),
+        points=[(lengths[i], round(values[i], 4)) for i in chosen],
+    )
 
 
-def _surprises(rows: Sequence[tuple[str, str, int, int, float]]) -> list[dict[str, Any]]:
+def _surprises(rows: Sequence[tuple[str, str, int, int, float]]) -> list[Surprise]:
     """The wrong pairs with the largest margins, the worst of each query."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Surprise] = {}
     for key, category, chosen, rejected, gap in sorted(rows, key=lambda row: row[-1]):
         if gap >= 0 or len(found) == NUM_SURPRISES:
             break
-        pair = {"key": key, "category": category, "chosen": chosen, "rejected": rejected, "margin": float(gap)}
-        found.setdefault(key, pair)
+        found.setdefault(key, Surprise(key, category, chosen, rejected, float(gap)))
     return list(found.values())
 
 

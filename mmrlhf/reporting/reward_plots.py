@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from scipy.special import expit
 
 from mmrlhf.reporting.plots import GRID, INK, MUTED, SERIES, dot, new_axes, short_name, styled, to_svg
+from mmrlhf.summaries.rankings import CalibrationBin, MarginBin
 
 _DASHED = (0, (4, 3))
 
 
 @styled
-def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], temperature: float) -> Markup:
+def reliability(before: Sequence[CalibrationBin], after: Sequence[CalibrationBin], temperature: float) -> Markup:
     """Draw how often what a scorer gives probability p comes true, as it is and after its temperature.
 
     before, after: bins of `calibration_report`; a dot's area grows with its pairs.
     """
     figure, axes = new_axes(4.4, 3.4)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DASHED)
-    most = max(found["count"] for found in [*before, *after])
+    most = max(found.count for found in [*before, *after])
     for bins, colour, name in (
         (before, SERIES[0], "as it is"),
         (after, SERIES[1], f"at temperature {temperature:.3g}"),
     ):
-        places = [found["confidence"] for found in bins], [found["accuracy"] for found in bins]
+        places = [found.confidence for found in bins], [found.accuracy for found in bins]
         axes.plot(*places, color=colour, linewidth=1.4, alpha=0.7)
-        sizes = [12 + 90 * found["count"] / most for found in bins]
+        sizes = [12 + 90 * found.count / most for found in bins]
         axes.scatter(*places, s=sizes, color=colour, alpha=0.85, label=name, linewidths=0)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.set_xlabel("probability that the response shown first is better")
@@ -41,11 +41,11 @@ def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str
 
 
 @styled
-def accuracy_of_margin(bins: Sequence[Mapping[str, Any]], temperature: float) -> Markup:
+def accuracy_of_margin(bins: Sequence[MarginBin], temperature: float) -> Markup:
     """Draw accuracy over the size of the margin with 95% intervals, beside what sigmoid(margin) promises."""
     figure, axes = new_axes(4.4, 3.4)
-    margins = np.array([found["margin"] for found in bins])
-    dots = [dot(found["accuracy"]) for found in bins]
+    margins = np.array([found.margin for found in bins])
+    dots = [dot(found.accuracy) for found in bins]
     means = np.array([found.value for found in dots])
     lows, highs = np.array([found.ends for found in dots]).T
     grid = np.linspace(0, margins.max() * 1.05 if margins.max() > 0 else 1.0, 100)

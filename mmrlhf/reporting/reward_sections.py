@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrlhf.reporting import reward_plots as plots
@@ -14,49 +14,61 @@ from mmrlhf.reporting.sample_cards import build_sample, sample_card
 from mmrlhf.reporting.sections import Section, missing
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.summaries.rankings import Calibration, Surprise, Verdicts
+from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
 
 MOST_CONFUSIONS = 6
 
 
-def judge_section(score: StageResult | None, index: Index | None, rewards: SideCar | None) -> Section:
+def judge_section(
+    score: StageResult[ScoreSummary | AnnotationsSummary] | None, index: Index | None, rewards: SideCar | None
+) -> Section:
     """Calibration, margins, confusions and length on held-out queries, and the pairs that are wrong by most."""
-    report = (score.summary.get("heldout") or {}).get("judge") if score is not None else None
-    if not report:
+    report = score.summary.heldout.judge if score is not None and score.summary is not None else None
+    if report is None:
         return missing("no held-out pairs have been scored", "python run.py stage=score")
-    calibration = report["calibration"]
-    temperature = calibration["temperature"]
-    length = report["length"]
-    verdicts = [
-        {"name": name, **found, "pairs": found["right"] + found["tied"] + found["wrong"]}
-        for name, found in report["verdicts"].items()
-    ]
-    tables = sorted(report["ranks"].items(), key=lambda item: (item[0] != "all", -sum(map(sum, item[1])), item[0]))[
-        :MOST_CONFUSIONS
-    ]
+    calibration, length = report.calibration, report.length
+    tables = sorted(report.ranks.items(), key=lambda item: (item[0] != "all", -sum(map(sum, item[1])), item[0]))
     return {
         "facts": {
-            "pairs": calibration["num_pairs"],
-            "calibration error": dot(calibration["ece"]),
-            "of it, chance": calibration["ece_of_chance"],
-            "at its temperature": dot(calibration["ece_at_temperature"]),
-            "temperature": temperature,
-            "log loss, nats": dot(calibration["nll"]),
-            "Brier score": dot(calibration["brier"]),
-            "score against length": length["correlation"],
-            "within queries": length["correlation_within_queries"],
+            **calibration_facts(calibration),
+            "score against length": length.correlation,
+            "within queries": length.correlation_within_queries,
         },
-        "reliability": plots.reliability(calibration["bins"], calibration["bins_at_temperature"], temperature),
-        "accuracy": plots.accuracy_of_margin(report["by_margin"], temperature),
-        "margins": plots.margins_by_category(report["margins"]["edges"], gathered(report["margins"]["counts"])),
-        "length": plots.score_of_length(length["points"]),
-        "verdicts": largest_first(verdicts, "pairs"),
-        "confusions": [plots.rank_confusion(counts, title=name) for name, counts in tables],
-        "surprises": surprise_cards(report["surprises"], index, rewards),
+        "reliability": plots.reliability(calibration.bins, calibration.bins_at_temperature, calibration.temperature),
+        "accuracy": plots.accuracy_of_margin(report.by_margin, calibration.temperature),
+        "margins": plots.margins_by_category(report.margins.edges, gathered(report.margins.counts)),
+        "length": plots.score_of_length(length.points),
+        "verdicts": verdict_rows(report.verdicts),
+        "confusions": [plots.rank_confusion(counts, title=name) for name, counts in tables[:MOST_CONFUSIONS]],
+        "surprises": surprise_cards(report.surprises, index, rewards),
     }
 
 
+def calibration_facts(found: Calibration) -> Section:
+    """The numbers on calibration, with their intervals."""
+    return {
+        "pairs": found.num_pairs,
+        "calibration error": dot(found.ece),
+        "of it, chance": found.ece_of_chance,
+        "at its temperature": dot(found.ece_at_temperature),
+        "temperature": found.temperature,
+        "log loss, nats": dot(found.nll),
+        "Brier score": dot(found.brier),
+    }
+
+
+def verdict_rows(verdicts: Mapping[str, Verdicts]) -> Sequence[Mapping[str, Any]]:
+    """Right, tied and wrong pairs by category, as rows of a table."""
+    rows = [
+        {"name": name, **found.to_json(), "pairs": found.right + found.tied + found.wrong}
+        for name, found in verdicts.items()
+    ]
+    return largest_first(rows, "pairs")
+
+
 def surprise_cards(
-    surprises: list[Mapping[str, Any]], index: Index | None, rewards: SideCar | None
+    surprises: Sequence[Surprise], index: Index | None, rewards: SideCar | None
 ) -> list[Mapping[str, Any]]:
     """A card with picture and responses for each pair that is wrong by a large margin."""
     if index is None:
@@ -64,8 +76,8 @@ def surprise_cards(
     row_of = {key: row for row, key in enumerate(index.column("key"))}
     cards = []
     for pair in surprises:
-        if pair["key"] in row_of:
-            group = index.read(row_of[pair["key"]])
+        if pair.key in row_of:
+            group = index.read(row_of[pair.key])
             cards.append(sample_card(build_sample(group, rewards=rewards, objective=None, before=(), after=())))
     return cards
 

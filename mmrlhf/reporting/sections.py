@@ -18,9 +18,14 @@ from mmrlhf.reporting.categories import MOST_SHOWN, common, largest_first
 from mmrlhf.reporting.inputs import AnswerPair, PairTable, StageResult, pair_betas, paired_answers
 from mmrlhf.reporting.plots import Interval, dot
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.datasets import PackSummary
+from mmrlhf.summaries.evaluations import EvaluateSummary, Measure
+from mmrlhf.summaries.rankings import Accuracy, PartAccuracy
+from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
 
 Section = dict[str, Any]
 Answers = Mapping[str, list[dict[str, Any]]]
+Evaluated = StageResult[EvaluateSummary]
 CURVE_POINTS = 200
 
 
@@ -29,7 +34,7 @@ def missing(what: str, command: str) -> Section:
     return {"missing": what, "command": command}
 
 
-def data_section(index: Index, pack: StageResult | None) -> Section:
+def data_section(index: Index, pack: StageResult[PackSummary] | None) -> Section:
     """Say what the data are: counts, responses per query, categories, and what packing left out."""
     num_responses, num_pairs = index.column("num_responses"), index.column("num_pairs")
     sizes = Counter(int(number) for number in num_responses)
@@ -42,9 +47,17 @@ def data_section(index: Index, pack: StageResult | None) -> Section:
         "megabytes": round(sum(shard.bytes for shard in index.shards) / 1e6, 1),
         "digest": index.digest[:16],
     }
-    report = dict(pack.summary) if pack is not None else {}
-    names = ("ties", "images", "videos", "text_only_groups", "contradictions", "duplicate_responses_merged", "rejected")
-    facts |= {name.replace("_", " "): report[name] for name in names if name in report}
+    packed = pack.summary if pack is not None else None
+    if packed is not None:
+        facts |= {
+            "ties": packed.ties,
+            "images": packed.images,
+            "videos": packed.videos,
+            "text only groups": packed.text_only_groups,
+            "contradictions": packed.contradictions,
+            "repeated responses merged": packed.repeated_responses_merged,
+            "rejected": packed.rejected,
+        }
     return {
         "facts": facts,
         "sizes": plots.bars({f"K = {size}": sizes[size] for size in sorted(sizes)}, label="queries by responses"),
@@ -53,8 +66,8 @@ def data_section(index: Index, pack: StageResult | None) -> Section:
             label="queries by category" + more(len(categories) - MOST_SHOWN),
             colour=2,
         ),
-        "rejections": dict(report.get("rejected_by_reason", {})),
-        "no_pack_report": pack is None,
+        "rejections": dict(packed.rejected_by_reason) if packed is not None else {},
+        "no_pack_report": packed is None,
     }
 
 
@@ -63,23 +76,19 @@ def more(number: int) -> str:
     return f" ({number} rarer ones are not shown)" if number > 0 else ""
 
 
-def accuracy_interval(report: Mapping[str, Any], name: str, label: str, **look: Any) -> Interval:
-    """One number of an accuracy report (`acc` or `acc_plus`) with its interval."""
-    return dot(report[name], label, **look)
-
-
-def both_accuracies(report: Mapping[str, Any], label: str, **look: Any) -> dict[str, Interval]:
+def both_accuracies(report: PartAccuracy, label: str, **look: Any) -> dict[str, Interval]:
     """ACC over pairs and ACC+ over queries."""
-    return {name: accuracy_interval(report, name, label, **look) for name in ("acc", "acc_plus")}
+    return {"acc": dot(report.acc, label, **look), "acc_plus": dot(report.acc_plus, label, **look)}
 
 
-def reward_section(score: StageResult | None, pairs: PairTable | None) -> Section:
+def reward_section(score: StageResult[ScoreSummary | AnnotationsSummary] | None, pairs: PairTable | None) -> Section:
     """How well the reward model ranks: against baselines, by annotators and by truth, per category; and its margins."""
-    heldout = score.summary.get("heldout") if score is not None else None
-    if not heldout and pairs is None:
+    heldout = score.summary.heldout if score is not None and score.summary is not None else None
+    if heldout is None and pairs is None:
         return missing("no rewards are known", "python run.py stage=score")
-    judges = [_judge_table(judge, table) for judge, table in ((heldout or {}).get("accuracy") or {}).items() if table]
-    section: Section = {"judges": judges, "queries": (heldout or {}).get("queries")}
+    tables = heldout.accuracy if heldout is not None else {}
+    judges = [_judge_table(judge, table) for judge, table in tables.items() if table]
+    section: Section = {"judges": judges, "queries": heldout.queries if heldout is not None else None}
     if pairs is not None:
         section["margins"] = plots.histogram(pairs.margins, label="margin r(chosen) - r(rejected)", mark=0.0)
         section["rewards"] = plots.histogram(pairs.rewards, label="reward of a response", colour=2)
@@ -93,7 +102,7 @@ def reward_section(score: StageResult | None, pairs: PairTable | None) -> Sectio
     return section
 
 
-def _judge_table(judge: str, table: Mapping[str, Mapping[str, Any]]) -> Section:
+def _judge_table(judge: str, table: Mapping[str, Accuracy]) -> Section:
     """One judge's side: dots for ACC and ACC+ of every scorer, and the first scorer's categories."""
     rows = []
     for place, (scorer, report) in enumerate(table.items()):
@@ -101,8 +110,8 @@ def _judge_table(judge: str, table: Mapping[str, Mapping[str, Any]]) -> Section:
         rows.append({"name": scorer, **both_accuracies(report, scorer, **look)})
     scorer, report = next(iter(table.items()))
     by_category = [
-        {"name": name, "pairs": found.get("num_pairs"), **both_accuracies(found, name)}
-        for name, found in (report.get("categories") or {}).items()
+        {"name": name, "pairs": found.num_pairs, **both_accuracies(found, name)}
+        for name, found in report.categories.items()
     ]
     by_category = largest_first(by_category, "pairs")
     return {
@@ -144,7 +153,7 @@ MEASURES = (
 )
 
 
-def policy_section(before: StageResult | None, after: StageResult | None, old: Answers, new: Answers) -> Section:
+def policy_section(before: Evaluated | None, after: Evaluated | None, old: Answers, new: Answers) -> Section:
     """What preference training changed: every measure before and after, the paired differences, by category, drift."""
     if after is None and before is None:
         return missing("no policy has been evaluated", "python run.py stage=evaluate")
@@ -174,31 +183,32 @@ def difference(rows: Sequence[AnswerPair]) -> Change | None:
     return change(before, after, keys)
 
 
-def _mean(stage: StageResult | None, name: str, category: str | None = None) -> Interval | None:
-    found = stage.summary.get(name) if stage is not None else None
-    if category is not None:
-        found = ((found or {}).get("categories") or {}).get(category)
-    if not isinstance(found, Mapping) or found.get("mean") is None:
-        return None
-    return dot(found, category or name)
+def _measure(stage: Evaluated | None, name: str) -> Measure | None:
+    return stage.summary.measures()[name] if stage is not None and stage.summary is not None else None
 
 
-def _by_category(before: StageResult | None, after: StageResult | None, old: Answers, new: Answers) -> Section:
+def _mean(stage: Evaluated | None, name: str, category: str | None = None) -> Interval | None:
+    found = _measure(stage, name)
+    part = found.categories.get(category) if found is not None and category is not None else found
+    return dot(part, category or name) if part is not None else None
+
+
+def _by_category(before: Evaluated | None, after: Evaluated | None, old: Answers, new: Answers) -> Section:
     """The main measure (quality, else reward) by category, and its picture against the drift."""
     measure = next((name for name in ("quality", "reward") if _mean(after, name) and _mean(before, name)), None)
-    if measure is None or before is None or after is None:
+    overall = _measure(after, measure) if measure is not None else None
+    if measure is None or overall is None:
         return {"categories": [], "measure": None}
     pairs = paired_answers(old, new, measure)
-    by_name = after.summary[measure].get("categories") or {}
-    sizes = {name: found.get("queries") or 0 for name, found in by_name.items()}
+    sizes = {name: found.queries for name, found in overall.categories.items()}
     shown = set(common(sizes))
     own: dict[str, list[AnswerPair]] = {}
     for pair in pairs:
         own.setdefault(pair[1], []).append(pair)
     table, dots = [], []
-    overall = difference(pairs)
-    if overall is not None:
-        dots.append(dot(overall.mean, "all", group=1, strong=True))
+    all_of_them = difference(pairs)
+    if all_of_them is not None:
+        dots.append(dot(all_of_them.mean, "all", group=1, strong=True))
     for name in sorted(sizes):
         gain = difference(own.get(name, ()))
         row = {
@@ -225,11 +235,11 @@ def _by_category(before: StageResult | None, after: StageResult | None, old: Ans
     return section
 
 
-def _implicit_ranking(after: StageResult | None) -> list[Section]:
+def _implicit_ranking(after: Evaluated | None) -> list[Section]:
     """How well the trained policy's implicit reward ranks the annotated responses."""
-    tables = after.summary.get("preference") if after is not None else None
+    tables = after.summary.preference if after is not None and after.summary is not None else {}
     return [
         {"judge": judge, "name": scorer, **both_accuracies(report, scorer)}
-        for judge, table in (tables or {}).items()
+        for judge, table in tables.items()
         for scorer, report in table.items()
     ]

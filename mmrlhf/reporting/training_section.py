@@ -62,7 +62,7 @@ HISTOGRAMS = (
 )
 
 
-def training_section(stages: Sequence[StageResult | None], index: Index | None) -> Section:
+def training_section(stages: Sequence[StageResult[Any] | None], index: Index | None) -> Section:
     """The curves, histograms and held-out answers of every stage that trained; pictures come from the index."""
     shown = []
     for stage in stages:
@@ -97,7 +97,7 @@ def _last(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def answers_while_training(stage: StageResult, index: Index | None) -> list[dict[str, Any]]:
+def answers_while_training(stage: StageResult[Any], index: Index | None) -> list[dict[str, Any]]:
     """A few held-out queries with the reference's answer and those that the policy gave at validations."""
     steps = read_steps(stage.folder / FOLDER)
     if not steps:

@@ -16,12 +16,12 @@ import numpy as np
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select
-from mmrlhf.files import write_json
 from mmrlhf.methods.pairing import REWARD
 from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.reporting.accuracy import ranking_summary
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
+from mmrlhf.summaries.scores import AnnotationsSummary
 from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup, Response
 
@@ -76,13 +76,12 @@ def run(
                 value = judge(group.meta, response.text) if judge else _weighted(group, response, weights or {})
                 writer.add(group.key, response.hash, {REWARD: value})
     tables = {"truth" if judge else "annotated scores": SideCar.load(out / REWARDS)}
-    summary = {
-        "weights": dict(weights or {}),
-        "heldout": ranking_summary(index, heldout[:report_queries], tables, seed=seed),
-        "train": ranking_summary(index, train[:report_queries], tables, seed=seed),
-    }
-    write_json(out / "metrics.json", summary)
-    return summary
+    summary = AnnotationsSummary(
+        weights=dict(weights or {}),
+        heldout=ranking_summary(index, heldout[:report_queries], tables, seed=seed),
+        train=ranking_summary(index, train[:report_queries], tables, seed=seed),
+    )
+    return summary.write(out)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -44,6 +44,7 @@ from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.evaluations import EvaluateSummary
 from mmrlhf.terminal.progress import track
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
@@ -120,10 +121,10 @@ def run(
         is_sampled=temperature == 1.0,
         seed=seed,
     )
-    summary = {"temperature": temperature, "max_new_tokens": max_new_tokens, **report}
-    summary["quarantined"] = quarantine.summary()
-    write_json(out / "metrics.json", summary)
-    return summary
+    summary = EvaluateSummary(
+        **vars(report), temperature=temperature, max_new_tokens=max_new_tokens, quarantined=quarantine.summary()
+    )
+    return summary.write(out)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

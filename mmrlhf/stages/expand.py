@@ -28,6 +28,7 @@ from mmrlhf.files import write_json, written
 from mmrlhf.ranges import Count, NonNegative, Positive
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
+from mmrlhf.summaries.datasets import CostEstimate, ExpandSummary, ExpansionExample
 from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup, Response
 
@@ -185,34 +186,34 @@ def _finish(
     write_shards(groups(), folder)
     counts, examples = _count(requests, outcomes)
     used = counts.pop(USED, 0)
-    summary = {
-        "requests": len(requests),
-        "used": used,
-        "refused": len(requests) - used,
-        "refused_by_reason": dict(counts.most_common()),
-        "responses_without_a_reason": without,
-        "estimate": dict(estimate),
-    }
-    write_json(out / "metrics.json", {**summary, "examples": examples})
+    summary = ExpandSummary(
+        requests=len(requests),
+        used=used,
+        refused=len(requests) - used,
+        refused_by_reason=dict(counts.most_common()),
+        responses_without_a_reason=without,
+        estimate=CostEstimate(**estimate),
+    )
+    replace(summary, examples=examples).write(out)
     if used < len(requests):
         log.warning(
             "%d of %d expansions were refused, and the reasons stand instead", len(requests) - used, len(requests)
         )
-    return summary
+    return summary.to_json()
 
 
 def _count(
     requests: Sequence[Request], outcomes: Mapping[str, Outcome]
-) -> tuple[Counter[str], dict[str, list[dict[str, str]]]]:
+) -> tuple[Counter[str], dict[str, list[ExpansionExample]]]:
     """How many expansions are used and why others are not (one may have several reasons), with a few examples each."""
     counts: Counter[str] = Counter()
-    examples: dict[str, list[dict[str, str]]] = {}
+    examples: dict[str, list[ExpansionExample]] = {}
     for request in requests:
         text, refused = outcomes[request.digest]
         for reason in refused or (USED,):
             counts[reason] += 1
             if len(examples.setdefault(reason, [])) < NUM_EXAMPLES:
-                examples[reason].append({"key": request.key, "reason": request.reason, "expansion": text})
+                examples[reason].append(ExpansionExample(request.key, request.reason, text))
     return counts, examples
 
 

@@ -19,7 +19,6 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.selection import Selection, select, usable
-from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
     BATCHES_PER_WINDOW,
     CACHE_PER_BUDGET,
@@ -38,6 +37,7 @@ from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
+from mmrlhf.summaries.evaluations import GenerateSummary
 from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup, Response
 
@@ -109,12 +109,9 @@ def run(
         return {}
     finished = (_finished(parts, number) for number in range(len(windows)))
     answers = {key: texts for part in finished for key, texts in part["said"].items()}
-    summary = {
-        **_write(out, index, usable(index, rows, quarantine), answers, judge),
-        "quarantined": quarantine.summary(),
-    }
-    write_json(out / "metrics.json", summary)
-    return summary
+    counts, quality = _write(out, index, usable(index, rows, quarantine), answers, judge)
+    summary = GenerateSummary(**counts, quality_of_distinct_answers=quality, quarantined=quarantine.summary())
+    return summary.write(out)
 
 
 def _answer_windows(
@@ -176,8 +173,8 @@ def _answer(policy: Policy, batch: Sequence[Any], **writing: Any) -> dict[str, l
 
 def _write(
     out: Path, index: Index, rows: np.ndarray, answers: Mapping[str, Sequence[str]], judge: Judge | None
-) -> dict[str, Any]:
-    """Write the queries that have two different answers as shards; count the others."""
+) -> tuple[dict[str, int], float | None]:
+    """Write the queries that have two different answers as shards; counts, and the mean quality of distinct answers."""
     shutil.rmtree(out / SHARDS, ignore_errors=True)
     counts = {"queries": len(rows), "queries_without_a_choice": 0, "answers": 0, "distinct_answers": 0}
     quality: list[float] = []
@@ -208,7 +205,7 @@ def _write(
         )
     if left_out:
         log.warning("%d of %d queries got no two different answers and are left out", left_out, len(rows))
-    return {**counts, "quality_of_distinct_answers": float(np.mean(quality)) if quality else None}
+    return counts, float(np.mean(quality)) if quality else None
 
 
 def _with_answers(group: PreferenceGroup, texts: Sequence[str], quality: Sequence[float] | None) -> PreferenceGroup:

@@ -112,7 +112,7 @@ def run(
         )
         runtime = replace(runtime, callbacks=[*runtime.callbacks, *taken])
     trainer, summary = train(module, bench, out=out, stage="mmdpo", runtime=runtime)
-    summary["objective"] = type(objective).__name__
+    summary = replace(summary, objective=type(objective).__name__)
     method = {"objective": type(objective).__name__, **asdict(objective), "pairs": asdict(pairs)}
     about = {"start": policy, "method": method, "training": training, "summary": summary}
     return finish(trainer, module, out, summary, lambda state: export_policy(bench, out / MODEL, **about, state=state))

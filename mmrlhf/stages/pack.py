@@ -91,11 +91,11 @@ def run(
     load = partial(load_or_reject, partial(Draft.load, video=video, num_frames=num_frames, sampling=sampling, fps=fps))
     with closing(_in_order(load, items, runtime.num_workers, seconds_per_record)) as outcomes, closing(sink):
         everything = _fill(sink, track(outcomes, "pack", total, enabled=runtime.progress))
-    report = build_report(everything, Index.load(out))
+    summary, report = build_report(everything, Index.load(out))
     (out / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     sink.clear_records()
-    warn(report["summary"], out)
-    return report["summary"]
+    warn(summary, out)
+    return summary.to_json()
 
 
 def _fill(sink: ShardSink, outcomes: Iterable[tuple[Draft | Rejection, PreferenceGroup | Rejection]]) -> Tally:

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +25,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError, HubError
-from mmrlhf.files import write_json
 from mmrlhf.models.export import CARD_FILE, HEAD_FILE
 from mmrlhf.models.hub import format_bytes
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.datasets import PublishSummary
 from mmrlhf.training.model_card import CARD
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,15 @@ def run(
     parcel = pack_parcel(folder)
     where = f"{endpoint or constants.ENDPOINT}/{'datasets/' if parcel.repo_type == 'dataset' else ''}{repo}"
     _announce(parcel, where, private)
-    summary: dict[str, Any] = {"what": parcel.what, "repo": repo, "repo_type": parcel.repo_type, "private": private}
-    summary |= {"files": len(parcel.operations()), "bytes": parcel.num_bytes, "sent": confirm}
+    summary = PublishSummary(
+        what=parcel.what,
+        repo=repo,
+        repo_type=parcel.repo_type,
+        private=private,
+        files=len(parcel.operations()),
+        bytes=parcel.num_bytes,
+        sent=confirm,
+    )
     if confirm:
         with _hub_errors(where):
             api = HfApi(endpoint=endpoint)
@@ -102,12 +109,11 @@ def run(
                 repo, parcel.operations(), commit_message=message or f"A {parcel.what}, made with mmrlhf",
                 repo_type=parcel.repo_type, revision=revision,
             )  # fmt: skip
-        summary |= {"commit": done.oid, "url": done.commit_url}
+        summary = replace(summary, commit=str(done.oid), url=str(done.commit_url))
         log.info("published: %s", done.commit_url)
     else:
         log.info("nothing was sent; publish.confirm=true sends it")
-    write_json(out / "metrics.json", summary)
-    return summary
+    return summary.write(out)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

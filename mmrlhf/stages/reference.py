@@ -15,7 +15,6 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.feed.selection import Selection, select
-from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
     describe_run,
     describe_source,
@@ -32,6 +31,7 @@ from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKEN
 from mmrlhf.ranges import Count, Natural, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.scores import ReferenceSummary
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 COLUMNS: tuple[str, ...] = (REFERENCE, REFERENCE_TOKENS)
@@ -91,10 +91,8 @@ def run(
             size=passes.groups_per_batch,
             title="reference log-probabilities (batches)",
         )  # fmt: skip
-        summary = {**asked.fill(out / LOGPROBS, quarantine, ranks, runtime), "quarantined": quarantine.summary()}
-    if ranks.leads:
-        write_json(out / "metrics.json", summary)
-    return summary
+        rates = asked.fill(out / LOGPROBS, quarantine, ranks, runtime)
+    return ReferenceSummary(**rates, quarantined=quarantine.summary()).write(out) if ranks.leads else rates
 
 
 def _fingerprint(index: Index, policy: Path | str, reference: Policy) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,6 @@ from mmrlhf.chain.provenance import reproduction, versions
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import plain
 from mmrlhf.errors import DataError
-from mmrlhf.files import write_json
 from mmrlhf.losses.objective import Objective
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.reporting import plots, sections
@@ -26,7 +26,7 @@ from mmrlhf.reporting.categories import write_categories
 from mmrlhf.reporting.headline import build_cards, headline
 from mmrlhf.reporting.inputs import (
     PairTable,
-    StageResult,
+    RunStages,
     open_shards,
     read_answers,
     read_pairs,
@@ -34,12 +34,16 @@ from mmrlhf.reporting.inputs import (
     reward_table,
 )
 from mmrlhf.reporting.reward_sections import annotation_section, judge_section
-from mmrlhf.reporting.round_section import MEASURES, plain_interval, read_rounds, rounds_section, write_rounds
+from mmrlhf.reporting.round_section import read_rounds, rounds_section, write_rounds
 from mmrlhf.reporting.sample_cards import build_sample, choose_rows, sample_card
 from mmrlhf.reporting.sections import Answers, Section
 from mmrlhf.reporting.training_section import training_section
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.summaries.datasets import PackSummary
+from mmrlhf.summaries.evaluations import EvaluateSummary
+from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
+from mmrlhf.summaries.trainings import TrainingSummary
 from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.progress import track
 
@@ -108,13 +112,22 @@ def run(
         seed: chooses the queries that are shown, and draws bootstrap samples.
     """
     out.mkdir(parents=True, exist_ok=True)
-    paths = {"pack": pack or shards, "sft": sft, "reward": reward, "score": score, "reference": reference}
-    paths |= {"mmdpo": mmdpo, "evaluate_before": before, "evaluate": after}
-    stages = {name: read_stage(name, path) for name, path in {**paths, **(others or {})}.items()}
+    further = (read_stage(name, path) for name, path in (others or {}).items())
+    stages = RunStages(
+        pack=read_stage("pack", pack or shards, PackSummary),
+        sft=read_stage("sft", sft, TrainingSummary),
+        reward=read_stage("reward", reward, TrainingSummary),
+        score=read_stage("score", score, ScoreSummary, AnnotationsSummary),
+        reference=read_stage("reference", reference),
+        mmdpo=read_stage("mmdpo", mmdpo, TrainingSummary),
+        before=read_stage("evaluate_before", before, EvaluateSummary),
+        after=read_stage("evaluate", after, EvaluateSummary),
+        others=[stage for stage in further if stage is not None],
+    )
     index = open_shards(shards)
     rewards = reward_table(score)
     pairs = read_pairs(index, rewards, objective, limit=max_queries, seed=seed) if index is not None else None
-    answers = read_answers(stages["evaluate_before"]), read_answers(stages["evaluate"])
+    answers = read_answers(stages.before), read_answers(stages.after)
     samples: list[dict[str, Any]] = []
     if index is not None:
         samples = _samples(index, rewards, objective, answers, num_samples, seed, runtime)
@@ -122,27 +135,19 @@ def run(
     page = _page(stages, index, rewards, pairs, answers, objective, seed)
     summary = headline(stages, pairs, answers)
     if rounds:
-        page["rounds"], summary["rounds"] = _rounds(out, before, rounds)
+        rows = read_rounds(before, rounds)
+        write_rounds(out / "rounds.csv", rows)
+        page["rounds"], summary = rounds_section(rows), replace(summary, rounds=rows)
     write_categories(out / CATEGORIES, _tables(page))
     page["samples"] = _samples_section(samples)
     page["run"] = _run_section(stages, runtime.command)
     html = render(title, _subtitle(stages, index), page, build_cards(summary, stages))
     (out / PAGE).write_text(html, encoding="utf-8", errors="backslashreplace")
-    write_json(out / "metrics.json", summary)
-    return summary
-
-
-def _rounds(
-    out: Path, before: str | Path | None, rounds: Sequence[str | Path]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Write `out/rounds.csv`; returns the page's section on rounds and what the summary says of them."""
-    rows = read_rounds(before, rounds)
-    write_rounds(out / "rounds.csv", rows)
-    return rounds_section(rows), [{**row, **{k: plain_interval(row[k]) for k in MEASURES}} for row in rows]
+    return summary.write(out)
 
 
 def _page(
-    stages: Mapping[str, StageResult | None],
+    stages: RunStages,
     index: Index | None,
     rewards: SideCar | None,
     pairs: PairTable | None,
@@ -150,17 +155,16 @@ def _page(
     objective: Objective | None,
     seed: int,
 ) -> dict[str, Section]:
-    before, after = stages["evaluate_before"], stages["evaluate"]
     no_shards = sections.missing("the shards were not given", "python run.py stage=report")
     return {
-        "policy": sections.policy_section(before, after, *answers),
-        "reward": sections.reward_section(stages["score"], pairs),
-        "judge": judge_section(stages["score"], index, rewards),
+        "policy": sections.policy_section(stages.before, stages.after, *answers),
+        "reward": sections.reward_section(stages.score, pairs),
+        "judge": judge_section(stages.score, index, rewards),
         "beta": sections.beta_section(pairs, objective),
-        "training": training_section([stages[name] for name in ("sft", "reward", "mmdpo")], index),
+        "training": training_section([stages.sft, stages.reward, stages.mmdpo], index),
         "data": no_shards
         if index is None
-        else {**sections.data_section(index, stages["pack"]), **annotation_section(index, limit=ANNOTATED, seed=seed)},
+        else {**sections.data_section(index, stages.pack), **annotation_section(index, limit=ANNOTATED, seed=seed)},
     }
 
 
@@ -210,13 +214,13 @@ def _samples_section(samples: Sequence[Mapping[str, Any]]) -> Section:
     return {"entries": items, "categories": sorted({str(sample["category"]) for sample in samples})}
 
 
-def _subtitle(stages: Mapping[str, StageResult | None], index: Index | None) -> str:
-    done = " → ".join(name for name, stage in stages.items() if stage is not None)
+def _subtitle(stages: RunStages, index: Index | None) -> str:
+    done = " → ".join(stage.name for stage in stages.known())
     return f"{len(index):,} ranked queries · {done}" if index is not None else done
 
 
-def _run_section(stages: Mapping[str, StageResult | None], command: str) -> Section:
-    known = [stage for stage in stages.values() if stage is not None]
+def _run_section(stages: RunStages, command: str) -> Section:
+    known = stages.known()
     times = {stage.name: stage.seconds for stage in known if stage.seconds is not None}
     newest = next((stage.record for stage in reversed(known) if stage.record.get("versions")), {})
     listed = [
@@ -224,7 +228,7 @@ def _run_section(stages: Mapping[str, StageResult | None], command: str) -> Sect
             "name": stage.name,
             "aside": duration(stage.seconds) if stage.seconds is not None else "not made by this run",
             "settings": _yaml(stage.record.get("settings")),
-            "summary": _yaml(stage.summary),
+            "summary": _yaml(stage.content),
         }
         for stage in known
     ]

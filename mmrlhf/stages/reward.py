@@ -89,7 +89,7 @@ def run(
     shown = critique_samples(bench, critique.template, training, number=num_samples, critiques=asking)
     runtime = replace(runtime, callbacks=[*runtime.callbacks, HeldOutCritiques(out / CRITIQUES, shown)])
     trainer, summary = train(module, bench, out=out, stage="reward", runtime=runtime)
-    summary |= _facts(critique)
+    summary = replace(summary, **_facts(critique))
     method = {
         "stage": "critique-based reward model",
         **_facts(critique),
@@ -136,7 +136,7 @@ def _available(wanted: CritiqueChoice, index: Index) -> CritiqueChoice:
     return replace(wanted, kind="none")
 
 
-def _facts(critique: CritiqueChoice) -> dict[str, Any]:
+def _facts(critique: CritiqueChoice) -> dict[str, str]:
     return {"critique": critique.kind, "critique_source": critique.source if critique.kind != "none" else "none"}
 
 

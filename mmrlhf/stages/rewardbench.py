@@ -19,7 +19,6 @@ from rich.table import Table
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import usable
-from mmrlhf.files import write_json
 from mmrlhf.inference.passes import pick_device
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import Scoring
@@ -30,6 +29,8 @@ from mmrlhf.reporting.accuracy import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE,
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages.score import REWARDS
+from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy, AccuracyDifference, Estimate
+from mmrlhf.summaries.scores import RewardBenchSummary
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.text import one_line
 
@@ -92,15 +93,14 @@ def run(
     if other_rewards is not None:
         tables[OTHER] = SideCar.load(other_rewards)
     rows = usable(index, rows, quarantine)
-    summary = ranking_summary(index, rows, tables, critique=critique, seed=seed)
-    summary["quarantined"] = quarantine.summary()
-    if "annotators" not in summary["accuracy"]:
+    found = ranking_summary(index, rows, tables, critique=critique, seed=seed)
+    summary = RewardBenchSummary(**vars(found), quarantined=quarantine.summary())
+    if ANNOTATORS not in summary.accuracy:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
-    table = benchmark_table(summary["accuracy"]["annotators"], summary["difference"].get("annotators", {}))
+    table = benchmark_table(summary.accuracy[ANNOTATORS], summary.difference.get(ANNOTATORS, {}))
     (out / TABLE_FILE).write_text(markdown(table), encoding="utf-8")
     show(table_on_terminal(table))
-    write_json(out / "metrics.json", summary)
-    return summary
+    return summary.write(out)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -138,26 +138,26 @@ def compare_ways(
 
 
 def benchmark_table(
-    reports: Mapping[str, Mapping[str, Any]], differences: Mapping[str, Mapping[str, Any]] | None = None
+    reports: Mapping[str, Accuracy], differences: Mapping[str, AccuracyDifference] | None = None
 ) -> list[list[str]]:
     """Rows of text, heading first: scorer, ACC and ACC+ with 95% intervals, by how much the first scorer is ahead in
     ACC on the same pairs, then ACC / ACC+ of every category.
     """
-    categories = sorted({name for report in reports.values() for name in report["categories"]})
+    categories = sorted({name for report in reports.values() for name in report.categories})
     rows = [["scorer", "ACC", "ACC+", "first ahead by", *categories]]
     for scorer, report in reports.items():
-        own = [report["categories"].get(name) for name in categories]
-        cells = [f"{part['acc']['mean']:.3f} / {part['acc_plus']['mean']:.3f}" if part else "" for part in own]
+        own = [report.categories.get(name) for name in categories]
+        cells = [f"{part.acc.mean:.3f} / {part.acc_plus.mean:.3f}" if part else "" for part in own]
         ahead = (differences or {}).get(scorer)
-        gap = _with_interval(ahead["acc"], sign="+") if ahead else ""
-        rows.append([scorer, _with_interval(report["acc"]), _with_interval(report["acc_plus"]), gap, *cells])
+        gap = _with_interval(ahead.acc, sign="+") if ahead else ""
+        rows.append([scorer, _with_interval(report.acc), _with_interval(report.acc_plus), gap, *cells])
     return rows
 
 
-def _with_interval(interval: Mapping[str, Any], *, sign: str = "") -> str:
-    if interval["low"] is None:
-        return format(interval["mean"], f"{sign}.3f")
-    mean, low, high = (format(interval[name], f"{sign}.3f") for name in ("mean", "low", "high"))
+def _with_interval(found: Estimate, *, sign: str = "") -> str:
+    if found.low is None or found.high is None:
+        return format(found.mean, f"{sign}.3f")
+    mean, low, high = (format(value, f"{sign}.3f") for value in (found.mean, found.low, found.high))
     return f"{mean} [{low}, {high}]"
 
 

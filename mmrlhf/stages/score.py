@@ -14,7 +14,6 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.feed.selection import Selection, select, usable
-from mmrlhf.files import write_json
 from mmrlhf.inference.reward_model import CritiqueSource, RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
@@ -24,6 +23,7 @@ from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.accuracy import GENERATED, GIVEN, ranking_summary
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.summaries.scores import ScoreSummary
 
 REWARDS, GIVEN_REWARDS = "rewards", "rewards_given_critique"
 
@@ -84,13 +84,12 @@ def run(
     compared = dict(tables)
     if given is not None:
         compared[GIVEN] = given
-    summary = {
-        "writes_critiques": judge.writes_critiques,
-        "critique_source": critique_source if judge.writes_critiques else "none",
+    summary = ScoreSummary(
+        writes_critiques=judge.writes_critiques,
+        critique_source=critique_source if judge.writes_critiques else "none",
         **rates,
-        "quarantined": quarantine.summary(),
-        "heldout": ranking_summary(index, usable(index, heldout, quarantine)[:report_queries], compared, seed=seed),
-        "train": ranking_summary(index, usable(index, train, quarantine)[:report_queries], tables, seed=seed),
-    }
-    write_json(out / "metrics.json", summary)
-    return summary
+        quarantined=quarantine.summary(),
+        heldout=ranking_summary(index, usable(index, heldout, quarantine)[:report_queries], compared, seed=seed),
+        train=ranking_summary(index, usable(index, train, quarantine)[:report_queries], tables, seed=seed),
+    )
+    return summary.write(out)

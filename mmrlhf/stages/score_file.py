@@ -12,7 +12,6 @@ from rich.table import Table
 from mmrlhf.chain.fingerprint import path_token
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
-from mmrlhf.files import write_json
 from mmrlhf.inference.passes import describe_run, describe_source
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import verdict_columns
@@ -23,6 +22,7 @@ from mmrlhf.records.draft import Draft
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.records.questions import read_questions
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.summaries.scores import ScoreFileSummary
 from mmrlhf.terminal.words import add_row, literal, new_table, show
 from mmrlhf.types import PreferenceGroup
 
@@ -81,15 +81,14 @@ def run(
     with (out / RESULTS).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     show(_table(rows))
-    summary = {
-        "queries": len(drafts),
-        "responses": sum(len(row.get("responses", ())) for row in rows),
-        "responses_scored": rates["responses"],
-        "responses_per_second": rates["responses_per_second"],
-        "quarantined": quarantine.summary(),
-    }
-    write_json(out / "metrics.json", summary)
-    return summary
+    summary = ScoreFileSummary(
+        queries=len(drafts),
+        responses=sum(len(row.get("responses", ())) for row in rows),
+        responses_scored=rates["responses"],
+        responses_per_second=rates["responses_per_second"],
+        quarantined=quarantine.summary(),
+    )
+    return summary.write(out)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import yaml
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.reporting.outcome import FAILURE_FILE, METRICS_FILE, STAGES_FILE
+from mmrlhf.reporting.outcome import FAILURE_FILE, STAGES_FILE
+from mmrlhf.summaries.summary import METRICS_FILE
 from mmrlhf.text import first_line
 
 

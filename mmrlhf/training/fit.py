@@ -32,6 +32,8 @@ from mmrlhf.models.sharding import gather_state, is_sharded
 from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.summaries.rankings import Accuracy
+from mmrlhf.summaries.trainings import Epoch, TrainingData, TrainingSummary
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import Template
 from mmrlhf.training.workbench import Workbench
@@ -40,7 +42,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CHECKPOINTS, MODEL, METRICS = SCRATCH, "model", "metrics.json"
+CHECKPOINTS, MODEL = SCRATCH, "model"
 
 
 def check_table(table: SideCar, wanted: Mapping[str, Any], *, name: str, stage: str) -> None:
@@ -77,7 +79,7 @@ def table_facts(
 
 def train(
     module: PackedModule, bench: Workbench, *, out: Path, stage: str, runtime: Runtime
-) -> tuple[L.Trainer, dict[str, Any]]:
+) -> tuple[L.Trainer, TrainingSummary]:
     """Fit from the newest checkpoint in `out/checkpoints`, validate, and summarise.
 
     Raises:
@@ -96,22 +98,22 @@ def train(
             problem = f"stopped by {preemption.cause} behind the last step; run it again to continue"
             raise TrainingInterrupted(problem, preemption.received)
     _check_steps(trainer.global_step, bench.data.total_steps, stage, out)
-    summary: dict[str, Any] = {
-        "steps": trainer.global_step,
-        "groups_per_step": bench.schedule.groups_per_step,
-        "seconds": round(seconds, 2),
-        "groups_per_second": round((trainer.global_step - first) * bench.schedule.groups_per_step / seconds, 3),
-        "train": dict(module.train_metrics),
-        "validation": dict(module.validation_metrics),
-        "heldout": heldout_report(module, bench.categories),
-        "truncated_tokens": module.truncated_tokens(),
-        "quarantined": bench.quarantine.summary(),
-        "data": {
+    summary = TrainingSummary(
+        steps=trainer.global_step,
+        groups_per_step=bench.schedule.groups_per_step,
+        seconds=round(seconds, 2),
+        groups_per_second=round((trainer.global_step - first) * bench.schedule.groups_per_step / seconds, 3),
+        train=dict(module.train_metrics),
+        validation=dict(module.validation_metrics),
+        heldout=heldout_report(module, bench.categories),
+        truncated_tokens=module.truncated_tokens(),
+        quarantined=bench.quarantine.summary(),
+        data=TrainingData(
             **bench.data.describe(),
-            "excluded": dict(bench.excluded),
-            "epochs": _callback(trainer, EpochLedger).epochs,
-        },
-    }
+            excluded=dict(bench.excluded),
+            epochs=[Epoch(**row) for row in _callback(trainer, EpochLedger).epochs],
+        ),
+    )
     return trainer, summary
 
 
@@ -183,14 +185,14 @@ def _step_of(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
 
 
-def heldout_report(module: PackedModule, categories: Mapping[str, str]) -> dict[str, Any] | None:
+def heldout_report(module: PackedModule, categories: Mapping[str, str]) -> Accuracy | None:
     """Pair accuracy on held-out queries with intervals over queries; None for methods without pairs."""
     scores = module.heldout_scores
     if scores is None:
         return None
-    return accuracy_report(
-        scores.keys, scores.chosen, scores.rejected, [categories.get(key, "unknown") for key in scores.keys]
-    )
+    names = [categories.get(key, "unknown") for key in scores.keys]
+    found = accuracy_report(scores.keys, scores.chosen, scores.rejected, names)
+    return Accuracy.from_json(found, where="accuracy_report")
 
 
 def full_state(module: PackedModule) -> dict[str, Tensor] | None:
@@ -199,7 +201,7 @@ def full_state(module: PackedModule) -> dict[str, Tensor] | None:
 
 
 def finish(
-    trainer: L.Trainer, module: PackedModule, out: Path, summary: dict[str, Any], save: Callable[[Any], None]
+    trainer: L.Trainer, module: PackedModule, out: Path, summary: TrainingSummary, save: Callable[[Any], None]
 ) -> dict[str, Any]:
     """Export the trained model and write the summary, on rank 0; every rank calls this and waits for it.
 
@@ -209,9 +211,9 @@ def finish(
     state = full_state(module)
     if trainer.is_global_zero:
         save(state)
-        (out / METRICS).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        summary.write(out)
     trainer.strategy.barrier("after export")
-    return summary
+    return summary.to_json()
 
 
 def need_path(path: Path | str | None, *, what: str, where: str, stage: str) -> Path:

@@ -18,6 +18,8 @@ import yaml
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.models.export import CARD_FILE, POLICY_FILE, save_policy
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.rankings import Accuracy
+from mmrlhf.summaries.trainings import TrainingSummary
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import Workbench
 
@@ -45,7 +47,7 @@ def export_policy(
     start: str | Path,
     method: Mapping[str, Any],
     training: TrainSettings,
-    summary: Mapping[str, Any],
+    summary: TrainingSummary,
     state: Any,
 ) -> None:
     """Write a trained policy with its card; in the number type of the checkpoint that it started from.
@@ -65,7 +67,7 @@ def write_card(
     start: str | Path,
     method: Mapping[str, Any],
     training: TrainSettings,
-    summary: Mapping[str, Any],
+    summary: TrainingSummary,
 ) -> None:
     """Write the card of a model that was just trained into its folder.
 
@@ -83,7 +85,7 @@ def write_card(
         f"Trained with [mmrlhf](https://arxiv.org/abs/2502.10391), from {_named(base, family)}.",
         f"## Data\n\n{_data(index, summary)}",
         f"## Method\n\n{_yaml(method)}",
-        f"## Measured on held-out queries\n\n{figures_table(summary)}",
+        f"## Measured on held-out queries\n\n{figures_table(summary.heldout, summary.validation)}",
         f"## Settings\n\n{_yaml(asdict(training))}",
         f"## Made by\n\n{_yaml(_made_by())}",
         f"## Licence\n\n{_licence(index, base)}",
@@ -103,11 +105,10 @@ def base_model(start: str | Path) -> str | None:
     return None
 
 
-def figures_table(summary: Mapping[str, Any]) -> str:
+def figures_table(heldout: Accuracy | None, validation: Mapping[str, float]) -> str:
     """Every number of the held-out report that has an interval, and the last validation's, as a Markdown table."""
-    rows = [f"| {name} | {_written(each)} |" for name, each in _intervals(summary.get("heldout") or {})]
-    validation = summary.get("validation") or {}
-    rows += [f"| {name} | {value:.4g} |" for name, value in validation.items() if isinstance(value, int | float)]
+    rows = [f"| {name} | {_written(each)} |" for name, each in _intervals(heldout.to_json() if heldout else {})]
+    rows += [f"| {name} | {value:.4g} |" for name, value in validation.items()]
     if not rows:
         return "Nothing: no query was held out."
     return "\n".join(["| | with 95% interval, where there is one |", "| --- | --- |", *rows])
@@ -122,14 +123,12 @@ def _intervals(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def _written(interval: Mapping[str, float | None]) -> str:
-    """A number with its interval; one query of a kind has none, and none of a kind has no number."""
+    """A number with its interval; one query of a kind has none."""
     mean, low, high = (interval[name] for name in ("mean", "low", "high"))
-    if mean is None:
-        return "not known"
     return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _data(index: Index, summary: Mapping[str, Any]) -> str:
+def _data(index: Index, summary: TrainingSummary) -> str:
     categories = Counter(str(name) for name in index.column("category"))
     sources = Counter(group.source for group in _some(index) if group.source)
     facts = {
@@ -139,8 +138,8 @@ def _data(index: Index, summary: Mapping[str, Any]) -> str:
         "sources": list(sources),
         "categories": dict(categories.most_common(12)),
         "digest": index.digest[:16],
-        "optimizer steps": summary.get("steps"),
-        "queries a step": summary.get("groups_per_step"),
+        "optimizer steps": summary.steps,
+        "queries a step": summary.groups_per_step,
     }
     return _yaml({name: value for name, value in facts.items() if value})
 

@@ -38,12 +38,12 @@ def test_both_judges_and_all_scorers_by_hand():
     tables = ranking_tables(scored_groups(GROUPS, SCORES))
     assert list(tables["annotators"]) == ["model", "random", "longer wins"]
     model = tables["annotators"]["model"]
-    assert model["acc"]["mean"] == pytest.approx(2 / 3) and model["acc_plus"]["mean"] == 0.5
-    assert model["categories"]["second"]["acc"]["mean"] == 1.0
-    assert tables["annotators"]["longer wins"]["acc"]["mean"] == pytest.approx(2 / 3)
-    assert tables["truth"]["model"]["acc"]["mean"] == 0.0
-    assert tables["truth"]["longer wins"]["acc"]["mean"] == 0.5
-    assert tables["truth"]["model"]["num_queries"] == 1
+    assert model.acc.mean == pytest.approx(2 / 3) and model.acc_plus.mean == 0.5
+    assert model.categories["second"].acc.mean == 1.0
+    assert tables["annotators"]["longer wins"].acc.mean == pytest.approx(2 / 3)
+    assert tables["truth"]["model"].acc.mean == 0.0
+    assert tables["truth"]["longer wins"].acc.mean == 0.5
+    assert tables["truth"]["model"].num_queries == 1
 
 
 def test_critique_words_are_a_scorer_only_where_asked_for():
@@ -54,15 +54,15 @@ def test_critique_words_are_a_scorer_only_where_asked_for():
 
 def test_a_scorer_that_lacks_a_query_is_reported_over_the_others():
     tables = ranking_tables(scored_groups(GROUPS, [{**SCORES[0], "given": [3.0, 2.0, 1.0]}, SCORES[1]]))
-    assert tables["annotators"]["given"]["num_pairs"] == 2 and tables["annotators"]["model"]["num_pairs"] == 3
+    assert tables["annotators"]["given"].num_pairs == 2 and tables["annotators"]["model"].num_pairs == 3
 
 
 def test_margins_are_those_of_the_annotators_pairs():
     """a - b = 1, a - c = -1, d - e = 4."""
     found = margin_statistics(scored_groups(GROUPS, SCORES), "model")
-    assert found["num_pairs"] == 3 and found["mean"] == pytest.approx(4 / 3)
-    assert found["median"] == 1.0 and found["share_negative"] == pytest.approx(1 / 3)
-    assert margin_statistics([], "model") == {}
+    assert found is not None and found.num_pairs == 3 and found.mean == pytest.approx(4 / 3)
+    assert found.median == 1.0 and found.share_negative == pytest.approx(1 / 3)
+    assert margin_statistics([], "model") is None
 
 
 def test_random_scores_stay_the_same_whatever_else_is_reported():

@@ -8,10 +8,10 @@ import json
 import lightning as L
 import numpy as np
 import pytest
+from stand_ins import report_data
 
 from benchmarks.report import make_answers, make_groups, make_rewards, write_evaluation
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.files import write_json
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.reporting import plots
 from mmrlhf.reporting.accuracy import GENERATED, ranking_summary
@@ -29,7 +29,7 @@ def make_page(root, queries: int, categories: int):
     index = Index.load(root / "shards")
     rewards = make_rewards(root / "score" / "rewards", groups)
     found = ranking_summary(index, np.arange(len(index)), {GENERATED: rewards})
-    write_json(root / "score" / "metrics.json", {"heldout": found})
+    report_data.scored(found).write(root / "score")
     for name, gain in (("before", 0.0), ("after", 0.1)):
         write_evaluation(root / name, make_answers(groups, gain), is_reference=gain == 0)
     folders = {name: root / name for name in ("shards", "score", "before", "after")}

@@ -8,11 +8,13 @@ import pytest
 from rich.console import Console
 
 from mmrlhf.reporting.outcome import record_failure, record_outcome, results_table, show_outcome
+from mmrlhf.summaries.evaluations import ReportSummary
+from mmrlhf.summaries.rankings import Estimate
 
 
 def test_results_come_with_their_intervals() -> None:
     """Only what the report found is shown, and an interval only where there is one."""
-    table = results_table({"quality_gain": 0.05, "quality_gain_low": 0.01, "quality_gain_high": 0.09, "kl_after": 2.0})
+    table = results_table(ReportSummary(quality_gain=Estimate(0.05, 0.01, 0.09), kl_after=2.0))
     console = Console(width=100)
     with console.capture() as captured:
         console.print(table)
@@ -22,7 +24,7 @@ def test_results_come_with_their_intervals() -> None:
 
 def test_no_report_no_table() -> None:
     """A stage without results prints nothing."""
-    assert results_table({"groups": 3}) is None
+    assert results_table(ReportSummary()) is None
 
 
 def test_paths_are_relative_only_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

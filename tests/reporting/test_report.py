@@ -23,6 +23,7 @@ from mmrlhf.reporting.sample_cards import choose_rows
 from mmrlhf.shards import remote
 from mmrlhf.shards.index import Index
 from mmrlhf.stages.report import CONTENTS, render, run
+from mmrlhf.summaries.rankings import Accuracy
 
 
 def no_trainer(**settings):
@@ -38,11 +39,13 @@ def made_up_accuracy():
     keys = [f"q{i // 3}" for i in range(90)]
     categories = [report_data.CATEGORIES[i // 3 % 5] for i in range(90)]
     scorers = {"reward model": 1.2, "longer wins": 0.1, "random": 0.0}
-    return {
+    tables = {
         judge: {name: accuracy_report(keys, rng.normal(gap, 1, 90), rng.normal(0, 1, 90), categories)
                 for name, gap in scorers.items()}
         for judge in ("annotators", "truth")
     }  # fmt: skip
+    read = Accuracy.from_json
+    return {judge: {name: read(own, where="") for name, own in table.items()} for judge, table in tables.items()}
 
 
 @pytest.fixture(scope="module")

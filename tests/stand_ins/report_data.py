@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.reporting.reward_details import judge_report
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
 from mmrlhf.shards.writer import write_shards
+from mmrlhf.summaries.datasets import PackSummary
+from mmrlhf.summaries.evaluations import CategoryMeasure, EvaluateSummary, Measure
+from mmrlhf.summaries.left_out import Quarantined
+from mmrlhf.summaries.rankings import Ranking, Tables
+from mmrlhf.summaries.scores import ScoreSummary
+from mmrlhf.summaries.trainings import TrainingData, TrainingSummary
 from mmrlhf.types import Media, PreferenceGroup, Response
+
+NONE_LEFT_OUT = Quarantined(0, 60, 1, [])
 
 CATEGORIES = ("long", "short", "mcq", "safety", "video")
 SURPRISES = 6  # pairs of the made-up scores that are wrong by most, each with a card
@@ -89,12 +98,12 @@ def record(folder: Path, stage: str, seconds: float, settings: dict[str, Any], s
     (folder / "artifact.json").write_text(json.dumps(content))
 
 
-def interval(mean: float, width: float = 0.04) -> dict[str, Any]:
+def interval(mean: float, width: float = 0.04) -> CategoryMeasure:
     """A mean with a made-up interval."""
-    return {"mean": mean, "low": mean - width, "high": mean + width, "queries": 100}
+    return CategoryMeasure(mean, mean - width, mean + width, 100)
 
 
-def make_scores(folder: Path, groups: list[PreferenceGroup], accuracy: dict[str, Any]) -> None:
+def make_scores(folder: Path, groups: list[PreferenceGroup], accuracy: Tables) -> None:
     """A score stage: a side-car with rewards that follow quality with noise, and a report."""
     rng = np.random.default_rng(1)
     with SideCarWriter(folder / "rewards", columns=("reward", "critique"), fingerprint={"made_by": "test"}) as writer:
@@ -105,9 +114,13 @@ def make_scores(folder: Path, groups: list[PreferenceGroup], accuracy: dict[str,
                 writer.add(group.key, response.hash, {"reward": float(reward), "critique": critique})
     scores = SideCar.load(folder / "rewards")
     rewards = [scores.lookup(group.key, [r.hash for r in group.responses])["reward"].tolist() for group in groups]
-    summary = {"heldout": {"queries": 60, "accuracy": accuracy, "judge": judge_report(groups, rewards)}}
-    (folder / "metrics.json").write_text(json.dumps(summary))
+    summary = scored(Ranking(60, accuracy, {}, {}, judge_report(groups, rewards))).write(folder)
     record(folder, "score", 48.3, {"temperature": 0.0}, summary)
+
+
+def scored(ranking: Ranking) -> ScoreSummary:
+    """What the score stage says of held-out and of training queries."""
+    return ScoreSummary(True, "generate", 60, 180, 2.0, 6.0, 90.0, 0, 0, NONE_LEFT_OUT, ranking, ranking)
 
 
 def make_evaluation(folder: Path, groups: list[PreferenceGroup], *, trained: bool) -> None:
@@ -128,21 +141,26 @@ def make_evaluation(folder: Path, groups: list[PreferenceGroup], *, trained: boo
         })  # fmt: skip
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def measure(value: Any) -> dict[str, Any]:
+    def measure(value: Any) -> Measure:
         by_name = {name: [value(row) for row in rows if row["category"] == name] for name in CATEGORIES}
         parts = {name: interval(float(np.mean(found)), 0.08) for name, found in by_name.items() if found}
-        return {**interval(float(np.mean([value(row) for row in rows]))), "categories": parts}
+        return Measure(**vars(interval(float(np.mean([value(row) for row in rows])))), categories=parts)
 
-    summary = {
-        "queries": len(rows),
-        "quality": measure(lambda row: row["quality"]),
-        "reward": measure(lambda row: row["reward"]),
-        "kl": measure(lambda row: row["logprob"] - row["reference_logprob"]),
-        "length": measure(lambda row: row["num_tokens"]),
-        "cut_off": measure(lambda row: 0.0),
-    }
-    (folder / "metrics.json").write_text(json.dumps(summary))
-    record(folder, "evaluate", 31.0, {"max_new_tokens": 64}, summary)
+    summary = EvaluateSummary(
+        queries=len(rows),
+        num_cut_off=0,
+        quality=measure(lambda row: row["quality"]),
+        reward=measure(lambda row: row["reward"]),
+        kl=measure(lambda row: row["logprob"] - row["reference_logprob"]),
+        kl_k3=None,
+        length=measure(lambda row: row["num_tokens"]),
+        cut_off=measure(lambda row: 0.0),
+        preference={},
+        temperature=0.0,
+        max_new_tokens=64,
+        quarantined=NONE_LEFT_OUT,
+    )
+    record(folder, "evaluate", 31.0, {"max_new_tokens": 64}, summary.write(folder))
 
 
 def make_training(folder: Path, stage: str, seconds: float, curves: dict[str, Any], steps: int) -> None:
@@ -157,7 +175,19 @@ def make_training(folder: Path, stage: str, seconds: float, curves: dict[str, An
         if step % (steps // 5) == steps // 5 - 1:
             logger.log_metrics({"val/loss": curves["loss"](share) * 1.04}, step)
     logger.finalize("success")
-    record(folder, stage, seconds, {"optim": {"lr": 1e-3}, "seed": 0}, {"steps": steps, "loss": curves["loss"](1.0)})
+    summary = TrainingSummary(
+        steps=steps,
+        groups_per_step=8,
+        seconds=seconds,
+        groups_per_second=8 * steps / seconds,
+        train={"loss": curves["loss"](1.0)},
+        validation={},
+        heldout=None,
+        truncated_tokens=0,
+        quarantined=NONE_LEFT_OUT,
+        data=TrainingData(groups_per_epoch=64, steps_per_epoch=8, padded_per_epoch=0, excluded={}, epochs=[]),
+    )
+    record(folder, stage, seconds, {"optim": {"lr": 1e-3}, "seed": 0}, summary.to_json())
 
 
 def make_critiques(folder: Path, groups: list[PreferenceGroup]) -> None:
@@ -198,14 +228,26 @@ DRIFTING = {
 }
 
 
-def make_run(root: Path, accuracy: dict[str, Any], *, number: int = 120, steps: int = 300) -> dict[str, Path]:
+def packed(**changes: Any) -> PackSummary:
+    """What the pack stage says, but for the changes."""
+    tables = {
+        "responses_per_group": {"3": 1},
+        "categories": {"long": 1},
+        "ignored_fields": {},
+        "rejected_by_reason": {},
+    }
+    numbers = {field.name: 1 for field in fields(PackSummary) if field.name not in tables}
+    return PackSummary(**{**numbers, **tables, "digest": "d" * 64, **changes})
+
+
+def make_run(root: Path, accuracy: Tables, *, number: int = 120, steps: int = 300) -> dict[str, Path]:
     """Every artefact of a run, by the name of the report's argument."""
     groups = make_groups(number)
     shards = root / "pack"
     write_shards(groups, shards, max_groups_per_shard=64, max_megabytes=100)
     reasons = {"image is unreadable": 2, "no response <text>": 1}
-    packed = {"ties": 3, "images": 96, "videos": 24, "rejected": 3, "rejected_by_reason": reasons}
-    record(shards, "pack", 6.2, {"video": "keep"}, packed)
+    counts = packed(ties=3, images=96, videos=24, rejected=3, rejected_by_reason=reasons)
+    record(shards, "pack", 6.2, {"video": "keep"}, counts.to_json())
     make_scores(root / "score", groups, accuracy)
     heldout = groups[: number // 2]
     make_evaluation(root / "before", heldout, trained=False)

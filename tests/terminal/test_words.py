@@ -12,13 +12,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
+from stand_ins import report_data
 
 from mmrlhf.chain.store import Artifact
 from mmrlhf.errors import DataError, Lines
-from mmrlhf.reporting.outcome import chain_table, rounds_table, show_error, show_outcome
+from mmrlhf.reporting.outcome import chain_table, show_error, show_outcome
 from mmrlhf.reporting.pack_table import pack_table
 from mmrlhf.stages.rewardbench import markdown, table_on_terminal
 from mmrlhf.stages.score_file import _table
+from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.sweeps.callback import map_table, results_table, show_sweep
 from mmrlhf.sweeps.results import Estimate, Job, Metric, Point, Sweep
 from mmrlhf.terminal.words import add_row, new_table, show
@@ -51,15 +53,8 @@ def on_a_terminal(print_it: Callable[[Console], object]) -> str:
     return seen
 
 
-def summary_of_packing(text: str) -> dict[str, Any]:
-    numbers = ("groups", "shards", "bytes", "pairs", "ties", "images", "videos", "contradictions", "duplicate_queries")
-    more = ("repeated_responses_merged", "repeated_pairs_merged", "rejected", "first_of_several")
-    return {
-        **dict.fromkeys((*numbers, *more), 1),
-        "responses_per_group": {"2": 1},
-        "categories": {text: 1},
-        "rejected_by_reason": {f"reason {text}": 1},
-    }
+def packed_with(text: str) -> PackSummary:
+    return report_data.packed(categories={text: 1}, rejected_by_reason={f"reason {text}": 1})
 
 
 def sweep_of(text: str, folder: Path) -> Sweep:
@@ -74,13 +69,11 @@ def sweep_of(text: str, folder: Path) -> Sweep:
 def test_tables_show_a_text_literally(text: str, tmp_path: Path) -> None:
     shown = one_line(text)
     row = {"id": text, "prompt": text, "responses": [{"text": text, "reward": 1.0}], "best": 0}
-    interval = {"mean": 0.1, "low": 0.0, "high": 0.2}
-    artifact = Artifact(f"stage {text}", "f", tmp_path / "x", 1.0, summary_of_packing(text), True)
+    artifact = Artifact(f"stage {text}", "f", tmp_path / "x", 1.0, {}, True)
     tables = {
         "score file": (_table([row]), 3),
-        "pack": (pack_table(summary_of_packing(text)), 2),
+        "pack": (pack_table(packed_with(text)), 2),
         "chain": (chain_table([artifact]), 1),
-        "rounds": (rounds_table({"rounds": [{"round": 1, f"n {text}": interval}]}), 1),
         "benchmark": (table_on_terminal([[f"scorer {text}", "a", "b"], [text, "1", "2"]]), 2),
         "own": (own_table(text), 3),
     }
@@ -108,7 +101,9 @@ def test_messages_show_a_text_literally(text: str, capsys: pytest.CaptureFixture
 
 @hostile
 def test_the_end_of_a_run_shows_names_literally(text: str, tmp_path: Path) -> None:
-    artifact = Artifact("pack", "f", tmp_path / "x", 1.0, summary_of_packing(text), False)
+    artifact = Artifact("pack", "f", tmp_path / "x", 1.0, packed_with(text).to_json(), False)
+    artifact.folder.mkdir()
+    report_data.record(artifact.folder, "pack", 1.0, {"_target_": "mmrlhf.stages.pack.run"}, {})
     folder, commands = tmp_path / f"run {text}", [f"do {text}"]
     seen = on_a_terminal(lambda console: show_outcome(folder, [artifact], next_commands=commands, console=console))
     assert seen.count(one_line(text)) >= 3 and one_line(folder) in seen

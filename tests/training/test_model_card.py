@@ -12,6 +12,7 @@ from mmrlhf import Policy
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.stages import mmdpo, sft
+from mmrlhf.summaries.rankings import Accuracy, Estimate, PartAccuracy
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.training.model_card import base_model, figures_table
 from mmrlhf.training.settings import Schedule, TrainSettings
@@ -68,10 +69,11 @@ def test_a_base_is_a_hub_id_or_what_a_folder_says(tmp_path: Path) -> None:
 
 
 def test_without_held_out_queries_the_card_says_so() -> None:
-    assert "no query was held out" in figures_table({"heldout": None, "validation": {}})
+    assert "no query was held out" in figures_table(None, {})
 
 
 def test_a_number_without_an_interval_is_written_without_one() -> None:
-    one = {"mean": 0.5, "low": None, "high": None}
-    table = figures_table({"heldout": {"acc": one, "categories": {"long": {"acc": dict.fromkeys(one)}}}})
-    assert "| acc | 0.500 |" in table and "| categories / long / acc | not known |" in table
+    one, whole = Estimate(0.5, None, None), Estimate(0.25, 0.1, 0.4)
+    table = figures_table(Accuracy(one, whole, 4, 1, 0, {"long": PartAccuracy(one, one, 4, 1, 0)}), {"loss": 0.5})
+    assert "| acc | 0.500 |" in table and "| acc_plus | 0.250 [0.100, 0.400] |" in table
+    assert "| categories / long / acc | 0.500 |" in table and "| loss | 0.5 |" in table

@@ -1,0 +1,41 @@
+"""Which stage writes which kind of summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmrlhf.summaries.datasets import ExpandSummary, PackSummary, PublishSummary
+from mmrlhf.summaries.evaluations import EvaluateSummary, GenerateSummary, ReportSummary
+from mmrlhf.summaries.scores import (
+    AnnotationsSummary,
+    ReferenceSummary,
+    RewardBenchSummary,
+    ScoreFileSummary,
+    ScoreSummary,
+)
+from mmrlhf.summaries.summary import Summary
+from mmrlhf.summaries.trainings import TrainingSummary
+
+KINDS: Mapping[str, type[Summary]] = {
+    "pack": PackSummary,
+    "expand": ExpandSummary,
+    "sft": TrainingSummary,
+    "reward": TrainingSummary,
+    "mmdpo": TrainingSummary,
+    "score": ScoreSummary,
+    "annotations": AnnotationsSummary,
+    "reference": ReferenceSummary,
+    "rewardbench": RewardBenchSummary,
+    "score_file": ScoreFileSummary,
+    "generate": GenerateSummary,
+    "evaluate": EvaluateSummary,
+    "report": ReportSummary,
+    "publish": PublishSummary,
+}
+
+
+def kind_of(target: str) -> type[Summary] | None:
+    """The summary of the stage function with this dotted name; None for a stage without one, or of someone else's."""
+    package, _, function = target.rpartition(".")
+    room, _, stage = package.rpartition(".")
+    return KINDS.get(stage) if (room, function) == ("mmrlhf.stages", "run") else None

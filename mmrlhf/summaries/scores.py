@@ -1,0 +1,66 @@
+"""What the stages that score responses found: `score`, `annotations`, `rewardbench`, `score_file`, `reference`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mmrlhf.summaries.left_out import Quarantined
+from mmrlhf.summaries.rankings import Ranking
+from mmrlhf.summaries.summary import Summary
+
+
+@dataclass(frozen=True)
+class ScoreSummary(Summary):
+    """Stage `score`; the numbers of the pass are sums over ranks."""
+
+    writes_critiques: bool
+    critique_source: str
+    queries_scored: float
+    responses_scored: float
+    queries_per_second: float
+    responses_per_second: float
+    critique_tokens_per_second: float
+    responses_shortened: float
+    critiques_cut: float
+    quarantined: Quarantined
+    heldout: Ranking
+    train: Ranking
+
+
+@dataclass(frozen=True)
+class AnnotationsSummary(Summary):
+    """Stage `annotations`; weights of dimensions, none where the truth gave the rewards."""
+
+    weights: Mapping[str, float]
+    heldout: Ranking
+    train: Ranking
+
+
+@dataclass(frozen=True)
+class RewardBenchSummary(Ranking):
+    """Stage `rewardbench`."""
+
+    quarantined: Quarantined
+
+
+@dataclass(frozen=True)
+class ScoreFileSummary(Summary):
+    """Stage `score_file`."""
+
+    queries: int
+    responses: int
+    responses_scored: float
+    responses_per_second: float
+    quarantined: Quarantined
+
+
+@dataclass(frozen=True)
+class ReferenceSummary(Summary):
+    """Stage `reference`; the numbers of the pass are sums over ranks."""
+
+    queries: float
+    responses: float
+    queries_per_second: float
+    responses_per_second: float
+    quarantined: Quarantined
