@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from mmrlhf.chain.provenance import git_commit, versions
+from mmrlhf.errors import DataError
 from mmrlhf.models.export import CARD_FILE, POLICY_FILE, save_policy
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.rankings import Accuracy
@@ -152,7 +154,9 @@ def _licence(index: Index, base: str | None) -> str:
 
 
 def _some(index: Index) -> Iterator[Any]:
-    return (index.read(row, media=False) for row in range(min(len(index), _READ)))
+    for row in range(min(len(index), _READ)):
+        with suppress(DataError):  # the training has left it out, too, and has counted it
+            yield index.read(row, media=False)
 
 
 def _named(base: str | None, family: str) -> str:
