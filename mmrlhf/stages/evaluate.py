@@ -21,7 +21,6 @@ import torch
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
 from mmrlhf.feed.selection import Selection, select, usable
-from mmrlhf.files import write_json
 from mmrlhf.inference.passes import (
     CACHE_PER_BUDGET,
     decode_text,
