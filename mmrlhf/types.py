@@ -97,7 +97,8 @@ class PreferenceGroup:
 class Branch:
     """One response of an encoded group: the tokens behind the shared prefix.
 
-    ids (L,), positions (A, L), labels (L,) bool: which tokens' log-probabilities count.
+    ids (L,), positions (A, L), labels (L,) bool: which tokens' log-probabilities count; truncated: tokens that the
+    response lost; shown: what is left of its text.
     """
 
     ids: Tensor
@@ -105,6 +106,7 @@ class Branch:
     labels: Tensor
     response_hash: str
     truncated: int = 0
+    shown: str = ""
 
 
 @dataclass(frozen=True)

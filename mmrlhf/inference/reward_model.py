@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,7 @@ from mmrlhf.inference.question import Picture, ask
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict, verdicts_on
 from mmrlhf.models.decoding import generate
+from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
@@ -35,8 +36,21 @@ from mmrlhf.types import EncodedGroup, PreferenceGroup
 log = logging.getLogger(__name__)
 
 CritiqueSource = Literal["generate", "given"]
-# Tokens that end a critique's turn, and what it may grow by when its text is encoded again.
-_TURN_END = 16
+# What a critique may grow by when its text is encoded again, wherever it is written.
+_GROWTH = 16
+
+
+@dataclass(frozen=True)
+class Criticised:
+    """A group with a critique behind every copy of a response, which is shown as far as its context showed it.
+
+    critique_cut: of each copy, whether its critique reached its longest length, or lost its end; response_cut: tokens
+    by which its response was shortened.
+    """
+
+    group: PreferenceGroup
+    critique_cut: list[bool]
+    response_cut: list[int]
 
 
 class RewardModel:
@@ -70,7 +84,7 @@ class RewardModel:
             media=media,
             max_tokens=context_length(model.settings, model.backbone.config),
             too_long=model.settings.too_long,
-            room=self.critiques.max_tokens + _TURN_END if template.critique != "none" else 0,
+            room=self.critiques.max_tokens + _GROWTH if template.critique != "none" else 0,
         )
         settle(self.model, self.encoder)
 
@@ -180,19 +194,16 @@ class RewardModel:
                 given=critique_source,
                 expected="generate, given",
             )
-        asked, samples, cut = dict(enumerate(groups)), 1, dict[int, list[bool]]()
+        asked, samples, written = dict(enumerate(groups)), 1, dict[int, Criticised]()
         if self.writes_critiques and critique_source == "generate":
             ahead = encode_usable(asked, self.encoder.context, quarantine) if contexts is None else enumerate(contexts)
             known = dict(ahead)
-            written = self.with_critiques([asked[place] for place in known], list(known.values()))
-            asked, samples = (
-                {p: group for p, (group, _) in zip(known, written, strict=True)},
-                self.critiques.num_samples,
-            )
-            cut = {place: limits for place, (_, limits) in zip(known, written, strict=True)}
+            found = self.with_critiques([asked[place] for place in known], list(known.values()))
+            written, samples = dict(zip(known, found, strict=True)), self.critiques.num_samples
+            asked = {place: each.group for place, each in written.items()}
         encoded = encode_usable(asked, self.encoder, quarantine)
         scores = forward_groups(self.model, list(encoded.values()), token_budget=self.token_budget)
-        found = {
+        verdicts = {
             place: verdicts_on(
                 asked[place],
                 score,
@@ -200,24 +211,26 @@ class RewardModel:
                 dimensions=self.dimensions,
                 samples=samples,
                 combine=self.critiques.combine,
-                cut=cut.get(place, ()),
+                critique_cut=written[place].critique_cut if place in written else (),
+                response_cut=written[place].response_cut if place in written else (),
             )
             for place, score in zip(encoded, scores, strict=True)
         }
-        return [found.get(place, []) for place in range(len(groups))]
+        return [verdicts.get(place, []) for place in range(len(groups))]
 
     def with_critiques(
         self, groups: Sequence[PreferenceGroup], contexts: Sequence[EncodedGroup] | None = None
-    ) -> list[tuple[PreferenceGroup, list[bool]]]:
+    ) -> list[Criticised]:
         """Put `num_samples` copies of every response in its place, each with a critique that the model writes now.
 
-        With each group: which of its critiques reached their longest length before they ended.
-
         The text is what counts: it is encoded again like an annotated one, so that giving it back reproduces the score.
+        It may have more tokens then than it was written with (parts of characters become replacement characters): where
+        these do not fit, the critique loses its end, and never the response on which it was written.
         """
+        contexts = contexts if contexts is not None else [self.encoder.context(group) for group in groups]
         written = generate(
             self.model,
-            contexts if contexts is not None else [self.encoder.context(group) for group in groups],
+            contexts,
             max_new_tokens=self.critiques.max_tokens,
             end_tokens=self.encoder.end_tokens,
             temperature=self.critiques.temperature,
@@ -225,16 +238,27 @@ class RewardModel:
             seed=self.critiques.seed,
             cache_tokens=CACHE_PER_BUDGET * self.token_budget,
         )
-        result = []
-        for group, ids in zip(groups, written, strict=True):
-            copies = [response for response in group.responses for _ in range(self.critiques.num_samples)]
-            # Equal responses share one context, hence its critiques.
-            written_here = [*ids] * (len(copies) // len(ids))
-            texts = [decode_text(self.processor, each.ids).strip() for each in written_here]
-            responses = [
-                replace(response, critiques={self.template.critique: text})
-                for response, text in zip(copies, texts, strict=True)
-            ]
-            changed = replace(group, responses=tuple(responses), pairs=())
-            result.append((changed, [each.cut for each in written_here]))
-        return result
+        return [self._criticised(*each) for each in zip(groups, contexts, written, strict=True)]
+
+    def _criticised(self, group: PreferenceGroup, context: EncodedGroup, written: Sequence[Continuation]) -> Criticised:
+        samples = self.critiques.num_samples
+        # Equal responses share one context, hence its critiques.
+        branches = [number % len(context.branches) for number in range(len(group.responses)) for _ in range(samples)]
+        responses, critique_cut = [], []
+        for place, branch in enumerate(branches):
+            critique = written[branch * samples + place % samples]
+            text = decode_text(self.processor, critique.ids).strip()
+            kept = self.encoder.beginning(text, self.encoder.room_behind(context, branch)).strip()
+            responses.append(
+                replace(
+                    group.responses[place // samples],
+                    text=context.branches[branch].shown,
+                    critiques={self.template.critique: kept},
+                )
+            )
+            critique_cut.append(critique.cut or kept != text)
+        return Criticised(
+            replace(group, responses=tuple(responses), pairs=()),
+            critique_cut,
+            [context.branches[branch].truncated for branch in branches],
+        )

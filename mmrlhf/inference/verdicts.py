@@ -47,14 +47,16 @@ def verdicts_on(
     dimensions: tuple[str, ...],
     samples: int,
     combine: Combine,
-    cut: Sequence[bool] = (),
+    critique_cut: Sequence[bool] = (),
+    response_cut: Sequence[int] = (),
 ) -> list[Verdict]:
     """One verdict for each response, from the scores of its `samples` critiques, which lie next to one another.
 
     Args:
         group: every response `samples` times, each with a critique of its own.
         kind: of the critiques; `none` where there are none.
-        cut: of each critique, whether it reached its longest length; empty: none did.
+        critique_cut: of each critique, whether it reached its longest length; empty: none did.
+        response_cut: tokens that each response had lost before it was scored; empty: none.
 
     The critique that is kept, with its tokens and log-probability, is the likeliest per token; scores on dimensions
     are means over the critiques.
@@ -74,8 +76,9 @@ def verdicts_on(
                 critique=critique,
                 critique_tokens=int(tokens[number, best]) if written else 0,
                 critique_logprob=float(logprob[number, best]) if written else 0.0,
-                critique_cut=bool(cut[number * samples + best]) if written and cut else False,
-                response_cut=int(scores.cut[number * samples]),
+                critique_cut=bool(critique_cut[number * samples + best]) if written and critique_cut else False,
+                response_cut=int(scores.cut[number * samples])
+                + (response_cut[number * samples] if response_cut else 0),
                 dimensions=dict(zip(dimensions, means[number].tolist(), strict=True)),
             )
         )

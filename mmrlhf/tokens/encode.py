@@ -67,9 +67,10 @@ class Sequences(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Sequences that fit, how many tokens each shown response lost for it, and the length of their common prefix."""
+    """Sequences that fit, what they show of each response, tokens that it lost for it, their common prefix's length."""
 
     sequences: Sequences
+    shown: list[Response]
     removed: list[int]
     cut: int
 
@@ -85,7 +86,7 @@ class Encoder:
         max_tokens: longest prefix + branch. A longer response loses its end and is counted (`Branch.truncated`), or its
             group is refused (`too_long`); a longer prompt is an error, and media tokens are never cut.
         too_long: `shorten` or `refuse`.
-        room: tokens that stay free behind a context, for what a model writes there.
+        room: tokens that stay free behind a context, for what a model writes there (not the end of a critique's turn).
         damage: also gives the media tensors of a damaged copy, under names that begin with `DAMAGED`.
         dimensions: annotated scores that become columns `score_<dimension>` (K,), nan where unknown.
     """
@@ -108,11 +109,14 @@ class Encoder:
         self.template = template
         self.positions = positions
         self.media = media or MediaSettings()
-        self.max_tokens, self.too_long, self.room = max_tokens, too_long, room
+        self.max_tokens, self.too_long = max_tokens, too_long
         self.damage = damage
         self.dimensions = tuple(dimensions)
         self.chat = Chat(processor)
         self.visual = VisualTokens(processor, self.chat, self.media)
+        # what is written about a response is read again with the end of its turn
+        self._ending = len(self._offsets(self.chat.turn_end + template.closing))
+        self.room = room + self._ending if room and template.shows_response else room
         self._text_factor = 1.0
 
     @property
@@ -169,6 +173,17 @@ class Encoder:
         most = self._frame_tokens + 2 * visual + _MOST_PER_CHAR * (entry.text_chars + entry.critique_chars)
         return not refused and most + self.room <= self.max_tokens
 
+    def room_behind(self, context: EncodedGroup, branch: int) -> int:
+        """Tokens that an assistant's text may have behind a context, so that nothing before it has to be shortened."""
+        return self.max_tokens - len(context.prefix_ids) - len(context.branches[branch].ids) - self._ending
+
+    def beginning(self, text: str, num_tokens: int) -> str:
+        """What of an assistant's text has at most so many tokens."""
+        marked = self.chat.mark(text)
+        _, offsets = self._plain(marked)
+        # A begin-of-text token that is counted here, where the text begins nothing, only takes one token of the room.
+        return text if len(offsets) <= num_tokens else _beginning(marked, offsets, num_tokens).replace(MARK, "")
+
     def stock_inputs(
         self, group: PreferenceGroup, response: Response, *, with_answer: bool = True
     ) -> tuple[dict[str, Tensor], str]:
@@ -221,10 +236,10 @@ class Encoder:
         decoded = self._decode(group)
         tokenize = partial(self._tokenize, group, decoded)
         fitted = self._fit(group, responses, decoded.counts, tokenize, with_answer)
-        (sequences, labels, media), removed, cut = fitted
+        (sequences, labels, media), shown, removed, cut = fitted
         branches = [
-            self._branch(group, ids, is_label, cut, media, response, already)
-            for ids, is_label, response, already in zip(sequences, labels, responses, removed, strict=True)
+            replace(self._branch(group, ids, is_label, cut, media, response, already), shown=kept.text)
+            for ids, is_label, response, already, kept in zip(sequences, labels, responses, removed, shown, strict=True)
         ]
         return EncodedGroup(
             key=group.key,
@@ -259,7 +274,7 @@ class Encoder:
                     removed[place] += cut_now
         cut = _cut_point(found.ids, found.labels)
         self._check_length(group, cut, max(over))
-        return Fitted(found, removed, cut)
+        return Fitted(found, shown, removed, cut)
 
     def _excess(self, ids: Tensor, is_label: Tensor, with_answer: bool) -> int:
         """By how many tokens a sequence is too long: of its context, with room for what is written behind it."""
@@ -275,12 +290,12 @@ class Encoder:
         Raises:
             DataError: nothing of it would be left, or `too_long=refuse`.
         """
-        ends = [end for _, end in self._offsets(response.text)]
-        kept = len(ends) - excess
-        if self.too_long == "refuse" or kept < 1:
-            raise self._too_long(group, excess, f"{len(ends)} tokens are its response {response.text[:40]!r}...")
+        offsets = self._offsets(response.text)
+        text = _beginning(response.text, offsets, len(offsets) - excess)
+        if self.too_long == "refuse" or not text:
+            raise self._too_long(group, excess, f"{len(offsets)} tokens are its response {response.text[:40]!r}...")
         # the hash stays that of the whole text: it is given by the caller's own responses
-        return replace(response, text=response.text[: ends[kept - 1]]), excess
+        return replace(response, text=text), excess
 
     def _offsets(self, text: str) -> list[tuple[int, int]]:
         return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -451,6 +466,14 @@ def _cut_point(sequences: list[Tensor], labels: list[Tensor]) -> int:
     """Length of the longest common token prefix that leaves every label, and at least one token, to each branch."""
     shared = _shared_prefix([ids.tolist() for ids in sequences], [flags.tolist() for flags in labels])
     return min(shared, min(len(ids) for ids in sequences) - 1)
+
+
+def _beginning(text: str, offsets: Sequence[tuple[int, int]], num_tokens: int) -> str:
+    """As many whole characters as at most so many of a text's tokens spell; several tokens may share a character."""
+    kept = max(0, min(num_tokens, len(offsets)))
+    while 0 < kept < len(offsets) and offsets[kept][0] < offsets[kept - 1][1]:
+        kept -= 1
+    return text[: offsets[kept - 1][1]] if kept else ""
 
 
 def _place(group: PreferenceGroup) -> str:

@@ -9,6 +9,7 @@ import torch
 from stand_ins.small_data import draw_group
 
 from mmrlhf.errors import DataError
+from mmrlhf.inference import passes, reward_model
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.load import ModelSettings
@@ -79,3 +80,41 @@ def test_critiques_are_stripped_in_training_and_when_written(critic, query) -> N
         assert torch.equal(one.ids, other.ids)
     for verdict in judge.score_groups([query])[0]:
         assert verdict.critique == verdict.critique.strip()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_critique_that_grows_when_it_is_read_again_takes_nothing_from_the_response(
+    critic, query, seed, monkeypatch
+) -> None:
+    """A random model writes parts of characters, each of which is read again as a whole replacement character."""
+    judge = judge_of(critic, max_tokens=150)
+    judge.critiques = CritiqueSettings(max_tokens=CRITIQUE, temperature=3.0, seed=seed, num_samples=2)
+    read = []
+    monkeypatch.setattr(
+        reward_model,
+        "forward_groups",
+        lambda model, groups, **rest: read.extend(groups) or forward(model, groups, **rest),
+    )
+    forward = passes.forward_groups
+    context = judge.encoder.context(query)
+    verdicts = judge.score_groups([query])[0]
+    for place, branch in enumerate(read[0].branches):
+        written_on = context.branches[place // 2]
+        shown = torch.cat([context.prefix_ids, written_on.ids])
+        scored = torch.cat([read[0].prefix_ids, branch.ids])
+        assert len(scored) <= 150 and branch.labels[-1], "the whole turn is there"
+        assert torch.equal(scored[: len(shown)], shown), "critique and score are about the same text"
+    assert [verdict.response_cut for verdict in verdicts] == [each.truncated for each in context.branches]
+    assert any(judge.with_critiques([query])[0].critique_cut)
+
+
+def test_a_character_of_several_tokens_is_kept_or_cut_as_a_whole(critic, query) -> None:
+    """A response whose end is spelled in pieces is shortened before them."""
+    judge = judge_of(critic, max_tokens=150)
+    for tail in ("\U0001f99c", "\U0001f99c\U0001f99c word"):
+        for words in range(10, 60):
+            changed = replace(query, responses=(Response("red " * words + tail),))
+            context = judge.encoder.context(changed)
+            (branch,) = context.branches
+            assert changed.responses[0].text.startswith(branch.shown) and branch.shown
+            assert len(context.prefix_ids) + len(branch.ids) + CRITIQUE <= 150
