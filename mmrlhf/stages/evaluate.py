@@ -95,7 +95,7 @@ def run(
         temperature: of the answers; 0: the likeliest. The KL estimate is one only at temperature 1; at 0 the same
             number is the log-ratio on the most likely answers.
         num_samples: answers to each query.
-        seed: draws answers and bootstrap samples.
+        seed: draws answers.
     """
     out.mkdir(parents=True, exist_ok=True)
     index = Index.load(shards)

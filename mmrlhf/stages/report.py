@@ -109,7 +109,7 @@ def run(
         title: of the page.
         num_samples: queries shown with picture and responses.
         max_queries: at most so many queries enter the histograms of margins, betas and rewards.
-        seed: chooses the queries that are shown, and draws bootstrap samples.
+        seed: chooses the queries that are shown.
     """
     out.mkdir(parents=True, exist_ok=True)
     further = (read_stage(name, path) for name, path in (others or {}).items())

@@ -26,10 +26,11 @@ from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.accuracy import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE, OTHER, ranking_summary
+from mmrlhf.reporting.official_results import write_official
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages.score import REWARDS
-from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy, AccuracyDifference, Estimate
+from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy, Estimate
 from mmrlhf.summaries.scores import RewardBenchSummary
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.text import one_line
@@ -40,7 +41,7 @@ TABLE_FILE = "rewardbench.md"
 WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("metrics.json", "rewardbench.md")
 
@@ -62,6 +63,8 @@ def run(
 ) -> dict[str, Any]:
     """Write `out/metrics.json` and `out/rewardbench.md`; without a reward model, the baselines alone.
 
+    Of a published benchmark, also the file that its own scoring script reads (`mmrlhf.reporting.official_results`).
+
     Args:
         shards: the benchmark, packed (`stage=pack_benchmark`).
         reward_model: folder that the reward stage wrote.
@@ -73,7 +76,7 @@ def run(
         passes: how the model is asked.
         critiques: how it writes critiques.
         limit: at most this many queries.
-        seed: of the bootstrap samples.
+        seed: of what is drawn for the report.
     """
     check_settings({"compare": compare})
     out.mkdir(parents=True, exist_ok=True)
@@ -94,12 +97,15 @@ def run(
         tables[OTHER] = SideCar.load(other_rewards)
     rows = usable(index, rows, quarantine)
     found = ranking_summary(index, rows, tables, critique=critique, seed=seed)
-    summary = RewardBenchSummary(**vars(found), quarantined=quarantine.summary())
-    if ANNOTATORS not in summary.accuracy:
+    if ANNOTATORS not in found.accuracy:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
-    table = benchmark_table(summary.accuracy[ANNOTATORS], summary.difference.get(ANNOTATORS, {}))
+    macro = {scorer: macro_accuracy(report) for scorer, report in found.accuracy[ANNOTATORS].items()}
+    summary = RewardBenchSummary(**vars(found), macro=macro, quarantined=quarantine.summary())
+    table = benchmark_table(summary)
     (out / TABLE_FILE).write_text(markdown(table), encoding="utf-8")
     show(table_on_terminal(table))
+    for path in write_official(out, index, rows, tables[GENERATED]) if GENERATED in tables else ():
+        log.info("%s is for the benchmark's own script", path.name)
     return summary.write(out)
 
 
@@ -137,20 +143,29 @@ def compare_ways(
     return tables
 
 
-def benchmark_table(
-    reports: Mapping[str, Accuracy], differences: Mapping[str, AccuracyDifference] | None = None
-) -> list[list[str]]:
-    """Rows of text, heading first: scorer, ACC and ACC+ with 95% intervals, by how much the first scorer is ahead in
-    ACC on the same pairs, then ACC / ACC+ of every category.
+def macro_accuracy(report: Accuracy) -> float:
+    """The mean of the categories' ACC, each counting once."""
+    return float(np.mean([part.acc.mean for part in report.categories.values()]))
+
+
+def benchmark_table(summary: RewardBenchSummary) -> list[list[str]]:
+    """Rows of text, heading first: scorer, ACC and ACC+ with 95% intervals, the mean ACC of categories, by how much the
+    first scorer is ahead in ACC on the same pairs, log loss and Brier score of the first one, ACC / ACC+ by category.
     """
+    reports, differences = summary.accuracy[ANNOTATORS], summary.difference.get(ANNOTATORS, {})
+    first, judge = next(iter(reports)), summary.judge
     categories = sorted({name for report in reports.values() for name in report.categories})
-    rows = [["scorer", "ACC", "ACC+", "first ahead by", *categories]]
+    rows = [["scorer", "ACC", "ACC+", "macro ACC", "first ahead by", "NLL, nats", "Brier", *categories]]
     for scorer, report in reports.items():
         own = [report.categories.get(name) for name in categories]
         cells = [f"{part.acc.mean:.3f} / {part.acc_plus.mean:.3f}" if part else "" for part in own]
-        ahead = (differences or {}).get(scorer)
-        gap = _with_interval(ahead.acc, sign="+") if ahead else ""
-        rows.append([scorer, _with_interval(report.acc), _with_interval(report.acc_plus), gap, *cells])
+        ahead = differences.get(scorer)
+        sure = [judge.calibration.nll, judge.calibration.brier] if judge is not None and scorer == first else []
+        rows.append([
+            scorer, _with_interval(report.acc), _with_interval(report.acc_plus), f"{summary.macro[scorer]:.3f}",
+            _with_interval(ahead.acc, sign="+") if ahead else "",
+            *([_with_interval(found) for found in sure] or ["", ""]), *cells,
+        ])  # fmt: skip
     return rows
 
 

@@ -39,8 +39,9 @@ class AnnotationsSummary(Summary):
 
 @dataclass(frozen=True)
 class RewardBenchSummary(Ranking):
-    """Stage `rewardbench`."""
+    """Stage `rewardbench`; macro: scorer -> mean of its categories' ACC, by the annotators."""
 
+    macro: Mapping[str, float]
     quarantined: Quarantined
 
 
