@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -75,6 +77,16 @@ class VisualTokens:
         rounded = self._asked(tuple(map(_rounded, sizes)), _rounded(clip) if clip else None, self._frames(entry))
         found = self._asked(sizes, clip, self._frames(entry)) if isinstance(rounded, DataError) else rounded
         return 0 if isinstance(found, DataError) else found.tokens
+
+    def common_sizes(self, entries: Sequence[SizedEntry], most: int = 256) -> list[int]:
+        """Tokens of many groups' media: of the very sizes where these are among the most common, else near them."""
+        asked = [(*_known_sizes(entry), self._frames(entry)) for entry in entries]
+        common = {sizes for sizes, _ in Counter(asked).most_common(most)}
+        found = [
+            self._asked(*sizes) if sizes in common else self.estimate(entry)
+            for sizes, entry in zip(asked, entries, strict=True)
+        ]
+        return [each if isinstance(each, int) else 0 if isinstance(each, DataError) else each.tokens for each in found]
 
     def exact(self, entry: SizedEntry) -> Visual:
         """The same of the very sizes.

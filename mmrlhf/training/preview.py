@@ -101,14 +101,16 @@ def preview_stage(
     seen = np.concatenate([plan.indices[plan.weights > 0] for plan in plans])
     entries = {int(row): dataset.index.entries[int(row)] for row in seen}
     costs = {row: dataset.cost(row) for row in entries}
-    visual = sum(dataset.encoder.estimate_visual_tokens(entries[int(row)]) for row in seen)
-    tokens = sum(costs[int(row)] for row in seen)
+    # Training fills its micro-batches by rounded sizes of pictures; what is in them then has its own.
+    media = dict(zip(entries, dataset.encoder.visual.common_sizes(list(entries.values())), strict=True))
+    true = {row: costs[row] - dataset.encoder.estimate_visual_tokens(entries[row]) + media[row] for row in entries}
+    visual, tokens = (sum(each[int(row)] for row in seen) for each in (media, true))
     counts, largest = [], 0
     for plan in plans:
         own = [costs[int(row)] for row in plan.indices]
         bins = micro_batches(own, token_budget=schedule.token_budget, world_size=ranks.number)
         counts.append(len(bins) // ranks.number)
-        largest = max(largest, *(sum(own[i] for i in members) for members in bins))
+        largest = max(largest, *(sum(true[int(plan.indices[i])] for i in members) for members in bins))
     return Preview(
         groups=len(seen),
         pairs=sum(entries[int(row)].num_pairs for row in seen),

@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from stand_ins.small_data import draw_group
+from stand_ins.tiny_models import image
 
 from mmrlhf.chain.order import Node
 from mmrlhf.chain.runner import Runner
@@ -25,6 +26,7 @@ from mmrlhf.models.families import base_model, language_layers, positions_for
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.random_checkpoints import TinySize, build_tiny
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import sft
@@ -224,3 +226,19 @@ def test_a_chain_is_previewed_without_training(
     preview.show_previews(found)
     screen = capsys.readouterr().out
     assert "micro-batches per step" in screen and "fits" in screen and "late" in screen
+
+
+def test_pictures_count_at_their_own_size(tmp_path: Path) -> None:
+    """900 tokens of 28 x 28 pixels, not the 925 of the rounded sizes by which training fills its micro-batches."""
+    policy, shards = tmp_path / "policy", tmp_path / "shards"
+    size = TinySize(hidden=16, layers=1, heads=2, vision_hidden=16, vision_layers=1, published=True)
+    build_tiny("qwen2_5_vl", policy, texts=["red blue"] * 20, size=size)
+    write_shards([replace(draw_group(number), media=(image(1000, 700),)) for number in range(4)], shards)
+    found = look_ahead(shards, policy, schedule=replace(SCHEDULE, token_budget=4000, holdout=0.0))
+    assert 4 * 900 <= found.visual_tokens <= 4 * (900 + 16)
+    assert found.largest_micro_batch <= found.visual_tokens + found.text_tokens
+    backbone, processor = load_backbone(policy, ModelSettings())
+    encoder = Encoder(processor, template=AnswerTemplate(), positions=positions_for(backbone))
+    entries = list(Index.load(shards).entries)
+    assert encoder.visual.common_sizes(entries, most=0) == [encoder.visual.estimate(entry) for entry in entries]
+    assert encoder.visual.estimate(entries[0]) == encoder.visual.common_sizes(entries)[0] + 25
