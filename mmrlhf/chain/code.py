@@ -62,6 +62,15 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
+def joined(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Hashes of what one code has begun and another went on with: where they differ both, which no one code has."""
+    both = {name: before.get(name, "").split("+") for name in {*before, *now}}
+    return {
+        name: "+".join(old if now.get(name, "") in old else [*old, now.get(name, "")])
+        for name, old in sorted(both.items())
+    }
+
+
 def describe(modules: list[str], most: int = 3) -> str:
     """Name a few modules and count the rest."""
     shown = ", ".join(name.removeprefix(f"{PACKAGE}.") for name in modules[:most])

@@ -62,9 +62,16 @@ def _forecast(node: Node, runner: Runner, found: Mapping[str, Artifact]) -> tupl
     else:
         why += [text for text in reasons(recipe, nearest) if not any(text.startswith(f"input {n} ") for n in missing)]
     if runner.store.building(recipe).is_dir() and not missing:
-        why.append("goes on with what an earlier run has left")
+        why.append(_leftover(runner, recipe))
     more = [f"and {len(why) - _MOST_REASONS} more"] if len(why) > _MOST_REASONS else []
     return Forecast(node.name, False, "; ".join([*why[:_MOST_REASONS], *more]), seconds), None
+
+
+def _leftover(runner: Runner, recipe: Recipe) -> str:
+    other = runner.store.begun_by_other_code(recipe)
+    begun = f", begun by other code: {describe(other)}" if other and runner.code != "ignore" else ""
+    verb = "starts anew" if other and runner.code == "rebuild" else "goes on with"
+    return f"{verb} what an earlier run has left{begun}"
 
 
 def _unbuilt(name: str) -> Artifact:

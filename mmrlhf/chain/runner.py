@@ -147,8 +147,8 @@ class Runner:
         alone = checked(self.invoke, single_process(trainer))
         if self.group.size == 1:
             if several:
-                return self.store.build(recipe, checked(lambda call: self._launch(call, recipe), trainer))
-            return self.store.build(recipe, alone)
+                return self.store.build(recipe, checked(lambda call: self._launch(call, recipe), trainer), self.code)
+            return self.store.build(recipe, alone, self.code)
         if several:
             return self._build_together(recipe, checked(self.invoke, trainer))
         if self.group.rank > 0:
@@ -156,7 +156,7 @@ class Runner:
             assert found is not None
             return found
         with outside_group():
-            return self.store.build(recipe, alone)
+            return self.store.build(recipe, alone, self.code)
 
     def _build_together(self, recipe: Recipe, make: Make) -> Artifact:
         """Build with all ranks of a group started from outside: rank 0 holds the lock, the others follow its sign."""
@@ -170,7 +170,7 @@ class Runner:
                 sign.unlink(missing_ok=True)
 
         if self.group.rank == 0:
-            return self.store.build(recipe, lead)
+            return self.store.build(recipe, lead, self.code)
         found = self.store.wait(recipe, until=sign.exists)
         if found is None:
             make(sign.parent)

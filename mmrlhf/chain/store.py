@@ -6,7 +6,8 @@
     <root>/<stage>/<first 12 digits>.lock       held by the process that builds
     <root>/<stage>/<first 12 digits>.used       folders of the runs that used it; its time is the last use
 
-A folder becomes an artefact by rename, never half-written.
+A folder becomes an artefact by rename, never half-written. While it is under work, `.begun.json` says which code and
+settings began it, so that whoever continues it knows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from mmrlhf.chain.code import changed
+from mmrlhf.chain.code import changed, describe, joined
 from mmrlhf.chain.fingerprint import ARTIFACT_FILE, FINGERPRINT_DIGITS, digest
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.errors import DataError
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 CodePolicy = Literal["rebuild", "warn", "ignore"]
 # a folder of a stage's that only its continuation needs (a trainer's checkpoints): it goes once the stage is finished
 SCRATCH = "checkpoints"
+# in a folder under work; gone once it is finished
+BEGUN_FILE = ".begun.json"
 # what lies beside an artefact under its name: unfinished, exchanged between processes, held, used by which runs
 BUILDING, PROCESSES, LOCK, USED = ".building", ".processes", ".lock", ".used"
 
@@ -137,16 +140,17 @@ class Store:
         differs = changed(found.package_code, recipe.package_code) if found is not None else []
         return (exact if differs and code == "rebuild" else recipe), differs
 
-    def build(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+    def build(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any]], code: CodePolicy = "warn") -> Artifact:
         """Return the artefact, after `make(folder)` has filled its folder if it was missing.
 
         Another process that builds the same artefact is waited for. If `make` raises, the folder stays and the next
-        build gets it again, so that a stage continues from what it finds there.
+        build gets it again, so that a stage continues from what it finds there; under `rebuild` it is emptied first
+        where other code of this package has begun it.
         """
         found = self.find(recipe)
         if found is None:
             with self._lock(recipe):
-                found = self.find(recipe) or self._make(recipe, make)
+                found = self.find(recipe) or self._make(recipe, make, code)
         if found.reused:
             log.info("%s: reused %s", recipe.stage, found.folder)
         return found
@@ -161,17 +165,16 @@ class Store:
                 return None
             time.sleep(poll)
 
-    def _make(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+    def _make(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any]], code: CodePolicy) -> Artifact:
         building, final = self.building(recipe), self.folder(recipe)
-        if building.exists():
-            log.info("%s: continuing in %s", recipe.stage, building)
-        else:
-            building.mkdir(parents=True)
-            log.info("%s: building %s", recipe.stage, final)
+        recipe = self._begin(recipe, code)
         start = time.monotonic()
         summary = plain(make(building))
         seconds = round(time.monotonic() - start, 3)
-        write_json(building / ARTIFACT_FILE, self._record(recipe, summary, seconds))
+        write_json(
+            building / ARTIFACT_FILE, {**self._record(recipe), "seconds": seconds, "summary": hide_credentials(summary)}
+        )
+        (building / BEGUN_FILE).unlink(missing_ok=True)
         if final.exists():
             log.warning("%s: %s has no record of what made it and is replaced", recipe.stage, final)
         publish_folder(building, final)
@@ -180,8 +183,35 @@ class Store:
         log.info("%s: built in %s", recipe.stage, duration(seconds))
         return Artifact(recipe.stage, recipe.fingerprint, final, seconds, summary, False, recipe.package_code)
 
+    def begun_by_other_code(self, recipe: Recipe) -> list[str]:
+        """Modules that have changed since an unfinished folder was begun; all, where it does not say by what."""
+        building = self.building(recipe)
+        return changed(_begun_by(building), recipe.package_code) if building.exists() else []
+
+    def _begin(self, recipe: Recipe, code: CodePolicy) -> Recipe:
+        """Make the folder, or go on in the one that is there; the recipe with the code of all who filled it."""
+        building = self.building(recipe)
+        if building.exists():
+            differs = self.begun_by_other_code(recipe)
+            if differs and code == "rebuild":
+                log.info("%s: starts anew, because its code has changed: %s", recipe.stage, describe(differs))
+                shutil.rmtree(building)
+            else:
+                log.info("%s: continuing in %s", recipe.stage, building)
+                if differs and code == "warn":
+                    log.warning(
+                        "%s: goes on with what other code has begun: %s (code=rebuild starts it anew)",
+                        recipe.stage, describe(differs),
+                    )  # fmt: skip
+                recipe = replace(recipe, package_code=joined(_begun_by(building), recipe.package_code))
+        if not building.exists():
+            building.mkdir(parents=True)
+            log.info("%s: building %s", recipe.stage, self.folder(recipe))
+        write_json(building / BEGUN_FILE, self._record(recipe))
+        return recipe
+
     @staticmethod
-    def _record(recipe: Recipe, summary: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    def _record(recipe: Recipe) -> dict[str, Any]:
         return {
             "stage": recipe.stage,
             "fingerprint": recipe.fingerprint,
@@ -191,8 +221,6 @@ class Store:
             "code": {"version": recipe.version, "own": recipe.own_code, "package": recipe.package_code},
             "versions": versions(),
             "git": git_commit(),
-            "seconds": seconds,
-            "summary": hide_credentials(summary),
         }
 
     def note_use(self, artifact: Artifact, run: Path) -> None:
@@ -225,6 +253,14 @@ def final_place(path: Path) -> Path:
     """Where a file of an artefact under work lies once that is finished; any other path is returned as it is."""
     under_work = re.compile(rf"([0-9a-f]{{{FINGERPRINT_DIGITS}}}){re.escape(BUILDING)}")
     return Path(*(under_work.sub(r"\1", part) if under_work.fullmatch(part) else part for part in path.parts))
+
+
+def _begun_by(building: Path) -> dict[str, str]:
+    """Hashes of our modules that an unfinished folder was filled with; none where it does not say."""
+    try:
+        return dict(json.loads((building / BEGUN_FILE).read_text(encoding="utf-8"))["code"]["package"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return {}
 
 
 def plain(value: Any) -> Any:

@@ -12,13 +12,12 @@ import lightning as L
 import numpy as np
 import torch
 import torch.distributed as dist
-from lightning.fabric.strategies.ddp import DDPStrategy
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.inference.passes import pick_device
 from mmrlhf.processes import Group
 
-# Ranks end a pass at different times; whoever is first waits for the slowest.
+# Ranks end a pass at different times; whoever is first waits for the slowest, longer than in a training.
 _PATIENCE = timedelta(days=2)
 T = TypeVar("T")
 
@@ -30,6 +29,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    group: dist.ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
@@ -50,29 +50,32 @@ class Ranks:
         if self.size == 1:
             return [value]
         every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, value)
+        dist.all_gather_object(every, value, group=self.group)
         return every
 
 
 @contextmanager
 def share_pass(runtime: Runtime) -> Iterator[Ranks]:
-    """Join the processes that torchrun or srun started for this stage; a single process is a group of one."""
+    """Join the processes that torchrun or srun started for this stage; a single process is a group of one.
+
+    The group of all processes is never left between stages: its next one would find the addresses of this one, which a
+    slower rank no longer listens to, in the store of the launch. The pass has a group of its own inside of it.
+    """
     group = Group.from_environment()
     if group.size == 1:
         yield Ranks(0, 1, pick_device(runtime))
         return
     settings = getattr(runtime.trainer, "keywords", {})
-    joined_before = dist.is_available() and dist.is_initialized()
     fabric = L.Fabric(
         accelerator=settings.get("accelerator", "auto"),
         devices=settings.get("devices", "auto"),
         num_nodes=settings.get("num_nodes", 1),
-        strategy=DDPStrategy(timeout=_PATIENCE),
+        strategy="ddp",
     )
     fabric.launch()
+    # what ranks tell each other are plain objects, also where their models are on GPUs
+    own = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
-        yield Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+        yield Ranks(fabric.global_rank, fabric.world_size, fabric.device, own)
     finally:
-        # A later stage in the same processes makes a group of its own kind.
-        if not joined_before and dist.is_initialized():
-            dist.destroy_process_group()
+        dist.destroy_process_group(own)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mmrlhf.chain import code
-from mmrlhf.chain.code import changed, closure, describe, split_closure
+from mmrlhf.chain.code import changed, closure, describe, joined, split_closure
 from mmrlhf.chain.order import plan_chain, stage_function, with_paths
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.store import Artifact, Store
@@ -199,6 +199,87 @@ def test_our_own_code_is_said_or_decides(
     assert "code has changed" not in caplog.text
     (our_package / "losses" / "links.py").write_text("x = 1\n")
     assert _run(tmp_path).folder == first.folder and "code has changed" not in caplog.text
+
+
+STOPS = """
+from mmrlhf.losses import links
+def run(out, *, runtime):
+    left = sorted(path.name for path in out.iterdir() if path.name != ".begun.json")
+    (out / "part{{}}".format(len(left))).touch()
+    if len(left) < {parts}:
+        raise RuntimeError("power cut")
+    return {{"left": left}}
+"""
+
+
+def _stopped(tmp_path: Path, modules: Write, times: int = 1) -> dict[str, Any]:
+    """Stop a stage; what the folder that it leaves says."""
+    modules("own_stage", STOPS.format(parts=2))
+    for _ in range(times):
+        with pytest.raises(RuntimeError, match="power cut"):
+            _run(tmp_path)
+    (building,) = tmp_path.glob("store/own/*.building")
+    return json.loads((building / ".begun.json").read_text())
+
+
+def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [line for line in caplog.messages if " code " in line and line.startswith("own:")]
+    caplog.clear()
+    return lines
+
+
+@pytest.mark.parametrize("policy", ["warn", "ignore", "rebuild"])
+def test_what_other_code_has_begun_is_said_or_starts_anew(
+    tmp_path: Path, modules: Write, our_package: Path, caplog: pytest.LogCaptureFixture, policy: Any
+) -> None:
+    caplog.set_level("INFO")
+    record = _stopped(tmp_path, modules)
+    began = record["code"]["package"]
+    assert set(began) == {"mmrlhf", "mmrlhf.losses", "mmrlhf.losses.links"} and record["stage"] == "own"
+    with pytest.raises(RuntimeError, match="power cut"):
+        _run(tmp_path, code=policy)
+    assert not _said(caplog), "the same code goes on without a word"
+    (our_package / "losses" / "links.py").write_text("x = 2\n")
+    if policy == "rebuild":
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="power cut"):
+                _run(tmp_path, code=policy)
+    built = _run(tmp_path, code=policy)
+    said = _said(caplog)
+    assert built.summary == {"left": ["part0", "part1"]}
+    assert len(said) == (policy != "ignore") and all("losses.links" in line for line in said)
+    final = json.loads((built.folder / "artifact.json").read_text())["code"]["package"]
+    now = code.closure(["mmrlhf.losses.links"])
+    if policy == "rebuild":
+        assert final == now and "starts anew" in said[0]
+    else:
+        assert final == {**now, "mmrlhf.losses.links": f"{began['mmrlhf.losses.links']}+{now['mmrlhf.losses.links']}"}
+        again = _run(tmp_path, code="warn")
+        assert again.reused and "losses.links" in "".join(_said(caplog)), "neither code has made all of it"
+
+
+@pytest.mark.parametrize("damage", [None, "", "[]", '{"code": {"package": 3}}'])
+def test_what_does_not_say_who_began_it_counts_as_of_other_code(
+    tmp_path: Path, modules: Write, our_package: Path, caplog: pytest.LogCaptureFixture, damage: str | None
+) -> None:
+    """As a version of this package that kept no record, or a crash in its first moment, leaves it."""
+    _stopped(tmp_path, modules, times=2)
+    (building,) = tmp_path.glob("store/own/*.building")
+    (building / ".begun.json").unlink()
+    if damage is not None:
+        (building / ".begun.json").write_text(damage)
+    caplog.clear()
+    assert _run(tmp_path).summary == {"left": ["part0", "part1"]}
+    (line,) = _said(caplog)
+    assert "goes on with what other code has begun" in line and "code=rebuild" in line
+
+
+def test_codes_that_took_turns_are_all_remembered() -> None:
+    first, second = {"a": "1", "b": "1"}, {"a": "2", "b": "1", "c": "1"}
+    both = joined(first, second)
+    assert both == {"a": "1+2", "b": "1", "c": "+1"}
+    assert joined(both, second) == both and joined(both, first)["a"] == "1+2" and joined(first, first) == first
+    assert changed(both, second) == ["a", "c"] and joined(second, first)["c"] == "1+"
 
 
 def test_callbacks_that_change_results_count_for_stages_that_train(tmp_path: Path, modules: Write) -> None:

@@ -67,7 +67,7 @@ def test_a_killed_training_and_a_killed_scoring_go_on(tmp_path: Path, small_shar
     _kill_when(_start(killed, *given), killed, "artifacts/reward/*.building/checkpoints/step-*12.ckpt")
     second = _kill_when(_start(killed, *given), killed, "artifacts/score/*.building/rewards/*.parquet")
     assert "reward goes on from" in second and "step-" in second
-    assert "queries were scored before" in _finish(_start(killed, *given))
+    assert "queries were done before" in _finish(_start(killed, *given))
     _finish(_start(whole, *given))
     one, other = (load_file(next(root.glob("artifacts/reward/*/model/model.safetensors"))) for root in (killed, whole))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

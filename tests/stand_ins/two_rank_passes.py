@@ -13,6 +13,7 @@ import lightning as L
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.inference.settings import PassSettings
+from mmrlhf.processes import leave_group
 from mmrlhf.stages import generate, reference
 
 SETTINGS: dict[str, Any] = {"passes": PassSettings(groups_per_batch=2), "holdout": 0.3}
@@ -32,3 +33,4 @@ if __name__ == "__main__":
     shards, policy, out = map(Path, sys.argv[1:])
     trainer = partial(L.Trainer, accelerator="cpu", devices=2, strategy="ddp")
     run(out, shards, policy, Runtime(trainer=trainer, progress=False))
+    leave_group()
