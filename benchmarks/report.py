@@ -85,7 +85,7 @@ def write_evaluation(folder: Path, answers: Sequence[Answers], *, is_reference: 
     nothing = Quarantined(0, len(answers), 1, [])
     EvaluateSummary(**vars(found), temperature=1.0, max_new_tokens=64, quarantined=nothing).write(folder)
     rows = (json.dumps(row) + "\n" for answer in answers for row in answer.rows())
-    (folder / "samples.jsonl").write_text("".join(rows))
+    (folder / "samples.jsonl").write_text("".join(rows), encoding="utf-8")
 
 
 def measure(root: Path, queries: int, categories: int) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def test_arms_are_compared_pair_by_pair_over_seeds(
         rows = {(row["judge"], row["arm"], row["looks"]): row for row in csv.DictReader(file)}
     one, other = (rows["truth", arm.name, "all"] for arm in (scalar, forced))
     assert float(one["acc_mean"]) == 0 and float(one["ahead_mean"]) == 0 and one["seeds"] == "0:0.0000 1:0.0000"
-    assert float(other["acc_mean"]) == 1 and float(other["ahead_low"]) == 1 and other["seeds"] == "0:1.0000 1:1.0000"
+    assert float(other["acc_mean"]) == 1 and other["seeds"] == "0:1.0000 1:1.0000"
+    assert 0.7 < float(other["ahead_low"]) < 1
     # the table of seed 1 was not finished
     assert rows["truth", given.name, "all"]["seeds"] == "0:1.0000"
     said = capsys.readouterr().out
@@ -73,7 +74,7 @@ def test_arms_are_compared_pair_by_pair_over_seeds(
     parts = [int(row["pairs"]) for key, row in rows.items() if key[:2] == ("truth", scalar.name) and key[2] != "all"]
     assert sum(parts) == int(one["pairs"]) and len(parts) > 1
     assert (tmp_path / "results" / "results.png").stat().st_size > 1000
-    assert f"| {forced.name} | 1.000 [1.000, 1.000] |" in (tmp_path / "results" / "results.md").read_text()
+    assert f"| {forced.name} | 1.000 [0." in (tmp_path / "results" / "results.md").read_text()
 
 
 def test_arms_of_other_queries_are_not_compared(study: ModuleType, pack: Path, tmp_path: Path) -> None:

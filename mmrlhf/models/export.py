@@ -68,14 +68,14 @@ def save_policy(
         processor.save_pretrained(folder)
         _plain_tokenizer_config(folder / "tokenizer_config.json")
         if card is not None:
-            (folder / POLICY_FILE).write_text(json.dumps(card, indent=2) + "\n")
+            (folder / POLICY_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     check_policy_folder(folder, dtype=dtype)
 
 
 def read_policy_card(folder: str | Path) -> dict[str, Any]:
     """What a policy's folder says of how it was trained; empty for a stock checkpoint."""
     file = Path(folder) / POLICY_FILE
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def save_reward_model(

@@ -36,7 +36,7 @@ def gathered(counts: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
 
 def write_categories(path: Path, tables: Mapping[str, Sequence[Row]]) -> None:
     """Write every row of every table: table, category, measure, value, low, high (empty where there is none)."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["table", "category", "measure", "value", "low", "high"])
         for table, rows in tables.items():

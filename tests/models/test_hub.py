@@ -66,7 +66,7 @@ def test_without_either_it_says_what_to_give(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_small_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(hub, "free_bytes", lambda folder: 1000)
     with serve(Hub(FILES, repo_id=NAME, repo_type="model")) as there:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", there.url)
         with pytest.raises(UserError, match=r"does not fit(?s:.)*HF_HOME"):
