@@ -17,6 +17,7 @@ from mmrlhf.chain.forecast import Forecast
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.chain.store import Artifact, plain
 from mmrlhf.files import hide_credentials, short_path, write_json
+from mmrlhf.reporting.cuts import cut_line
 from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.summaries.evaluations import ReportSummary
 from mmrlhf.summaries.kinds import kind_of
@@ -130,6 +131,10 @@ def show_outcome(
     show(chain_table(artifacts), console)
     for table in _tables(artifacts[-1]) if artifacts else ():
         show(table, console)
+    for artifact in artifacts:
+        lost = cut_line(artifact.summary)
+        if lost:
+            show(f"cut      {artifact.stage}: {lost}", console)
     report = folder / REPORT_FILE
     show(f"results  {short_path(folder)}", console)
     if report.exists():

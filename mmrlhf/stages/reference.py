@@ -6,6 +6,7 @@ fingerprint of the policy, the template and the media settings that it is true f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -75,7 +76,7 @@ def run(
     sides = select(index, "heldout", **share), select(index, "train", limit=limit, **share)
     columns = (*COLUMNS, *([DAMAGED_REFERENCE] if spoil is not None else []))
     rows = np.concatenate([side.rows for side in sides])
-    quarantine = Quarantine(len(rows), runtime.max_damaged)
+    quarantine, shortened = Quarantine(len(rows), runtime.max_damaged), Counter[str]()
     with share_pass(runtime) as ranks:
         reference = Policy.from_pretrained(policy, passes, damage=spoil, device=ranks.device)
         asked = TablePass(
@@ -87,12 +88,13 @@ def run(
                 groups_per_batch=passes.groups_per_batch, quarantine=quarantine, num_workers=runtime.num_workers,
                 preflight=runtime.preflight,
             ),
-            measure=lambda batch: _measure(reference, batch, passes.token_budget),
+            measure=lambda batch: _measure(reference, batch, passes.token_budget, shortened),
             size=passes.groups_per_batch,
             title="reference log-probabilities (batches)",
         )  # fmt: skip
         rates = asked.fill(out / LOGPROBS, quarantine, ranks, runtime)
-    return ReferenceSummary(**rates, quarantined=quarantine.summary()).write(out) if ranks.leads else rates
+        cut = ranks.total({"responses_shortened": shortened["responses_shortened"]})
+    return ReferenceSummary(**rates, **cut, quarantined=quarantine.summary()).write(out) if ranks.leads else rates
 
 
 def _fingerprint(index: Index, policy: Path | str, reference: Policy) -> dict[str, Any]:
@@ -110,9 +112,10 @@ def _fingerprint(index: Index, policy: Path | str, reference: Policy) -> dict[st
 
 
 def _measure(
-    reference: Policy, batch: Sequence[tuple[PreferenceGroup, EncodedGroup]], token_budget: int
+    reference: Policy, batch: Sequence[tuple[PreferenceGroup, EncodedGroup]], token_budget: int, shortened: Counter[str]
 ) -> Iterator[tuple[PreferenceGroup, list[dict[str, float]]]]:
-    """Each query with the table's values of its responses."""
+    """Each query with the table's values of its responses; counts those that lost tokens."""
+    shortened["responses_shortened"] += sum(b.truncated > 0 for _, encoded in batch for b in encoded.branches)
     found = _ask(reference, [encoded for _, encoded in batch], token_budget)
     for (group, _), columns in zip(batch, found, strict=True):
         yield group, [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

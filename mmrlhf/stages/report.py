@@ -23,6 +23,7 @@ from mmrlhf.losses.objective import Objective
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.reporting import plots, sections
 from mmrlhf.reporting.categories import write_categories
+from mmrlhf.reporting.cuts import cut_line
 from mmrlhf.reporting.headline import build_cards, headline
 from mmrlhf.reporting.inputs import (
     PairTable,
@@ -232,7 +233,9 @@ def _run_section(stages: RunStages, command: str) -> Section:
         }
         for stage in known
     ]
+    lost = {stage.name: cut_line(stage.content) for stage in known}
     return {
+        "lost": [f"{name}: {line}" for name, line in lost.items() if line],
         "times": plots.bars(times, label="seconds", format_value="{:,.1f}") if times else None,
         "reproduce": "\n".join(reproduction(command or "python run.py")),
         "versions": newest.get("versions") or versions(),

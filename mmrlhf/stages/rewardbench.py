@@ -83,14 +83,15 @@ def run(
     index, passes = Index.load(shards), passes or PassSettings()
     rows = index.split("all", 0.0, limit)
     quarantine = Quarantine(len(rows), runtime.max_damaged)
-    tables: dict[str, SideCar] = {}
+    tables, cut = dict[str, SideCar](), dict[str, float]()
     if rewards is not None:
         tables[GENERATED] = SideCar.load(rewards)
         quarantine.update(tables[GENERATED].left_out)
     elif reward_model is not None:
         judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=pick_device(runtime))
         scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime, given_kind=critique)
-        scoring.write(out / REWARDS, rows, quarantine=quarantine)
+        rates = scoring.write(out / REWARDS, rows, quarantine=quarantine)
+        cut = {name: rates[name] for name in ("responses_shortened", "critiques_cut")}
         tables[GENERATED] = SideCar.load(out / REWARDS)
         tables |= compare_ways(out, rows, scoring, compare, quarantine)
     if other_rewards is not None:
@@ -100,7 +101,7 @@ def run(
     if ANNOTATORS not in found.accuracy:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
     macro = {scorer: macro_accuracy(report) for scorer, report in found.accuracy[ANNOTATORS].items()}
-    summary = RewardBenchSummary(**vars(found), macro=macro, quarantined=quarantine.summary())
+    summary = RewardBenchSummary(**vars(found), macro=macro, **cut, quarantined=quarantine.summary())
     table = benchmark_table(summary)
     (out / TABLE_FILE).write_text(markdown(table), encoding="utf-8")
     show(table_on_terminal(table))

@@ -81,11 +81,14 @@ def run(
     with (out / RESULTS).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     show(_table(rows))
+    verdicts = [verdict for row in rows for verdict in row.get("responses", ())]
     summary = ScoreFileSummary(
         queries=len(drafts),
-        responses=sum(len(row.get("responses", ())) for row in rows),
+        responses=len(verdicts),
         responses_scored=rates["responses"],
         responses_per_second=rates["responses_per_second"],
+        responses_shortened=sum(verdict["response_cut"] > 0 for verdict in verdicts),
+        critiques_cut=sum(verdict["critique_cut"] > 0 for verdict in verdicts),
         quarantined=quarantine.summary(),
     )
     return summary.write(out)

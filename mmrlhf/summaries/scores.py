@@ -39,10 +39,13 @@ class AnnotationsSummary(Summary):
 
 @dataclass(frozen=True)
 class RewardBenchSummary(Ranking):
-    """Stage `rewardbench`; macro: scorer -> mean of its categories' ACC, by the annotators."""
+    """Stage `rewardbench`; macro: scorer -> mean of its categories' ACC, by the annotators. What was cut is known where it
+    scored the responses itself."""
 
     macro: Mapping[str, float]
     quarantined: Quarantined
+    responses_shortened: float | None = None
+    critiques_cut: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class ScoreFileSummary(Summary):
     responses: int
     responses_scored: float
     responses_per_second: float
+    responses_shortened: int
+    critiques_cut: int
     quarantined: Quarantined
 
 
@@ -64,4 +69,5 @@ class ReferenceSummary(Summary):
     responses: float
     queries_per_second: float
     responses_per_second: float
+    responses_shortened: float
     quarantined: Quarantined

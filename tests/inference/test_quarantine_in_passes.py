@@ -20,7 +20,7 @@ from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import evaluate, generate, mmdpo, reference, rewardbench, score, score_file, sft
 from mmrlhf.training.settings import Schedule, TrainSettings
-from mmrlhf.types import Media
+from mmrlhf.types import Media, Response
 
 LONG = "query-long"
 MODEL = ModelSettings(max_tokens=200)
@@ -142,3 +142,17 @@ def test_a_line_of_a_file_that_does_not_fit_says_so_in_the_results(tmp_path, cri
     first, second = (json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     assert len(first["responses"]) == 2 and "longer than the model's context" in second["left_out"]
     assert summary["quarantined"]["queries"] == 1
+    assert summary["responses_shortened"] == 0 and summary["critiques_cut"] in (0, 1, 2)
+
+
+def test_every_pass_counts_the_responses_that_it_shortened(tmp_path, critic, small_policy, runtime) -> None:
+    groups = [draw_group(number) for number in range(6)]
+    groups[2] = replace(groups[2], responses=(Response("blue " * 400, 1), *groups[2].responses[1:]))
+    write_shards(groups, tmp_path / "shards", max_groups_per_shard=5)
+    asked = {"shards": tmp_path / "shards", "runtime": runtime}
+    found = [
+        reference.run(tmp_path / "reference", policy=small_policy, passes=PASSES, **asked),
+        score.run(tmp_path / "score", reward_model=critic, **asked, **ASKING),
+        rewardbench.run(tmp_path / "bench", reward_model=critic, **asked, **ASKING),
+    ]
+    assert [summary["responses_shortened"] for summary in found] == [1, 1, 1]
