@@ -20,11 +20,11 @@ def left_out() -> dict:
     quarantine = Quarantine(1200)
     for number in range(2):
         quarantine.add(f"k{number}", DataError("it is too long", where=f"key k{number}"))
-    return quarantine.summary()
+    return quarantine.summary().to_json()
 
 
 def test_every_count_has_its_words() -> None:
-    assert cut_line({"queries": 5, "responses_shortened": 0.0, "quarantined": Quarantine(9).summary()}) == ""
+    assert cut_line({"queries": 5, "responses_shortened": 0.0, "quarantined": Quarantine(9).summary().to_json()}) == ""
     said = cut_line({"responses_shortened": 3.0, "critiques_cut": 1234.0, "quarantined": left_out()})
     assert said.startswith("3 responses were shortened, 1,234 critiques reached")
     assert said.endswith("2 of 1,200 queries were left out (2 x it is too long)")
