@@ -39,8 +39,10 @@ class AnnotationsSummary(Summary):
 
 @dataclass(frozen=True)
 class RewardBenchSummary(Ranking):
-    """Stage `rewardbench`; macro: scorer -> mean of its categories' ACC, by the annotators. What was cut is known where it
-    scored the responses itself."""
+    """Stage `rewardbench`; macro: scorer -> mean of its categories' ACC, by the annotators.
+
+    What was cut is known where it scored the responses itself.
+    """
 
     macro: Mapping[str, float]
     quarantined: Quarantined
