@@ -83,3 +83,11 @@ def test_buckets_change_nothing(bucket: int, monkeypatch: pytest.MonkeyPatch) ->
 def test_impossible_settings_are_refused(change: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         OptimSettings(**change)
+
+
+@pytest.mark.parametrize("off", [0, 0.0, None])
+def test_a_largest_norm_of_zero_is_off(off: float | None) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    assert optim.clip_gradients([parameter], off) == 5.0
+    assert parameter.grad.tolist() == [3.0, 4.0]
