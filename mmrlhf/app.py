@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mmrlhf.callbacks.loggers import Loggers, wandb_folders
+from mmrlhf.chain.disk_errors import disk_errors
 from mmrlhf.chain.forecast import forecast_chain
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
 from mmrlhf.chain.order import Node, plan_chain, stage_function, with_paths
@@ -80,7 +81,11 @@ def main() -> None:
     wants_trace = os.environ.get(_FULL_ERROR) == "1"
     os.environ[_FULL_ERROR] = "1"  # Hydra hands its errors on instead of printing them
     try:
-        _job()
+        with disk_errors():  # Hydra makes the run's folder before a job begins
+            _job()
+    except UserError as error:
+        show_error(error)
+        sys.exit(2)
     except (HydraException, OmegaConfBaseException) as error:
         # a job shows its own errors: these are of the command line
         if wants_trace:
@@ -100,7 +105,8 @@ def _first_word(words: Sequence[str]) -> int:
     """Print settings (`settings [KEY ...]`), or what the store holds (`artifacts`, `artifacts prune [--yes]`)."""
     try:
         if words[0] == WORD:
-            show_or_prune(words[1:])
+            with disk_errors():
+                show_or_prune(words[1:])
         else:
             from mmrlhf.composition.listing import as_text, list_settings
 
@@ -131,7 +137,8 @@ def _job(config: DictConfig) -> float | None:
             take_share(Path(settings.sweep.dir), job_shares(settings.launcher, config.trainer))
         words = settings.overrides.task
         command = job_command(words) if sweeping else typed_command()
-        artifacts = run_chain(config, folder, shows=not sweeping, command=command, words=words)
+        with disk_errors(Path(config.paths.artifacts), folder):
+            artifacts = run_chain(config, folder, shows=not sweeping, command=command, words=words)
     except (UserError, WorkerFailed) as error:
         show_error(error)
         _stop(folder, error, sweeping, code=2 if isinstance(error, UserError) else 1)
@@ -252,7 +259,7 @@ def invoke(call: StageCall) -> Mapping[str, Any]:
     if isinstance(loggers, Loggers):
         loggers.config = hide_credentials({"stage": call.stage, **call.settings})
     try:
-        with progress_switch(runtime.progress):
+        with progress_switch(runtime.progress), disk_errors(Path(call.out)):
             summary = function(Path(call.out), **with_paths(function, arguments), runtime=runtime)
         if isinstance(loggers, Loggers):
             loggers.record(dict(flatten(plain(summary))))

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.errors import DataError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.text import without_credentials
 
 # from so many files on, one flush of the whole machine is cheaper than one for each
@@ -152,6 +152,22 @@ def read_lines(path: Path) -> list[str]:
         return path.read_bytes().decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError("a file is not UTF-8", where=path, given=str(error), fix="write it again as UTF-8") from error
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with `~` and `~user` replaced by home folders.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            "a path begins with a home folder that does not exist",
+            given=path, expected="~/... for your own, or ~USER/... of a user of this machine",
+            fix=f"write ./{path} for a folder of that name",
+        ) from error  # fmt: skip
 
 
 def short_path(path: Path) -> str:

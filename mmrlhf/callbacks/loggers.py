@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.files import expanded
 
 if TYPE_CHECKING:  # Lightning takes seconds to import; who needs it imports it itself
     from lightning.pytorch.loggers import Logger
@@ -167,7 +168,7 @@ def wandb_mode(wanted: WandbMode) -> str:
 def _logged_in() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    path = expanded(os.environ.get("NETRC", "~/.netrc"))
     try:
         return any("wandb" in host for host in netrc.netrc(path).hosts)
     except (OSError, netrc.NetrcParseError):

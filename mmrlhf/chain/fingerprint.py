@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.files import is_remote
+from mmrlhf.files import expanded, is_remote
 from mmrlhf.trees import leaves, map_leaves
 
 ARTIFACT_FILE = "artifact.json"
@@ -58,7 +58,7 @@ def path_token(path: Path) -> str:
 
     Raises ConfigError if the path does not exist.
     """
-    path = path.expanduser().resolve()
+    path = expanded(path).resolve()
     if not path.exists():
         raise ConfigError("an input does not exist", given=path, fix="check the path, or name a stage: `stage:pack`")
     for folder in (path, *path.parents):
@@ -104,7 +104,7 @@ def _source_token(text: str) -> str | None:
         from mmrlhf.shards.remote import manifest_token  # takes seconds to import; only where something is remote
 
         return manifest_token(text)
-    path = Path(text).expanduser()
+    path = expanded(text)
     return path_token(path) if path.exists() else None
 
 

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from mmrlhf.chain.fingerprint import ARTIFACT_FILE, FINGERPRINT_DIGITS
 from mmrlhf.chain.store import BUILDING, LOCK, PROCESSES, USED
+from mmrlhf.files import expanded
 
 LINKS = "artifacts"  # of a run's folder
 _DAY = 24 * 3600.0
@@ -56,7 +57,7 @@ def take_stock(root: Path, outputs: Iterable[Path]) -> list[Holding]:
         root: the store.
         outputs: folders with runs' folders in them, at any depth; the runs that a store remembers count as well.
     """
-    root = root.expanduser().resolve()
+    root = expanded(root).resolve()
     folders = [folder for folder in sorted(root.glob("*/*")) if folder.is_dir() and _NAME.fullmatch(folder.name)]
     runs = {folder: sorted(found) for folder, found in _references(root, outputs).items()}
     kept = _needed({folder for folder in folders if folder in runs}, root)

@@ -19,7 +19,7 @@ from types import ModuleType, UnionType
 from typing import Any
 
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.files import is_remote
+from mmrlhf.files import expanded, is_remote
 from mmrlhf.trees import leaves, map_leaves
 
 _REFERENCE = re.compile(r"stage:(?P<name>[A-Za-z0-9_-]+)(?:/(?P<sub>.*))?")
@@ -186,7 +186,7 @@ def with_paths(function: Callable[..., Any], arguments: Mapping[str, Any]) -> di
     """
     hints = typing.get_type_hints(function)
     return {
-        name: Path(value).expanduser()
+        name: expanded(value)
         if isinstance(value, str) and wants_path(hints.get(name)) and not is_remote(value)
         else value
         for name, value in arguments.items()

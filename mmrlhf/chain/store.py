@@ -30,7 +30,7 @@ from mmrlhf.chain.code import changed, describe, joined
 from mmrlhf.chain.fingerprint import ARTIFACT_FILE, FINGERPRINT_DIGITS, digest
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.errors import DataError
-from mmrlhf.files import hide_credentials, publish_folder, write_json
+from mmrlhf.files import expanded, hide_credentials, publish_folder, write_json
 from mmrlhf.terminal.lines import duration
 from mmrlhf.trees import map_leaves
 
@@ -87,7 +87,7 @@ class Store:
     """Finds artefacts by fingerprint and builds those that are missing, one process at a time."""
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root).expanduser().resolve()
+        self.root = expanded(root).resolve()
 
     def folder(self, recipe: Recipe) -> Path:
         """Where the artefact lies, or will lie."""

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from mmrlhf.chain.order import Node, check_signature, stage_function, stage_module, wants_path, with_paths
 from mmrlhf.composition.config import check_declared, is_open, make, plain_settings
 from mmrlhf.errors import ConfigError
-from mmrlhf.files import is_remote
+from mmrlhf.files import expanded, is_remote
 from mmrlhf.trees import leaves
 
 # the inputs that may be hub ids
@@ -30,7 +30,7 @@ def check_checkpoints(config: DictConfig, chain: Sequence[Node]) -> None:
         name = None if is_open(config, key) else str(config.inputs[key])
         if name is None or name not in used or name.startswith("stage:"):
             continue
-        if Path(name).expanduser().is_dir():
+        if expanded(name).is_dir():
             from mmrlhf.models.load import check_folder
 
             check_folder(name, make(plain_settings(config.model, "model"), "model")["settings"])
@@ -68,7 +68,7 @@ def _check_inputs(node: Node, inputs: frozenset[str]) -> None:
     hints = typing.get_type_hints(stage_function(node.target))
     for key, value in node.settings.items():
         for text in leaves(value):
-            if not isinstance(text, str) or text not in inputs or is_remote(text) or Path(text).expanduser().exists():
+            if not isinstance(text, str) or text not in inputs or is_remote(text) or expanded(text).exists():
                 continue
             if value is text and _may_be_hub_id(text) and not wants_path(hints.get(key)):
                 continue

@@ -15,7 +15,7 @@ from rich.table import Table
 from mmrlhf.chain.inventory import Holding, remove, take_stock
 from mmrlhf.composition.config import CONF
 from mmrlhf.errors import ConfigError
-from mmrlhf.files import short_path
+from mmrlhf.files import expanded, short_path
 from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.words import add_row, literal, new_table, show
 
@@ -62,7 +62,7 @@ def _places(overrides: Sequence[str]) -> tuple[Path, Path]:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", list(overrides))
-    return Path(config.paths.artifacts).expanduser(), Path(config.paths.outputs).expanduser()
+    return expanded(config.paths.artifacts), expanded(config.paths.outputs)
 
 
 def inventory_table(holdings: Sequence[Holding], root: Path) -> Table:

@@ -26,6 +26,7 @@ from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
 from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.shared_memory import PREFETCH_FACTOR, require_shared_memory
+from mmrlhf.files import expanded
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel, autocast
@@ -238,7 +239,7 @@ def decode_text(processor: Any, ids: Sequence[int]) -> str:
 
 def describe_source(path: Path | str) -> str:
     """Name what a model was for a side-car's fingerprint: a folder by its content, a hub id by its name."""
-    return path_token(Path(path)) if Path(path).expanduser().exists() else f"hub:{path}"
+    return path_token(Path(path)) if expanded(path).exists() else f"hub:{path}"
 
 
 def describe_pass(index: Index, rows: np.ndarray, passes: PassSettings) -> dict[str, Any]:

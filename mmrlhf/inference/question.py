@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import read_regular
+from mmrlhf.files import expanded, read_regular
 from mmrlhf.types import Media, PreferenceGroup, Response
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
@@ -53,6 +53,6 @@ def _read_medium(item: Picture, number: int) -> Media:
         return Media("image", (f"{number}.png",), (buffer.getvalue(),))
     if isinstance(item, bytes):
         return Media("image", (f"{number}.img",), (item,))
-    path = Path(item).expanduser()
+    path = expanded(item)
     is_video = path.suffix.lower() in VIDEO_SUFFIXES
     return Media("video" if is_video else "image", (path.name,), (read_regular(path, what="image or video"),))

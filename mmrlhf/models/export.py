@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from mmrlhf.errors import ModelError, UserError
+from mmrlhf.files import expanded
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import HeadSettings, ScoreHead, build_head
 from mmrlhf.models.hub import format_bytes, free_bytes
@@ -150,7 +151,7 @@ def starting_head(settings: HeadSettings, checkpoint: str | Path, width: int) ->
     Raises:
         ModelError: the checkpoint's head is damaged, or of another kind or other dimensions than the settings'.
     """
-    folder = Path(checkpoint).expanduser()
+    folder = expanded(checkpoint)
     trained = any((folder / name).is_file() for name in (CARD_FILE, HEAD_FILE))
     if settings.fresh or not trained:
         why = "as head.fresh asks; the trained one is left out" if trained else "as the checkpoint has none"

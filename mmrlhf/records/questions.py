@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.errors import DataError
+from mmrlhf.files import expanded
 from mmrlhf.records.draft import Draft
 from mmrlhf.records.fields import MediaRef
 from mmrlhf.records.media_files import locate, locate_video
@@ -59,4 +60,4 @@ def _draft(row: dict[str, Any], path: Path, where: str) -> Draft:
 def _from(root: Path, path: Path, medium: MediaRef) -> MediaRef:
     if not isinstance(medium, str):
         return medium
-    return os.path.relpath(path.resolve().parent / Path(medium).expanduser(), root)
+    return os.path.relpath(path.resolve().parent / expanded(medium), root)

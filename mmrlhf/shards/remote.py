@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from mmrlhf.errors import ConfigError, DataError, HubError
-from mmrlhf.files import publish_file, write_bytes
+from mmrlhf.files import expanded, publish_file, write_bytes
 from mmrlhf.shards.manifest import INDEX_FILE, MANIFEST_FILE, Shard, check_index, parse_manifest
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class RemoteShards:
         self.url = url.rstrip("/")
         self._stores: dict[int, tuple[Any, str]] = {}
         self._store()
-        self._cache = Path(os.environ.get(FOLDER_VARIABLE, "~/.cache/mmrlhf")).expanduser()
+        self._cache = expanded(os.environ.get(FOLDER_VARIABLE, "~/.cache/mmrlhf"))
         self.max_bytes = _size_cap()
         self._shards: dict[str, Shard] = {}
         self.sizes: dict[str, int] = {}

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.files import is_remote
+from mmrlhf.files import expanded, is_remote
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.manifest import read_index, write_index
 from mmrlhf.shards.scan import SCHEMA, ShardScan
@@ -50,7 +50,7 @@ def write_mixture(sets: Mapping[str, Path | str], out: Path) -> Index:
     out.mkdir(parents=True, exist_ok=True)
     scans: list[ShardScan] = []
     for name, folder in sets.items():
-        place = Path(folder).expanduser().resolve()
+        place = expanded(folder).resolve()
         link = out / name
         link.unlink(missing_ok=True)
         link.symlink_to(place)

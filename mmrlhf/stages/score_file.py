@@ -12,6 +12,7 @@ from rich.table import Table
 from mmrlhf.chain.fingerprint import path_token
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
+from mmrlhf.files import expanded
 from mmrlhf.inference.passes import describe_run, describe_source
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import verdict_columns
@@ -96,7 +97,7 @@ def run(
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Read the whole file (DataError names a bad line) before a reward model is trained for it."""
-    read_questions(Path(settings["responses"]).expanduser())
+    read_questions(expanded(settings["responses"]))
 
 
 def _batches(drafts: Sequence[Draft], size: int) -> Iterator[Sequence[Draft]]:

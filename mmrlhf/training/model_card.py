@@ -18,6 +18,7 @@ import yaml
 
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.errors import DataError
+from mmrlhf.files import expanded
 from mmrlhf.models.export import CARD_FILE, POLICY_FILE, save_policy
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.rankings import Accuracy
@@ -98,7 +99,7 @@ def write_card(
 
 def base_model(start: str | Path) -> str | None:
     """The hub id that a checkpoint goes back to: its own name, or what the folder that an earlier stage wrote says."""
-    if not Path(start).expanduser().exists():
+    if not expanded(start).exists():
         return str(start)
     for name in (POLICY_FILE, CARD_FILE):
         file = Path(start) / name

@@ -68,3 +68,9 @@ def count(out: Path) -> None:
     log = out.parent.parent / f"{out.parent.name}.count"
     with log.open("a") as file:  # jobs of a sweep may write at once
         file.write("x")
+
+
+def fill(out: Path, *, runtime: Any) -> dict[str, Any]:
+    """Write to a disk that is full: /dev/full takes no byte."""
+    Path("/dev/full").write_text("x")
+    return {}
