@@ -13,7 +13,7 @@ from mmrlhf.methods.optim import OptimSettings, build_optimizer
 from mmrlhf.methods.pairing import PairScheme, pair_inputs, weighted_pairs
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel, autocast
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import ModelSettings, context_length, load_backbone
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
@@ -42,7 +42,7 @@ class OurStep:
             template=AnswerTemplate(),
             positions=positions_for(backbone),
             media=MediaSettings(num_frames=FRAMES),
-            max_tokens=settings.max_tokens,
+            max_tokens=context_length(settings, backbone.config),
         )
         self.settings, self.device = settings, torch.device(device)
         self.model = PackedModel(backbone, settings).to(self.device).train()

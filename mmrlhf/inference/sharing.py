@@ -75,6 +75,7 @@ def share_pass(runtime: Runtime) -> Iterator[Ranks]:
     fabric.launch()
     # what ranks tell each other are plain objects, also where their models are on GPUs
     own = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    assert isinstance(own, dist.ProcessGroup)  # every rank is in it
     try:
         yield Ranks(fabric.global_rank, fabric.world_size, fabric.device, own)
     finally:

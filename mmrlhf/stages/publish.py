@@ -29,6 +29,7 @@ from mmrlhf.models.export import CARD_FILE, HEAD_FILE
 from mmrlhf.models.hub import format_bytes
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.datasets import PublishSummary
+from mmrlhf.text import first_line
 from mmrlhf.training.model_card import CARD
 
 log = logging.getLogger(__name__)
@@ -220,6 +221,6 @@ def _hub_errors(where: str) -> Iterator[None]:
         raise HubError(
             "the hub does not let you write there" if refused else "the hub did not take it",
             where=where,
-            given=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            given=first_line(error),
             fix="log in with a token that may write: `hf auth login`" if refused else "run the same command again",
         ) from error

@@ -127,8 +127,8 @@ class VisualTokens:
 def _known_sizes(entry: SizedEntry) -> tuple[tuple[Size, ...], Size | None]:
     """(width, height) of pictures and of a clip, without (0, 0), which were unreadable when they were indexed."""
     sizes = tuple((int(width), int(height)) for width, height in entry.image_sizes if width and height)
-    clip = (entry.video_size or (384, 384)) if entry.num_frames else None
-    return sizes, tuple(clip) if clip and all(clip) else None
+    width, height = (entry.video_size or (384, 384)) if entry.num_frames else (0, 0)
+    return sizes, (int(width), int(height)) if width and height else None
 
 
 def _rounded(size: Size) -> Size:

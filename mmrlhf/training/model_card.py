@@ -104,7 +104,7 @@ def base_model(start: str | Path) -> str | None:
     for name in (POLICY_FILE, CARD_FILE):
         file = Path(start) / name
         if file.is_file():
-            return json.loads(file.read_text()).get("base")
+            return json.loads(file.read_text(encoding="utf-8")).get("base")
     return None
 
 
