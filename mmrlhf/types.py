@@ -20,6 +20,9 @@ from torch import Tensor
 
 MediaKind = Literal["image", "video", "frames"]
 
+# Of a group's media tensors: pictures (N, C, H, W) that a model is shown as one view each, without crops.
+THUMBNAILS = "thumbnails"
+
 
 @dataclass(frozen=True)
 class Media:

@@ -31,11 +31,14 @@ from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import REQUEST, CritiqueTemplate
+from mmrlhf.tokens.thumbnails import Protocol, Thumbnails, with_protocol
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 log = logging.getLogger(__name__)
 
 CritiqueSource = Literal["generate", "given"]
+# The longest critique of MM-RLHF's released evaluation.
+RELEASED_CRITIQUE = 4096
 # What a critique may grow by when its text is encoded again, wherever it is written.
 _GROWTH = 16
 
@@ -95,6 +98,7 @@ class RewardModel:
         passes: PassSettings | None = None,
         critiques: CritiqueSettings | None = None,
         *,
+        protocol: Protocol = "trained",
         device: torch.device | str | None = None,
     ) -> RewardModel:
         """Load the folder that the reward stage wrote (`.../model`).
@@ -103,14 +107,20 @@ class RewardModel:
             passes: how the model runs; its media and precision, where given, win over those it was trained with, with a
                 warning. None: as it was trained.
             critiques: how critiques are written.
+            protocol: `trained`: as it was trained; `released`: as MM-RLHF's release evaluates LLaVA-OneVision, with
+                thumbnails alone and critiques of up to 4,096 tokens.
             device: default: the first GPU, else the CPU.
 
         Raises:
             ModelError: no trained score head in the folder.
+            ConfigError: `protocol=released` for another family.
         """
         asked, passes = passes, passes or PassSettings()
         settings = replace(untrained(passes.model), family="")  # the card says what it is
         packed, processor, card = load_reward_model(folder, settings)
+        processor = with_protocol(processor, protocol, packed.backbone.config.model_type)
+        if protocol == "released":
+            critiques = replace(critiques or CritiqueSettings(), max_tokens=RELEASED_CRITIQUE)
         trained_precision = card.get("precision", settings.precision)
         if asked is None:
             packed.settings = replace(settings, precision=trained_precision)
@@ -134,6 +144,11 @@ class RewardModel:
             token_budget=passes.token_budget,
             critiques=critiques,
         )
+
+    @property
+    def protocol(self) -> Protocol:
+        """What it is shown."""
+        return "released" if isinstance(self.processor, Thumbnails) else "trained"
 
     @property
     def writes_critiques(self) -> bool:

@@ -148,6 +148,7 @@ class Scoring:
             "critique_source": source,
             **describe_run(judge.model),
             **({"media": "none"} if self.blind else {}),
+            **({"protocol": judge.protocol} if judge.protocol != "trained" else {}),
             **({"given_kind": self._kind} if source == "given" else {}),
             **({"critiques": asdict(judge.critiques)} if source == "generate" and judge.writes_critiques else {}),
         }

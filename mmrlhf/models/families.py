@@ -21,6 +21,8 @@ from transformers import PreTrainedModel
 from mmrlhf.errors import ModelError
 from mmrlhf.models.attention import NAME as PACKED
 from mmrlhf.models.masks import FULL, SLIDING, attention_pattern
+from mmrlhf.models.thumbnails import thumbnail_features
+from mmrlhf.types import THUMBNAILS
 
 # The names under which transformers itself looks for an image encoder and a decoder.
 VISION_NAMES = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
@@ -118,14 +120,18 @@ def check_packable(backbone: PreTrainedModel) -> str | None:
 
 def media_arguments(
     backbone: PreTrainedModel, ids: Tensor, media: Sequence[Mapping[str, Tensor]], num_images: Sequence[int]
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """What the model's forward takes beside ids, mask and positions: the groups' media, joined along dimension 0.
 
     Args:
         ids: the tokens (B, L) of the call, for models that ask which of them are pictures.
         media: processor tensors of each group; num_images: pictures of each group.
     """
-    return joined_media(backbone, media, num_images) | token_types(backbone, ids)
+    arguments: dict[str, Any] = joined_media(backbone, media, num_images) | token_types(backbone, ids)
+    thumbnails = [group[THUMBNAILS] for group in media if THUMBNAILS in group]
+    if thumbnails:
+        arguments["mm_encoder_outputs"] = thumbnail_features(base_model(backbone), torch.cat(thumbnails))
+    return arguments
 
 
 def joined_media(

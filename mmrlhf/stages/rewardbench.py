@@ -34,6 +34,7 @@ from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy, Estimate
 from mmrlhf.summaries.scores import RewardBenchSummary
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.text import one_line
+from mmrlhf.tokens.thumbnails import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def run(
     compare: Sequence[str] = (),
     passes: PassSettings | None = None,
     critiques: CritiqueSettings | None = None,
+    protocol: Protocol = "trained",
     limit: Count | None = None,
     seed: Natural = 0,
     runtime: Runtime,
@@ -75,6 +77,7 @@ def run(
             once), `no_picture` (text only).
         passes: how the model is asked.
         critiques: how it writes critiques.
+        protocol: `trained`, or `released`: as MM-RLHF's release evaluates (LLaVA-OneVision alone).
         limit: at most this many queries.
         seed: of what is drawn for the report.
     """
@@ -88,7 +91,9 @@ def run(
         tables[GENERATED] = SideCar.load(rewards)
         quarantine.update(tables[GENERATED].left_out)
     elif reward_model is not None:
-        judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=pick_device(runtime))
+        judge = RewardModel.from_pretrained(
+            reward_model, passes, critiques, protocol=protocol, device=pick_device(runtime)
+        )
         scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime, given_kind=critique)
         rates = scoring.write(out / REWARDS, rows, quarantine=quarantine)
         cut = {name: rates[name] for name in ("responses_shortened", "critiques_cut")}

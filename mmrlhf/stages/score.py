@@ -24,6 +24,7 @@ from mmrlhf.reporting.accuracy import GENERATED, GIVEN, ranking_summary
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.scores import ScoreSummary
+from mmrlhf.tokens.thumbnails import Protocol
 
 REWARDS, GIVEN_REWARDS = "rewards", "rewards_given_critique"
 
@@ -42,6 +43,7 @@ def run(
     critiques: CritiqueSettings | None = None,
     critique_source: CritiqueSource = "generate",
     compare_given: bool = False,
+    protocol: Protocol = "trained",
     holdout: Share = 0.05,
     limit: Count | None = None,
     selection: Selection | None = None,
@@ -58,6 +60,7 @@ def run(
         reward_model: folder that the reward stage wrote (its `model`).
         passes: how the model is asked.
         critiques: how it writes critiques.
+        protocol: `trained`, or `released`: as MM-RLHF's release evaluates (LLaVA-OneVision alone).
         critique_source: `generate`, or `given` for the annotated critiques.
         compare_given: also score held-out queries with their annotated critiques (an upper bound).
         holdout: share of held-out queries, as in training.
@@ -72,7 +75,7 @@ def run(
     rows = np.concatenate([heldout, train])
     quarantine = Quarantine(len(rows), runtime.max_damaged)
     with share_pass(runtime) as ranks:
-        judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=ranks.device)
+        judge = RewardModel.from_pretrained(reward_model, passes, critiques, protocol=protocol, device=ranks.device)
         scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime, ranks=ranks)
         rates = scoring.write(out / REWARDS, rows, critique_source, quarantine)
         compare_given &= judge.writes_critiques and critique_source == "generate"

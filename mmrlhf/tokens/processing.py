@@ -83,6 +83,10 @@ class DecodedMedia:
         frames = tuple(Image.fromarray(frame) for clip in self.clips for frame in clip.frames)
         return DecodedMedia(self.images + frames)
 
+    def first_frames(self) -> DecodedMedia:
+        """The same with the first frame of every clip as a picture."""
+        return DecodedMedia(self.images + tuple(Image.fromarray(clip.frames[0]) for clip in self.clips))
+
     def damaged(self, damage: Damage, key: str) -> DecodedMedia:
         """Copies of the same sizes that do not show what these do; the group's key fixes what is left of each."""
         images = (damage.image(image, name=f"{key}/image{i}") for i, image in enumerate(self.images))

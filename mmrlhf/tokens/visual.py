@@ -13,6 +13,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.media.video import count_frames
 from mmrlhf.tokens.chat import Chat
 from mmrlhf.tokens.processing import DecodedMedia, MediaSettings, blank_media, call_processor
+from mmrlhf.tokens.thumbnails import Thumbnails
 
 Size = tuple[int, int]
 # Beyond this ratio of its sides a picture's own size is asked about, not a rounded one: families refuse at some ratio.
@@ -62,6 +63,8 @@ class VisualTokens:
 
     def readable(self, media: DecodedMedia) -> DecodedMedia:
         """The same media, clips as pictures where the processor reads no videos."""
+        if isinstance(self._processor, Thumbnails):
+            return media.first_frames()
         return media if getattr(self._processor, "video_processor", None) is not None else media.as_pictures()
 
     def placeholders(self, entry: SizedEntry) -> tuple[int, int]:
