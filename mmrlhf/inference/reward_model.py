@@ -30,8 +30,8 @@ from mmrlhf.models.load import context_length
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
+from mmrlhf.tokens.protocol import Protocol, Thumbnails, with_protocol
 from mmrlhf.tokens.templates import REQUEST, CritiqueTemplate
-from mmrlhf.tokens.thumbnails import Protocol, Thumbnails, with_protocol
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy, Estimate
 from mmrlhf.summaries.scores import RewardBenchSummary
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.text import one_line
-from mmrlhf.tokens.thumbnails import Protocol
+from mmrlhf.tokens.protocol import Protocol
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from mmrlhf.reporting.accuracy import GENERATED, GIVEN, ranking_summary
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.scores import ScoreSummary
-from mmrlhf.tokens.thumbnails import Protocol
+from mmrlhf.tokens.protocol import Protocol
 
 REWARDS, GIVEN_REWARDS = "rewards", "rewards_given_critique"
 

@@ -13,7 +13,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.media.video import count_frames
 from mmrlhf.tokens.chat import Chat
 from mmrlhf.tokens.processing import DecodedMedia, MediaSettings, blank_media, call_processor
-from mmrlhf.tokens.thumbnails import Thumbnails
+from mmrlhf.tokens.protocol import Thumbnails
 
 Size = tuple[int, int]
 # Beyond this ratio of its sides a picture's own size is asked about, not a rounded one: families refuse at some ratio.
