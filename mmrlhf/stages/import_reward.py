@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.models.promises import CARD_FILE, HEAD_FILE
 from mmrlhf.models.published_reward import import_released
 from mmrlhf.training.fit import MODEL
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
 # what is in a finished artefact; checked before it is published
-PROMISES = ("model/config.json",)
+PROMISES = ("model/config.json", f"{MODEL}/{CARD_FILE}", f"{MODEL}/{HEAD_FILE}")
 
 
 def run(out: Path, *, checkpoint: Path, base: Path | str, runtime: Runtime) -> dict[str, Any]:

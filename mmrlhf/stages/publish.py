@@ -35,6 +35,8 @@ from mmrlhf.training.model_card import CARD
 log = logging.getLogger(__name__)
 
 REUSABLE = False
+# what is in a finished artefact; checked before it is published
+PROMISES = ("metrics.json",)
 RepoType = Literal["model", "dataset"]
 _SET_FILES = ("index.parquet", "manifest.json")
 _MOST_SHOWN = 12

@@ -23,6 +23,7 @@ from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.models.export import save_reward_model, starting_head
 from mmrlhf.models.heads import HeadSettings
+from mmrlhf.models.promises import CARD_FILE, HEAD_FILE
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.shards.index import Index
 from mmrlhf.training.critique_samples import critique_samples
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
 # what is in a finished artefact; checked before it is published
-PROMISES = ("model/config.json", "metrics.json")
+PROMISES = ("model/config.json", f"{MODEL}/{CARD_FILE}", f"{MODEL}/{HEAD_FILE}", "metrics.json")
 
 
 def run(

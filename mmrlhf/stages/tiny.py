@@ -12,6 +12,7 @@ from typing import Any
 from transformers import AutoProcessor
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.models.promises import check_policy_folder
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
 from mmrlhf.models.recipes.recipe import Recipe
 from mmrlhf.ranges import Natural
@@ -61,6 +62,7 @@ def run(
         processor = AutoProcessor.from_pretrained(out / "model")
         seen["tower_accuracy"] = pretrain_tower(model, processor, groups, tower, seed=seed, progress=runtime.progress)
         model.save_pretrained(out / "model")
+    check_policy_folder(out / "model")
     return {
         **seen,
         "family": family,

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "verify.json"
 REUSABLE = False  # what was found once says nothing about now
+# what is in a finished artefact; checked before it is published
+PROMISES = (REPORT_FILE,)
 _SECONDS_PER_SHARD = 4 * 3600
 
 # another number builds the stage anew, whatever `code` says

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
+from mmrlhf.files import write_json
 from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.shapes.annotators import AnnotatorSettings, RankBy
 from mmrlhf.shapes.ranked_query import PreferenceSettings
@@ -18,6 +19,8 @@ from mmrlhf.terminal.progress import track
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
+# what is in a finished artefact; checked before it is published: it is written when all rows are
+PROMISES = ("metrics.json",)
 
 
 def run(
@@ -40,7 +43,7 @@ def run(
     noise: NonNegative = 4.0,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Fill `out/preference` with ranked groups and `out/warmup` with warm-up records.
+    """Fill `out/preference` with ranked groups and `out/warmup` with warm-up records; `out/metrics.json` counts them.
 
     Args:
         out: the stage's folder; what an interrupted run left there is written over, with the same bytes.
@@ -86,4 +89,5 @@ def run(
             for row in track(rows, f"drawing {kind}", number, enabled=runtime.progress):
                 statistics.add(row)
             summary[kind] = statistics.summary()
+    write_json(out / "metrics.json", summary)
     return summary
