@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,38 @@ def ignore_preemption(worker: int = 0) -> None:
     """Ignore the signals in a worker process: a cluster sends them to all, and the step still needs its workers."""
     for number in PREEMPTION:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def work_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block once this process has computed for so many seconds in it.
+
+    It is processor time, so a machine that does much else is no reason. Only the main thread is told, because no other
+    takes signals; elsewhere the block has no limit. A single call into C code is waited for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    late = TimeoutError(f"took more than {seconds:g} s of work")
+    rung = False
+
+    def ring(number: int, frame: object) -> None:
+        nonlocal rung
+        rung = True
+        raise late
+
+    before = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    except Exception as error:
+        if rung and error is not late:  # what was interrupted made another error of it, as jinja does
+            raise TimeoutError(str(late)) from error
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 T = TypeVar("T")

@@ -62,7 +62,9 @@ def _told(error: BaseException, folders: tuple[Path, ...]) -> UserError | None:
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """An exception, and what it was raised from or beside."""
-    while error is not None:
+    seen: set[int] = set()  # libraries make circles of them
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 

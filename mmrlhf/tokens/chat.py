@@ -7,6 +7,11 @@ from typing import Any
 
 from transformers import ProcessorMixin
 
+from mmrlhf.errors import ModelError
+from mmrlhf.processes import work_limit
+
+# a real template takes milliseconds
+_TEMPLATE_SECONDS = 10.0
 _SENTINEL = "reply"
 # Marks a place in a text; of Unicode's private use, it is no character of anyone's text.
 MARK = "\ue0f5"
@@ -61,7 +66,17 @@ class Chat:
         return {"role": "user", "content": [*media, {"type": "text", "text": text}]}
 
     def _apply(self, turns: list[dict[str, Any]], **arguments: Any) -> str:
-        text = self._processor.apply_chat_template(turns, tokenize=False, **arguments)
+        try:
+            with work_limit(_TEMPLATE_SECONDS):
+                text = self._processor.apply_chat_template(turns, tokenize=False, **arguments)
+        except TimeoutError as error:
+            raise ModelError(
+                "this checkpoint's chat template does not come to an end",
+                where=getattr(self._processor.tokenizer, "name_or_path", None) or "chat_template",
+                given=f"one conversation {error}",
+                expected="a template that writes a conversation in a moment",
+                fix="do not trust this checkpoint; its chat_template.jinja (or tokenizer_config.json) holds the loop",
+            ) from error
         assert isinstance(text, str)
         return text
 

@@ -63,6 +63,13 @@ def test_other_errors_pass(error: Exception) -> None:
     assert caught.value is error
 
 
+def test_errors_in_a_circle_end() -> None:
+    one, two = KeyError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    with pytest.raises(KeyError, match="one"), disk_errors():
+        raise one
+
+
 def test_a_mistake_that_is_told_already_is_not_told_anew() -> None:
     with pytest.raises(DataError, match="as it was"), disk_errors():
         raise DataError("as it was") from OSError(errno.ENOSPC, "full")
