@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 
 from mmrlhf.callbacks.samples import log_samples, wandb_loggers
 from mmrlhf.chain.provenance import reproduction, versions
@@ -34,6 +31,7 @@ from mmrlhf.reporting.inputs import (
     read_stage,
     reward_table,
 )
+from mmrlhf.reporting.page_style import environment, style
 from mmrlhf.reporting.reward_sections import annotation_section, judge_section
 from mmrlhf.reporting.round_section import read_rounds, rounds_section, write_rounds
 from mmrlhf.reporting.sample_cards import build_sample, choose_rows, sample_card
@@ -50,7 +48,6 @@ from mmrlhf.terminal.progress import track
 
 logger = logging.getLogger(__name__)
 
-TEMPLATES = Path(sections.__file__).parent / "templates"
 PAGE = "report.html"
 MOST_ENTRIES = 40  # of a mapping or list in the settings and results shown
 CATEGORIES = "categories.csv"
@@ -260,19 +257,12 @@ def _cut(content: Any) -> Any:
     return content
 
 
-@cache
-def _environment() -> Environment:
-    # An absent plot or table is left out, so undefined names are allowed.
-    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-
-
 def render(title: str, subtitle: str, page: Mapping[str, Section], cards: Sequence[Mapping[str, str]]) -> str:
     """Lay out the page; all text is escaped, plots are inserted as they are."""
-    css = Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - our own file
     contents = [(anchor, name, "missing" in page.get(anchor, {})) for anchor, name in CONTENTS]
     contents = [entry for entry in contents if entry[0] != "rounds" or "rounds" in page]
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
-        .render(title=title, subtitle=subtitle, css=css, contents=contents, cards=cards, **page)
+        .render(title=title, subtitle=subtitle, css=style(), contents=contents, cards=cards, **page)
     )

@@ -8,6 +8,7 @@ from mmrlhf.summaries.datasets import ExpandSummary, PackSummary, PublishSummary
 from mmrlhf.summaries.evaluations import EvaluateSummary, GenerateSummary, ReportSummary
 from mmrlhf.summaries.scores import (
     AnnotationsSummary,
+    CalibrateSummary,
     ReferenceSummary,
     RewardBenchSummary,
     ScoreFileSummary,
@@ -27,6 +28,7 @@ KINDS: Mapping[str, type[Summary]] = {
     "reference": ReferenceSummary,
     "rewardbench": RewardBenchSummary,
     "score_file": ScoreFileSummary,
+    "calibrate": CalibrateSummary,
     "generate": GenerateSummary,
     "evaluate": EvaluateSummary,
     "report": ReportSummary,

@@ -1,12 +1,12 @@
-"""What the stages that score responses found: `score`, `annotations`, `rewardbench`, `score_file`, `reference`."""
+"""What the stages that score responses found: `score`, `annotations`, `rewardbench`, `score_file`, `calibrate`, `reference`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmrlhf.summaries.left_out import Quarantined
-from mmrlhf.summaries.rankings import Ranking
+from mmrlhf.summaries.rankings import Accuracy, Calibration, MarginBin, MarginHistograms, Ranking, Verdicts
 from mmrlhf.summaries.summary import Summary
 
 
@@ -61,6 +61,17 @@ class ScoreFileSummary(Summary):
     responses_shortened: int
     critiques_cut: int
     quarantined: Quarantined
+
+
+@dataclass(frozen=True)
+class CalibrateSummary(Summary):
+    """Stage `calibrate`."""
+
+    accuracy: Accuracy
+    calibration: Calibration
+    by_margin: Sequence[MarginBin]
+    margins: MarginHistograms
+    verdicts: Mapping[str, Verdicts]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from mmrlhf.callbacks.curves import FILE_NAME as CURVE_FILE
@@ -20,6 +19,7 @@ from mmrlhf.errors import UserError
 from mmrlhf.reporting import plots
 from mmrlhf.reporting.inputs import open_shards, read_answers, read_stage
 from mmrlhf.reporting.maps import heat_map, standalone, tradeoff
+from mmrlhf.reporting.page_style import environment, style
 from mmrlhf.reporting.sample_cards import find_group, picture_cards, read_pictures
 from mmrlhf.shards.index import Index
 from mmrlhf.sweeps.results import Estimate, Job, Metric, Point, Sweep, varying
@@ -27,7 +27,6 @@ from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 
-TEMPLATES = Path(plots.__file__).parent / "templates"
 TRAINING_STAGES = ("mmdpo", "reward", "sft")
 CURVES = ("loss", "accuracy", "reward_margin", "beta", "kl_estimate", "gradient_norm")
 MOST_CURVES, MOST_POINTS = 9, 9
@@ -40,19 +39,22 @@ def write_page(sweep: Sweep, out: Path) -> None:
     for metric, picture in maps.items():
         name = re.sub(r"\W+", "-", metric.name)
         out.with_name(f"{name}.svg").write_text(standalone(picture), encoding="utf-8", errors="backslashreplace")
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("sweep.html.j2").render(
-        title=f"Sweep over {' and '.join(sweep.labels)}" if sweep.settings else "Sweep",
-        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        sweep=sweep,
-        cards=_cards(sweep),
-        pictures=[*maps.values(), *_tradeoffs(sweep)],
-        curves=_curves(sweep),
-        samples=_samples(sweep),
-        points=_rows(sweep),
-        jobs=[_job(job, sweep, out.parent) for job in sweep.jobs],
-        job_settings=varying(sweep.jobs),
-        reproduce="\n".join(reproduction(typed_command())),
+    page = (
+        environment()
+        .get_template("sweep.html.j2")
+        .render(
+            title=f"Sweep over {' and '.join(sweep.labels)}" if sweep.settings else "Sweep",
+            css=style(),
+            sweep=sweep,
+            cards=_cards(sweep),
+            pictures=[*maps.values(), *_tradeoffs(sweep)],
+            curves=_curves(sweep),
+            samples=_samples(sweep),
+            points=_rows(sweep),
+            jobs=[_job(job, sweep, out.parent) for job in sweep.jobs],
+            job_settings=varying(sweep.jobs),
+            reproduce="\n".join(reproduction(typed_command())),
+        )
     )
     out.write_text(page, encoding="utf-8", errors="backslashreplace")
 
