@@ -1,4 +1,4 @@
-"""What the stages that score responses found: `score`, `annotations`, `rewardbench`, `score_file`, `calibrate`, `reference`."""
+"""What the stages on scores found: `score`, `annotations`, `rewardbench`, `score_file`, `calibrate`, `reference`."""
 
 from __future__ import annotations
 
