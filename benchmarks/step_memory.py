@@ -1,7 +1,10 @@
 """Peak memory of a whole optimizer step, measured in a fresh process each, beside what `plan=true` predicts for it.
 
+With `--scoring`: of scoring queries with critiques, beside a step of as many tokens (asked for: at most twice as much).
+
     python -m benchmarks.step_memory
     python -m benchmarks.step_memory --shape tiny --visual 0 1176 --responses 4       # to try it out
+    python -m benchmarks.step_memory --scoring --shape mini                           # scoring beside a step
     python -m benchmarks.step_memory --shape 7b --device cuda --lora --checkpointing --visual 7000 --responses 5
 
 On a CPU the measured figure is what the step adds to the process before the model was loaded; memory that the allocator
@@ -14,6 +17,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +26,19 @@ import torch
 
 from benchmarks.measure import MIB, in_fresh_process, peak_memory, report, resident
 from benchmarks.ours import OurStep
-from benchmarks.workload import SHAPES, VISUALS, build_model, make_query
+from benchmarks.workload import FRAMES, SHAPES, VISUALS, build_model, make_query
+from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.models.footprint import footprint
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.heads import build_head
+from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.tokens.processing import MediaSettings
+from mmrlhf.tokens.templates import CritiqueTemplate
+
+SCORED_QUERIES, SCORED_RESPONSES, CRITIQUE_TOKENS = 16, 5, 128
 
 
 def measure(point: dict[str, Any]) -> None:
@@ -55,6 +69,66 @@ def measure(point: dict[str, Any]) -> None:
     )
 
 
+def measure_scoring(point: dict[str, Any]) -> None:
+    """Print the peak of scoring queries, or of a step on what of them fills the token budget, in this process."""
+    shape = SHAPES[point["shape"]]
+    query = make_query(SCORED_RESPONSES, point["visual"], shape=shape)
+    queries = [replace(query, key=str(n), prompt=f"{query.prompt} {n}") for n in range(SCORED_QUERIES)]
+    settings = ModelSettings(precision="bf16" if point["device"] == "cuda" else "float32", max_tokens=32768)
+    empty = 0 if torch.cuda.is_available() else resident()
+    if point["what"] == "scoring":
+        judge = _judge(point, settings)
+        run = partial(judge.score_groups, queries)
+        predicted = footprint(point["folder"], untrained(settings)).predict_scoring(
+            cache_tokens=CACHE_PER_BUDGET * point["token_budget"], row_tokens=point["token_budget"]
+        )
+    else:
+        ours = OurStep(point["folder"], settings, device=point["device"])
+        encoded = [ours.encoder(each) for each in queries]
+        batch = pack_groups(encoded[: max(1, point["token_budget"] // encoded[0].num_tokens)])
+        run = partial(ours.step, [batch])
+        predicted = footprint(point["folder"], settings).predict(
+            row_tokens=batch.num_tokens, label_tokens=len(batch.label_ids), num_shards=1
+        )
+    report(
+        benchmark="step_memory",
+        **{name: value for name, value in point.items() if name != "folder"},
+        peak_mib=peak_memory(run)["peak_mib"] - empty / MIB,
+        predicted_mib=predicted["total"] / MIB,
+    )
+
+
+def _judge(point: dict[str, Any], settings: ModelSettings) -> RewardModel:
+    """A random reward model whose critiques never end early."""
+    settings = untrained(settings)
+    backbone, processor = load_backbone(point["folder"], settings)
+    head = build_head("linear", SHAPES[point["shape"]].hidden)
+    torch.nn.init.normal_(head.out.weight, generator=torch.Generator().manual_seed(0))
+    judge = RewardModel(
+        PackedModel(backbone, settings, head).to(point["device"]),
+        processor,
+        template=CritiqueTemplate("full", "judge :"),
+        media=MediaSettings(num_frames=FRAMES),
+        token_budget=point["token_budget"],
+        critiques=CritiqueSettings(max_tokens=CRITIQUE_TOKENS),
+    )
+    output = backbone.get_output_embeddings()
+    assert output is not None
+    with torch.no_grad():
+        # A logit of 0 is never the largest of thousands.
+        output.weight[list(judge.encoder.end_tokens)] = 0.0
+    return judge
+
+
+def compare_scoring(point: dict[str, Any]) -> None:
+    """Print one JSON line each for a step and for scoring, and one with how many times as much scoring takes."""
+    found = {}
+    for what in ("step", "scoring"):
+        found[what] = in_fresh_process("benchmarks.step_memory", point | {"what": what})
+        print(json.dumps(found[what]), flush=True)
+    report(benchmark="step_memory", scoring_over_step=found["scoring"]["peak_mib"] / found["step"]["peak_mib"])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one JSON line for each point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,14 +139,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--responses", type=int, nargs="+", default=[2, 3, 4, 5])
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--scoring", action="store_true")
+    parser.add_argument("--token-budget", type=int, default=8192, help="of --scoring")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.point:
-        measure(options.point)
+        (measure_scoring if "what" in options.point else measure)(options.point)
         return
     fixed = {name: getattr(options, name) for name in ("shape", "device", "lora", "checkpointing")}
     with tempfile.TemporaryDirectory() as folder:
         build_model(SHAPES[options.shape], Path(folder))
+        if options.scoring:
+            fixed = {name: getattr(options, name) for name in ("shape", "device", "token_budget")}
+            compare_scoring({**fixed, "visual": 1176, "folder": folder})
+            return
         for visual in options.visual:
             for responses in options.responses:
                 for layout in options.layout:

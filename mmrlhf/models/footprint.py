@@ -29,7 +29,8 @@ class Footprint:
 
     sharded: parameters of the language model, which FSDP splits; replicated: the others; trainable_sharded and
     trainable_replicated of them train. saved_per_token: bytes that backward keeps for a token of a row, over all
-    layers; recomputed_per_token: bytes that one recomputed layer adds for a token during its backward; vocabulary and
+    layers; recomputed_per_token: bytes that one recomputed layer adds for a token during its backward; layer_per_token:
+    that one layer works on for a token; cache_per_token: keys and values of a token, of all layers; vocabulary and
     logprob_chunk: of the largest logits; bf16: whether it computes in bfloat16.
     """
 
@@ -39,6 +40,9 @@ class Footprint:
     trainable_replicated: int
     saved_per_token: float
     recomputed_per_token: float
+    layer_per_token: float
+    cache_per_token: float
+    layers: int
     vocabulary: int
     logprob_chunk: int
     bf16: bool
@@ -68,6 +72,23 @@ class Footprint:
         }
         return found | {"total": sum(found.values())}
 
+    def predict_scoring(self, *, cache_tokens: int, row_tokens: int) -> dict[str, float]:
+        """Bytes that writing critiques and scoring them takes on one device: parameters, cache, activations, total.
+
+        Args:
+            cache_tokens: whose keys and values are held at once, at most.
+            row_tokens: of the largest row that is scored, or of the longest prompt, if that is more.
+        """
+        logits = 2 * FLOAT32 * self.vocabulary * min(row_tokens, self.logprob_chunk)
+        found = {
+            "parameters": FLOAT32 * (self.sharded + self.replicated),
+            # a layer's cache grows by a copy
+            "cache": self.cache_per_token * (1 + 1 / self.layers) * cache_tokens,
+            # nothing is kept but what one layer works on
+            "activations": self.layer_per_token * row_tokens + logits,
+        }
+        return found | {"total": sum(found.values())}
+
 
 def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
     """Read a checkpoint's configuration and count."""
@@ -81,30 +102,40 @@ def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
         counts[parameter in language, parameter.requires_grad] += parameter.numel()
     text: Any = config.get_text_config()
     bf16 = settings.precision == "bf16"
-    model = model.to(torch.bfloat16) if bf16 else model
-    saved = _saved_per_token(model, text.hidden_size)
-    recomputed = 0.0
+    saved = _saved_per_token(model, text.hidden_size, bf16)
+    layer = saved / text.num_hidden_layers
     if settings.gradient_checkpointing:
-        recomputed = footprint(path, replace(settings, gradient_checkpointing=False)).saved_per_token
-        recomputed /= text.num_hidden_layers
+        layer = footprint(path, replace(settings, gradient_checkpointing=False)).layer_per_token
     return Footprint(
         sharded=counts[True, True] + counts[True, False],
         replicated=counts[False, True] + counts[False, False],
         trainable_sharded=counts[True, True],
         trainable_replicated=counts[False, True],
         saved_per_token=saved,
-        recomputed_per_token=recomputed,
+        recomputed_per_token=layer if settings.gradient_checkpointing else 0.0,
+        layer_per_token=layer,
+        cache_per_token=2 * text.num_hidden_layers * _key_width(text) * (BF16 if bf16 else FLOAT32),
+        layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
         logprob_chunk=settings.logprob_chunk,
         bf16=bf16,
     )
 
 
-def _saved_per_token(model: Any, width: int) -> float:
+def _key_width(text: Any) -> int:
+    """Numbers in a layer's keys for one token."""
+    heads = text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return width * (getattr(text, "num_key_value_heads", None) or heads)
+
+
+def _saved_per_token(model: Any, width: int, bf16: bool) -> float:
     """Bytes that the language model's backward keeps for one token, weights left out."""
     base: Any = base_model(model)
     language = next(getattr(base, name) for name in LANGUAGE_NAMES if hasattr(base, name))
     language.set_attn_implementation(_NAME)
+    if bf16:
+        _round_products(language)
     model.train()
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}
@@ -114,12 +145,20 @@ def _saved_per_token(model: Any, width: int) -> float:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    states = torch.zeros(1, _TOKENS, width, device="meta", dtype=next(model.parameters()).dtype, requires_grad=True)
+    states = torch.zeros(1, _TOKENS, width, device="meta", requires_grad=True)
     positions = torch.arange(_TOKENS, device="meta")[None]
     mask = torch.zeros(1, 1, 1, _TOKENS, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         language(inputs_embeds=states, position_ids=positions, attention_mask=mask, use_cache=False)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / _TOKENS
+
+
+def _round_products(language: nn.Module) -> None:
+    """Let matrix products take and give bfloat16 and nothing else, as autocast does (it has no meta device)."""
+    for module in language.modules():
+        if isinstance(module, nn.Linear):
+            module.to(torch.bfloat16)
+            module.register_forward_pre_hook(lambda _, inputs: tuple(each.to(torch.bfloat16) for each in inputs))
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -137,6 +176,8 @@ class _FusedAttention(torch.autograd.Function):
 
 
 def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+    # rotated in float32, attended to in the precision of products
+    query, key = query.to(value.dtype), key.to(value.dtype)
     return _FusedAttention.apply(query, key, value).transpose(1, 2).contiguous(), None
 
 

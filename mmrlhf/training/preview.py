@@ -22,6 +22,7 @@ from mmrlhf.feed.module import PreferenceDataModule
 from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.preflight import Preflight, look_ahead
 from mmrlhf.feed.selection import select, usable
+from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.load import checkpoint_context, load_config, load_processor
@@ -43,8 +44,9 @@ class Preview:
     """What a stage trains on and what a step costs.
 
     groups, pairs (of responses of different rank) and tokens are those of the first epoch. Tokens are estimates; memory
-    is bytes on one rank, and device_bytes what it has; vision_features bytes on disk (`runtime.vision_cache_gib`).
-    preflight is about held-out queries, too.
+    is bytes on one rank, scoring those of writing critiques and scoring them with the result (None without), and
+    device_bytes what it has; vision_features bytes on disk (`runtime.vision_cache_gib`). preflight is what will not fit
+    or be cut, of training and held-out queries.
     """
 
     groups: int
@@ -55,6 +57,7 @@ class Preview:
     micro_batches_per_step: float
     largest_micro_batch: int
     memory: Mapping[str, float]
+    scoring: Mapping[str, float] | None
     vision_features: int
     device_bytes: int | None
     preflight: Preflight
@@ -126,6 +129,12 @@ def preview_stage(
             num_shards=ranks.number if ranks.sharded else 1,
             forwards=forwards,
             frozen_copy=frozen_copy,
+        ),
+        scoring=None
+        if isinstance(template, AnswerTemplate)
+        else footprint(checkpoint, untrained(model)).predict_scoring(
+            cache_tokens=CACHE_PER_BUDGET * schedule.token_budget,
+            row_tokens=max(schedule.token_budget, *true.values()),
         ),
         vision_features=visual * bytes_per_token(load_config(checkpoint), model.precision),
         device_bytes=device_memory(ranks.on_machine),
@@ -252,6 +261,7 @@ def show_previews(previews: Mapping[str, Preview | str]) -> None:
             f"{part}, GiB per rank": _gib(part)
             for part in ("parameters", "gradients", "optimizer", "activations", "total")
         },
+        "scoring with critiques, GiB": lambda p: "" if p.scoring is None else f"{p.scoring['total'] / GIB:.3g}",
         "features of pictures if kept on disk, GiB": lambda p: f"{p.vision_features / GIB:.3g}",
         "device memory, GiB": lambda p: "unknown" if p.device_bytes is None else f"{p.device_bytes / GIB:.1f}",
         "fits, with a quarter in reserve": lambda p: {None: "unknown", True: "yes", False: "NO"}[p.fits],
