@@ -13,15 +13,14 @@ import torch
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.passes import decode_text, forward_groups, untrained
-from mmrlhf.inference.probes import settle
+from mmrlhf.inference.probes import encoder_of
 from mmrlhf.inference.question import Picture, ask
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.media.damage import Damage
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.export import read_policy_card
-from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import context_length, load_backbone
+from mmrlhf.models.load import load_backbone
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate
@@ -60,17 +59,15 @@ class Policy:
         backbone, processor = load_backbone(folder, settings)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         packed = PackedModel(backbone, settings).to(device).eval()
-        encoder = Encoder(
+        encoder = encoder_of(
+            packed,
             processor,
             template=AnswerTemplate(),
-            positions=positions_for(backbone),
             media=passes.media or MediaSettings(**read_policy_card(folder).get("media", {})),
-            max_tokens=context_length(settings, backbone.config),
-            too_long=settings.too_long,
             room=room,
             damage=damage,
         )
-        return cls(settle(packed, encoder), encoder, passes.token_budget)
+        return cls(packed, encoder, passes.token_budget)
 
     def answer(
         self,

@@ -1,22 +1,57 @@
-"""Small ragged queries that a model is asked before a stage uses it: can it read packed rows?"""
+"""A model's encoder, and small ragged queries that a model is asked before it is used: can it read packed rows?"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
+from mmrlhf.media.damage import Damage
+from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.load import context_length
 from mmrlhf.models.random_checkpoints import FAMILIES
 from mmrlhf.models.selfcheck import settle_layout
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
-from mmrlhf.tokens.templates import AnswerTemplate
+from mmrlhf.tokens.templates import AnswerTemplate, Template
 from mmrlhf.types import Media, PackedBatch, PreferenceGroup, Response
 
 _ANSWERS = ("yes", "two red circles and a small blue square", "it is hard to say what this shows")
 _PIXELS = 64
+
+
+def encoder_of(
+    model: PackedModel,
+    processor: Any,
+    *,
+    template: Template,
+    media: MediaSettings,
+    room: int = 0,
+    damage: Damage | None = None,
+    dimensions: Sequence[str] = (),
+) -> Encoder:
+    """The encoder of a model, by its family, its settings and its context, once the model has shown what it reads.
+
+    Arguments as those of `Encoder`; raises as `settle`, and ModelError where the context is not known.
+    """
+    settings = model.settings
+    encoder = Encoder(
+        processor,
+        template=template,
+        positions=positions_for(model.backbone),
+        media=media,
+        max_tokens=context_length(settings, model.backbone.config),
+        too_long=settings.too_long,
+        room=room,
+        damage=damage,
+        dimensions=dimensions,
+    )
+    settle(model, encoder)
+    return encoder
 
 
 def settle(model: PackedModel, encoder: Encoder) -> PackedModel:

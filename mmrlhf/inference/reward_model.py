@@ -17,18 +17,15 @@ from transformers import ProcessorMixin
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text, encode_usable, forward_groups, untrained
-from mmrlhf.inference.probes import settle
+from mmrlhf.inference.probes import encoder_of
 from mmrlhf.inference.question import Picture, ask
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict, verdicts_on
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.export import load_reward_model
-from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import context_length
 from mmrlhf.records.quarantine import Quarantine
-from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.protocol import Protocol, Thumbnails, with_protocol
 from mmrlhf.tokens.templates import REQUEST, CritiqueTemplate
@@ -80,16 +77,13 @@ class RewardModel:
     ) -> None:
         self.model, self.processor, self.template, self.media = model.eval(), processor, template, media
         self.token_budget, self.critiques = token_budget, critiques or CritiqueSettings()
-        self.encoder = Encoder(
+        self.encoder = encoder_of(
+            model,
             processor,
             template=template,
-            positions=positions_for(model.backbone),
             media=media,
-            max_tokens=context_length(model.settings, model.backbone.config),
-            too_long=model.settings.too_long,
             room=self.critiques.max_tokens + _GROWTH if template.critique != "none" else 0,
         )
-        settle(self.model, self.encoder)
 
     @classmethod
     def from_pretrained(

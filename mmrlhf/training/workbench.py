@@ -18,11 +18,10 @@ from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.selection import select, usable
 from mmrlhf.feed.shared_memory import require_shared_memory
 from mmrlhf.feed.steps import MAX_DAMAGED_IN_A_ROW
-from mmrlhf.inference.probes import settle
+from mmrlhf.inference.probes import encoder_of
 from mmrlhf.media.damage import Damage
-from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import context_length, load_backbone, stored_dtype
+from mmrlhf.models.load import load_backbone, stored_dtype
 from mmrlhf.processes import Group
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.critique_tables import TableCritiques
@@ -103,15 +102,9 @@ def open_workbench(
     _check_trainable(index, train, shards, schedule, needs_pairs)
     backbone, processor = load_backbone(policy, model)
     head = make_head(backbone.config.get_text_config().hidden_size) if make_head is not None else None
-    encoder = Encoder(
-        processor,
-        template=template,
-        positions=positions_for(backbone),
-        media=training.media,
-        max_tokens=context_length(model, backbone.config),
-        too_long=model.too_long,
-        damage=damage,
-        dimensions=dimensions,
+    packed = PackedModel(backbone, model, score_head=head)
+    encoder = encoder_of(
+        packed, processor, template=template, media=training.media, damage=damage, dimensions=dimensions
     )
     dataset = GroupDataset(index, encoder, tables=tables, prepare=prepare, cache_gib=runtime.cache_gib)
     groups = -(-schedule.groups_per_step // Group.from_environment().size)
@@ -122,7 +115,6 @@ def open_workbench(
     _check_trainable(index, train, shards, schedule, needs_pairs)
     data = schedule_data(dataset, schedule, train, heldout, num_workers=runtime.num_workers)
     categories = {index.entries[int(row)].key: index.entries[int(row)].category for row in heldout}
-    packed = settle(PackedModel(backbone, model, score_head=head), encoder)
     keep_features(packed, index, [*train, *heldout], encoder, runtime)
     left_out = {"left out by earlier passes": earlier, "do not fit or are refused": len(quarantine) - earlier}
     excluded = {**chosen.excluded, **{why: number for why, number in left_out.items() if number}}
