@@ -174,11 +174,6 @@ def _lightest_first(run: Sequence[int], costs: Sequence[int], num_bins: int) -> 
     return [sorted(bins[number]) for number in np.argsort(-loads, kind="stable")]
 
 
-def augmentation_seed(seed: int, epoch: int, key: str) -> int:
-    """A seed below 2^63 for random choices about one sample in one epoch, whoever loads it."""
-    return _hash(seed, key, epoch) % 2**63
-
-
 def _permutation(philox: np.random.Philox, length: int) -> np.ndarray:
     # NumPy keeps a bit generator's raw stream for ever, but not what Generator.permutation makes of it.
     return np.argsort(philox.random_raw(length), kind="stable")

@@ -36,7 +36,6 @@ from mmrlhf.training.workbench import schedule_data
 GIB = 2**30
 # Peaks that were measured lie up to a quarter above the estimate (docs/performance.md), which leaves out temporaries.
 RESERVE = 1.25
-MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "total")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.feed.plan import augmentation_seed, epoch_order, micro_batches
+from mmrlhf.feed.plan import epoch_order, micro_batches
 from mmrlhf.feed.steps import RunPlan
 
 ROWS = st.lists(st.integers(0, 10_000), min_size=1, max_size=60, unique=True)
@@ -121,12 +121,3 @@ def test_load_is_balanced():
     loads = [sum(costs[i] for i in members) for members in micro_batches(costs, token_budget=8192, world_size=4)]
     assert np.mean(loads) / max(loads) > 0.9
     assert sum(costs) / (8192 * len(loads)) > 0.85
-
-
-@settings(deadline=None)
-@given(st.integers(0, 2**40), st.integers(0, 100), st.text(max_size=20))
-def test_augmentation_seeds_differ_between_epochs_and_keys(seed, epoch, key):
-    value = augmentation_seed(seed, epoch, key)
-    assert 0 <= value < 2**63
-    assert value == augmentation_seed(seed, epoch, key)
-    assert len({value, augmentation_seed(seed, epoch + 1, key), augmentation_seed(seed, epoch, key + "x")}) == 3
