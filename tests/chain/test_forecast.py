@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -118,7 +119,16 @@ def test_what_a_crash_has_left_is_said(tmp_path: Path) -> None:
     nodes = {"bad": {"_target_": f"{FAKE}.failing", "kind": "bug"}}
     with pytest.raises(RuntimeError):
         _build(tmp_path, "bad", nodes)
-    assert "an earlier run has left" in _forecast(tmp_path, nodes, "bad")[0].why
+    assert "goes on with what an earlier run has left" in _forecast(tmp_path, nodes, "bad")[0].why
+    (begun,) = tmp_path.glob("store/bad/*.building/.begun.json")
+    assert "other code" not in _forecast(tmp_path, nodes, "bad")[0].why
+    record = json.loads(begun.read_text(encoding="utf-8"))
+    record["code"]["package"]["mmrlhf.losses.dpo"] = "other"
+    begun.write_text(json.dumps(record), encoding="utf-8")
+    said = {code: _forecast(tmp_path, nodes, "bad", code=code)[0].why for code in ("warn", "ignore", "rebuild")}
+    assert "goes on with what an earlier run has left, begun by other code: losses.dpo" in said["warn"]
+    assert "starts anew what an earlier run has left, begun by other code: losses.dpo" in said["rebuild"]
+    assert "goes on with" in said["ignore"] and "other code" not in said["ignore"]
 
 
 def test_the_table_sums_up() -> None:
