@@ -35,6 +35,7 @@ from mmrlhf.tokens.processing import (
     refusals,
 )
 from mmrlhf.tokens.templates import Template
+from mmrlhf.tokens.text_tokens import Rendered, TextTokens, beginning_of, common_suffix, shared_prefix
 from mmrlhf.tokens.visual import SizedEntry, VisualTokens
 from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 
@@ -48,14 +49,6 @@ _CHARS_PER_TOKEN, _TOKENS_PER_RESPONSE = 3.5, 16
 _MOST_PER_CHAR, _TURN_ENDS = 4, 64
 # Estimates aim this much above the mean, so that few micro-batches exceed their budget.
 _MARGIN = 1.1
-
-
-class Rendered(NamedTuple):
-    """A conversation as text, with marks (`Chat.mark`), and the characters between which its labels lie."""
-
-    text: str
-    first: int
-    last: int
 
 
 class Sequences(NamedTuple):
@@ -113,9 +106,10 @@ class Encoder:
         self.damage = damage
         self.dimensions = tuple(dimensions)
         self.chat = Chat(processor)
+        self.texts = TextTokens(self.tokenizer, add_special_tokens=self.chat.add_special_tokens)
         self.visual = VisualTokens(processor, self.chat, self.media)
         # what is written about a response is read again with the end of its turn
-        self._ending = len(self._offsets(self.chat.turn_end + template.closing))
+        self._ending = len(self.texts.offsets(self.chat.turn_end + template.closing))
         self.room = room + self._ending if room and template.shows_response else room
         self._text_factor = 1.0
 
@@ -158,7 +152,7 @@ class Encoder:
         head = torch.zeros(expanded, dtype=torch.int64)
 
         def tokenize(rendered: Sequence[Rendered]) -> Sequences:
-            plain, is_label = self._plain_labelled(rendered)
+            plain, is_label = self.texts.labelled(rendered)
             ids = [torch.cat([head, torch.tensor(own, dtype=torch.int64)]) for own in plain]
             return Sequences(ids, [torch.tensor([False] * len(head) + flags) for flags in is_label], {})
 
@@ -180,9 +174,9 @@ class Encoder:
     def beginning(self, text: str, num_tokens: int) -> str:
         """What of an assistant's text has at most so many tokens."""
         marked = self.chat.mark(text)
-        _, offsets = self._plain(marked)
+        _, offsets = self.texts.plain(marked)
         # A begin-of-text token that is counted here, where the text begins nothing, only takes one token of the room.
-        return text if len(offsets) <= num_tokens else _beginning(marked, offsets, num_tokens).replace(MARK, "")
+        return text if len(offsets) <= num_tokens else beginning_of(marked, offsets, num_tokens).replace(MARK, "")
 
     def stock_inputs(
         self, group: PreferenceGroup, response: Response, *, with_answer: bool = True
@@ -225,7 +219,7 @@ class Encoder:
         """Tokens of a conversation without its prompt, response and media, with room for the ends of its turns."""
         nothing = PreferenceGroup("", "", (Response("?"),), ())
         text = self.chat.prompt(self.chat.mark(self.template.user(nothing, nothing.responses[0])))
-        return len(self._plain(text)[0]) + _TURN_ENDS
+        return len(self.texts.plain(text)[0]) + _TURN_ENDS
 
     def _asked(self, group: PreferenceGroup) -> tuple[Response, ...]:
         """Responses whose contexts differ: one, where the user's turn shows none."""
@@ -290,15 +284,12 @@ class Encoder:
         Raises:
             DataError: nothing of it would be left, or `too_long=refuse`.
         """
-        offsets = self._offsets(response.text)
-        text = _beginning(response.text, offsets, len(offsets) - excess)
+        offsets = self.texts.offsets(response.text)
+        text = beginning_of(response.text, offsets, len(offsets) - excess)
         if self.too_long == "refuse" or not text:
             raise self._too_long(group, excess, f"{len(offsets)} tokens are its response {response.text[:40]!r}...")
         # the hash stays that of the whole text: it is given by the caller's own responses
         return replace(response, text=text), excess
-
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
-        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
 
     def _check_length(self, group: PreferenceGroup, cut: int, over: int) -> None:
         """Refuse a prompt that does not fit, by itself or with the room behind it; raises DataError."""
@@ -336,46 +327,18 @@ class Encoder:
         return Rendered(turn + self.template.closing, len(text), len(turn))
 
     def _tokenize(self, group: PreferenceGroup, decoded: DecodedMedia, rendered: Sequence[Rendered]) -> Sequences:
-        plain, is_label = self._plain_labelled(rendered)
+        plain, is_label = self.texts.labelled(rendered)
         head, kept, media = torch.zeros(0, dtype=torch.int64), 0, {}
         if decoded:
             # The processor reads special tokens wherever they stand, so it gets the text without a user's.
             text = self.chat.without_spellings(rendered[0].text)
             output = self._call_processor(text, decoded, _place(group))
-            short = plain[0] if text == rendered[0].text else self._plain(text)[0]
+            short = plain[0] if text == rendered[0].text else self.texts.plain(text)[0]
             head, kept = self._expanded_head(group, output["input_ids"][0], short, plain, is_label)
             media = media_tensors(output) | self._damaged(group, text, decoded)
         sequences = [torch.cat([head, torch.tensor(ids[kept:], dtype=torch.int64)]) for ids in plain]
         labels = [torch.tensor([False] * len(head) + flags[kept:]) for flags in is_label]
         return Sequences(sequences, labels, media)
-
-    def _plain_labelled(self, rendered: Sequence[Rendered]) -> tuple[list[list[int]], list[list[bool]]]:
-        """Token ids of conversations with their placeholders as they are, and which of them are labels."""
-        tokens = [self._plain(each.text) for each in rendered]
-        # A token that straddles the border carries the response's first characters, so it is a label.
-        is_label = [
-            [end > each.first and start < each.last for start, end in offsets]
-            for (_, offsets), each in zip(tokens, rendered, strict=True)
-        ]
-        return [ids for ids, _ in tokens], is_label
-
-    def _plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a text and the characters of each, marks counted; pieces between marks by themselves.
-
-        At a mark the tokenizer would have found an added token, before which it cuts the text in any case; so pieces
-        begin and end where it cuts, but for the spelling itself.
-        """
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        start = 0
-        for number, piece in enumerate(text.split(MARK)):
-            found = self.tokenizer(
-                piece, add_special_tokens=self.chat.add_special_tokens and number == 0, return_offsets_mapping=True
-            )
-            ids += found["input_ids"]
-            offsets += [(start + first, start + last) for first, last in found["offset_mapping"]]
-            start += len(piece) + len(MARK)
-        return ids, offsets
 
     def _damaged(self, group: PreferenceGroup, text: str, decoded: DecodedMedia) -> dict[str, Tensor]:
         """Media tensors of a damaged copy, where wanted; of the originals' size, it needs the same tokens."""
@@ -408,8 +371,8 @@ class Encoder:
         Raises:
             ModelError: the processor changed text that differs between responses, or labels.
         """
-        covered = len(short) - _common_suffix(expanded.tolist(), short)
-        if covered > _shared_prefix([*plain, short], [*is_label, [False] * len(short)]):
+        covered = len(short) - common_suffix(expanded.tolist(), short)
+        if covered > shared_prefix([*plain, short], [*is_label, [False] * len(short)]):
             raise ModelError(
                 "this processor changes the text behind its media, so responses cannot share a prompt",
                 where=f"key {group.key}",
@@ -450,30 +413,10 @@ class Encoder:
         return kept
 
 
-def _common_suffix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the longest common end of two token sequences."""
-    shortest = min(len(left), len(right))
-    return next((i for i in range(shortest) if left[-1 - i] != right[-1 - i]), shortest)
-
-
-def _shared_prefix(plain: list[list[int]], is_label: list[list[bool]]) -> int:
-    """Length of the longest common beginning of several token sequences, before the first label of any."""
-    shortest = min(flags.index(True) if True in flags else len(flags) for flags in is_label)
-    return next((i for i in range(shortest) if any(ids[i] != plain[0][i] for ids in plain)), shortest)
-
-
 def _cut_point(sequences: list[Tensor], labels: list[Tensor]) -> int:
     """Length of the longest common token prefix that leaves every label, and at least one token, to each branch."""
-    shared = _shared_prefix([ids.tolist() for ids in sequences], [flags.tolist() for flags in labels])
+    shared = shared_prefix([ids.tolist() for ids in sequences], [flags.tolist() for flags in labels])
     return min(shared, min(len(ids) for ids in sequences) - 1)
-
-
-def _beginning(text: str, offsets: Sequence[tuple[int, int]], num_tokens: int) -> str:
-    """As many whole characters as at most so many of a text's tokens spell; several tokens may share a character."""
-    kept = max(0, min(num_tokens, len(offsets)))
-    while 0 < kept < len(offsets) and offsets[kept][0] < offsets[kept - 1][1]:
-        kept -= 1
-    return text[: offsets[kept - 1][1]] if kept else ""
 
 
 def _place(group: PreferenceGroup) -> str:

@@ -25,7 +25,8 @@ from mmrlhf.feed.selection import select, usable
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
-from mmrlhf.models.load import checkpoint_context, load_config, load_processor
+from mmrlhf.models.load import checkpoint_context, load_config
+from mmrlhf.models.processors import load_processor
 from mmrlhf.shards.index import Index
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.tokens.encode import Encoder
