@@ -17,7 +17,8 @@ from mmrlhf.errors import ConfigError, DataError, Lines, MissingRowError
 from mmrlhf.records.quarantine import Quarantine, reason_of
 from mmrlhf.shards.entries import IndexEntry
 from mmrlhf.shards.index import Index
-from mmrlhf.tokens.encode import TOO_LONG, Encoder
+from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.length import TOO_LONG
 from mmrlhf.types import Media, PreferenceGroup
 
 log = logging.getLogger(__name__)

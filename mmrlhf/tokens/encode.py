@@ -26,6 +26,7 @@ from transformers import ProcessorMixin
 from mmrlhf.errors import DataError, ModelError
 from mmrlhf.media.damage import DAMAGED, Damage
 from mmrlhf.tokens.chat import MARK, Chat
+from mmrlhf.tokens.length import LengthLimit, place_of
 from mmrlhf.tokens.processing import (
     DecodedMedia,
     MediaSettings,
@@ -42,7 +43,6 @@ from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 # (token ids (T,), media tensors) -> position ids (A, T); comes from the model family (mmrlhf.models.families).
 Positions = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
-TOO_LONG = "a prompt with its media is longer than the model's context"
 # What text costs until a tokenizer has been asked (`Encoder.calibrate`): English prose.
 _CHARS_PER_TOKEN, _TOKENS_PER_RESPONSE = 3.5, 16
 # A character has at most four bytes, and tokenizers fall back to one token a byte; what ends turns takes a few more.
@@ -102,7 +102,7 @@ class Encoder:
         self.template = template
         self.positions = positions
         self.media = media or MediaSettings()
-        self.max_tokens, self.too_long = max_tokens, too_long
+        self.max_tokens = max_tokens
         self.damage = damage
         self.dimensions = tuple(dimensions)
         self.chat = Chat(processor)
@@ -111,6 +111,7 @@ class Encoder:
         # what is written about a response is read again with the end of its turn
         self._ending = len(self.texts.offsets(self.chat.turn_end + template.closing))
         self.room = room + self._ending if room and template.shows_response else room
+        self.limit = LengthLimit(max_tokens, too_long, self.room, template.shows_response, self.texts)
         self._text_factor = 1.0
 
     @property
@@ -158,7 +159,7 @@ class Encoder:
 
         fitted = self._fit(group, responses, counts, tokenize, with_answer)
         cut = zip(fitted.sequences.ids, responses, fitted.removed, strict=True)
-        return [removed + len(ids) - self._kept(group, ids, response) for ids, response, removed in cut]
+        return [removed + len(ids) - self.limit.kept(group, ids, response) for ids, response, removed in cut]
 
     def surely_fits(self, entry: SizedEntry) -> bool:
         """Whether a group fits however its text is tokenized, at sizes near its media's."""
@@ -185,7 +186,7 @@ class Encoder:
         media = self._decode(group)
         rendered = self._render(group, response, media.counts, with_answer)
         text = self.chat.without_spellings(rendered.text)
-        return self._call_processor(text, media, _place(group)), rendered.text[rendered.first : rendered.last]
+        return self._call_processor(text, media, place_of(group)), rendered.text[rendered.first : rendered.last]
 
     def estimate_tokens(self, entry: SizedEntry) -> int:
         """Predict a group's tokens from its index entry alone, without reading it.
@@ -259,52 +260,16 @@ class Encoder:
         shown, removed = list(responses), [0] * len(responses)
         while True:
             found = tokenize([self._render(group, response, counts, with_answer) for response in shown])
-            over = [self._excess(*each, with_answer) for each in zip(found.ids, found.labels, strict=True)]
+            over = [self.limit.excess(*each, with_answer) for each in zip(found.ids, found.labels, strict=True)]
             if max(over) <= 0 or not self.template.shows_response:
                 break
             for place, excess in enumerate(over):
                 if excess > 0:
-                    shown[place], cut_now = self._shorten(group, shown[place], excess)
+                    shown[place], cut_now = self.limit.shorten(group, shown[place], excess)
                     removed[place] += cut_now
         cut = _cut_point(found.ids, found.labels)
-        self._check_length(group, cut, max(over))
+        self.limit.check(group, cut, max(over))
         return Fitted(found, shown, removed, cut)
-
-    def _excess(self, ids: Tensor, is_label: Tensor, with_answer: bool) -> int:
-        """By how many tokens a sequence is too long: of its context, with room for what is written behind it."""
-        context = int(is_label.float().argmax()) if bool(is_label.any()) else len(ids)
-        if self.template.shows_response:
-            return context + max(self.room, len(ids) - context) - self.max_tokens
-        # of an answer one token has to fit, the rest is cut at its end; what is to be answered needs room for all
-        return context + (1 if with_answer else self.room) - self.max_tokens
-
-    def _shorten(self, group: PreferenceGroup, response: Response, excess: int) -> tuple[Response, int]:
-        """Take tokens off the end of a response that is shown; the response, and how many.
-
-        Raises:
-            DataError: nothing of it would be left, or `too_long=refuse`.
-        """
-        offsets = self.texts.offsets(response.text)
-        text = beginning_of(response.text, offsets, len(offsets) - excess)
-        if self.too_long == "refuse" or not text:
-            raise self._too_long(group, excess, f"{len(offsets)} tokens are its response {response.text[:40]!r}...")
-        # the hash stays that of the whole text: it is given by the caller's own responses
-        return replace(response, text=text), excess
-
-    def _check_length(self, group: PreferenceGroup, cut: int, over: int) -> None:
-        """Refuse a prompt that does not fit, by itself or with the room behind it; raises DataError."""
-        if over > 0:
-            raise self._too_long(group, over, f"{cut} tokens are before the first response token")
-
-    def _too_long(self, group: PreferenceGroup, excess: int, given: str) -> DataError:
-        room = f", {self.room} of them kept free for what the model writes" if self.room else ""
-        return DataError(
-            TOO_LONG,
-            where=_place(group),
-            given=f"{excess} tokens too many; {given} ({len(group.media)} media)",
-            expected=f"at most {self.max_tokens} tokens (model.settings.max_tokens){room}",
-            fix="raise model.settings.max_tokens, use fewer frames (data.media.num_frames), or drop the record",
-        )
 
     def _columns(self, responses: tuple[Response, ...]) -> dict[str, Tensor]:
         rank = [math.nan if response.rank is None else float(response.rank) for response in responses]
@@ -332,7 +297,7 @@ class Encoder:
         if decoded:
             # The processor reads special tokens wherever they stand, so it gets the text without a user's.
             text = self.chat.without_spellings(rendered[0].text)
-            output = self._call_processor(text, decoded, _place(group))
+            output = self._call_processor(text, decoded, place_of(group))
             short = plain[0] if text == rendered[0].text else self.texts.plain(text)[0]
             head, kept = self._expanded_head(group, output["input_ids"][0], short, plain, is_label)
             media = media_tensors(output) | self._damaged(group, text, decoded)
@@ -344,7 +309,7 @@ class Encoder:
         """Media tensors of a damaged copy, where wanted; of the originals' size, it needs the same tokens."""
         if self.damage is None:
             return {}
-        output = self._call_processor(text, decoded.damaged(self.damage, group.key), _place(group))
+        output = self._call_processor(text, decoded.damaged(self.damage, group.key), place_of(group))
         return {DAMAGED + name: tensor for name, tensor in media_tensors(output).items()}
 
     def _call_processor(self, text: str, media: DecodedMedia, where: str) -> dict[str, Tensor]:
@@ -352,7 +317,7 @@ class Encoder:
         return call_processor(self.processor, text, media, add_special_tokens=add_special_tokens, where=where)
 
     def _positions(self, group: PreferenceGroup, ids: Tensor, media: Mapping[str, Tensor]) -> Tensor:
-        with refusals(_place(group)):
+        with refusals(place_of(group)):
             return self.positions(ids, media)
 
     def _expanded_head(
@@ -396,7 +361,7 @@ class Encoder:
         Raises:
             DataError: it does not fit, and `too_long=refuse`.
         """
-        kept = self._kept(group, ids, response)
+        kept = self.limit.kept(group, ids, response)
         return Branch(
             ids=ids[cut:kept],
             positions=self._positions(group, ids, media)[:, cut:kept],
@@ -405,23 +370,11 @@ class Encoder:
             truncated=removed + len(ids) - kept,
         )
 
-    def _kept(self, group: PreferenceGroup, ids: Tensor, response: Response) -> int:
-        """How many tokens of an answer's sequence are kept; raises DataError if not all, and `too_long=refuse`."""
-        kept = min(len(ids), self.max_tokens)
-        if kept < len(ids) and self.too_long == "refuse":
-            raise self._too_long(group, len(ids) - kept, f"{len(ids)} tokens with its response {response.text[:40]!r}")
-        return kept
-
 
 def _cut_point(sequences: list[Tensor], labels: list[Tensor]) -> int:
     """Length of the longest common token prefix that leaves every label, and at least one token, to each branch."""
     shared = shared_prefix([ids.tolist() for ids in sequences], [flags.tolist() for flags in labels])
     return min(shared, min(len(ids) for ids in sequences) - 1)
-
-
-def _place(group: PreferenceGroup) -> str:
-    """Where a group is, for an error."""
-    return f"key {group.key}, shard {group.shard or '(not packed)'}"
 
 
 @contextmanager
@@ -430,5 +383,5 @@ def _naming(group: PreferenceGroup) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        error.where = _place(group)
+        error.where = place_of(group)
         raise

@@ -1,0 +1,81 @@
+"""How long a sequence may be, and what becomes of a longer one: only a response loses its end, and that is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from mmrlhf.errors import DataError
+from mmrlhf.tokens.text_tokens import TextTokens, beginning_of
+from mmrlhf.types import PreferenceGroup, Response
+
+TOO_LONG = "a prompt with its media is longer than the model's context"
+
+
+@dataclass(frozen=True)
+class LengthLimit:
+    """The longest sequence, and the policy for longer ones.
+
+    Args:
+        max_tokens: longest prefix + branch.
+        too_long: `shorten` takes the end of a response, `refuse` none.
+        room: tokens that stay free behind a context.
+        shows_response: whether the response is part of the context, as in critiques.
+        texts: the tokenizer.
+    """
+
+    max_tokens: int
+    too_long: str
+    room: int
+    shows_response: bool
+    texts: TextTokens
+
+    def excess(self, ids: Tensor, is_label: Tensor, with_answer: bool) -> int:
+        """By how many tokens a sequence is too long: of its context, with room for what is written behind it."""
+        context = int(is_label.float().argmax()) if bool(is_label.any()) else len(ids)
+        if self.shows_response:
+            return context + max(self.room, len(ids) - context) - self.max_tokens
+        # of an answer one token has to fit, the rest is cut at its end; what is to be answered needs room for all
+        return context + (1 if with_answer else self.room) - self.max_tokens
+
+    def shorten(self, group: PreferenceGroup, response: Response, excess: int) -> tuple[Response, int]:
+        """Take tokens off the end of a response that is shown; the response, and how many.
+
+        Raises:
+            DataError: nothing of it would be left, or `too_long=refuse`.
+        """
+        offsets = self.texts.offsets(response.text)
+        text = beginning_of(response.text, offsets, len(offsets) - excess)
+        if self.too_long == "refuse" or not text:
+            raise self.error(group, excess, f"{len(offsets)} tokens are its response {response.text[:40]!r}...")
+        # the hash stays that of the whole text: it is given by the caller's own responses
+        return replace(response, text=text), excess
+
+    def check(self, group: PreferenceGroup, cut: int, over: int) -> None:
+        """Refuse a prompt that does not fit, by itself or with the room behind it; raises DataError."""
+        if over > 0:
+            raise self.error(group, over, f"{cut} tokens are before the first response token")
+
+    def error(self, group: PreferenceGroup, excess: int, given: str) -> DataError:
+        """The error for a group that does not fit; `given` says what takes the room."""
+        room = f", {self.room} of them kept free for what the model writes" if self.room else ""
+        return DataError(
+            TOO_LONG,
+            where=place_of(group),
+            given=f"{excess} tokens too many; {given} ({len(group.media)} media)",
+            expected=f"at most {self.max_tokens} tokens (model.settings.max_tokens){room}",
+            fix="raise model.settings.max_tokens, use fewer frames (data.media.num_frames), or drop the record",
+        )
+
+    def kept(self, group: PreferenceGroup, ids: Tensor, response: Response) -> int:
+        """How many tokens of an answer's sequence are kept; raises DataError if not all, and `too_long=refuse`."""
+        kept = min(len(ids), self.max_tokens)
+        if kept < len(ids) and self.too_long == "refuse":
+            raise self.error(group, len(ids) - kept, f"{len(ids)} tokens with its response {response.text[:40]!r}")
+        return kept
+
+
+def place_of(group: PreferenceGroup) -> str:
+    """Where a group is, for an error."""
+    return f"key {group.key}, shard {group.shard or '(not packed)'}"
