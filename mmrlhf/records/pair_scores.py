@@ -75,11 +75,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _row(where: str, row: Mapping[str, Any]) -> tuple[str | None, str, float, float]:
     group, category = row.get("group"), row.get("category")
-    return (
-        None if group is None else str(group),
-        str(category or "all pairs"),
-        *(_number(where, row, name) for name in (CHOSEN, REJECTED)),
-    )
+    numbers = _number(where, row, CHOSEN), _number(where, row, REJECTED)
+    return None if group is None else str(group), str(category or "all pairs"), *numbers
 
 
 def _number(where: str, row: Mapping[str, Any], name: str) -> float:
