@@ -106,7 +106,16 @@ def run(
     if ANNOTATORS not in found.accuracy:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
     macro = {scorer: macro_accuracy(report) for scorer, report in found.accuracy[ANNOTATORS].items()}
-    summary = RewardBenchSummary(**vars(found), macro=macro, **cut, quarantined=quarantine.summary())
+    summary = RewardBenchSummary(
+        queries=found.queries,
+        accuracy=found.accuracy,
+        difference=found.difference,
+        margin=found.margin,
+        judge=found.judge,
+        macro=macro,
+        **cut,
+        quarantined=quarantine.summary(),
+    )
     table = benchmark_table(summary)
     (out / TABLE_FILE).write_text(markdown(table), encoding="utf-8")
     show(table_on_terminal(table))
