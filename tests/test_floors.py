@@ -106,6 +106,12 @@ def test_no_room_is_a_hall() -> None:
     assert not [room for room, count in lines.items() if count > LARGEST_SHARE * total], lines.most_common(3)
 
 
+def test_the_page_names_every_room() -> None:
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = {room for room in FLOOR if f"`{room}/`" in page or f"`{room}.py`" in page}
+    assert named == set(FLOOR)
+
+
 def test_a_file_name_says_what_is_in_it() -> None:
     """No vague names; and no name in two rooms, but for a stage and what it runs."""
     vague = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
