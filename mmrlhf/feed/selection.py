@@ -127,6 +127,34 @@ def select(
     return Selected(taken, {name: count for name, count in excluded.items() if count})
 
 
+@dataclass(frozen=True)
+class Queries:
+    """Which queries of a data set a stage works on: the two sides of the split, filtered and limited alike everywhere.
+
+    Args:
+        holdout: share of the keys that are never trained on.
+        selection: filters of both sides; None: all queries.
+        limit, val_limit: at most so many to train on, and held out.
+    """
+
+    holdout: float
+    selection: Selection | None = None
+    limit: int | None = None
+    val_limit: int | None = None
+
+    def train(self, index: Index) -> Selected:
+        """Those to train on (raises as `select`)."""
+        return select(index, "train", holdout=self.holdout, limit=self.limit, selection=self.selection)
+
+    def heldout(self, index: Index) -> Selected:
+        """Those held out (raises as `select`)."""
+        return select(index, "heldout", holdout=self.holdout, limit=self.val_limit, selection=self.selection)
+
+    def rows(self, index: Index) -> np.ndarray:
+        """Rows (n,) of both sides, those held out first."""
+        return np.concatenate([self.heldout(index).rows, self.train(index).rows])
+
+
 def usable(index: Index, rows: np.ndarray, left_out: Container[str]) -> np.ndarray:
     """The rows whose queries are not among those left out, in their order."""
     return rows[[index.entries[int(row)].key not in left_out for row in rows]] if len(rows) else rows

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.feed.selection import Selection, select
+from mmrlhf.feed.selection import Queries, Selection
 from mmrlhf.methods.pairing import REWARD
 from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.reporting.accuracy import ranking_summary
@@ -63,8 +63,8 @@ def run(
     """
     check_settings({"weights": weights, "judge": judge})
     index = Index.load(shards)
-    heldout = select(index, "heldout", holdout=holdout, selection=selection).rows
-    train = select(index, "train", holdout=holdout, limit=limit, selection=selection).rows
+    queries = Queries(holdout, selection, limit)
+    heldout, train = queries.heldout(index).rows, queries.train(index).rows
     fingerprint = {"made_by": "annotations", "shards": index.digest, "weights": dict(weights or {}) or "truth"}
     with SideCarWriter(out / REWARDS, columns=[REWARD], fingerprint=fingerprint) as writer:
         done = writer.done_keys()

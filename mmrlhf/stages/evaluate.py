@@ -20,7 +20,7 @@ import torch
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
-from mmrlhf.feed.selection import Selection, select, usable
+from mmrlhf.feed.selection import Queries, Selection, usable
 from mmrlhf.inference.passes import (
     CACHE_PER_BUDGET,
     decode_text,
@@ -99,7 +99,7 @@ def run(
     """
     out.mkdir(parents=True, exist_ok=True)
     index = Index.load(shards)
-    rows = select(index, "heldout", holdout=holdout, limit=limit, selection=selection).rows
+    rows = Queries(holdout, selection, val_limit=limit).heldout(index).rows
     quarantine = Quarantine(len(rows), runtime.max_damaged)
     asked = _Pass(index, rows, passes or PassSettings(), runtime, quarantine, room=max_new_tokens + 1)
     writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "num_samples": num_samples, "seed": seed}

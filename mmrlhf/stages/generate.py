@@ -18,7 +18,7 @@ import numpy as np
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.preflight import look_ahead
-from mmrlhf.feed.selection import Selection, select, usable
+from mmrlhf.feed.selection import Queries, Selection, usable
 from mmrlhf.inference.passes import (
     BATCHES_PER_WINDOW,
     CACHE_PER_BUDGET,
@@ -85,9 +85,7 @@ def run(
     """
     check_settings({"num_samples": num_samples, "temperature": temperature})
     index, passes = Index.load(shards), passes or PassSettings()
-    heldout = select(index, "heldout", holdout=holdout, limit=val_limit, selection=selection).rows
-    train = select(index, "train", holdout=holdout, limit=limit, selection=selection).rows
-    rows = np.concatenate([heldout, train])
+    rows = Queries(holdout, selection, limit, val_limit).rows(index)
     size = passes.groups_per_batch * BATCHES_PER_WINDOW
     windows = [rows[start : start + size] for start in range(0, len(rows), size)]
     writing = {

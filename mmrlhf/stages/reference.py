@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.feed.selection import Selection, select
+from mmrlhf.feed.selection import Queries, Selection
 from mmrlhf.inference.passes import (
     describe_run,
     describe_source,
@@ -72,8 +72,8 @@ def run(
     """
     index, passes = Index.load(shards), passes or PassSettings()
     spoil = Damage(damage, damage_seed) if damage is not None else None
-    share = {"holdout": holdout, "selection": selection}
-    sides = select(index, "heldout", **share), select(index, "train", limit=limit, **share)
+    queries = Queries(holdout, selection, limit)
+    sides = queries.heldout(index), queries.train(index)
     columns = (*COLUMNS, *([DAMAGED_REFERENCE] if spoil is not None else []))
     rows = np.concatenate([side.rows for side in sides])
     quarantine, shortened = Quarantine(len(rows), runtime.max_damaged), Counter[str]()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.feed.selection import Selection, select, usable
+from mmrlhf.feed.selection import Queries, Selection, usable
 from mmrlhf.inference.reward_model import CritiqueSource, RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
@@ -70,8 +70,8 @@ def run(
         seed: of what is drawn for the report.
     """
     index, passes = Index.load(shards), passes or PassSettings()
-    heldout = select(index, "heldout", holdout=holdout, selection=selection).rows
-    train = select(index, "train", holdout=holdout, limit=limit, selection=selection).rows
+    queries = Queries(holdout, selection, limit)
+    heldout, train = queries.heldout(index).rows, queries.train(index).rows
     rows = np.concatenate([heldout, train])
     quarantine = Quarantine(len(rows), runtime.max_damaged)
     with share_pass(runtime) as ranks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from mmrlhf.callbacks.answers import FOLDER, HeldOutAnswers
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.feed.selection import select, usable
+from mmrlhf.feed.selection import usable
 from mmrlhf.inference.passes import decode_text, pick_device, read_usable, with_responses
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
@@ -65,8 +65,7 @@ def answer_callbacks(
     """The callback that takes held-out answers into `out/answers`; none where there is nothing to answer."""
     if settings.num_queries == 0:
         return []
-    share = {"holdout": schedule.holdout, "selection": schedule.selection}
-    rows = select(index, "heldout", limit=settings.num_queries, **share).rows
+    rows = replace(schedule.queries, val_limit=settings.num_queries).heldout(index).rows
     asked = read_usable(index, usable(index, rows, quarantine), encoder.context, quarantine)
     if not asked:
         return []

@@ -21,7 +21,7 @@ from mmrlhf.feed.dataset import GroupDataset
 from mmrlhf.feed.module import PreferenceDataModule
 from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.preflight import Preflight, look_ahead
-from mmrlhf.feed.selection import select, usable
+from mmrlhf.feed.selection import usable
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
@@ -147,9 +147,7 @@ def _open_data(
 ) -> tuple[GroupDataset, PreferenceDataModule, Preflight]:
     """What training would read, with its plan: the rows of the same selection, split and mixture, that can be used."""
     index, schedule = Index.load(shards), training.schedule
-    share = {"holdout": schedule.holdout, "selection": schedule.selection}
-    train = select(index, "train", limit=schedule.limit, **share).rows
-    heldout = select(index, "heldout", limit=schedule.val_limit, **share).rows
+    train, heldout = schedule.queries.train(index).rows, schedule.queries.heldout(index).rows
     encoder = Encoder(
         load_processor(checkpoint),
         template=template,

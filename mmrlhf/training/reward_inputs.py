@@ -11,7 +11,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.feed.selection import select
 from mmrlhf.shards.critique_tables import CRITIQUE, ShuffledCritiques, TableCritiques, check_critiques
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
@@ -90,10 +89,7 @@ class CritiqueChoice:
 
 def used_rows(index: Index, schedule: Schedule) -> np.ndarray:
     """Rows that training or its validation reads."""
-    share = {"holdout": schedule.holdout, "selection": schedule.selection}
-    train = select(index, "train", limit=schedule.limit, **share)
-    heldout = select(index, "heldout", limit=schedule.val_limit, **share)
-    return np.concatenate([train.rows, heldout.rows])
+    return schedule.queries.rows(index)
 
 
 def check_dimensions(index: Index, schedule: Schedule, dimensions: Sequence[str]) -> None:

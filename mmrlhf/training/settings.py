@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.feed.selection import Selection
+from mmrlhf.feed.selection import Queries, Selection
 from mmrlhf.feed.weights import Mixing
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.load import PARTS, ModelSettings
@@ -48,6 +48,11 @@ class Schedule:
     checkpoint_every: Count | None = 200
     keep_checkpoints: Count = 2
     seed: Natural = 0
+
+    @property
+    def queries(self) -> Queries:
+        """Which queries are trained on, and which validate."""
+        return Queries(self.holdout, self.selection, self.limit, self.val_limit)
 
     def __post_init__(self) -> None:
         check_fields(self)

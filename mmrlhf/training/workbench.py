@@ -15,7 +15,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.module import GroupDataset, PreferenceDataModule
 from mmrlhf.feed.preflight import look_ahead
-from mmrlhf.feed.selection import select, usable
+from mmrlhf.feed.selection import usable
 from mmrlhf.feed.shared_memory import require_shared_memory
 from mmrlhf.feed.steps import MAX_DAMAGED_IN_A_ROW
 from mmrlhf.inference.probes import encoder_of
@@ -91,9 +91,8 @@ def open_workbench(
     model, schedule = training.model, training.schedule
     L.seed_everything(schedule.seed, verbose=False)
     index = Index.load(shards)
-    share = {"holdout": schedule.holdout, "selection": schedule.selection}
-    chosen = select(index, "train", limit=schedule.limit, **share)
-    train, heldout = chosen.rows, select(index, "heldout", limit=schedule.val_limit, **share).rows
+    chosen = schedule.queries.train(index)
+    train, heldout = chosen.rows, schedule.queries.heldout(index).rows
     read = [*tables, *([prepare.table] if isinstance(prepare, TableCritiques) else [])]
     before = {key: why for table in read for key, why in table.left_out.items()}
     quarantine = _quarantine(index, [*train, *heldout], before, runtime)

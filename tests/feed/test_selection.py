@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stand_ins.sample_groups import make_group
 
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.feed.selection import Selection, select
+from mmrlhf.feed.selection import Queries, Selection, select
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.types import Media, PreferenceGroup, Response
@@ -120,3 +120,12 @@ def test_impossible_filters_are_refused(settings):
 def test_a_category_that_nobody_has_is_a_typo(index: Index):
     with pytest.raises(ConfigError, match="did you mean long"):
         select(index, "train", holdout=0.1, selection=Selection(categories=["lonk"]))
+
+
+def test_queries_are_the_two_sides_limited_alike(index: Index) -> None:
+    """What a stage works on is what `select` says of each side; held out first."""
+    queries = Queries(0.4, limit=2, val_limit=1)
+    sides = [select(index, "heldout", holdout=0.4, limit=1).rows, select(index, "train", holdout=0.4, limit=2).rows]
+    assert queries.heldout(index).rows.tolist() == sides[0].tolist()
+    assert queries.train(index).rows.tolist() == sides[1].tolist()
+    assert queries.rows(index).tolist() == [*sides[0], *sides[1]]
