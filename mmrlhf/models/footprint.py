@@ -80,7 +80,7 @@ class Footprint:
             row_tokens: of the largest row that is scored, or of the longest prompt, if that is more.
         """
         logits = 2 * FLOAT32 * self.vocabulary * min(row_tokens, self.logprob_chunk)
-        found = {
+        found: dict[str, float] = {
             "parameters": FLOAT32 * (self.sharded + self.replicated),
             # a layer's cache grows by a copy
             "cache": self.cache_per_token * (1 + 1 / self.layers) * cache_tokens,
