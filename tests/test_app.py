@@ -37,7 +37,7 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert set(json.loads((tmp_path / "run" / "versions.json").read_text())) == {"command", "versions", "git"}
     assert "rate: 0.7" in (tmp_path / "run" / "resolved.yaml").read_text()
     screen = capsys.readouterr().out
-    assert "fake_train" in screen and "python run.py -m" in screen
+    assert "fake_train" in screen and "results" in screen
     assert all(artifact.reused for artifact in _run(tmp_path / "again", "method.w=0.7"))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.metrics.calibration import calibration_report
 from mmrlhf.metrics.ranking import accuracy_report
+from mmrlhf.ranges import Natural
 from mmrlhf.records.pair_scores import PairScores, read_pair_scores
 from mmrlhf.reporting import reward_plots, sections
 from mmrlhf.reporting.categories import gathered
@@ -32,7 +33,7 @@ VERSION = 1
 PROMISES = ("report.html", "metrics.json")
 
 
-def run(out: Path, *, scores: Path, seed: int = 0, runtime: Runtime) -> dict[str, Any]:
+def run(out: Path, *, scores: Path, seed: Natural = 0, runtime: Runtime) -> dict[str, Any]:
     """Write `out/report.html` and `out/metrics.json`: reliability with each pair shown in both orders, calibration
     error, log loss and Brier score as they are and at a fitted temperature, with intervals over queries.
 

@@ -58,7 +58,8 @@ def test_a_resumed_stage_is_one_run_in_wandb(tmp_path: Path, monkeypatch: pytest
             ids.append(logger.experiment.id)
             loggers.finish()
     assert ids[0] == ids[1] != ids[2]
-    assert all(path.name.endswith(ids[0]) for path in (tmp_path / "stage/logs/wandb").glob("offline-run-*"))
+    # two runs of one second get a number behind the id
+    assert all(ids[0] in path.name for path in (tmp_path / "stage/logs/wandb").glob("offline-run-*"))
 
 
 def test_tensorboard_drops_what_is_logged_again(tmp_path: Path) -> None:
