@@ -1,8 +1,8 @@
 # The demo on a CPU:
-#   docker build -t mmrlhf . && docker run --rm -v "$PWD/outputs:/work/outputs" mmrlhf
+#   docker build -t mmrlhf . && docker run --rm -v "$PWD/outputs:/app/outputs" mmrlhf
 # Training on a GPU, from any image with a CUDA runtime and Python 3.11 or newer:
 #   docker build -t mmrlhf-gpu --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 .
-#   docker run --rm --gpus all --shm-size 16g -v DIR:/data -v "$PWD/outputs:/work/outputs" mmrlhf-gpu \
+#   docker run --rm --gpus all --shm-size 16g -v DIR:/data -v "$PWD/outputs:/app/outputs" mmrlhf-gpu \
 #       python run.py experiment=mmdpo_llava data.root=/data
 ARG BASE=python:3.11-slim
 FROM ${BASE}
@@ -14,7 +14,7 @@ RUN apt-get update \
         || apt-get install --yes --no-install-recommends python3 python3-venv) \
     && rm -rf /var/lib/apt/lists/*
 
-WORKDIR /work
+WORKDIR /app
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 
