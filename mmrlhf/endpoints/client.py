@@ -24,6 +24,7 @@ import httpx
 import tenacity
 
 from mmrlhf.errors import ConfigError, HubError
+from mmrlhf.ranges import Count, Natural, NonNegative, Positive, check_fields
 from mmrlhf.text import one_line
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class _Busy(Exception):
         self.pause = pause
 
 
+@dataclass(frozen=True)
 class ChatEndpoint:
     """An endpoint and how it is asked.
 
@@ -61,8 +63,8 @@ class ChatEndpoint:
         key_variable: environment variable that holds the key; where it is unset, none is sent.
         concurrency: requests under way at once.
         timeout: seconds for one try, from the first byte sent to the last byte received.
-        retries: further tries after a busy or broken answer, with growing pauses, or those that the service asks for.
-        pause: seconds of the first of these.
+        retries: further tries after a busy or broken answer.
+        pause: seconds before the first further try; it doubles with each, unless the service asks for another.
         max_bytes: largest answer that is read.
         give_up_after: requests that fail in a row, with none answered in between, until the endpoint counts as down.
 
@@ -70,31 +72,24 @@ class ChatEndpoint:
         ConfigError: settings that no request could be made with.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        *,
-        key_variable: str = "OPENAI_API_KEY",
-        concurrency: int = 8,
-        timeout: float = 120.0,
-        retries: int = 5,
-        pause: float = 1.0,
-        max_bytes: int = 8 << 20,
-        give_up_after: int = 8,
-    ) -> None:
-        _check_url(url)
-        if min(concurrency, max_bytes, give_up_after) < 1 or not timeout > 0 or min(retries, pause) < 0:
-            raise ConfigError(
-                "an endpoint cannot be asked like this",
-                given=f"concurrency={concurrency}, timeout={timeout}, retries={retries}, pause={pause}, "
-                f"max_bytes={max_bytes}, give_up_after={give_up_after}",
-                expected="concurrency, max_bytes and give_up_after of 1 or more, timeout above 0, retries and pause of "
-                "0 or more",
-            )
-        self.url, self.model, self.key_variable = f"{url.rstrip('/')}/chat/completions", model, key_variable
-        self.concurrency, self.timeout, self.retries, self.pause = concurrency, timeout, retries, pause
-        self.max_bytes, self.give_up_after = max_bytes, give_up_after
+    url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    concurrency: Count = 8
+    timeout: Positive = 120.0
+    retries: Natural = 5
+    pause: NonNegative = 1.0
+    max_bytes: Count = 8388608
+    give_up_after: Count = 8
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_url(self.url)
+
+    @property
+    def address(self) -> str:
+        """Where requests go."""
+        return f"{self.url.rstrip('/')}/chat/completions"
 
     def ask(self, requests: Iterable[tuple[T, Messages]], **sampling: Any) -> Iterator[tuple[T, Answer]]:
         """Yield (name, answer) of named requests as they come, in any order.
@@ -176,7 +171,7 @@ class ChatEndpoint:
 
     async def _ask_once(self, client: httpx.AsyncClient, content: Mapping[str, Any]) -> Answer:
         try:
-            async with asyncio.timeout(self.timeout), client.stream("POST", self.url, json=content) as response:
+            async with asyncio.timeout(self.timeout), client.stream("POST", self.address, json=content) as response:
                 body = await self._read(response)
         except TimeoutError as error:
             raise _Busy(f"no whole answer within {self.timeout:g} s") from error
@@ -218,7 +213,7 @@ class ChatEndpoint:
     def _failure(self, detail: str) -> HubError:
         return HubError(
             "the endpoint does not answer as it should",
-            where=self.url,
+            where=self.address,
             given=detail,
             expected="OpenAI's chat completions",
             fix=f"check the address, the model's name {self.model!r} and the key in {self.key_variable}; what was "

@@ -7,6 +7,7 @@ answers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmrlhf.endpoints.client import Answer, ChatEndpoint
-from mmrlhf.errors import ConfigError, DataError, ModelError
+from mmrlhf.errors import DataError, ModelError
 from mmrlhf.expansion.answer_log import read_lines
 from mmrlhf.expansion.request import Request
-from mmrlhf.ranges import Count, Natural, NonNegative, Positive
+from mmrlhf.ranges import Count
 from mmrlhf.text import first_line
 
 CHARS_PER_TOKEN = 3.5  # English prose, for services that do not show their tokenizer
@@ -81,47 +82,19 @@ class RecordedExpander:
         yield from ((request, Answer(self._texts[request.digest])) for request in requests)
 
 
-class EndpointExpander:
+@dataclass(frozen=True)
+class EndpointExpander(ChatEndpoint):
     """A model behind an endpoint that speaks OpenAI's chat protocol.
 
     Args:
-        url: up to and including the version, e.g. `http://localhost:8000/v1`.
-        model: the model's name there.
-        key_variable: environment variable that holds the key; where it is unset, none is sent.
         max_tokens: longest critique; one that is cut off there is not used.
-        concurrency: requests under way at once.
-        timeout: seconds for one try, from the first byte sent to the last byte received.
-        retries: further tries after a busy or broken answer.
-        pause: seconds before the first further try; it doubles with each, unless the service asks for another.
-        max_bytes: largest answer that is read.
-        give_up_after: requests that fail in a row until the endpoint counts as down.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        *,
-        key_variable: str = "OPENAI_API_KEY",
-        max_tokens: Count = 512,
-        concurrency: Count = 8,
-        timeout: Positive = 120.0,
-        retries: Natural = 5,
-        pause: NonNegative = 1.0,
-        max_bytes: Count = 8388608,
-        give_up_after: Count = 8,
-    ) -> None:
-        if max_tokens < 1:
-            raise ConfigError("a critique needs room", argument="max_tokens", given=max_tokens, expected="1 or more")
-        self._endpoint = ChatEndpoint(
-            url, model, key_variable=key_variable, concurrency=concurrency, timeout=timeout, retries=retries,
-            pause=pause, max_bytes=max_bytes, give_up_after=give_up_after,
-        )  # fmt: skip
-        self._max_tokens = max_tokens
+    max_tokens: Count = 512
 
     @property
     def name(self) -> str:
-        return f"endpoint: {self._endpoint.model}"
+        return f"endpoint: {self.model}"
 
     def count_tokens(self, text: str) -> int:
         return round(len(text) / CHARS_PER_TOKEN)
@@ -129,7 +102,7 @@ class EndpointExpander:
     def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
         """Raises: HubError where the endpoint cannot be reached or refuses everything."""
         asked = ((request, [{"role": "user", "content": request.prompt}]) for request in requests)
-        return self._endpoint.ask(asked, max_tokens=self._max_tokens, temperature=0)
+        return self.ask(asked, max_tokens=self.max_tokens, temperature=0)
 
 
 class LocalExpander:

@@ -69,11 +69,7 @@ def build_sample(
     images, is_video = read_pictures(group)
     first, last = (rows[0] if rows else {} for rows in (before, after))
     return {
-        "key": group.key,
-        "category": group.category,
-        "prompt": group.prompt,
-        "image": images[0] if images and not is_video else None,
-        "frames": images if is_video else [],
+        **query_sample(group, images, is_video),
         "images": images,
         "responses": ordered,
         "pairs": sorted(pairs, key=lambda pair: (pair["chosen"], pair["rejected"])),
@@ -150,6 +146,17 @@ def _margin(chosen: Mapping[str, Any], rejected: Mapping[str, Any]) -> float | N
     if chosen["reward"] is None or rejected["reward"] is None:
         return None
     return float(chosen["reward"] - rejected["reward"])
+
+
+def query_sample(group: PreferenceGroup, images: list[Image.Image], is_video: bool) -> dict[str, Any]:
+    """What a sample says of its query, in the form of `mmrlhf.callbacks.samples`; pictures as `read_pictures` gives."""
+    return {
+        "key": group.key,
+        "category": group.category,
+        "prompt": group.prompt,
+        "image": images[0] if images and not is_video else None,
+        "frames": images if is_video else [],
+    }
 
 
 def read_pictures(group: PreferenceGroup) -> tuple[list[Image.Image], bool]:

@@ -85,43 +85,38 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     index, passes = Index.load(shards), passes or PassSettings()
     rows = index.split("all", 0.0, limit)
-    quarantine = Quarantine(len(rows), runtime.max_damaged)
-    tables, cut = dict[str, SideCar](), dict[str, float]()
+    quarantine, cut = Quarantine(len(rows), runtime.max_damaged), dict[str, Any]()
+    tables = {name: SideCar.load(path) for name, path in ((GENERATED, rewards), (OTHER, other_rewards)) if path}
     if rewards is not None:
-        tables[GENERATED] = SideCar.load(rewards)
         quarantine.update(tables[GENERATED].left_out)
     elif reward_model is not None:
         judge = RewardModel.from_pretrained(
             reward_model, passes, critiques, protocol=protocol, device=pick_device(runtime)
         )
         scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime, given_kind=critique)
-        rates = scoring.write(out / REWARDS, rows, quarantine=quarantine)
-        cut = {name: rates[name] for name in ("responses_shortened", "critiques_cut")}
-        tables[GENERATED] = SideCar.load(out / REWARDS)
-        tables |= compare_ways(out, rows, scoring, compare, quarantine)
-    if other_rewards is not None:
-        tables[OTHER] = SideCar.load(other_rewards)
+        own, cut = _ask(out, rows, scoring, compare, quarantine)
+        tables = own | tables
     rows = usable(index, rows, quarantine)
     found = ranking_summary(index, rows, tables, critique=critique, seed=seed)
     if ANNOTATORS not in found.accuracy:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
     macro = {scorer: macro_accuracy(report) for scorer, report in found.accuracy[ANNOTATORS].items()}
-    summary = RewardBenchSummary(
-        queries=found.queries,
-        accuracy=found.accuracy,
-        difference=found.difference,
-        margin=found.margin,
-        judge=found.judge,
-        macro=macro,
-        **cut,
-        quarantined=quarantine.summary(),
-    )
+    summary = RewardBenchSummary(**vars(found), macro=macro, **cut, quarantined=quarantine.summary())
     table = benchmark_table(summary)
     (out / TABLE_FILE).write_text(markdown(table), encoding="utf-8")
     show(table_on_terminal(table))
     for path in write_official(out, index, rows, tables[GENERATED]) if GENERATED in tables else ():
         log.info("%s is for the benchmark's own script", path.name)
     return summary.write(out)
+
+
+def _ask(
+    out: Path, rows: np.ndarray, scoring: Scoring, compare: Sequence[str], quarantine: Quarantine
+) -> tuple[dict[str, SideCar], dict[str, Any]]:
+    """Tables of the model's rewards, as it is and asked in other ways, and what was cut for them."""
+    rates = scoring.write(out / REWARDS, rows, quarantine=quarantine)
+    cut = {name: rates[name] for name in ("responses_shortened", "critiques_cut")}
+    return {GENERATED: SideCar.load(out / REWARDS)} | compare_ways(out, rows, scoring, compare, quarantine), cut
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -66,28 +66,32 @@ def run(
     Returns:
         `WorldStatistics.summary()` for each folder.
     """
-    if num_groups < 0 or num_warmup < 0 or num_groups + num_warmup == 0:
+    if num_groups + num_warmup == 0:
         raise ConfigError("nothing to draw", given=f"num_groups={num_groups}, num_warmup={num_warmup}")
     objects = (min_objects, max_objects)
     annotators = AnnotatorSettings(sigma=sigma, num_annotators=num_annotators, rank_by=rank_by, flip_rate=flip_rate)
-    warmup = WarmupSettings(num_objects=objects, truth=warmup_truth)
-    if warmup_mix is not None:
-        warmup = WarmupSettings(num_objects=objects, truth=warmup_truth, mix=dict(warmup_mix))
+    mix = {} if warmup_mix is None else {"mix": dict(warmup_mix)}
     settings = WorldSettings(
         preference=PreferenceSettings(num_objects=objects, length_bias=length_bias, annotators=annotators),
-        warmup=warmup,
+        warmup=WarmupSettings(num_objects=objects, truth=warmup_truth, **mix),
         image_format=image_format,
         jitter=jitter,
         noise=noise,
     )
     kinds: dict[WorldKind, int] = {"preference": num_groups, "warmup": num_warmup}
-    summary: dict[str, Any] = {}
-    for kind, number in kinds.items():
-        if number:
-            rows = world_rows(out / kind, num_groups=number, seed=seed, kind=kind, settings=settings)
-            statistics = WorldStatistics()
-            for row in track(rows, f"drawing {kind}", number, enabled=runtime.progress):
-                statistics.add(row)
-            summary[kind] = statistics.summary()
+    summary = {
+        kind: _draw(out / kind, kind, number, seed, settings, runtime) for kind, number in kinds.items() if number
+    }
     write_json(out / "metrics.json", summary)
     return summary
+
+
+def _draw(
+    folder: Path, kind: WorldKind, number: int, seed: int, settings: WorldSettings, runtime: Runtime
+) -> dict[str, Any]:
+    """Draw one folder and count what is in it."""
+    statistics = WorldStatistics()
+    rows = world_rows(folder, num_groups=number, seed=seed, kind=kind, settings=settings)
+    for row in track(rows, f"drawing {kind}", number, enabled=runtime.progress):
+        statistics.add(row)
+    return statistics.summary()

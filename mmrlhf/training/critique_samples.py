@@ -14,7 +14,7 @@ from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.inference.verdicts import Verdict
 from mmrlhf.models.sharding import is_sharded
 from mmrlhf.records.quarantine import Quarantine
-from mmrlhf.reporting.sample_cards import choose_rows, read_pictures
+from mmrlhf.reporting.sample_cards import choose_rows, query_sample, read_pictures
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.templates import CritiqueTemplate
 from mmrlhf.training.settings import TrainSettings
@@ -68,10 +68,6 @@ def _sample(group: PreferenceGroup, verdicts: list[Verdict]) -> dict[str, Any]:
         for response, verdict in zip(group.responses, verdicts, strict=True)
     ]
     return {
-        "key": group.key,
-        "category": group.category,
-        "prompt": group.prompt,
-        "image": images[0] if images and not is_video else None,
-        "frames": images if is_video else [],
+        **query_sample(group, images, is_video),
         "responses": responses,
     }

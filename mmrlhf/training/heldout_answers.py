@@ -21,7 +21,7 @@ from mmrlhf.models.decoding import generate
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.ranges import Count, Natural, check_fields
 from mmrlhf.records.quarantine import Quarantine
-from mmrlhf.reporting.sample_cards import read_pictures
+from mmrlhf.reporting.sample_cards import query_sample, read_pictures
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.training.settings import Schedule
@@ -82,7 +82,7 @@ def answer_callbacks(
     def measure(answers: Sequence[str]) -> dict[str, list[float]]:
         return _measure(groups, answers, settings, model, runtime)
 
-    samples = [_sample(group) for group in groups]
+    samples = [query_sample(group, *read_pictures(group)) for group in groups]
     return [HeldOutAnswers(out / FOLDER, samples, answer=answer, measure=measure)]
 
 
@@ -114,14 +114,3 @@ def _measure(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return found
-
-
-def _sample(group: PreferenceGroup) -> dict[str, Any]:
-    images, is_video = read_pictures(group)
-    return {
-        "key": group.key,
-        "category": group.category,
-        "prompt": group.prompt,
-        "image": images[0] if images and not is_video else None,
-        "frames": images if is_video else [],
-    }
