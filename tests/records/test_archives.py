@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import io
 import shutil
-import tarfile
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from stand_ins.archives import tar_of, zip_of
 
 from mmrlhf.errors import DataError
 from mmrlhf.records.archives import unpack
@@ -20,34 +18,16 @@ def watch(items: Iterable, _description: str, _total: int) -> Iterable:
     return items
 
 
-def tar_bytes(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def zip_bytes(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
 def test_a_tar_that_ends_in_a_zip_is_read_as_the_tar(tmp_path: Path) -> None:
     """zipfile looks at the end of a file, and would unpack the rider alone."""
     path = tmp_path / "long.tar"
-    path.write_bytes(tar_bytes({"long/a.jpg": b"A", "long/b.jpg": b"B"}) + zip_bytes({"long/evil.jpg": b"E"}))
+    path.write_bytes(tar_of({"long/a.jpg": b"A", "long/b.jpg": b"B"}) + zip_of({"long/evil.jpg": b"E"}))
     assert unpack(path, tmp_path, watch=watch) == 2
     assert sorted(item.name for item in (tmp_path / "long").iterdir()) == ["a.jpg", "b.jpg"]
 
 
 def test_a_gzip_file_whose_checksum_is_wrong_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
-    data = bytearray(gzip.compress(tar_bytes({"long/a.jpg": b"A" * 5000})))
+    data = bytearray(gzip.compress(tar_of({"long/a.jpg": b"A" * 5000})))
     data[-8] ^= 1
     path = tmp_path / "long.tar.gz"
     path.write_bytes(data)
@@ -58,7 +38,7 @@ def test_a_gzip_file_whose_checksum_is_wrong_is_refused_before_anything_is_unpac
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])
 def test_a_cut_archive_is_refused(tmp_path: Path, kept: float) -> None:
-    whole = gzip.compress(tar_bytes({f"long/{n}.jpg": bytes(range(256)) * 40 for n in range(9)}))
+    whole = gzip.compress(tar_of({f"long/{n}.jpg": bytes(range(256)) * 40 for n in range(9)}))
     path = tmp_path / "long.tgz"
     path.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(DataError, match="damaged"):
@@ -66,7 +46,7 @@ def test_a_cut_archive_is_refused(tmp_path: Path, kept: float) -> None:
 
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
-    data = bytearray(zip_bytes({"long/a.jpg": b"A"}))
+    data = bytearray(zip_of({"long/a.jpg": b"A"}))
     data[6] |= 1  # the local header's flag, and the directory's
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path = tmp_path / "long.zip"
@@ -79,7 +59,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 def test_no_member_leaves_the_folder(tmp_path: Path, name: str) -> None:
     root = tmp_path / "data"
     root.mkdir()
-    for kind, data in (("zip", zip_bytes({name: b"x"})), ("tar", tar_bytes({name: b"x"}))):
+    for kind, data in (("zip", zip_of({name: b"x"})), ("tar", tar_of({name: b"x"}))):
         path = root / f"long.{kind}"
         path.write_bytes(data)
         try:
@@ -93,7 +73,7 @@ def test_an_archive_larger_than_the_disk_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "long.zip"
-    path.write_bytes(zip_bytes({"long/a.jpg": b"A" * 1000}))
+    path.write_bytes(zip_of({"long/a.jpg": b"A" * 1000}))
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 1, 9))  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="does not fit"):
         unpack(path, tmp_path, watch=watch)

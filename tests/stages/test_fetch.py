@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
+import gzip
 import logging
 import os
 import shutil
 import socket
-import tarfile
 import time
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+from stand_ins.archives import tar_of, zip_of
 from stand_ins.hub_stand_in import COMMIT, Hub, serve
 
 from mmrlhf.chain.runtime import Runtime
@@ -24,30 +23,12 @@ from mmrlhf.stages import fetch
 BIG = os.urandom(300_000)
 
 
-def zip_of(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
-def tar_of(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
 def released_files() -> dict[str, bytes]:
     return {
         "data.jsonl": b'{"id": "a"}\n',
         "long.zip": zip_of({"long/a.jpg": b"A", "__MACOSX/long/._a.jpg": b"x"}),
         "short.zip": zip_of({"b.jpg": b"B"}),
-        "video.tar.gz": tar_of({"./video/clip/0.jpg": b"V"}),
+        "video.tar.gz": gzip.compress(tar_of({"./video/clip/0.jpg": b"V"})),
         "data/train-00000.parquet": b"viewer copy",
     }
 
