@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from mmrlhf.errors import DataError
 
@@ -60,7 +61,7 @@ def image_size(data: bytes, *, where: str = "image") -> tuple[int, int]:
         DataError: the header cannot be read. Damage behind the header goes unnoticed here.
     """
     with _opened(data, where) as image:
-        width, height = image.size
+        width, height = _stored_size(image)
         return (height, width) if _orientation(image) in _SWAPS_SIDES else (width, height)
 
 
@@ -87,6 +88,13 @@ def _opened(data: bytes, where: str) -> Iterator[ImageFile.ImageFile]:
         raise
     except Exception as error:  # decoders report damage as anything: struct.error, TypeError, zlib.error, ...
         raise _unreadable(data, where, error) from error
+
+
+def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Sides before anything is turned; of a TIFF from its own entries, since Pillow turns `size` when it opens one."""
+    if isinstance(image, TiffImageFile):
+        return image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+    return image.size
 
 
 def _orientation(image: Image.Image) -> int:

@@ -28,6 +28,49 @@ def test_exif_orientation_is_applied_to_pixels_and_size(orientation, turns):
     assert image_size(data) == decoded.size
 
 
+# what undoes EXIF's number: the picture as somebody sees it -> the pixels that a camera stored
+_STORED = {
+    1: lambda seen: seen, 2: np.fliplr, 3: lambda seen: np.rot90(seen, 2), 4: np.flipud,
+    5: lambda seen: seen.transpose(1, 0, 2), 6: np.rot90, 7: lambda seen: np.rot90(seen, 2).transpose(1, 0, 2),
+    8: lambda seen: np.rot90(seen, 3),
+}  # fmt: skip
+_WITH_ORIENTATION = {
+    "JPEG": {"quality": 100, "subsampling": 0}, "MPO": {"quality": 100, "subsampling": 0}, "PNG": {},
+    "WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    "TIFF": {}, "TIFF-LZW": {"compression": "tiff_lzw"}, "TIFF-Deflate": {"compression": "tiff_adobe_deflate"},
+    "TIFF-PackBits": {"compression": "packbits"}, "TIFF-JPEG": {"compression": "jpeg", "quality": 100},
+    "TIFF-pages": {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", _STORED)
+@pytest.mark.parametrize("form", _WITH_ORIENTATION)
+def test_every_format_that_stores_an_orientation_is_shown_upright(form: str, orientation: int) -> None:
+    """What is seen is 48 x 32: red and green above, blue and white below."""
+    seen = np.zeros((32, 48, 3), np.uint8)
+    seen[:16, :24, 0] = seen[:16, 24:, 1] = seen[16:, :24, 2] = seen[16:, 24:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(_STORED[orientation](seen)))
+    data = encode(stored, form.partition("-")[0], exif=exif, **_WITH_ORIENTATION[form])
+    decoded = decode_image(data, where="x")
+    assert image_size(data) == decoded.size == (48, 32)
+    middles = np.s_[8::16, 12::24]
+    assert np.abs(np.asarray(decoded)[middles].astype(int) - seen[middles]).max() < 12
+
+
+@pytest.mark.parametrize("kind", [1, 3, 4, 6, 8, 9])
+def test_a_tiff_may_hold_its_orientation_in_another_sort_of_integer(kind: int) -> None:
+    """Pillow turns only those of a SHORT or LONG; a picture is turned once whoever does it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = bytearray(encode(Image.fromarray(np.arange(24 * 3, dtype=np.uint8).reshape(4, 6, 3)), "TIFF", exif=exif))
+    entry = data.index(b"\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00")
+    data[entry + 2] = kind
+    decoded = decode_image(bytes(data), where="x")
+    assert image_size(bytes(data)) == decoded.size == (4, 6)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
 def test_every_mode_becomes_rgb(mode):
     image = Image.new("L", (5, 3), 200)
