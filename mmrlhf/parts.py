@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from mmrlhf.errors import DataError
 from mmrlhf.files import read_regular, write_json
+from mmrlhf.trees import flat
 
 MADE_BY, CHECKSUM = "made_by", "crc32"
 _ABSENT = "nothing"
@@ -93,7 +94,7 @@ def begin(record: Path, made_by: Mapping[str, Any], *, what: str, read: Callable
 
 def require_same(stored: Mapping[str, Any], now: Mapping[str, Any], *, where: Path, what: str) -> None:
     """Refuse, with DataError, to go on with what something else has made; names every difference."""
-    old, new = _flatten(stored), _flatten(now)
+    old, new = flat(stored), flat(now)
     differs = [name for name in sorted({*old, *new}) if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
     if differs:
         raise DataError(
@@ -113,9 +114,3 @@ def _as_stored(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checksum(content: Mapping[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(content).encode()):08x}"
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        return {k: v for key, item in value.items() for k, v in _flatten(item, f"{name}.{key}".lstrip(".")).items()}
-    return {name: value}

@@ -29,6 +29,15 @@ def named_leaves(tree: Any, separator: str = ".", prefix: str = "") -> Iterator[
         yield prefix, tree
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Lay mappings inside one another out as `outer.inner` -> value; a list is a value, and so is an empty mapping."""
+    found: dict[str, Any] = {}
+    for key, item in tree.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        found |= flat(item, name) if isinstance(item, Mapping) and item else {name: item}
+    return found
+
+
 def described_objects(tree: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (dotted path, node) for every mapping of a tree that says `_target_`, outer ones first; "" is the top."""
     if isinstance(tree, Mapping) and "_target_" in tree:

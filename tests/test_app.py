@@ -51,6 +51,12 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("stages.fake_world.size=???", ConfigError, "add stages.fake_world.size=..."),
         ("+stages.fake_train.policy=${benchmark.root}", ConfigError, "add benchmark.root=..."),
         ("+stages.fake_world.root=${nothing.there}", ConfigError, "not there"),
+        ("method.w=inf", ConfigError, "finite number"),
+        (
+            "+stages.fake_train.policy={a: [1, nan]}",
+            ConfigError,
+            "no finite number\n  where: stages.fake_train.policy.a.1",
+        ),
         ("trainer.devices=none", ConfigError, "trainer.devices"),
         ("logger.wandb=maybe", ConfigError, "logger.wandb"),
     ],

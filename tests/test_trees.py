@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from mmrlhf.trees import described_objects, leaves, map_leaves, named_leaves
+from mmrlhf.trees import described_objects, flat, leaves, map_leaves, named_leaves
 
 KEYS = st.text("abc", min_size=1, max_size=3)
 LEAVES = st.none() | st.booleans() | st.integers() | st.text("xyz", max_size=3)
@@ -31,6 +31,15 @@ def test_names_are_those_of_omegaconf(tree: dict[str, Any]) -> None:
 def test_tuples_and_keys_become_what_json_has() -> None:
     assert map_leaves({1: (2, 3)}, str) == {"1": ["2", "3"]}
     assert list(named_leaves({"a": {"b": [5]}}, "/")) == [("a/b/0", 5)]
+
+
+@given(st.dictionaries(KEYS, st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_size=3)), max_size=3))
+def test_flat_settings_are_those_that_can_be_set_one_by_one(tree: dict[str, Any]) -> None:
+    config = OmegaConf.create(tree)
+    for name, value in flat(tree).items():
+        assert OmegaConf.select(config, name) == value
+    assert [value for value in flat(tree).values() if value != {}] == list(leaves(tree))
+    assert flat({"a": {"b": [1, {"c": 2}], "d": {}}}) == {"a.b": [1, {"c": 2}], "a.d": {}}
 
 
 def test_objects_are_found_at_every_depth() -> None:

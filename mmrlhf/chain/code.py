@@ -13,11 +13,13 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
+
+from mmrlhf.trees import leaves
 
 PACKAGE = "mmrlhf"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +53,7 @@ def split_closure(target: str, settings: Any) -> tuple[dict[str, str], dict[str,
         target: dotted name of the stage's function.
         settings: may name functions and classes in `_target_`s, or modules' members as text, at any depth.
     """
-    names = {target, *_dotted_texts(settings)}
+    names = {target, *(leaf for leaf in leaves(settings) if isinstance(leaf, str) and _DOTTED.fullmatch(leaf))}
     found = closure({name.rpartition(".")[0] for name in names} | names)
     package = {name: value for name, value in found.items() if name.partition(".")[0] == PACKAGE}
     return package, {name: value for name, value in found.items() if name not in package}
@@ -75,17 +77,6 @@ def describe(modules: list[str], most: int = 3) -> str:
     """Name a few modules and count the rest."""
     shown = ", ".join(name.removeprefix(f"{PACKAGE}.") for name in modules[:most])
     return shown + (f" and {len(modules) - most} more" if len(modules) > most else "")
-
-
-def _dotted_texts(settings: Any) -> Iterator[str]:
-    if isinstance(settings, Mapping):
-        for value in settings.values():
-            yield from _dotted_texts(value)
-    elif isinstance(settings, list | tuple):
-        for value in settings:
-            yield from _dotted_texts(value)
-    elif isinstance(settings, str) and _DOTTED.fullmatch(settings):
-        yield settings
 
 
 def module_file(name: str) -> Path | None:

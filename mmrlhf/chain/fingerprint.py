@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,18 @@ FINGERPRINT_DIGITS = 12
 
 
 def canonical_json(value: Any) -> str:
-    """Write settings in one way only: keys sorted, no spaces, 1.0 as 1 (a sweep may say either)."""
-    return json.dumps(
-        map_leaves(value, _normalise), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
+    """Write settings in one way only: keys sorted, no spaces, 1.0 as 1 (a sweep may say either).
+
+    Raises ConfigError for what is no number, text, list or mapping, and for numbers that are not finite.
+    """
+    return json.dumps(map_leaves(value, _normalise), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def _normalise(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(
+            "a setting is no finite number", given=value, expected="a number; null where there is no limit"
+        )
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Path):
@@ -74,10 +80,22 @@ def path_token(path: Path) -> str:
 
 
 def _listing(path: Path) -> Iterator[list[Any]]:
-    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    files = [path] if path.is_file() else sorted(_files_below(path, ()))
     for file in files:
         stat = file.stat()
         yield [file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns]
+
+
+def _files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Files of a folder, also behind links to folders, which readers follow; a link to a folder above ends there."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from _files_below(item, (*above, real))
+        elif item.is_file():
+            yield item
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

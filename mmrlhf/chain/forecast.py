@@ -14,6 +14,7 @@ from mmrlhf.chain.order import Node, is_reusable
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.store import Artifact, Recipe
 from mmrlhf.files import hide_credentials
+from mmrlhf.trees import flat
 
 _MOST_REASONS = 4
 _LONGEST = 40
@@ -90,7 +91,7 @@ def _records(folder: Path) -> Iterator[dict[str, Any]]:
 
 def reasons(recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
     """In what a recipe differs from the record of an artefact: settings, inputs, contents, version, code."""
-    before, now = _flat(record.get("settings", {})), _flat(hide_credentials(recipe.settings))
+    before, now = flat(record.get("settings", {})), flat(hide_credentials(recipe.settings))
     found = [f"{name} {_short(before, name)} -> {_short(now, name)}" for name in changed(before, now)]
     found += [f"input {name} is another" for name in changed(record.get("inputs", {}), recipe.inputs)]
     held, holds = record.get("sources", {}), hide_credentials(recipe.sources)
@@ -110,9 +111,3 @@ def reasons(recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
 def _short(values: Mapping[str, Any], name: str) -> str:
     text = json.dumps(values[name], ensure_ascii=False) if name in values else "nothing"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        return {k: v for key, item in value.items() for k, v in _flat(item, f"{name}.{key}".lstrip(".")).items()}
-    return {name: list(value) if isinstance(value, tuple) else value}

@@ -11,17 +11,23 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from mmrlhf.chain.fingerprint import ARTIFACT_FILE, FINGERPRINT_DIGITS
-from mmrlhf.chain.store import BUILDING, LOCK, PROCESSES, USED
+from mmrlhf.chain.store import BEGUN_FILE, BUILDING, LOCK, PROCESSES, USED, noted_runs
 from mmrlhf.files import expanded
 
 LINKS = "artifacts"  # of a run's folder
 _DAY = 24 * 3600.0
-_NAME = re.compile(rf"([0-9a-f]{{{FINGERPRINT_DIGITS}}})({re.escape(BUILDING)}|{re.escape(PROCESSES)})?")
+# NAME, NAME.building, NAME.processes; .NAME.<random>.part was replaced or removed, and is there after a crash only
+_NAME = re.compile(
+    rf"(?P<hidden>\.)?(?P<name>[0-9a-f]{{{FINGERPRINT_DIGITS}}})"
+    rf"(?P<suffix>{re.escape(BUILDING)}|{re.escape(PROCESSES)})?"
+    r"(?(hidden)\.[0-9a-f]{16}\.part)"
+)
+Kind = Literal["finished", "unfinished", "exchange", "leftover", "other"]
 _ARTIFACT_TOKEN = re.compile(r"artifact:([0-9a-f]{64})")
 
 
@@ -29,25 +35,33 @@ _ARTIFACT_TOKEN = re.compile(r"artifact:([0-9a-f]{64})")
 class Holding:
     """One folder of a store.
 
-    finished: whether it is an artefact; bytes: of its files; age: seconds since its last use, or since anything was
-    written to it; runs: kept runs that refer to it; kept: whether one of these, or an artefact of theirs, needs it;
-    locked: whether a process is building it.
+    kind: `finished` is an artefact; `unfinished` goes on in the next run; `exchange` is of the processes of one stage;
+    `leftover` of a removal that was stopped; `other` nothing of the chain's, as features of pictures. bytes: of its
+    files; used: when it was used last, or anything was written to it, in seconds since 1970; runs: kept runs that refer
+    to it; kept: whether one of these, or an artefact of theirs, needs it; locked: whether a process is building it.
     """
 
     stage: str
     fingerprint: str
     folder: Path
-    finished: bool
+    kind: Kind
     bytes: int
-    age: float
+    used: float
     runs: tuple[str, ...]
     kept: bool
     locked: bool
 
     @property
+    def age(self) -> float:
+        """Seconds since its last use."""
+        return max(0.0, time.time() - self.used)
+
+    @property
     def removable(self) -> bool:
-        """Whether pruning takes it: an artefact that nothing refers to, or what a day has not continued."""
-        return not self.locked and (not self.kept if self.finished else self.age > _DAY)
+        """Whether pruning takes it: what no kept run refers to, and what is unfinished only after a day."""
+        if self.locked or self.kept or self.kind == "other":
+            return False
+        return self.kind in ("finished", "leftover") or self.age > _DAY
 
 
 def take_stock(root: Path, outputs: Iterable[Path]) -> list[Holding]:
@@ -58,23 +72,39 @@ def take_stock(root: Path, outputs: Iterable[Path]) -> list[Holding]:
         outputs: folders with runs' folders in them, at any depth; the runs that a store remembers count as well.
     """
     root = expanded(root).resolve()
-    folders = [folder for folder in sorted(root.glob("*/*")) if folder.is_dir() and _NAME.fullmatch(folder.name)]
+    folders = [folder for folder in sorted(root.glob("*/*")) if folder.is_dir()]
     runs = {folder: sorted(found) for folder, found in _references(root, outputs).items()}
+    runs |= {folder.with_name(folder.name + BUILDING): found for folder, found in runs.items()}
     kept = _needed({folder for folder in folders if folder in runs}, root)
     return [_holding(folder, tuple(runs.get(folder, ())), folder in kept) for folder in folders]
 
 
 def _holding(folder: Path, runs: tuple[str, ...], kept: bool) -> Holding:
     sizes_and_times = [(stat.st_size, stat.st_mtime) for stat in _stats(folder)]
-    finished = _NAME.fullmatch(folder.name) is not None and "." not in folder.name
-    stamp = folder.with_name(folder.name + USED)
-    newest = max([time_ for _, time_ in sizes_and_times], default=folder.stat().st_mtime)
-    used = stamp.stat().st_mtime if finished and stamp.exists() else newest
-    name = folder.name[:FINGERPRINT_DIGITS]
+    written = max([time_ for _, time_ in sizes_and_times], default=folder.stat().st_mtime)
+    match = _NAME.fullmatch(folder.name)
+    name = match["name"] if match is not None else folder.name
+    kind = _kind(match)
+    noted = _last_use(folder.with_name(name))
+    used = noted or written if kind == "finished" else max(noted, written)
     return Holding(
-        folder.parent.name, name, folder, finished, sum(size for size, _ in sizes_and_times),
-        max(0.0, time.time() - used), runs, kept, _is_locked(folder.with_name(name + LOCK)),
+        folder.parent.name, name, folder, kind, sum(size for size, _ in sizes_and_times), used, runs, kept,
+        match is not None and _is_locked(folder.with_name(name + LOCK)),
     )  # fmt: skip
+
+
+def _kind(match: re.Match[str] | None) -> Kind:
+    if match is None:
+        return "other"
+    if match["hidden"]:
+        return "leftover"
+    return {None: "finished", BUILDING: "unfinished", PROCESSES: "exchange"}[match["suffix"]]  # type: ignore[return-value]
+
+
+def _last_use(folder: Path) -> float:
+    """When a run noted its use of an artefact, finished or begun; 0 where none has."""
+    stamp = folder.with_name(folder.name + USED)
+    return stamp.stat().st_mtime if stamp.exists() else 0.0
 
 
 def _stats(folder: Path) -> Iterator[os.stat_result]:
@@ -93,7 +123,7 @@ def _references(root: Path, outputs: Iterable[Path]) -> dict[Path, set[str]]:
         found.setdefault(link, set()).add(str(run))
     for stamp in root.glob(f"*/*{USED}"):
         artifact = stamp.with_name(stamp.name.removesuffix(USED))
-        kept = {line for line in stamp.read_text(encoding="utf-8").split("\n") if line and Path(line).is_dir()}
+        kept = {run for run in noted_runs(stamp) if Path(run).is_dir()}
         found.setdefault(artifact, set()).update(kept)
     return {folder: runs for folder, runs in found.items() if runs}
 
@@ -112,7 +142,7 @@ def _links(place: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _needed(folders: Iterable[Path], root: Path) -> set[Path]:
-    """Artefacts that are referred to, with all that these were made from."""
+    """Folders that are referred to, finished or not, with all that these were made from."""
     by_fingerprint = {path.parent.name: path.parent for path in root.glob(f"*/*/{ARTIFACT_FILE}")}
     found: set[Path] = set()
     waiting = list(folders)
@@ -130,9 +160,10 @@ def _needed(folders: Iterable[Path], root: Path) -> set[Path]:
 
 
 def _record(folder: Path) -> Mapping[str, Any]:
+    name = ARTIFACT_FILE if (folder / ARTIFACT_FILE).exists() else BEGUN_FILE
     try:
-        content = json.loads((folder / ARTIFACT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -145,21 +176,33 @@ def _is_locked(lock_file: Path) -> bool:
             return False
     except Timeout:
         return True
+    except PermissionError:  # of someone else's store; removing says that it is closed
+        return False
 
 
 def remove(holdings: Sequence[Holding]) -> list[Holding]:
-    """Remove folders of a store, each under its lock; returns those that are gone, without any being built now."""
+    """Remove folders of a store, each under its lock; returns those that are gone.
+
+    What is being built stays, and so does what a run has used, or begun, since stock was taken.
+    """
     gone = []
     for holding in holdings:
         name = holding.folder.with_name(holding.fingerprint)
         try:
             with FileLock(f"{name}{LOCK}").acquire(timeout=0):
-                away = holding.folder.with_name(f".{holding.folder.name}.{secrets.token_hex(8)}.part")
-                os.rename(holding.folder, away)  # at once, so that nobody finds half of it
-                shutil.rmtree(away)
-                if holding.finished:
-                    Path(f"{name}{USED}").unlink(missing_ok=True)
-                gone.append(holding)
+                if _last_use(name) <= holding.used:
+                    _remove(holding.folder)
+                    gone.append(holding)
+                    if not name.exists() and not name.with_name(name.name + BUILDING).exists():
+                        Path(f"{name}{USED}").unlink(missing_ok=True)
         except (Timeout, FileNotFoundError):
             continue  # it is being built, or gone already
     return gone
+
+
+def _remove(folder: Path) -> None:
+    away = folder
+    if not folder.name.endswith(".part"):
+        away = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
+        os.rename(folder, away)  # at once, so that nobody finds half of it
+    shutil.rmtree(away)

@@ -98,9 +98,11 @@ class Runner:
             recipe, differs = self.store.choose(self.recipe(node, artifacts), self.code)
             self._tell(node, differs)
             settings = replace_references(node.settings, lambda name, sub: _place(artifacts[name], sub))
+            if self.group.rank == 0:
+                self.store.note_use(recipe, self.work)  # before: what this run leaves unfinished is its own, too
             artifacts[node.name] = self._build(node, recipe, settings)
             if self.group.rank == 0:
-                self.store.note_use(artifacts[node.name], self.work)
+                self.store.note_use(recipe, self.work)
         return list(artifacts.values())
 
     def recipe(self, node: Node, artifacts: Mapping[str, Artifact]) -> Recipe:

@@ -89,9 +89,9 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = expanded(root).resolve()
 
-    def folder(self, recipe: Recipe) -> Path:
+    def folder(self, made: Recipe | Artifact) -> Path:
         """Where the artefact lies, or will lie."""
-        return self.root / recipe.stage / recipe.fingerprint[:FINGERPRINT_DIGITS]
+        return self.root / made.stage / made.fingerprint[:FINGERPRINT_DIGITS]
 
     def building(self, recipe: Recipe) -> Path:
         """Where the artefact is filled before it is finished; kept after a crash."""
@@ -111,34 +111,45 @@ class Store:
         record = self.folder(recipe) / ARTIFACT_FILE
         if not record.is_file():
             return None
-        try:
-            content = json.loads(record.read_text(encoding="utf-8"))
-            fingerprint, seconds, summary = content["fingerprint"], content["seconds"], content["summary"]
-            code = content.get("code", {}).get("package", {})
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-            raise DataError("an artefact's record is damaged", where=record, fix="delete its folder") from error
-        if fingerprint != recipe.fingerprint:
+        found = _read_artifact(record)
+        if found.fingerprint != recipe.fingerprint:
             raise DataError(
                 "an artefact's folder holds another artefact",
                 where=record,
-                given=fingerprint,
+                given=found.fingerprint,
                 expected=recipe.fingerprint,
                 fix="delete its folder",
             )
-        return Artifact(recipe.stage, fingerprint, self.folder(recipe), float(seconds), summary, True, code)
+        return found
 
     def choose(self, recipe: Recipe, code: CodePolicy) -> tuple[Recipe, list[str]]:
         """Which artefact is meant, among those that differ in the code of this package alone; and what changed.
 
-        The one of exactly this code, where there is one. Else the one that there is: reused under `warn` and `ignore`,
-        and with `rebuild` left beside a new one. Returns the modules that differ from it, none where that is no matter.
+        The one of exactly this code, where there is one. Else the one that was built last: reused under `warn` and
+        `ignore`, and with `rebuild` left beside a new one. Returns the modules that differ from it, none where that is
+        no matter.
         """
         exact = recipe.with_code()
         if self.find(exact) is not None:
             return exact, []
-        found = self.find(recipe)
-        differs = changed(found.package_code, recipe.package_code) if found is not None else []
-        return (exact if differs and code == "rebuild" else recipe), differs
+        first = self.find(recipe)
+        if first is not None and not changed(first.package_code, recipe.package_code):
+            return recipe, []
+        last = self._last_built(recipe)
+        if last is None:
+            return recipe, []
+        differs = changed(last.package_code, recipe.package_code)
+        return (exact if code == "rebuild" else replace(recipe, fingerprint=last.fingerprint)), differs
+
+    def _last_built(self, recipe: Recipe) -> Artifact | None:
+        """The newest artefact of a recipe, by whatever code of this package; None where there is none."""
+        records = [(path.stat().st_mtime_ns, path) for path in (self.root / recipe.stage).glob(f"*/{ARTIFACT_FILE}")]
+        for _, record in sorted(records, reverse=True):
+            with suppress(DataError):  # `find` says what is damaged, where it is needed
+                found = _read_artifact(record)
+                if found.fingerprint in (recipe.fingerprint, digest(recipe.fingerprint, found.package_code)):
+                    return found
+        return None
 
     def build(self, recipe: Recipe, make: Callable[[Path], Mapping[str, Any]], code: CodePolicy = "warn") -> Artifact:
         """Return the artefact, after `make(folder)` has filled its folder if it was missing.
@@ -223,15 +234,17 @@ class Store:
             "git": git_commit(),
         }
 
-    def note_use(self, artifact: Artifact, run: Path) -> None:
-        """Keep in mind when an artefact was used last, and by which run's folder (`<first 12 digits>.used`)."""
-        stamp = artifact.folder.with_name(artifact.folder.name + USED)
-        known = stamp.read_text(encoding="utf-8").split("\n") if stamp.exists() else []
+    def note_use(self, made: Recipe | Artifact, run: Path) -> None:
+        """Keep in mind when an artefact was used or begun last, and by which run's folder (`<12 digits>.used`)."""
+        folder = self.folder(made)
+        stamp = folder.with_name(folder.name + USED)
         line = str(Path(run).absolute())
-        with suppress(OSError), stamp.open("a", encoding="utf-8") as file:  # a store of someone else's may be read-only
-            if line not in known:
-                file.write(f"{line}\n")
-            os.utime(stamp)
+        with suppress(OSError):  # a store of someone else's may be read-only
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            with stamp.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                if line not in noted_runs(stamp):
+                    file.write(f"{line}\n")
+                os.utime(stamp)
 
     @contextmanager
     def _lock(self, recipe: Recipe) -> Iterator[None]:
@@ -253,6 +266,22 @@ def final_place(path: Path) -> Path:
     """Where a file of an artefact under work lies once that is finished; any other path is returned as it is."""
     under_work = re.compile(rf"([0-9a-f]{{{FINGERPRINT_DIGITS}}}){re.escape(BUILDING)}")
     return Path(*(under_work.sub(r"\1", part) if under_work.fullmatch(part) else part for part in path.parts))
+
+
+def noted_runs(stamp: Path) -> list[str]:
+    """Folders of the runs that `Store.note_use` has noted; a folder's name may be no text."""
+    return [line for line in stamp.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line]
+
+
+def _read_artifact(record: Path) -> Artifact:
+    """Read the record of a finished artefact; raises DataError where it is damaged."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        fingerprint, seconds, summary = str(content["fingerprint"]), float(content["seconds"]), content["summary"]
+        code = dict(content.get("code", {}).get("package", {}))
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise DataError("an artefact's record is damaged", where=record, fix="delete its folder") from error
+    return Artifact(record.parent.parent.name, fingerprint, record.parent, seconds, summary, True, code)
 
 
 def _begun_by(building: Path) -> dict[str, str]:

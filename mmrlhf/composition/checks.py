@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from mmrlhf.chain.order import Node, check_signature, stage_function, stage_modu
 from mmrlhf.composition.config import check_declared, is_open, make, plain_settings
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded, is_remote
-from mmrlhf.trees import leaves
+from mmrlhf.trees import leaves, named_leaves
 
 # the inputs that may be hub ids
 CHECKPOINT_INPUTS = ("base", "policy", "trained")
@@ -50,6 +51,7 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
     for node in chain:
         check_signature(node)
         check_declared(stage_function(node.target), node.settings, f"stages.{node.name}")
+        _check_numbers(node)
     for node in chain:
         _check_inputs(node, inputs)
     make(runtime, "runtime")
@@ -62,6 +64,16 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
         check = getattr(module, "check", None)
         if check is not None and not node.references and node.target.endswith(".run"):
             check(**with_paths(stage_function(node.target), arguments))
+
+
+def _check_numbers(node: Node) -> None:
+    """Refuse infinity and what is no number, wherever they stand: a fingerprint has no place for them."""
+    for name, value in named_leaves(node.settings):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(
+                "a setting is no finite number", argument=f"stages.{node.name}.{name}", given=value,
+                expected="a number; null where there is no limit",
+            )  # fmt: skip
 
 
 def _check_inputs(node: Node, inputs: frozenset[str]) -> None:

@@ -21,6 +21,11 @@ from mmrlhf.terminal.words import add_row, literal, new_table, show
 
 WORD = "artifacts"
 _USAGE = f"{WORD}, or {WORD} prune [--yes]; paths.artifacts=DIR and paths.outputs=DIR say where"
+_WITHOUT_RUNS = {
+    "exchange": "of processes that have ended",
+    "leftover": "left by a removal that was stopped",
+    "other": "any run may use it; delete it by hand",
+}
 _MULTIRUN = Path("multirun")  # where Hydra puts sweeps by default
 
 
@@ -78,12 +83,15 @@ def inventory_table(holdings: Sequence[Holding], root: Path) -> Table:
 def _runs(holding: Holding) -> str:
     if holding.locked:
         return "being built"
-    if not holding.finished:
+    if holding.kind in _WITHOUT_RUNS:
+        return _WITHOUT_RUNS[holding.kind]
+    if holding.kind == "unfinished" and not holding.runs:
         return "unfinished" + (", of an earlier day" if holding.removable else "")
     if not holding.runs:
         return "none, but others are made from it" if holding.kept else "none"
     more = [f"{len(holding.runs) - 3} more"] if len(holding.runs) > 3 else []
-    return ", ".join([*(short_path(Path(run)) for run in holding.runs[:3]), *more])
+    state = "unfinished: " if holding.kind == "unfinished" else ""
+    return state + ", ".join([*(short_path(Path(run)) for run in holding.runs[:3]), *more])
 
 
 def _size(count: float) -> str:

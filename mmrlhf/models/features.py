@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.files import written
 from mmrlhf.models.families import base_model, joined_media, parts, vision_modules
 from mmrlhf.models.load import ModelSettings
+from mmrlhf.trees import named_leaves
 
 # Encoders of a stock model, and the tensor without which there is nothing to encode.
 _ENCODERS = {"image": ("get_image_features", "pixel_values"), "video": ("get_video_features", "pixel_values_videos")}
@@ -94,7 +95,7 @@ class VisionFeatures:
             self.num_read += 1
             return _nested(_read(path, next(iter(tensors.values())).device))
         features = self._compute(tensors)
-        _write(path, dict(_flat(features)))
+        _write(path, {name: _stored(tensor) for name, tensor in named_leaves(features, "/")})
         self.num_written += 1
         return features
 
@@ -185,18 +186,13 @@ def _as_lists(value: Any) -> Features:
     return value if isinstance(value, Tensor) else [_as_lists(each) for each in value]
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors of nested mappings and lists, named by their path: `image.deepstack_features/0/2`."""
-    if isinstance(value, Tensor):
-        yield name, value.cpu().clone(memory_format=torch.contiguous_format)
-        return
-    entries = value.items() if isinstance(value, Mapping) else enumerate(value)
-    for key, each in entries:
-        yield from _flat(each, f"{name}/{key}" if name else str(key))
+def _stored(tensor: Tensor) -> Tensor:
+    """A tensor as a file keeps it, sharing no memory with another."""
+    return tensor.cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _nested(tensors: Mapping[str, Tensor]) -> dict[str, Features]:
-    """The inverse of `_flat`."""
+    """Mappings and lists again of tensors that are named by their path: `image.deepstack_features/0/2`."""
     found: dict[str, Any] = {}
     for name in sorted(tensors, key=lambda path: [int(part) if part.isdigit() else part for part in path.split("/")]):
         first, *numbers = name.split("/")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -199,6 +201,33 @@ def test_our_own_code_is_said_or_decides(
     assert "code has changed" not in caplog.text
     (our_package / "losses" / "links.py").write_text("x = 1\n")
     assert _run(tmp_path).folder == first.folder and "code has changed" not in caplog.text
+
+
+def test_what_was_built_last_is_what_other_code_reuses(
+    tmp_path: Path, modules: Write, our_package: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not what was built first: whoever said `code=rebuild` once does not get the old one back after the next pull."""
+    links = our_package / "losses" / "links.py"
+    _stage(modules)
+    built = {}
+    for number in (1, 2, 3):
+        links.write_text(f"x = {number}\n")
+        built[number] = _run(tmp_path, code="rebuild")
+        record = built[number].folder / "artifact.json"
+        os.utime(record, (number, number))
+    assert not any(artifact.reused for artifact in built.values())
+    links.write_text("x = 4\n")
+    caplog.clear()
+    found = _run(tmp_path)
+    assert found.reused and found.folder == built[3].folder and "reused although its code has changed" in caplog.text
+    os.utime(built[2].folder / "artifact.json", (9, 9))
+    assert _run(tmp_path).folder == built[2].folder
+    (built[2].folder / "artifact.json").write_text("{")
+    assert _run(tmp_path).folder == built[3].folder, "a damaged record is nobody's"
+    shutil.rmtree(built[1].folder)
+    assert _run(tmp_path).folder == built[3].folder, "the first may be gone"
+    _stage(modules, version=2)
+    assert not _run(tmp_path).reused, "another version is another artefact"
 
 
 STOPS = """

@@ -51,6 +51,36 @@ def test_a_folder_counts_by_content_not_by_name(tmp_path: Path) -> None:
     assert path_token(tmp_path / "b") != first
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
+    """JSON has none, and NaN is unlike itself."""
+    with pytest.raises(ConfigError, match="no finite number") as caught:
+        digest({"a": [{"b": value}]})
+    assert str(value) in str(caught.value)
+
+
+def test_what_lies_behind_links_counts(tmp_path: Path) -> None:
+    """Pictures are often links to another disk: a link to a file, to a folder, to a folder of links, in a circle."""
+    disk, data = tmp_path / "disk", tmp_path / "data"
+    (disk / "long" / "deep").mkdir(parents=True)
+    data.mkdir()
+    (disk / "long" / "deep" / "1.jpg").write_bytes(b"123")
+    (disk / "2.jpg").write_bytes(b"123")
+    (data / "long").symlink_to(disk / "long")
+    (data / "2.jpg").symlink_to(disk / "2.jpg")
+    (data / "gone").symlink_to(disk / "nothing")
+    (data / "circle").symlink_to(data)
+    tokens = [path_token(data)]
+    for number, file in enumerate((disk / "long" / "deep" / "1.jpg", disk / "2.jpg", disk / "long" / "new.jpg")):
+        file.write_bytes(b"1234" + b"5" * number)
+        tokens.append(path_token(data))
+    (data / "twice").symlink_to(disk / "long")
+    tokens.append(path_token(data))
+    assert len(set(tokens)) == len(tokens) and path_token(data) == tokens[-1]
+    (tmp_path / "copy").mkdir()
+    assert path_token(tmp_path / "copy") != path_token(data)
+
+
 def test_shards_count_by_their_manifest(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"digest": "1"}')
     before = path_token(tmp_path)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mmrlhf.chain import code
 from mmrlhf.chain.forecast import Forecast, forecast_chain, reasons
 from mmrlhf.chain.order import plan_chain, stage_function, with_paths
 from mmrlhf.chain.runner import Runner
@@ -113,6 +114,31 @@ def test_versions_and_code_are_reasons(tmp_path: Path, monkeypatch: pytest.Monke
     assert reasons(recipe, record) == ["your code: mine"]
     record = {"fingerprint": "e" * 64, "code": {"own": {"mine": "2"}, "package": {"mmrlhf.losses.dpo": "1"}}}
     assert reasons(recipe, record) == ["code: losses.dpo"]
+
+
+def test_changed_code_of_this_package_is_told_as_each_policy_treats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "copy" / "mmrlhf"
+    package.mkdir(parents=True)
+    for name in ("__init__", "errors", "processes"):
+        (package / f"{name}.py").write_text("x = 1\n")
+    monkeypatch.setattr(code, "_ROOT", tmp_path / "copy")
+    _build(tmp_path, "sft")
+
+    def said(policy: Any) -> list[tuple[bool, str]]:
+        return [(item.reused, item.why) for item in _forecast(tmp_path, goal="sft", code=policy)]
+
+    assert said("warn") == said("rebuild") == said("ignore") == [(True, ""), (True, "")]
+    (package / "errors.py").write_text("x = 2\n")
+    changed = "code has changed since: errors"
+    assert said("warn") == [(True, changed), (True, changed)] and said("ignore") == [(True, ""), (True, "")]
+    assert said("rebuild") == [(False, "code: errors"), (False, "input world will be built")]
+    _build(tmp_path, "world", code="rebuild")
+    assert said("rebuild") == [(True, ""), (False, "input world is another")]
+    assert said("warn") == [(True, ""), (False, "input world is another")], "as the run itself does it"
+    _build(tmp_path, "sft", code="rebuild")
+    assert said("warn") == said("rebuild") == [(True, ""), (True, "")]
 
 
 def test_what_a_crash_has_left_is_said(tmp_path: Path) -> None:

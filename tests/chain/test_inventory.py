@@ -14,7 +14,10 @@ from filelock import FileLock
 from rich.console import Console
 
 from mmrlhf.chain.inventory import Holding, remove, take_stock
+from mmrlhf.chain.order import plan_chain
+from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.store import Artifact, Recipe, Store
+from mmrlhf.chain.worker import StageCall
 from mmrlhf.composition.inventory_command import show_or_prune
 from mmrlhf.errors import ConfigError
 
@@ -94,6 +97,96 @@ def test_unfinished_work_goes_after_a_day_and_never_under_a_lock(tmp_path: Path)
         gone = remove([found["1"], found["2"]])
     assert _names(gone) == ["1"] and other.is_dir()
     assert sorted(path.name[0] for path in (tmp_path / "store" / "sft").glob("*.building")) == ["0", "2"]
+
+
+def _stopped(store: Store, name: str, run: Path, made_from: str = "") -> Path:
+    """What a run of two days ago has begun and not finished."""
+    inputs = {"up": FINGERPRINTS[made_from]} if made_from else {}
+    recipe = Recipe("pack", FINGERPRINTS[name], inputs=inputs)
+
+    def power_cut(out: Path) -> dict[str, Any]:
+        (out / "checkpoint").write_bytes(b"x" * 100)
+        raise RuntimeError("power cut")
+
+    store.note_use(recipe, run)
+    with pytest.raises(RuntimeError, match="power cut"):
+        store.build(recipe, power_cut)
+    building = store.building(recipe)
+    for path in (*building.iterdir(), building, building.with_name(building.stem + ".used")):
+        os.utime(path, (time.time() - 2 * 24 * 3600,) * 2)
+    return building
+
+
+def test_what_a_kept_run_has_begun_is_kept_with_all_it_is_made_from(tmp_path: Path) -> None:
+    """A training of weeks that waits for its turn on a cluster is no rubbish."""
+    store, run = Store(tmp_path / "store"), tmp_path / "outputs" / "mine"
+    run.mkdir(parents=True)
+    _artifact(store, "a")
+    building = _stopped(store, "b", run, made_from="a")
+    found = {holding.folder.name: holding for holding in take_stock(tmp_path / "store", [tmp_path / "outputs"])}
+    assert not any(holding.removable for holding in found.values())
+    assert found[building.name].runs == (str(run),) and found[building.name].kind == "unfinished"
+    run.rmdir()
+    found = {holding.folder.name: holding for holding in take_stock(tmp_path / "store", [tmp_path / "outputs"])}
+    assert all(holding.removable for holding in found.values()) and len(found) == 2
+    assert len(remove(list(found.values()))) == 2
+    assert sorted(path.suffix for path in (tmp_path / "store" / "pack").iterdir()) == [".lock", ".lock"]
+
+
+def test_the_runner_notes_its_run_before_a_stage_begins(tmp_path: Path) -> None:
+    noted: list[bool] = []
+
+    def invoke(call: StageCall) -> dict[str, Any]:
+        noted.append(any(stamp.read_text() == f"{tmp_path}\n" for stamp in (tmp_path / "store").glob("own/*.used")))
+        raise RuntimeError("power cut")
+
+    runner = Runner(Store(tmp_path / "store"), invoke, runtime={}, work=tmp_path)
+    nodes = {"own": {"_target_": "stand_ins.fake_stages.source"}}
+    with pytest.raises(RuntimeError, match="power cut"):
+        runner.run(plan_chain("own", nodes.__getitem__, list(nodes)))
+    assert noted == [True]
+
+
+def test_what_has_been_used_since_the_question_was_asked_stays(tmp_path: Path) -> None:
+    store, run = Store(tmp_path / "store"), tmp_path / "elsewhere"
+    used, unused = _artifact(store, "a"), _artifact(store, "b")
+    store.note_use(unused, tmp_path / "gone")
+    begun = _stopped(store, "c", tmp_path / "gone")
+    doomed = [holding for holding in take_stock(tmp_path / "store", []) if holding.removable]
+    assert len(doomed) == 3
+    time.sleep(0.01)
+    store.note_use(used, run)
+    store.note_use(Recipe("pack", FINGERPRINTS["c"]), run)
+    assert [holding.folder for holding in remove(doomed)] == [unused.folder]
+    assert used.folder.is_dir() and begun.is_dir()
+    assert sorted(stamp.name[0] for stamp in (tmp_path / "store" / "pack").glob("*.used")) == ["0", "2"]
+
+
+def test_everything_in_a_store_is_listed(tmp_path: Path) -> None:
+    """What a killed removal leaves takes room, and so do features of pictures, which are no stage's."""
+    store = Store(tmp_path / "store")
+    _artifact(store, "a")
+    names = (f".{'1' * 12}.{'e' * 16}.part", f".{'2' * 12}.building.{'e' * 16}.part", f"{'3' * 12}.processes")
+    for folder in (*(f"pack/{name}" for name in names), "vision_features/a-model"):
+        (tmp_path / "store" / folder).mkdir(parents=True)
+        (tmp_path / "store" / folder / "data").write_bytes(b"x" * 100)
+    found = take_stock(tmp_path / "store", [])
+    assert sorted(holding.kind for holding in found) == ["exchange", "finished", "leftover", "leftover", "other"]
+    assert all(holding.bytes >= 100 for holding in found)
+    with FileLock(tmp_path / "store" / "pack" / f"{'1' * 12}.lock"):
+        removable = [holding for holding in take_stock(tmp_path / "store", []) if holding.removable]
+    assert [holding.kind for holding in removable] == ["leftover", "finished"], "one is being removed just now"
+    assert len(remove([holding for holding in found if holding.removable])) == 3
+    assert [holding.kind for holding in take_stock(tmp_path / "store", [])] == ["exchange", "other"]
+
+
+def test_names_that_are_no_text_are_noted(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    run = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run-\xff"))
+    run.mkdir()
+    store.note_use(_artifact(store, "a"), run)
+    store.note_use(_artifact(store, "a"), run)
+    assert _by_name(tmp_path)["0"].runs == (str(run),)
 
 
 @pytest.fixture
