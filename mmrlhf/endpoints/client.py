@@ -1,8 +1,8 @@
 """Any endpoint that speaks OpenAI's chat protocol: a service, vLLM, SGLang, llama.cpp, ...
 
 What comes back is a stranger's: an answer has a time and a size that it may take, a redirect is not followed (the
-key would go with it), and a request that is refused for what it says is an outcome with a reason, not the end of the
-others.
+key would go with it), and a request that is refused for what it says, or that fails however often it is made, is an
+outcome with a reason, not the end of the others.
 """
 
 from __future__ import annotations
@@ -39,10 +39,14 @@ _DETAIL = 200  # characters of a service's own words that are shown
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one request: its text, or `problem`, why there is none that may be used."""
+    """What became of one request: its text, or `problem`, why there is none that may be used.
+
+    `failed`: none came, for a reason that may pass (busy, broken off, too slow); otherwise the problem is final.
+    """
 
     text: str
     problem: str = ""
+    failed: bool = False
 
 
 class _Busy(Exception):
@@ -133,7 +137,7 @@ class ChatEndpoint:
                     failed = 0
                 except _Busy as busy:
                     failed += 1
-                    answer = Answer("", f"{busy}, after {self.retries + 1} tries")
+                    answer = Answer("", f"{busy}, after {self.retries + 1} tries", failed=True)
                     if failed >= min(self.give_up_after, len(requests)):
                         raise self._failure(answer.problem) from busy
                 put((name, answer))
@@ -267,6 +271,6 @@ def _asked_for(retry_after: str | None) -> float | None:
         return None
     with contextlib.suppress(ValueError):
         return max(0.0, float(retry_after))
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError, IndexError):
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     return None

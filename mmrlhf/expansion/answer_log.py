@@ -15,6 +15,7 @@ from typing import Any
 
 from mmrlhf.endpoints.client import Answer
 from mmrlhf.errors import DataError
+from mmrlhf.records.json_text import parse_row
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -23,17 +24,26 @@ def read_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise _unreadable(where, line) from error
-            if not isinstance(row, dict):
-                raise _unreadable(where, line)
+                row = parse_row(line, where)
+            except DataError as error:
+                raise DataError(
+                    "a line of answers cannot be read",
+                    where=where, given=f"{error.problem}: {error.given}", expected='{"digest": "...", ...}',
+                    fix="repair the line, or delete it: its request is asked again",
+                ) from error  # fmt: skip
             yield where, row
 
 
-def _unreadable(where: str, line: bytes) -> DataError:
-    given = line[:80].decode(errors="replace")
-    return DataError("a line of answers cannot be read", where=where, given=given, expected='{"digest": "...", ...}')
+def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
+    """A text of a line of answers; raises DataError for one that is missing or no text."""
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise DataError(
+            "an answer lacks a text",
+            where=f"{where}:{name}", given=repr(value), expected=f'{{"{name}": "..."}}',
+            fix="repair the line, or delete it: its request is asked again",
+        )  # fmt: skip
+    return value
 
 
 class AnswerLog:
@@ -66,10 +76,8 @@ class AnswerLog:
                 where=path, given=first.get("made_by"), expected=f"{dict(made_by)}", fix="delete the file to ask again",
             )  # fmt: skip
         for where, row in rows[1:]:
-            try:
-                self.answers[row["digest"]] = Answer(row["text"], row["problem"])
-            except KeyError as error:
-                raise DataError("an answer lacks a field", where=where, given=str(error)) from error
+            digest, text, problem = (text_of(row, name, where) for name in ("digest", "text", "problem"))
+            self.answers[digest] = Answer(text, problem)
 
     def add(self, digest: str, answer: Answer) -> None:
         """Keep an answer; it is on its way to the disk when this returns."""

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmrlhf.endpoints.client import Answer, ChatEndpoint
 from mmrlhf.errors import DataError, ModelError
-from mmrlhf.expansion.answer_log import read_lines
+from mmrlhf.expansion.answer_log import read_lines, text_of
 from mmrlhf.expansion.request import Request
 from mmrlhf.ranges import Count
 from mmrlhf.text import first_line
@@ -54,12 +54,7 @@ class RecordedExpander:
         self.path = Path(path)
         self._texts: dict[str, str] = {}
         for where, row in read_lines(self.path) if self.path.exists() else ():
-            if not isinstance(row.get("digest"), str) or not isinstance(row.get("text"), str):
-                raise DataError(
-                    "a recorded expansion cannot be read",
-                    where=where, given=repr(row)[:80], expected='{"digest": "...", "text": "..."}',
-                )  # fmt: skip
-            self._texts[row["digest"]] = row["text"]
+            self._texts[text_of(row, "digest", where)] = text_of(row, "text", where)
 
     @property
     def name(self) -> str:

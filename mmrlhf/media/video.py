@@ -32,6 +32,7 @@ T = TypeVar("T")
 Sampling = Literal["uniform", "fps", "keyframes"]
 Backend = Literal["auto", "decord", "pyav"]
 TIMEOUT = 120.0
+_LONGEST = 1e9  # seconds of a clip, or its frames; anyone may write more into a record
 _STANDSTILL = 3  # times as long may pass on the clock, for machines that do much else
 
 
@@ -166,7 +167,7 @@ def packed_record(meta: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not isinstance(record, Mapping) or not isinstance(record.get("timestamps"), list):
         return None
     numbers = [*record["timestamps"], record.get("total_frames"), record.get("duration")]
-    return record if all(isinstance(number, int | float) for number in numbers) else None
+    return record if all(type(number) in (int, float) and 0 <= number <= _LONGEST for number in numbers) else None
 
 
 def _check_packed(

@@ -17,6 +17,8 @@ MediaRef = str | Embedded
 PROMPT = ("prompt", "question", "query", "instruction")
 # Above these, numbers do not fit into the tables and tensors that hold them.
 MAX_RANK, MAX_NUMBER = 2**31 - 1, 1e300
+# Responses of one query; every two of them may be a pair.
+MAX_RESPONSES = 512
 
 _PLACEHOLDERS = re.compile(r"\s*(?:<(?:image|video)>\s*)+")
 _LAST_PLACEHOLDER = re.compile(r"(.*?)\s*<(?:image|video)>\s*", re.DOTALL)
@@ -120,6 +122,16 @@ def strip_placeholders(prompt: str) -> tuple[str, int]:
     if match is not None and "<image>" not in match[1] and "<video>" not in match[1]:
         return match[1], 1
     return prompt, 0
+
+
+def check_responses(number: int, where: str) -> None:
+    """Refuse a query with more responses than can be compared with each other (DataError)."""
+    if number > MAX_RESPONSES:
+        raise DataError(
+            "a query has too many responses",
+            where=where, given=f"{number}", expected=f"at most {MAX_RESPONSES}: every two of them may be a pair",
+            fix="keep some of them, or split the query into several with ids and prompts of their own",
+        )  # fmt: skip
 
 
 def wrong_type(where: str, name: str, value: object, expected: str) -> DataError:

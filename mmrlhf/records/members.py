@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from mmrlhf.errors import DataError
 from mmrlhf.records.conversations import as_pair, is_pair
+from mmrlhf.records.fields import MAX_NUMBER, MAX_RANK, check_responses
 from mmrlhf.records.json_text import parse_row
 from mmrlhf.records.ranked_record import from_pair, parse_ranked
 from mmrlhf.types import Media, MediaKind, PreferenceGroup, Response
@@ -95,7 +96,7 @@ def group_from_members(
             "record does not fit its sample",
             where=where, given=f"key {row.get('key')!r}, fields {sorted(row)}", expected=f"fields {sorted(_FIELDS)}",
         )  # fmt: skip
-    wrong = next(_wrong_fields(row), None)
+    wrong = next(_wrong_fields(row, where), None)
     if wrong is not None:
         raise DataError(
             "record is damaged, or not written by this program",
@@ -105,7 +106,7 @@ def group_from_members(
     return _own_group(row, members, shard)
 
 
-def _wrong_fields(row: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+def _wrong_fields(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any, str]]:
     """(field, value, what it should be) of whatever `group_to_sample` would not write: anyone may write a tar."""
     for name in ("key", "prompt", "category", "source", "licence"):
         if not isinstance(row[name], str):
@@ -115,6 +116,7 @@ def _wrong_fields(row: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     if not isinstance(row["responses"], list) or not isinstance(row["media"], list):
         yield "responses, media", (row["responses"], row["media"]), "lists"
         return
+    check_responses(len(row["responses"]), f"{where}:responses")
     for number, response in enumerate(row["responses"]):
         if not isinstance(response, dict) or not _is_response(response):
             yield f"responses.{number}", response, "text, rank, critiques, scores, reasons, model"
@@ -135,11 +137,11 @@ def _is_response(record: Mapping[str, Any]) -> bool:
     return (
         record.keys() == _RESPONSE_FIELDS
         and isinstance(record["text"], str)
-        and (rank is None or (type(rank) is int and rank >= 1))
+        and (rank is None or (type(rank) is int and 1 <= rank <= MAX_RANK))
         and (record["model"] is None or isinstance(record["model"], str))
         and all(isinstance(each, dict) and all(isinstance(text, str) for text in each.values()) for each in texts)
         and isinstance(scores, dict)
-        and all(type(score) in (int, float) for score in scores.values())
+        and all(type(score) in (int, float) and abs(score) <= MAX_NUMBER for score in scores.values())
     )
 
 

@@ -18,6 +18,7 @@ from mmrlhf.records.draft import Draft, Drafts, Rejection, query_hash, query_key
 from mmrlhf.records.fields import (
     PROMPT,
     MediaRef,
+    check_responses,
     id_field,
     media_fields,
     optional_text,
@@ -190,6 +191,7 @@ def _add(queries: dict[tuple[str, str], _Query], row: Row, where: str, group_by:
         (record_id if group_by == "id" else "", found),
         _Query(record_id, found, prompt, images, video, category, where),
     )
+    check_responses(len(query.rows.keys() | {chosen, rejected}), where)
     pair = query.place(chosen, reasons[0]), query.place(rejected, reasons[1])
     said = query.ties if tie else query.pairs
     query.notes["repeated pairs merged"] += pair in said

@@ -15,6 +15,7 @@ from typing import Any
 from mmrlhf.records.fields import (
     PROMPT,
     MediaRef,
+    check_responses,
     media_fields,
     number_map,
     optional_text,
@@ -98,6 +99,7 @@ def _responses(row: Row, where: str) -> list[Response]:
     value = row.get("responses")
     if not isinstance(value, list) or not value:
         raise wrong_type(where, "responses", value, f"a list with at least one response; fields found: {sorted(row)}")
+    check_responses(len(value), f"{where}:responses")
     found = []
     for number, item in enumerate(value):
         place = f"{where}:responses[{number}]"

@@ -24,6 +24,7 @@ from mmrlhf.files import LARGEST_FILE
 from mmrlhf.media.images import image_size
 from mmrlhf.media.video import packed_record, probe_video
 from mmrlhf.records.members import group_from_members
+from mmrlhf.records.tars import tar_members
 from mmrlhf.types import Media, PreferenceGroup
 
 logger = logging.getLogger(__name__)
@@ -125,25 +126,28 @@ def _members(path: Path, stream: BinaryIO) -> Iterator[tuple[str, str, int, byte
     """Yield (key, suffix, offset, bytes) of every file in the tar, and check that the tar ends where it should."""
     end = 0
     try:
-        with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as tar:
-            for info in tar:
-                end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK * info.isreg()
-                if info.isdir() or _WEBDATASET_META.match(info.name):
-                    continue
-                if info.issparse() or info.size > LARGEST_FILE:
-                    raise DataError(
-                        "shard has a member that cannot be read in place",
-                        where=f"{path.name}:{info.name}",
-                        given="a sparse file" if info.issparse() else f"{info.size} bytes",
-                        expected=f"plain files of at most {LARGEST_FILE} bytes",
-                        fix="write the tar without --sparse",
-                    )
-                key, suffix = base_plus_ext(info.name)
-                handle = tar.extractfile(info) if info.isreg() else None
-                if key is None or suffix is None or handle is None:
-                    logger.warning("%s: %s is no member of a sample, webdataset ignores it too", path.name, info.name)
-                    continue
-                yield key, suffix.lower(), info.offset_data, handle.read()
+        for info in tar_members(stream):
+            end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK * info.isreg()
+            if info.isdir() or _WEBDATASET_META.match(info.name):
+                continue
+            if info.issparse() or info.size > LARGEST_FILE:
+                raise DataError(
+                    "shard has a member that cannot be read in place",
+                    where=f"{path.name}:{info.name}",
+                    given="a sparse file" if info.issparse() else f"{info.size} bytes",
+                    expected=f"plain files of at most {LARGEST_FILE} bytes",
+                    fix="write the tar without --sparse",
+                )
+            key, suffix = base_plus_ext(info.name)
+            if key is None or suffix is None or not info.isreg():
+                logger.warning("%s: %s is no member of a sample, webdataset ignores it too", path.name, info.name)
+                continue
+            if any("\ud800" <= sign <= "\udfff" for sign in info.name):
+                raise DataError(
+                    "a member's name is not UTF-8", where=f"{path.name}:{info.name}",
+                    fix="write the tar again, with names in UTF-8",
+                )  # fmt: skip
+            yield key, suffix.lower(), info.offset_data, _bytes_of(stream, info)
     except tarfile.TarError as error:
         raise DataError("shard is cut off or damaged", where=path, given=f"{error}", fix=_REPAIR) from error
     stream.seek(end)
@@ -155,6 +159,14 @@ def _members(path: Path, stream: BinaryIO) -> Iterator[tuple[str, str, int, byte
         )  # fmt: skip
     if any(block):
         raise DataError("shard has a garbled header", where=f"{path}: byte {end}", fix=_REPAIR)
+
+
+def _bytes_of(stream: BinaryIO, info: tarfile.TarInfo) -> bytes:
+    stream.seek(info.offset_data)
+    data = stream.read(info.size)
+    if len(data) < info.size:
+        raise tarfile.ReadError(f"{info.name} has {len(data)} of {info.size} bytes")
+    return data
 
 
 def _row(shard: str, sample: _Sample) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import numpy as np
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import final_place
 from mmrlhf.endpoints.client import Answer
-from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.errors import ConfigError, DataError, HubError, Lines
 from mmrlhf.expansion.answer_log import AnswerLog
 from mmrlhf.expansion.expanders import Expander
 from mmrlhf.expansion.request import INSTRUCTION, Request, make_request, refusals
@@ -39,16 +39,17 @@ NUM_EXAMPLES = 5
 USED = "used"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("shards/manifest.json", "metrics.json")
 
 
 class Outcome(NamedTuple):
-    """A text, and why it is not used; empty where it is."""
+    """A text, and why it is not used (empty where it is); `failed`: none came, and another time one may."""
 
     text: str
     refused: tuple[str, ...]
+    failed: bool = False
 
 
 def run(
@@ -87,6 +88,8 @@ def run(
     Raises:
         ConfigError: an estimate above max_cost, or no price to compare it with.
         DataError: no response has a `source` critique.
+        HubError: more requests than `runtime.max_damaged` allows met a service that was busy, broke off or was too
+            slow, however often they were made. What was answered is kept, and the next run asks for the others.
     """
     index = Index.load(shards)
     rows = index.split("all", 0.0, limit)
@@ -102,6 +105,7 @@ def run(
     )  # fmt: skip
     _check_cost(estimate, max_cost)
     answers = ask_missing(out / ANSWERS, requests, expander, {"expander": expander.name}, runtime)
+    _check_failed({r.digest: answers[r.digest] for r in requests}.values(), expander.name, runtime.max_damaged)
     outcomes = {r.digest: _outcome(r, answers[r.digest], max_new_words, max_growth) for r in requests}
     return _finish(out, index, rows, requests, outcomes, source, target, instruction, estimate, runtime)
 
@@ -109,7 +113,7 @@ def run(
 def _outcome(request: Request, answer: Answer, max_new_words: float, max_growth: float) -> Outcome:
     """What may be used of an answer, and why not."""
     if answer.problem:
-        return Outcome(answer.text, (answer.problem,))
+        return Outcome(answer.text, (answer.problem,), answer.failed)
     found = refusals(request, answer.text, max_new_words=max_new_words, max_growth=max_growth)
     return Outcome(answer.text, tuple(found))
 
@@ -135,19 +139,40 @@ def ask_missing(
 ) -> dict[str, Answer]:
     """Ask for what the log of answers lacks, keep each answer when it comes, and return all by digest.
 
-    A request that was refused has an answer, too: why. It is not asked again.
+    A request that was refused has an answer, too: why. It is not asked again; one that failed is, by the next run.
     """
     kept = AnswerLog(path, made_by)
     try:
         missing = list({r.digest: r for r in requests if r.digest not in kept.answers}.values())
+        failed = {request.digest: Answer("", "no answer came", failed=True) for request in missing}
         if kept.answers:
             log.info("%d of %d expansions were made before", len(kept.answers), len(kept.answers) + len(missing))
         found = expander.expand(missing) if missing else ()
         for request, answer in track(found, "expanding (reasons)", len(missing), enabled=runtime.progress):
-            kept.add(request.digest, answer)
+            if answer.failed:
+                failed[request.digest] = answer
+            else:
+                kept.add(request.digest, answer)
     finally:
         kept.close()
-    return kept.answers
+    return failed | kept.answers
+
+
+def _check_failed(answers: Collection[Answer], expander: str, max_failed: float) -> None:
+    """Stop where more requests failed than may; one may in any case."""
+    reasons = Counter(answer.problem for answer in answers if answer.failed)
+    budget = max(1, int(max_failed * len(answers)))
+    if reasons.total() > budget:
+        raise HubError(
+            "requests were not answered",
+            where=expander,
+            given=Lines(
+                [f"{reasons.total()} of {len(answers)}"]
+                + [f"{count} x {reason}" for reason, count in reasons.most_common(NUM_EXAMPLES)]
+            ),
+            expected=f"at most {budget} (runtime.max_damaged)",
+            fix="run the same command again: what was answered is kept, and only the others are asked",
+        )
 
 
 def _requests(index: Index, rows: np.ndarray, source: str, instruction: str, runtime: Runtime) -> Iterator[Request]:
@@ -185,11 +210,12 @@ def _finish(
 
     write_shards(groups(), folder)
     counts, examples = _count(requests, outcomes)
-    used = counts.pop(USED, 0)
+    used, failed = counts.pop(USED, 0), sum(outcomes[request.digest].failed for request in requests)
     summary = ExpandSummary(
         requests=len(requests),
         used=used,
-        refused=len(requests) - used,
+        refused=len(requests) - used - failed,
+        failed=failed,
         refused_by_reason=dict(counts.most_common()),
         responses_without_a_reason=without,
         estimate=CostEstimate(**estimate),
@@ -197,8 +223,9 @@ def _finish(
     replace(summary, examples=examples).write(out)
     if used < len(requests):
         log.warning(
-            "%d of %d expansions were refused, and the reasons stand instead", len(requests) - used, len(requests)
-        )
+            "of %d expansions %d were refused and %d never came, and the reasons stand instead",
+            len(requests), summary.refused, failed,
+        )  # fmt: skip
     return summary.to_json()
 
 
@@ -209,7 +236,7 @@ def _count(
     counts: Counter[str] = Counter()
     examples: dict[str, list[ExpansionExample]] = {}
     for request in requests:
-        text, refused = outcomes[request.digest]
+        text, refused, _ = outcomes[request.digest]
         for reason in refused or (USED,):
             counts[reason] += 1
             if len(examples.setdefault(reason, [])) < NUM_EXAMPLES:
@@ -229,7 +256,7 @@ def expanded(
     for response in group.responses:
         if _reason(response, source):
             reason = response.critiques[source]
-            text, refused = outcomes[make_request(group, response, reason, instruction).digest]
+            text, refused, _ = outcomes[make_request(group, response, reason, instruction).digest]
             response = replace(response, critiques={**response.critiques, target: reason if refused else text})
         responses.append(response)
     return replace(group, responses=tuple(responses), shard="")

@@ -59,11 +59,15 @@ class ExpansionExample(Summary):
 
 @dataclass(frozen=True)
 class ExpandSummary(Summary):
-    """Stage `expand`; examples by reason of refusal are in the file only."""
+    """Stage `expand`; examples by reason of refusal are in the file only.
+
+    `failed` are requests that no answer came to; why is among the reasons.
+    """
 
     requests: int
     used: int
     refused: int
+    failed: int
     refused_by_reason: Mapping[str, int]
     responses_without_a_reason: int
     estimate: CostEstimate

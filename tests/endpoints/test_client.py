@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from email.utils import formatdate
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from stand_ins.chat_endpoint import ChatServer, chat_server, said
 
-from mmrlhf.endpoints.client import Answer, ChatEndpoint
+from mmrlhf.endpoints.client import Answer, ChatEndpoint, _asked_for
 from mmrlhf.errors import ConfigError, HubError
 
 
@@ -58,6 +60,25 @@ def test_the_pause_that_a_service_asks_for_is_made(server: ChatServer, form: str
 
 
 @pytest.mark.parametrize(
+    "said",
+    ["Mon, 01 Jan 0001 00:00:00 +2300", "Fri, 31 Dec 9999 23:59:59 -2359", "soon", "", "-5", "nan", "1 Jan", "9" * 400,
+     "Mon, 01 Jan 2024 00:00:00 +99999999"],
+)  # fmt: skip
+def test_a_pause_that_is_none_is_not_made(said: str) -> None:
+    pause = _asked_for(said)
+    assert pause is None or pause >= 0
+
+
+@given(
+    st.text(max_size=20)
+    | st.from_regex(r"(Mon, )?[0-9]{1,2} Jan [0-9]{1,5} [0-9:]{0,9} [+-][0-9]{1,9}", fullmatch=True)
+)
+def test_any_pause(said: str) -> None:
+    pause = _asked_for(said)
+    assert pause is None or pause >= 0
+
+
+@pytest.mark.parametrize(
     ("body", "answer"),
     [
         (said("half of an", "length"), Answer("half of an", "cut off")),
@@ -82,6 +103,7 @@ def test_a_request_that_always_fails_is_an_outcome_and_the_others_go_on(server: 
     found = ask(server, *prompts, retries=2, concurrency=1)
     assert {p: found[p] for p in prompts if p != "bad"} == {p: Answer(p) for p in prompts if p != "bad"}
     assert found["bad"].text == "" and f"HTTP {code}" in found["bad"].problem
+    assert found["bad"].failed == (code == 500), "what was refused is final, what failed may be asked again"
     assert sum(content["messages"][0]["content"] == "bad" for _, _, content in server.seen) == tries
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from stand_ins.archives import tar_of, zip_of
+from stand_ins.archives import END, HOSTILE, member, tar_of, zip_of
 
 from mmrlhf.errors import DataError
 from mmrlhf.records.archives import unpack
@@ -78,3 +79,48 @@ def test_an_archive_larger_than_the_disk_is_refused_before_it_is_unpacked(
     with pytest.raises(DataError, match="does not fit"):
         unpack(path, tmp_path, watch=watch)
     assert not (tmp_path / "long").exists()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_header_that_no_program_writes_is_damage(tmp_path: Path, kind: str, packed: bool) -> None:
+    data = tar_of({"long/a.jpg": b"A"})[:1024] + HOSTILE[kind]("long/b.jpg", b"B" * 700) + END
+    path = tmp_path / ("long.tar.gz" if packed else "long.tar")
+    path.write_bytes(gzip.compress(data) if packed else data)
+    with pytest.raises(DataError, match="damaged"):
+        unpack(path, tmp_path, watch=watch)
+
+
+@pytest.mark.parametrize("archive_of", [tar_of, zip_of])
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("n" * 300,)], ids=str)
+def test_names_that_no_folder_can_hold(tmp_path: Path, archive_of, names: tuple[str, ...]) -> None:
+    path = tmp_path / f"long.{archive_of.__name__[:3]}"
+    path.write_bytes(archive_of(dict.fromkeys(names, b"x")))
+    with pytest.raises(DataError, match="names that no folder can hold"):
+        unpack(path, tmp_path, watch=watch)
+
+
+def test_a_name_with_a_zero_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "long.tar"
+    path.write_bytes(member("x", b"x", pax={"path": "long/a\0.jpg"}) + END)
+    with pytest.raises(DataError, match="damaged"):
+        unpack(path, tmp_path, watch=watch)
+
+
+def test_a_second_name_of_a_file_is_unpacked_and_what_is_no_file_is_counted(tmp_path: Path, caplog) -> None:
+    """tar writes a file of two names once; the archive is deleted once it is unpacked."""
+    path = tmp_path / "long.tar"
+    path.write_bytes(
+        member("long/a.jpg", b"A")
+        + member("long/b.jpg", type=tarfile.LNKTYPE, linkname="long/a.jpg")
+        + member("long/c.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        + member("long/d.jpg", type=tarfile.LNKTYPE, linkname="/etc/passwd")
+        + member("long/e.jpg", b"E", pax={"mtime": "nan"})
+        + END
+    )
+    assert unpack(path, tmp_path, watch=watch) == 3
+    assert {item.name: item.read_bytes() for item in (tmp_path / "long").iterdir()} == {
+        "a.jpg": b"A", "b.jpg": b"A", "e.jpg": b"E",
+    }  # fmt: skip
+    assert "2 of 5 members are links" in caplog.text

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from stand_ins.sample_groups import make_group, picture
 
 from mmrlhf.errors import DataError
+from mmrlhf.records.fields import MAX_NUMBER, MAX_RESPONSES
 from mmrlhf.records.members import MAX_KEY_LENGTH, group_from_members, group_to_sample, natural_order, safe_key
 from mmrlhf.types import Media, PreferenceGroup, Response
 
@@ -22,7 +23,7 @@ responses = st.builds(
     texts,
     rank=st.none() | st.integers(1, 5),
     critiques=st.dictionaries(texts, texts, max_size=2),
-    scores=st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=2),
+    scores=st.dictionaries(texts, st.floats(-MAX_NUMBER, MAX_NUMBER), max_size=2),
     reasons=st.dictionaries(texts, texts, max_size=2),
     model=st.none() | texts,
 )
@@ -154,7 +155,8 @@ def test_a_record_that_claims_our_schema_is_checked_like_any_other(changes: dict
 
 @pytest.mark.parametrize(
     "change",
-    [{"rank": 0}, {"rank": 1.5}, {"rank": True}, {"text": None}, {"scores": {"overall": "5"}},
+    [{"rank": 0}, {"rank": 1.5}, {"rank": True}, {"rank": 2**40}, {"rank": 10**30},
+     {"scores": {"overall": 10**400}}, {"text": None}, {"scores": {"overall": "5"}},
      {"critiques": {"full": 3}}, {"reasons": None}, {"model": 7}, {"extra": 1}],
     ids=str,
 )  # fmt: skip
@@ -164,4 +166,14 @@ def test_a_response_that_claims_our_schema_is_checked(change: dict[str, Any]) ->
     record["responses"][1].update(change)
     sample["json"] = json.dumps(record).encode()
     with pytest.raises(DataError, match=r"responses\.1"):
+        unpack(sample)
+
+
+def test_a_record_that_claims_our_schema_has_no_more_responses_than_can_be_compared() -> None:
+    sample = group_to_sample(make_group("key", num_responses=MAX_RESPONSES))
+    assert len(unpack(sample).responses) == MAX_RESPONSES
+    record = json.loads(sample["json"])
+    record["responses"].append({**record["responses"][0], "text": "one more"})
+    sample["json"] = json.dumps(record).encode()
+    with pytest.raises(DataError, match="too many responses"):
         unpack(sample)

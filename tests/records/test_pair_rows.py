@@ -14,6 +14,7 @@ from stand_ins.sample_groups import write_records
 
 from mmrlhf.errors import DataError
 from mmrlhf.records.draft import Draft, Rejection
+from mmrlhf.records.fields import MAX_RESPONSES
 from mmrlhf.records.pair_rows import import_pairs
 from mmrlhf.records.sources import file_source
 
@@ -125,3 +126,14 @@ def test_unknown_fields_are_counted(tmp_path: Path) -> None:
 def test_a_file_without_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no records"):
         import_pairs(file_source(write_records(tmp_path, "p.jsonl", [""]) / "p.jsonl"))
+
+
+def test_pairs_of_one_query_beyond_what_can_be_compared_are_rejected_one_by_one(tmp_path: Path) -> None:
+    """A file of a million pairs with the same prompt would be a million million pairs."""
+    rows = [{"id": 1, "prompt": "p", "chosen": str(number), "rejected": "worst"} for number in range(MAX_RESPONSES + 2)]
+    write_records(tmp_path, "p.jsonl", [*rows, {**rows[0], "rejected": "7"}])
+    [draft], rejections = read(tmp_path, on_bad_line="reject")
+    assert len(draft.group.responses) == MAX_RESPONSES and len(draft.group.ranked_pairs()) == MAX_RESPONSES
+    assert [item.reason for item in rejections] == ["a query has too many responses"] * 3
+    with pytest.raises(DataError, match="too many responses"):
+        read(tmp_path)

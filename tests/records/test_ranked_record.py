@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from mmrlhf.errors import DataError
+from mmrlhf.records.fields import MAX_RESPONSES
 from mmrlhf.records.ranked_record import parse_ranked
 
 
@@ -40,3 +44,12 @@ def test_unranked_responses_get_no_rank_from_a_merge() -> None:
 def test_unknown_fields_are_counted_at_both_levels() -> None:
     record = parse({"text": "a", "mood": 1}, {"text": "b", "mood": 2}, colour=1)
     assert record.notes == {"ignored field: colour": 1, "ignored field: responses.mood": 2}
+
+
+def test_more_responses_than_can_be_compared_are_refused() -> None:
+    """100,000 ranks would be five thousand million pairs."""
+    responses = [{"text": str(number), "rank": number + 1} for number in range(MAX_RESPONSES + 1)]
+    assert len(parse(*responses[1:]).responses) == MAX_RESPONSES
+    with pytest.raises(DataError, match="too many responses") as error:
+        parse(*responses)
+    assert error.value.where == "f:1:responses"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins.archives import END, HOSTILE, cut_sparse_table, member
 from stand_ins.sample_groups import make_group, picture
 
 from mmrlhf.errors import DataError
@@ -151,3 +152,37 @@ def test_a_pipe_is_no_shard(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "s.tar")
     with pytest.raises(DataError):
         scan_shard(tmp_path / "s.tar")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_header_that_no_program_writes_is_damage(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(member("a.json", RECORD) + HOSTILE[kind]("b.json", RECORD) + END)
+    with pytest.raises(DataError, match=r"s\.tar"):
+        scan_shard(path)
+
+
+def test_a_sparse_table_that_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(member("a.json", RECORD) + cut_sparse_table("b.json"))
+    with pytest.raises(DataError, match="cut off"):
+        scan_shard(tmp_path / "s.tar")
+
+
+def test_a_key_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(member("\udcff.json", RECORD) + END)
+    with pytest.raises(DataError, match="not UTF-8"):
+        scan_shard(path)
+
+
+@pytest.mark.parametrize("number", [10**400, -1, True, "5"], ids=lambda value: str(value)[:8])
+@pytest.mark.parametrize("name", ["duration", "total_frames", "timestamps"])
+def test_what_a_stranger_says_of_packed_frames_is_not_believed(tmp_path: Path, name: str, number: object) -> None:
+    """A folder of frames counts as one a second; a record that says otherwise must say it in numbers of a clip."""
+    said = {"timestamps": [0.0, 7.5], "total_frames": 90, "duration": 8.0}
+    for duration, video in ((8.0, said), (2.0, {**said, name: [0.0, number] if name == "timestamps" else number})):
+        record = {"prompt": "p", "responses": [{"text": "a"}], "meta": {"video": video}}
+        members = [("1.json", json.dumps(record).encode()), ("1.f0.jpg", picture()), ("1.f1.jpg", picture())]
+        [row] = scan_shard(write_tar(tmp_path / "x.tar", members)).rows.to_pylist()
+        assert row["duration"] == duration

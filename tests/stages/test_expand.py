@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmrlhf.endpoints.client import Answer
-from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.errors import ConfigError, DataError, HubError
 from mmrlhf.expansion.expanders import RecordedExpander
 from mmrlhf.expansion.request import Request
 from mmrlhf.shards.index import Index
@@ -46,6 +46,19 @@ class Refusing(Writer):
     def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
         for request, answer in super().expand(requests):
             yield request, Answer("", "HTTP 400: not allowed") if "bad" in request.reason else answer
+
+
+class Busy(Writer):
+    """Answers all but the first few requests that it is asked, however often it tries."""
+
+    def __init__(self, busy: int, says: Answer | None) -> None:
+        super().__init__()
+        self.busy, self.says = busy, says
+
+    def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+        for number, (request, answer) in enumerate(super().expand(requests)):
+            if number >= self.busy or self.says:
+                yield request, self.says if number < self.busy and self.says else answer
 
 
 @pytest.fixture
@@ -179,3 +192,26 @@ def test_answers_of_another_expander_are_not_mixed_in(tmp_path, reasons, runtime
     other.name = "other"
     with pytest.raises(DataError, match="made by something else"):
         expand.run(tmp_path / "out", shards=reasons, expander=other, runtime=runtime)
+
+
+@pytest.mark.parametrize("says", [Answer("", "HTTP 503: busy, after 6 tries", failed=True), None], ids=["busy", "mute"])
+def test_what_failed_ends_the_stage_and_the_next_run_asks_for_that_alone(tmp_path, reasons, runtime, says) -> None:
+    whole, busy, again = Writer(), Busy(3, says), Writer()
+    asked = {"shards": reasons, "runtime": runtime}
+    expand.run(tmp_path / "whole", expander=whole, **asked)
+    with pytest.raises(HubError, match=r"not answered(?s:.)*3 of \d+(?s:.)*same command") as error:
+        expand.run(tmp_path / "out", expander=busy, **asked)
+    assert ("503" in str(error.value)) == (says is not None)
+    summary = expand.run(tmp_path / "out", expander=again, **asked)
+    assert again.asked == whole.asked[:3] and summary["failed"] == 0
+    digests = [Index.load(tmp_path / name / "shards").digest for name in ("whole", "out")]
+    assert digests[0] == digests[1]
+
+
+def test_one_that_failed_may_be_counted(tmp_path, reasons, runtime) -> None:
+    """The budget is that of damaged queries: one in any case."""
+    busy = Busy(1, Answer("", "HTTP 500: no", failed=True))
+    summary = expand.run(tmp_path / "out", shards=reasons, expander=busy, runtime=runtime)
+    assert summary["failed"] == 1 and summary["refused_by_reason"]["HTTP 500: no"] == 1
+    assert summary["used"] + summary["refused"] + summary["failed"] == summary["requests"]
+    assert len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == len(busy.asked), "made_by, and no 500"
