@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -13,6 +12,7 @@ from mmrlhf.files import read_regular
 from mmrlhf.media.images import FORMATS, decode_image
 from mmrlhf.records.embedded import Embedded
 from mmrlhf.records.fields import MediaRef
+from mmrlhf.records.media_paths import locate, locate_video, missing
 from mmrlhf.records.members import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order
 from mmrlhf.types import Media
 
@@ -31,7 +31,7 @@ def read_image(root: Path, ref: MediaRef, number: int, where: str) -> Media:
         return Media("image", (f"{number}.{_embedded_suffix(data)}",), (data,))
     path = locate(root, ref)
     if not path.is_file():
-        raise _missing(path, ref)
+        raise missing(root, path, ref)
     data = read_file(path)
     decode_image(data, where=str(path))
     return Media("image", (f"{number}.{_image_suffix(path)}",), (data,))
@@ -51,58 +51,6 @@ def read_video(root: Path, ref: MediaRef, where: str) -> tuple[str, bytes, str] 
     if path.is_dir():
         return path
     return path.suffix[1:].lower(), read_file(path), str(path)
-
-
-def locate(root: Path, relative: str) -> Path:
-    """Return root/relative, refusing paths that leave the root; links that the user put below the root are fine.
-
-    Raises:
-        DataError: an absolute path, one with too many `..`, or one that no file system takes.
-    """
-    steps = PurePosixPath(os.path.normpath(relative))
-    if steps.is_absolute() or ".." in steps.parts or "\0" in relative:
-        raise DataError(
-            "media path leaves the data folder",
-            where=relative, given=f"relative to {root}", expected="a path below the data folder",
-        )  # fmt: skip
-    path = root / steps
-    try:
-        path.exists()
-    except OSError as error:
-        raise DataError("media path is not usable", where=relative, given=str(error)) from error
-    return path
-
-
-def locate_video(root: Path, relative: str) -> Path:
-    """Find a video as a file, as a file whose extension the record left out, or as a folder of frames.
-
-    Raises:
-        DataError: none of them exists.
-    """
-    path = locate(root, relative)
-    if path.exists():
-        return path
-    for suffix in VIDEO_SUFFIXES:
-        candidate = path.with_name(f"{path.name}.{suffix}")
-        if candidate.is_file():
-            return candidate
-    if path.suffix[1:].lower() in VIDEO_SUFFIXES and path.with_suffix("").is_dir():
-        return path.with_suffix("")
-    raise _missing(path, relative)
-
-
-def category_of(images: tuple[MediaRef, ...], video: MediaRef | None) -> str:
-    """Return the first folder of the media path (the released layout's category), or "unknown"."""
-    first = images[0] if images else video
-    first = None if isinstance(first, Embedded) else first
-    parts = PurePosixPath(os.path.normpath(first)).parts if first else ()
-    return parts[0] if len(parts) > 1 and parts[0] not in ("/", "..") else "unknown"
-
-
-def _missing(path: Path, relative: str) -> DataError:
-    return DataError(
-        "media file is missing", where=relative, given=f"nothing at {path}", expected="a file below the data folder"
-    )
 
 
 def read_file(path: Path) -> bytes:

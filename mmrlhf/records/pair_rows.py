@@ -28,7 +28,7 @@ from mmrlhf.records.fields import (
     wrong_type,
 )
 from mmrlhf.records.json_text import Row
-from mmrlhf.records.media_files import category_of
+from mmrlhf.records.media_paths import category_of
 from mmrlhf.records.pair_ranks import Pair, rank_from_pairs
 from mmrlhf.records.sources import OnBadLine, RowSource, checked, files_source, find_tables
 from mmrlhf.types import PreferenceGroup, Response

@@ -13,7 +13,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.files import expanded
 from mmrlhf.records.draft import Draft
 from mmrlhf.records.fields import MediaRef
-from mmrlhf.records.media_files import locate, locate_video
+from mmrlhf.records.media_paths import locate, locate_video
 from mmrlhf.records.ranked_record import parse_ranked
 from mmrlhf.records.sources import file_source
 from mmrlhf.types import PreferenceGroup

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mmrlhf.errors import DataError
 from mmrlhf.records.draft import Draft, Drafts, Rejection, query_hash, query_key, rejection
 from mmrlhf.records.fields import id_field
-from mmrlhf.records.media_files import category_of
+from mmrlhf.records.media_paths import category_of
 from mmrlhf.records.ranked_record import RankedRecord, parse_ranked
 from mmrlhf.records.sources import OnBadLine, RowSource, checked
 from mmrlhf.types import PreferenceGroup

@@ -185,6 +185,8 @@ def pack_table(summary: PackSummary) -> Table:
         ("responses per group", sizes),
         ("pairs, ties", f"{summary.pairs:,}, {summary.ties:,}"),
         ("images, videos", f"{summary.images:,}, {summary.videos:,}"),
+        ("text only", f"{summary.text_only_groups:,} groups without a picture or clip"),
+        ("placeholders", f"{summary.placeholders_stripped:,} cut off in front of media"),
         ("categories", ", ".join(f"{name} {count}" for name, count in summary.categories.items())),
         (
             "animations and pages",
@@ -195,6 +197,8 @@ def pack_table(summary: PackSummary) -> Table:
         ("rejected records", f"{summary.rejected:,}"),
     ]
     rows += [(f"  {reason}", f"{count:,}") for reason, count in summary.rejected_by_reason.items()]
+    rows += [("fields that nothing reads", f"{len(summary.ignored_fields):,}")] if summary.ignored_fields else []
+    rows += [(f"  {name}", f"in {count:,} records") for name, count in sorted(summary.ignored_fields.items())]
     for row in rows:
         add_row(table, *row)
     return table

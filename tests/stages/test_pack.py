@@ -16,8 +16,10 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.records.draft import Draft, Drafts, Rejection
 from mmrlhf.records.mm_rlhf import import_released
+from mmrlhf.reporting.pack_table import pack_table
 from mmrlhf.shards.index import Index
 from mmrlhf.stages.pack import run
+from mmrlhf.summaries.datasets import PackSummary
 
 REWARDBENCH = partial(import_released, file="mm_reward_bench.jsonl")
 QUIET = Runtime(trainer=L.Trainer, progress=False)
@@ -57,6 +59,10 @@ def test_counts_and_report(raw: Path, tmp_path: Path) -> None:
     assert [item["id"] for item in report["rejections"]] == ["q3", "q6"]
     assert "data.jsonl:4" in report["rejections"][0]["where"] and "long/3.jpg" in report["rejections"][0]["where"]
     assert json.loads(json.dumps(summary)) == summary == report["summary"]
+    table = pack_table(PackSummary(**{**summary, "ignored_fields": {"audio": 3}, "text_only_groups": 7}))
+    shown = dict(zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True))
+    assert shown["text only"].startswith("7 groups") and shown["placeholders"].startswith("10 ")
+    assert shown["fields that nothing reads"] == "1" and shown["  audio"] == "in 3 records"
     index = Index.load(tmp_path / "out")
     assert [index.read(i).key for i in range(8)] == [f"q{n}" for n in range(10) if n not in (3, 6)]
     assert sorted(files(tmp_path / "out")) == sorted(
