@@ -20,6 +20,8 @@ from scipy.stats import norm, t
 Floats = NDArray[np.float64]
 # groups are left out in blocks of about this many numbers, so that many groups and wide tables do not need much memory
 _BLOCK = 1_000_000
+# sums of numbers of size 1 that should be equal differ by their rounding, which is less than this
+ROUNDING = 1e-12
 
 
 class Interval(NamedTuple):
@@ -41,9 +43,10 @@ def mean_interval(values: ArrayLike, *, groups: Sequence[Hashable] | None = None
     Returns: Interval, without ends for one group, or where all groups say exactly the same.
     Raises: ValueError where values are empty, not (N,), or of another length than groups.
     """
-    sums, counts = group_sums(_numbers(values), groups)
-    mean, variance, _ = _ratio(sums, counts)
-    if len(sums) < 2 or variance <= (1e-12 * max(abs(mean), 1e-300)) ** 2:
+    numbers = _numbers(values)
+    sums, counts = group_sums(numbers, groups)
+    mean, variance, _ = _ratio(sums, counts, scale=float(np.abs(numbers).max()))
+    if len(sums) < 2 or variance == 0:
         return Interval(mean, None, None)
     half = _student(level, len(sums)) * variance**0.5
     return Interval(mean, mean - half, mean + half)
@@ -132,7 +135,7 @@ def jackknife_interval(
         ]
     )
     left_out = left_out[~np.isnan(left_out)]
-    if len(left_out) < 2 or np.ptp(left_out) <= 1e-12 * max(abs(value), 1e-300):
+    if len(left_out) < 2 or np.ptp(left_out) <= ROUNDING * max(abs(value), np.abs(left_out).max()):
         return Interval(value, None, None)
     stretched = below_one and value < 1 and bool((left_out < 1).all())
     seen = np.log1p(-left_out) if stretched else left_out
@@ -158,14 +161,18 @@ def group_numbers(groups: Sequence[Hashable]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
 
 
-def _ratio(sums: Floats, counts: Floats) -> tuple[float, float, Floats]:
-    """The mean over all items, its jackknife variance over groups, and each group's pull on it (G,), as a sum."""
+def _ratio(sums: Floats, counts: Floats, *, scale: float = 1.0) -> tuple[float, float, Floats]:
+    """The mean over all items, its jackknife variance over groups, and each group's pull on it (G,), as a sum.
+
+    What groups of items of size `scale` differ by through rounding alone is no pull: the variance is exactly 0 then.
+    """
     number, total = len(sums), counts.sum()
     mean = float(sums.sum() / total)
     if number < 2:
         return mean, 0.0, np.zeros_like(sums)
     # left out, a group moves the mean by its pull over the total; large groups move it by more than their share
-    pull = (sums - mean * counts) / (1 - counts / total)
+    apart = sums - mean * counts
+    pull = np.where(np.abs(apart) > ROUNDING * scale * counts, apart, 0.0) / (1 - counts / total)
     return mean, float(pull @ pull) / total**2 * (number - 1) / number, pull
 
 

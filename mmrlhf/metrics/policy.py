@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmrlhf.metrics.intervals import Interval, group_sums, paired_difference
+from mmrlhf.metrics.intervals import ROUNDING, Interval, group_sums, paired_difference
 
 Floats = NDArray[np.float64]
 
@@ -55,4 +55,6 @@ def change(before: ArrayLike, after: ArrayLike, queries: Sequence[Hashable]) -> 
     old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     mean = paired_difference(new, old, groups=queries)
     gains, _ = group_sums(new - old, queries)
-    return Change(mean, float((gains > 0).mean()), float((gains < 0).mean()), len(gains))
+    # the same numbers in another order may add up to a little more or less
+    least = ROUNDING * float(np.abs([old, new]).max())
+    return Change(mean, float((gains > least).mean()), float((gains < -least).mean()), len(gains))

@@ -81,6 +81,37 @@ def test_queries_that_all_say_the_same_have_a_mean_and_no_interval() -> None:
     assert mean_interval([1.0] * 11, groups=["big"] * 10 + ["small"]) == Interval(1.0, None, None)
 
 
+@given(hits=st.integers(1, 60), pairs=st.integers(2, 61), queries=st.integers(2, 9))
+def test_queries_with_one_share_each_are_as_many_pairs_whatever_the_rounding(
+    hits: int, pairs: int, queries: int
+) -> None:
+    """15 of 22 right in two queries: Wilson's interval of 30 of 44 at Student's quantile, and not [.6818, .6818]."""
+    hits = min(hits, pairs - 1)
+    number, share, quantile = pairs * queries, hits / pairs, stats.t.ppf(0.975, queries - 1)
+    right = ([1] * hits + [0] * (pairs - hits)) * queries
+    found = share_interval(right, groups=[i // pairs for i in range(number)])
+    middle = (share + quantile**2 / number / 2) / (1 + quantile**2 / number)
+    half = (share * (1 - share) / number + quantile**2 / number**2 / 4) ** 0.5 * quantile / (1 + quantile**2 / number)
+    assert ends(found) == pytest.approx((middle - half, middle + half))
+    shuffled = paired_share_difference(right, right[::-1], groups=[i // pairs for i in range(number)])
+    assert shuffled.mean == pytest.approx(0) and ends(shuffled)[0] < -0.01 and ends(shuffled)[1] > 0.01
+
+
+def test_the_same_numbers_in_another_order_are_the_same() -> None:
+    """.1 + .2 + .3 and .3 + .2 + .1 differ in the last place, about 0 by as much as their mean does."""
+    up, down = [0.1, 0.2, 0.3], [0.3, 0.2, 0.1]
+    assert sum(up) != sum(down)
+    for values in ([*up, *down], [*up, -0.6, *down, -0.6], [0.1, 0.2, -0.3, -0.3, 0.2, 0.1]):
+        groups = [2 * i // len(values) for i in range(len(values))]
+        assert mean_interval(values, groups=groups).low is None
+
+
+def test_two_of_the_same_share_by_hand() -> None:
+    """t = 12.706, t^2 / 44 = 3.669: (.682 + 1.835 -+ 12.706 sqrt(.00493 + .02085)) / 4.669."""
+    found = share_interval(([1] * 15 + [0] * 7) * 2, groups=[0] * 22 + [1] * 22)
+    assert ends(found) == pytest.approx((0.102, 0.976), abs=1e-3)
+
+
 def test_grouping_widens_the_interval_of_values_that_go_together() -> None:
     values = np.repeat(np.random.default_rng(1).standard_normal(40), 10)
     groups = np.repeat(np.arange(40), 10).tolist()

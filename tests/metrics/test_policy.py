@@ -46,6 +46,13 @@ def test_a_change_is_paired() -> None:
     assert (found.better, found.worse, found.num_queries) == (0.9, 0.1, 10)
 
 
+def test_a_query_that_only_turned_its_answers_round_neither_gained_nor_lost() -> None:
+    """.4 - .1, .1 - .2 and .2 - .4 add up to 2.8e-17."""
+    found = change([0.1, 0.2, 0.4] * 2, [0.4, 0.1, 0.2] * 2, ["a"] * 3 + ["b"] * 3)
+    assert (0.4 - 0.1) + (0.1 - 0.2) + (0.2 - 0.4) > 0
+    assert (found.better, found.worse, found.mean.low) == (0.0, 0.0, None)
+
+
 def test_refused_arguments() -> None:
     with pytest.raises(ValueError, match="of one length"):
         log_ratios([1.0], [1.0, 2.0])
