@@ -32,12 +32,16 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def mean_interval(values: ArrayLike, *, groups: Sequence[Hashable] | None = None, level: float = 0.95) -> Interval:
+def mean_interval(
+    values: ArrayLike, *, groups: Sequence[Hashable] | None = None, most: float | None = None, level: float = 0.95
+) -> Interval:
     """The mean over all values, with Student's interval over groups.
 
     Args:
         values: (N,) numbers.
         groups: (N,) labels; the values of one group count as one observation. None: every value is its own group.
+        most: values are from 0 to this (inf: from 0) and crowd at an end, as losses do: the interval is taken of the
+            logit of mean / most (inf: the log of the mean), and so stays between them.
         level: how often such intervals hold the truth.
 
     Returns: Interval, without ends for one group, or where all groups say exactly the same.
@@ -49,7 +53,12 @@ def mean_interval(values: ArrayLike, *, groups: Sequence[Hashable] | None = None
     if len(sums) < 2 or variance == 0:
         return Interval(mean, None, None)
     half = _student(level, len(sums)) * variance**0.5
-    return Interval(mean, mean - half, mean + half)
+    if most is None:
+        return Interval(mean, mean - half, mean + half)
+    odds = mean / (1 - mean / most)
+    stretch = np.exp(np.array([-1, 1]) * half / mean / (1 - mean / most))
+    low, high = (float(end / (1 + end / most)) for end in odds * stretch)
+    return Interval(mean, low, high)
 
 
 def share_interval(hits: ArrayLike, *, groups: Sequence[Hashable] | None = None, level: float = 0.95) -> Interval:
@@ -106,7 +115,8 @@ def paired_share_difference(
 
 
 def jackknife_interval(
-    tables: Sequence[Floats],
+    rows: Callable[[slice], Sequence[Floats]],
+    number: int,
     statistic: Callable[[Sequence[Floats]], Floats],
     *,
     below_one: bool = False,
@@ -115,26 +125,31 @@ def jackknife_interval(
     """A statistic of sums over groups, with Student's interval from leaving each group out once.
 
     Args:
-        tables: arrays (G, ...): what every group adds to the sums.
-        statistic: sums (B, ...) of every table -> (B,), nan where it is not defined.
+        rows: what some groups add to the sums, arrays (B, ...); asked for a few groups at a time, twice over.
+        number: G, of groups.
+        statistic: sums (B, ...) of every array -> (B,), nan where it is not defined.
         below_one: the statistic is at most 1 and crowds there (an agreement): the interval is taken of log(1 - value).
 
     Returns: Interval, without ends for one group, where leaving one out never changes anything, or where it is not
         defined.
     """
-    number = len(tables[0])
-    sums = [table.sum(axis=0, keepdims=True) for table in tables]
+    first = rows(slice(0, 1))
+    size = max(1, _BLOCK // max(1, *(table.size for table in first)))
+    blocks = [slice(start, start + size) for start in range(0, number, size)]
+    sums = [np.zeros_like(table) for table in first]
+    for block in blocks:
+        for total, table in zip(sums, rows(block), strict=True):
+            total += table.sum(axis=0, keepdims=True)
     value = float(statistic(sums)[0])
     if number < 2 or np.isnan(value):
         return Interval(value, None, None)
-    block = max(1, _BLOCK // max(table[0].size for table in tables))
     left_out = np.concatenate(
-        [
-            statistic([total - table[start : start + block] for total, table in zip(sums, tables, strict=True)])
-            for start in range(0, number, block)
-        ]
+        [statistic([total - table for total, table in zip(sums, rows(block), strict=True)]) for block in blocks]
     )
-    left_out = left_out[~np.isnan(left_out)]
+    return _jackknifed(value, left_out[~np.isnan(left_out)], number, below_one=below_one, level=level)
+
+
+def _jackknifed(value: float, left_out: Floats, number: int, *, below_one: bool, level: float) -> Interval:
     if len(left_out) < 2 or np.ptp(left_out) <= ROUNDING * max(abs(value), np.abs(left_out).max()):
         return Interval(value, None, None)
     stretched = below_one and value < 1 and bool((left_out < 1).all())

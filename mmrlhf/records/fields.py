@@ -80,10 +80,15 @@ def number_map(row: Mapping[str, Any], names: Sequence[str], default_key: str, w
         value = {default_key: value}
     items = _object(value, where, name)
     for kind, number in items.items():
-        # an integer of any length can be compared, but not always made a float; a NaN fails the comparison
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= MAX_NUMBER:
+        if not is_number(number):
             raise wrong_type(where, f"{name}.{kind}", number, "a finite number")
     return items
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a number that a table can hold: no bool, no NaN, no infinity, no integer of 400 digits."""
+    # an integer of any length can be compared, but not always made a float; a NaN fails the comparison
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
 def rank_field(row: Mapping[str, Any], where: str) -> int | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmrlhf.metrics.agreement import RaterAgreement, agreement_between, rater_agreement
 from mmrlhf.metrics.intervals import Interval
+from mmrlhf.records.fields import is_number
 from mmrlhf.shards.index import Index
 from mmrlhf.types import PreferenceGroup
 
@@ -76,7 +77,7 @@ def _table(levels: Any, num_responses: int) -> np.ndarray | None:
         return None
     if not all(isinstance(row, list) and len(row) == num_responses for row in levels):
         return None
-    if not all(cell is None or isinstance(cell, int | float) for row in levels for cell in row):
+    if not all(cell is None or is_number(cell) for row in levels for cell in row):
         return None
     return np.array([[np.nan if cell is None else cell for cell in row] for row in levels], dtype=np.float64)
 

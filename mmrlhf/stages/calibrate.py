@@ -28,7 +28,7 @@ from mmrlhf.summaries.scores import CalibrateSummary
 PAGE = "report.html"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("report.html", "metrics.json")
 

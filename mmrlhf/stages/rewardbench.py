@@ -42,7 +42,7 @@ TABLE_FILE = "rewardbench.md"
 WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 2
+VERSION = 3
 # what is in a finished artefact; checked before it is published
 PROMISES = ("metrics.json", "rewardbench.md")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,8 @@ def test_it_is_torchmetrics_kappa() -> None:
 def test_refused_arguments() -> None:
     with pytest.raises(ValueError, match="raters, K"):
         rater_agreement([[1, 2]])
+    with pytest.raises(ValueError, match="finite"):
+        rater_agreement([[[1, np.inf]]])
 
 
 def draw_ratings(num_queries: int, noise: float, raters: int = 3) -> list[np.ndarray]:
@@ -136,3 +140,39 @@ def test_where_nothing_can_disagree_there_is_no_number() -> None:
     same = [np.ones((2, 3))] * 4
     assert rater_agreement(same).alpha is None
     assert agreement_between(same, same) is None
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+def test_alpha_of_ratings_that_are_all_different_is_that_of_the_definition(level) -> None:
+    """Every pair of ratings of one item against every pair of all ratings, one by one."""
+    draw = np.random.default_rng(3)
+    table = draw.normal(size=(3, 12)) + 2 * draw.normal(size=12)
+    ratings, number = table.ravel(), table.size
+    place = ratings.argsort().argsort() if level == "ordinal" else ratings
+
+    def distance(a: float, b: float) -> float:
+        return float(a != b) if level == "nominal" else float((a - b) ** 2)
+
+    columns = place.reshape(table.shape).T
+    observed = sum(distance(a, b) for column in columns for a in column for b in column) / 2
+    expected = sum(distance(a, b) for a in place for b in place)
+    assert krippendorff_alpha(table, level) == pytest.approx(1 - observed * (number - 1) / expected)
+
+
+def test_ratings_of_any_number_of_levels_take_little_memory() -> None:
+    """2,633 levels: a table with a cell for every two of them, of each query, would be 39 GB."""
+    ratings = [table + 1e-6 * number for number, table in enumerate(draw_ratings(700, 0.9))]
+    tracemalloc.start()
+    found = rater_agreement(ratings)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    whole = rater_agreement(draw_ratings(700, 0.9))
+    assert peak < 200e6 and found.kappa.mean == pytest.approx(whole.kappa.mean, abs=1e-3)
+    assert found.alpha is not None and found.alpha.low < found.alpha.mean < found.alpha.high
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9, 1e300])
+def test_the_unit_of_ratings_does_not_matter(scale: float) -> None:
+    ratings = draw_ratings(20, 0.9)
+    found, scaled = rater_agreement(ratings), rater_agreement([(table - 3) * scale for table in ratings])
+    assert scaled.alpha == pytest.approx(found.alpha) and scaled.kappa == pytest.approx(found.kappa)

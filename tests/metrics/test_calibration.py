@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit
+from scipy.special import expit, logit
 from scipy.stats import spearmanr
 from torchmetrics.functional.classification import binary_calibration_error
 
@@ -18,6 +18,7 @@ from mmrlhf.metrics.calibration import (
     brier_score,
     calibration_report,
     cross_fit_temperature,
+    error_of_chance,
     expected_calibration_error,
     fit_temperature,
     log_loss,
@@ -25,6 +26,7 @@ from mmrlhf.metrics.calibration import (
     reliability_bins,
     show_in_both_orders,
 )
+from mmrlhf.metrics.intervals import mean_interval
 
 
 def calibrated_gaps(num_pairs: int, seed: int = 0) -> np.ndarray:
@@ -59,18 +61,18 @@ def test_bins_hold_every_pair_in_both_orders(gaps: list[float], num_bins: int) -
     error = expected_calibration_error(gaps, num_bins=num_bins)
     filled = [found for found in bins if found.count]
     by_hand = sum(found.count * abs(found.accuracy - found.confidence) for found in filled) / (2 * len(gaps))
-    assert error.mean == pytest.approx(by_hand, abs=1e-12) and 0 <= error.mean <= 1
-    if len(gaps) == 1:
-        assert error.low is error.high is None
+    assert error == pytest.approx(by_hand, abs=1e-12) and 0 <= error <= 1
 
 
-@given(gaps=st.lists(st.floats(-8, 8), min_size=2, max_size=60))
+# not on the edges of bins, which belong to either one
+INSIDE = st.builds(lambda place, share: float(logit((place + share) / 10)), st.integers(0, 9), st.floats(0.01, 0.99))
+
+
+@given(gaps=st.lists(INSIDE, min_size=2, max_size=60))
 def test_the_error_is_torchmetrics_error_of_both_orders(gaps: list[float]) -> None:
     logits, outcomes = (torch.tensor(side) for side in show_in_both_orders(gaps))
-    probability = logits.sigmoid()
-    assume(((probability * 10) % 1 - 0.5).abs().max() < 0.5 - 1e-5)  # edges belong to either bin there
-    theirs = binary_calibration_error(probability, outcomes.long(), n_bins=10, norm="l1")
-    assert expected_calibration_error(gaps).mean == pytest.approx(float(theirs), abs=1e-6)
+    theirs = binary_calibration_error(logits.sigmoid(), outcomes.long(), n_bins=10, norm="l1")
+    assert expected_calibration_error(gaps) == pytest.approx(float(theirs), abs=1e-6)
 
 
 @given(gaps=PAIRS)
@@ -78,8 +80,8 @@ def test_no_order_and_no_chance_enters(gaps: list[float]) -> None:
     """Turning the list of pairs round or showing them the other way round changes nothing."""
     logits, outcomes = show_in_both_orders(gaps)
     assert np.array_equal(np.where(outcomes, logits, -logits), np.tile(np.asarray(gaps, dtype=float), 2))
-    error = expected_calibration_error(gaps).mean
-    assert expected_calibration_error(gaps[::-1]).mean == pytest.approx(error)
+    error = expected_calibration_error(gaps)
+    assert expected_calibration_error(gaps[::-1]) == pytest.approx(error)
 
 
 def test_a_perfect_scorer_at_benchmark_size() -> None:
@@ -91,9 +93,37 @@ def test_a_perfect_scorer_at_benchmark_size() -> None:
     assert shown == pytest.approx(0.053, abs=0.006) and chance == pytest.approx(shown, abs=0.006)
 
 
+def test_ties_show_no_error_and_none_by_chance() -> None:
+    """Both orders of a tie are in the middle bin, once right and once wrong: what they expect, whatever happens."""
+    assert expected_calibration_error([0.0] * 20) == error_of_chance([0.0] * 20) == 0
+    # three bins: the middle one holds both orders of a pair up to a probability of 2/3
+    assert expected_calibration_error([0.5, 0.5], num_bins=3) == pytest.approx(0)
+    assert error_of_chance([0.5, 0.5], num_bins=3) == pytest.approx(0)
+
+
+@given(gaps=st.lists(st.floats(-60, 60), min_size=2, max_size=20))
+def test_losses_have_intervals_of_losses_and_the_error_none(gaps: list[float]) -> None:
+    """Two pairs of gaps 0 and 9: log loss .347, and Student's interval of the mean would begin at -4."""
+    report = calibration_report(gaps)
+    for end in ("", "_at_temperature"):
+        for name, most in (("nll", np.inf), ("brier", 1.0)):
+            found = report[f"{name}{end}"]
+            if found["low"] is not None:
+                assert 0 <= found["low"] <= found["mean"] <= found["high"] <= most
+        assert report[f"ece{end}"]["low"] is report[f"ece{end}"]["high"] is None
+
+
+def test_an_interval_of_losses_by_hand() -> None:
+    """Mean m = .5, half h = 12.706 * sqrt(.02) / sqrt 2 = 1.27: m exp(-+ h / m); of 2, m is a quarter, odds 1/3."""
+    alone, bounded = (mean_interval([0.4, 0.6], most=most) for most in (np.inf, 2.0))
+    assert alone == pytest.approx((0.5, 0.5 * np.exp(-2.5412), 0.5 * np.exp(2.5412)), rel=1e-3)
+    odds = [np.exp(sign * 2.5412 / 0.75) / 3 for sign in (-1, 1)]
+    assert bounded == pytest.approx((0.5, *(2 * found / (1 + found) for found in odds)), rel=1e-3)
+
+
 def test_a_scorer_that_is_sure_and_half_right_is_far_off() -> None:
     gaps = np.tile([50.0, -50.0], 20)
-    assert expected_calibration_error(gaps).mean == pytest.approx(0.5)
+    assert expected_calibration_error(gaps) == pytest.approx(0.5)
     assert log_loss(gaps).mean == pytest.approx(25.0) and brier_score(gaps).mean == pytest.approx(0.5)
 
 

@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import norm
 
 from mmrlhf.metrics.agreement import rater_agreement
+from mmrlhf.metrics.calibration import brier_score, log_loss
 from mmrlhf.metrics.intervals import Interval
 from mmrlhf.metrics.policy import change
 from mmrlhf.metrics.ranking import accuracy_difference, accuracy_report
@@ -90,6 +91,23 @@ def test_change_of_a_mean(queries: int) -> None:
         return change(before, after + shift, keys).mean
 
     assert coverage(measure, 0.4) == pytest.approx(0.95, abs=ERROR)
+
+
+@pytest.mark.parametrize("queries", [10, 46, 200])
+@pytest.mark.parametrize("loss", [log_loss, brier_score])
+def test_losses_of_probabilities(loss: Callable[..., Interval], queries: int) -> None:
+    """Skewed, so that Student's interval of the mean itself holds the truth in 90% at 10 queries, and ends below 0.
+
+    A little less than .95 at 10 queries: one very wrong query in many is not in every sample.
+    """
+    draw = np.random.default_rng(queries)
+    truth = loss(gaps(np.random.default_rng(9), 100_000, 1.2)[1][0]).mean
+
+    def measure() -> Interval:
+        keys, (own,) = gaps(draw, queries, 1.2)
+        return loss(own, keys)
+
+    assert 0.95 - ERROR - (0.01 if queries < 100 else 0) <= coverage(measure, truth) <= 0.95 + ERROR
 
 
 @pytest.mark.slow

@@ -47,6 +47,14 @@ def test_what_cannot_be_read_is_counted():
     assert annotation_report([group("e", {})]) is None and annotation_report([]) is None
 
 
+@pytest.mark.parametrize("level", [10**400, -(10**400), float("inf"), 1e301, True, "5", [5]])
+def test_a_level_that_is_no_number_is_counted(level):
+    good = [group(key, {"annotations": {"overall": [[1, 5], [2, 5]]}}) for key in "ab"]
+    found = annotation_report([*good, group("c", {"annotations": {"overall": [[1, level], [2, 5]]}})])
+    assert found is not None and found.num_unreadable == 1
+    assert found.dimensions == annotation_report(good).dimensions
+
+
 def test_data_that_say_nothing_are_not_read_in_full(tmp_path):
     write_shards([group(f"g{number}", {}) for number in range(30)], tmp_path)
     assert read_annotated(Index.load(tmp_path), limit=25) == []
