@@ -50,6 +50,7 @@ class QuarantinedGroups(L.Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.quarantine.update(state_dict["reasons"])
+        self.quarantine.check("what the run had left out before it stopped")
 
     def _add(self, trainer: L.Trainer, batch: StepBatch) -> None:
         """Count a step's damaged groups; raises DataError where there are too many, over all ranks."""

@@ -7,7 +7,7 @@ processor refuses costs the run that query and not its life.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.summaries.left_out import LeftOutFor, Quarantined
@@ -59,6 +59,11 @@ class Quarantine:
     def update(self, reasons: Mapping[str, str]) -> None:
         """Take over what others have left out."""
         self.reasons.update({key: reason for key, reason in reasons.items() if key not in self.reasons})
+
+    def take_over(self, reasons: Mapping[str, str], keys: Container[str], where: str) -> None:
+        """Take over what a table or an earlier run has left out of these keys; raises as `check`."""
+        self.update({key: reason for key, reason in reasons.items() if key in keys})
+        self.check(where)
 
     def own(self) -> dict[str, str]:
         """What was left out here and not before, key -> reason."""

@@ -32,6 +32,8 @@ from mmrlhf.shards.sidecar_files import (
     write_part,
 )
 
+_LARGEST = float(np.finfo(np.float32).max)  # values are looked up in float32
+
 
 class SideCarWriter:
     """Append rows to a side-car table, going on where an earlier writer stopped.
@@ -93,7 +95,7 @@ class SideCarWriter:
         self._seen.add(response_hash)
         cells = {name: value if isinstance(value, str) else float(value) for name, value in values.items()}
         for name, value in cells.items():
-            if isinstance(value, float) and not math.isfinite(value):
+            if isinstance(value, float) and not abs(value) <= _LARGEST:
                 raise _not_finite(self.folder, key, response_hash, name, value, "nothing of this query was written")
         self._rows.append({KEY: key, HASH: response_hash, **cells})
 
@@ -221,7 +223,7 @@ def _require_finite(table: pa.Table, columns: Sequence[str], folder: Path) -> No
         column = table.column(name)
         wrong = column.is_null(nan_is_null=True).to_numpy()
         if pa.types.is_floating(column.type):
-            wrong = wrong | np.isinf(column.to_numpy())
+            wrong = wrong | (np.abs(column.to_numpy()) > _LARGEST)
         for row in np.flatnonzero(wrong)[:1].tolist():
             key, response_hash = (table.column(at)[row].as_py() for at in (KEY, HASH))
             more = f"{int(wrong.sum())} such values in the column"
@@ -233,7 +235,7 @@ def _not_finite(folder: Path, key: str, response_hash: str, name: str, value: ob
         f"a value of the column '{name}' is {'missing' if value is None else 'not finite'}",
         where=f"{folder}, key {key}, response hash {response_hash}",
         given=f"{value} ({more})",
-        expected="a finite number for every response, or a text in a column of texts",
+        expected="for every response a finite number that float32 holds, or a text in a column of texts",
         fix="find out what made it (a model whose weights are not finite?), then make the table again",
     )
 

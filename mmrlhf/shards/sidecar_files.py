@@ -39,18 +39,19 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Read a table's columns and fingerprint; raises DataError if there is no table."""
     path = folder / META_FILE
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(read_regular(path, what="side-car table"))
         if not (_is_names(meta["columns"]) and isinstance(meta["fingerprint"], dict)):
             raise ValueError("`columns` and `fingerprint` are not a list of names and an object")
         return meta
-    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
         raise DataError(
             "no side-car table here", where=path, given=str(error), expected="a folder written by SideCarWriter"
         ) from error
 
 
 def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return texts and len({KEY, HASH, *value}) == len(value) + 2
 
 
 def write_part(folder: Path, name: str, table: pa.Table) -> None:
@@ -68,14 +69,28 @@ def read_part(path: Path, columns: list[str]) -> pa.Table:
         checksum = _CHECKSUM.search(path.name)  # tables of early versions have none
         if checksum is not None and int(checksum[1], 16) != zlib.crc32(data):
             raise OSError(f"its checksum is {zlib.crc32(data):08x}, its name says {checksum[1]}")
-        return pq.read_table(io.BytesIO(data), columns=columns)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(io.BytesIO(data), columns=columns)
+        _check_columns(table, columns)
+        return table
+    except (pa.ArrowException, OSError, TypeError) as error:
         raise DataError(
             "part of a side-car table is damaged",
             where=path,
             given=str(error),
             fix="delete this part and run the pass again: only the groups in it are made anew",
         ) from error
+
+
+def _check_columns(table: pa.Table, columns: list[str]) -> None:
+    """Raise TypeError for columns that no writer of ours writes: anyone may send a table."""
+    if table.column_names != columns:
+        raise TypeError(f"it has the columns {table.column_names}, not {columns}")
+    for name, kind in zip(columns, table.schema.types, strict=True):
+        text = pa.types.is_string(kind)
+        if not text and (name in (KEY, HASH) or not (pa.types.is_floating(kind) or pa.types.is_integer(kind))):
+            raise TypeError(f"its column {name} holds {kind}")
+        if name in (KEY, HASH) and table.column(name).null_count:
+            raise TypeError(f"its column {name} lacks values")
 
 
 def stored_keys(folder: Path) -> set[str]:
@@ -93,8 +108,11 @@ def read_left_out(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(folder.glob(LEFT_OUT)):
         try:
-            found |= json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError) as error:
+            reasons = json.loads(read_regular(path, what="list of queries"))
+            if not isinstance(reasons, dict) or not all(isinstance(reason, str) for reason in reasons.values()):
+                raise ValueError("no object of keys and reasons")
+            found |= reasons
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 "what a table says of the queries that it left out is damaged", where=path, given=str(error),
                 fix="delete this file and run the pass again",

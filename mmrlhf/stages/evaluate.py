@@ -261,6 +261,7 @@ def _once(out: Path, name: str, made_by: Mapping[str, Any], make: Callable[[], S
     if (stored := parts.read(name)) is not None:
         log.info("%s: the pass was finished before", name)
         quarantine.update(stored["left_out"])
+        quarantine.check("what an earlier run has left out")
         return stored["said"]
     said = make()
     gc.collect()

@@ -80,6 +80,9 @@ def run(
         protocol: `trained`, or `released`: as MM-RLHF's release evaluates (LLaVA-OneVision alone).
         limit: at most this many queries.
         seed: of what is drawn for the report.
+
+    Raises:
+        DataError: no ranked pair; or a table, or the pass that makes one, left out more than the budget.
     """
     check_settings({"compare": compare})
     out.mkdir(parents=True, exist_ok=True)
@@ -88,7 +91,8 @@ def run(
     quarantine, cut = Quarantine(len(rows), runtime.max_damaged), dict[str, Any]()
     tables = {name: SideCar.load(path) for name, path in ((GENERATED, rewards), (OTHER, other_rewards)) if path}
     if rewards is not None:
-        quarantine.update(tables[GENERATED].left_out)
+        asked = {index.entries[int(row)].key for row in rows}
+        quarantine.take_over(tables[GENERATED].left_out, asked, where=f"{rewards}")
     elif reward_model is not None:
         judge = RewardModel.from_pretrained(
             reward_model, passes, critiques, protocol=protocol, device=pick_device(runtime)

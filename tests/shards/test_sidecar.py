@@ -1,6 +1,7 @@
 import json
 import math
 import multiprocessing
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -246,3 +247,57 @@ def test_a_table_of_another_program_with_such_a_value_is_refused(tmp_path, colum
     assert f"'{column}'" in str(caught.value)
     wanted = "critique" if column == "reward" else "reward"
     assert len(SideCar.load(tmp_path, columns=[wanted])) == 3
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"key": ["k"], "response_hash": ["h"]}),
+        pa.table({"key": [1], "response_hash": ["h"], "reward": [1.0]}),
+        pa.table({"key": pa.array([None], pa.string()), "response_hash": ["h"], "reward": [1.0]}),
+        pa.table({"key": ["k"], "response_hash": pa.array([None], pa.string()), "reward": [1.0]}),
+        pa.table({"key": ["k"], "response_hash": ["h"], "reward": [[1.0]]}),
+        pa.table({"key": ["k"], "response_hash": ["h"], "reward": [{"a": 1}]}),
+        pa.table({"key": ["k"], "response_hash": ["h"], "reward": [True]}),
+        pa.table({"key": ["k"], "response_hash": ["h"], "reward": [b"1"]}),
+        pa.table({"key": ["k"], "response_hash": ["h"], "reward": [1e300]}),
+        pa.table({"key": ["k"], "response_hash": ["h"], "reward": [-np.inf]}),
+    ],
+    ids=lambda table: str(table.to_pylist()),
+)
+def test_a_table_of_a_stranger_holds_what_a_writer_would_write(tmp_path, table):
+    begin_table(tmp_path, {"columns": ["reward"], "fingerprint": {}})
+    write_part(tmp_path, "r0000-00000000-000000", table)
+    with pytest.raises(DataError, match=str(tmp_path)):
+        SideCar.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{", "3", '{"columns": ["reward"]}', '{"columns": ["key"], "fingerprint": {}}', "[" * 100_000,
+     '{"columns": ["reward", "reward"], "fingerprint": {}}', '{"columns": "reward", "fingerprint": {}}'],
+    ids=lambda text: text[:40],
+)  # fmt: skip
+def test_what_a_stranger_says_of_a_table(tmp_path, content):
+    write(tmp_path, [("a", "h", {"reward": 1})])
+    (tmp_path / "_meta.json").write_text(content)
+    with pytest.raises(DataError, match="no side-car table"):
+        SideCar.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"a": 1}', '{"a": ["b"]}', '[["a", "b"]]', "[" * 100_000, "\udcff"])
+def test_what_a_stranger_says_of_queries_left_out(tmp_path, content):
+    write(tmp_path, [("a", "h", {"reward": 1})])
+    (tmp_path / "left-out-x.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match="left-out-x"):
+        SideCar.load(tmp_path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["_meta.json", "left-out-x.json"])
+def test_a_pipe_is_no_part_of_a_table(tmp_path, name):
+    write(tmp_path, [("a", "h", {"reward": 1})])
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError):
+        SideCar.load(tmp_path)

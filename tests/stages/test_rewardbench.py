@@ -154,3 +154,19 @@ def test_a_benchmark_without_ranks_is_refused(tmp_path, small_groups, runtime):
     write_shards([replace(small_groups[1], responses=responses, meta={})], tmp_path / "shards")
     with pytest.raises(DataError, match="no ranked pair"):
         rewardbench.run(tmp_path / "out", shards=tmp_path / "shards", runtime=runtime)
+
+
+def test_queries_that_a_given_table_left_out_count_against_the_budget(tmp_path, small_groups, small_shards, runtime):
+    """One may be left out; keys of other data are no query of these."""
+    keys = [group.key for group in small_groups if group.ranked_pairs()]
+    for number, folder in ((1, tmp_path / "one"), (2, tmp_path / "two")):
+        with SideCarWriter(folder, columns=("reward",), fingerprint={"made_by": "test"}) as writer:
+            for group in small_groups:
+                for place, response in enumerate(group.responses if group.key not in keys[:number] else ()):
+                    writer.add(group.key, response.hash, {"reward": float(place)})
+            writer.leave_out({**dict.fromkeys(keys[:number], "too dark"), "another": "of other data"})
+    asked = {"shards": small_shards, "runtime": runtime}
+    summary = rewardbench.run(tmp_path / "out", rewards=tmp_path / "one", **asked)
+    assert summary["quarantined"]["queries"] == 1 and summary["queries"] == len(small_groups) - 1
+    with pytest.raises(DataError, match=r"too many queries(?s:.)*2 of \d+ queries: 2 x too dark"):
+        rewardbench.run(tmp_path / "out2", rewards=tmp_path / "two", **asked)
