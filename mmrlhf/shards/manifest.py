@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf.errors import DataError
 from mmrlhf.files import read_regular, write_bytes
 from mmrlhf.records.members import SCHEMA_VERSION
+from mmrlhf.shards.index_checks import check_rows
 from mmrlhf.shards.scan import SCHEMA, ShardScan
 
 INDEX_FILE, MANIFEST_FILE = "index.parquet", "manifest.json"
 # a shard's name becomes a path below the folder (in a mixture below a set's folder), its checksum a file of the cache
-_SHARD_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]+(?:/(?!\.)[^/\\\x00-\x1f]+)*")
+_SHARD_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\ud800-\udfff]+(?:/(?!\.)[^/\\\x00-\x1f\ud800-\udfff]+)*")
+_LARGEST = 1 << 60
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -42,7 +43,7 @@ class Shard:
         shard = cls(**record)
         if not _SHARD_NAME.fullmatch(shard.name) or not _SHA256.fullmatch(shard.sha256):
             raise ValueError(f"shard {shard.name!r} with checksum {shard.sha256!r}")
-        if any(type(number) is not int or number < 0 for number in (shard.bytes, shard.count)):
+        if any(type(number) is not int or not 0 <= number <= _LARGEST for number in (shard.bytes, shard.count)):
             raise ValueError(f"shard {shard.name!r} with bytes={shard.bytes!r}, count={shard.count!r}")
         return shard
 
@@ -101,11 +102,13 @@ def read_index(folder: Path) -> tuple[tuple[Shard, ...], str, pa.Table]:
     manifest = _read_manifest(folder)
     try:
         shards, digest = tuple(map(Shard.from_record, manifest["shards"])), manifest["digest"]
+        if len({shard.name for shard in shards}) < len(shards):
+            raise ValueError("a shard is listed twice")
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged_manifest(folder / MANIFEST_FILE, error) from error
     table = _read_table(folder, manifest)
-    check_places(folder / INDEX_FILE, shards, table)
-    stored = (table.schema.metadata or {}).get(b"digest", b"").decode()
+    check_rows(folder / INDEX_FILE, {shard.name: shard.bytes for shard in shards}, table)
+    stored = (table.schema.metadata or {}).get(b"digest", b"").decode(errors="replace")
     if not digest == content_digest(shards) == stored:
         raise DataError(
             "index and manifest belong to different data",
@@ -167,6 +170,7 @@ def _read_table(folder: Path, manifest: Mapping[str, Any]) -> pa.Table:
         data = read_regular(path, what="index")
         check_index(manifest, data, path)
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError("index cannot be read", where=path, given=str(error), fix="pack the data again") from error
     if not table.schema.equals(SCHEMA, check_metadata=False):
@@ -179,30 +183,6 @@ def _read_table(folder: Path, manifest: Mapping[str, Any]) -> pa.Table:
             fix=f"delete {folder} and run again: the stage that made it packs the data anew",
         )
     return table.combine_chunks()
-
-
-def check_places(where: Path, shards: Sequence[Shard], table: pa.Table) -> None:
-    """Make sure that every member of every sample lies inside its shard.
-
-    Raises:
-        DataError: an index that points elsewhere, lacks values, or names members and places in different numbers.
-    """
-    lacking = [name for name, column in zip(table.schema.names, table.columns, strict=True) if column.null_count]
-    columns = [table.column(f"member_{name}").combine_chunks() for name in ("names", "offsets", "sizes", "crc32")]
-    counts = [column.value_lengths().to_numpy() for column in columns]
-    if lacking or any(not np.array_equal(count, counts[0]) for count in counts):
-        raise _bad_places(where, f"missing values in {', '.join(lacking) or 'the members'}")
-    offsets, sizes = (column.flatten().to_numpy() for column in columns[1:3])
-    ends = {shard.name: shard.bytes for shard in shards}
-    end = np.array([ends.get(name, -1) for name in table.column("shard").to_pylist()], dtype=np.int64)
-    member_end = np.repeat(end, counts[0])
-    outside = (offsets < 0) | (sizes < 0) | (sizes > member_end) | (offsets > member_end - sizes)
-    if outside.any():
-        raise _bad_places(where, f"{int(outside.sum())} members that lie outside of their shard")
-
-
-def _bad_places(where: Path, given: str) -> DataError:
-    return DataError("index points outside of its shards", where=where, given=given, fix="pack the data again")
 
 
 def check_shards(folder: Path, shards: Sequence[Shard], table: pa.Table) -> None:

@@ -70,6 +70,7 @@ def read_part(path: Path, columns: list[str]) -> pa.Table:
         if checksum is not None and int(checksum[1], 16) != zlib.crc32(data):
             raise OSError(f"its checksum is {zlib.crc32(data):08x}, its name says {checksum[1]}")
         table = pq.read_table(io.BytesIO(data), columns=columns)
+        table.validate(full=True)
         _check_columns(table, columns)
         return table
     except (pa.ArrowException, OSError, TypeError) as error:

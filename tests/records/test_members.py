@@ -143,6 +143,7 @@ def test_other_peoples_records_that_name_absent_media_are_refused() -> None:
         ({"media": [{"kind": "image", "names": "0.jpg"}]}, "media.0"),
         ({"media": [{"kind": "image", "names": ["0.jpg"], "path": "/etc/passwd"}]}, "media.0"),
         ({"responses": "yes"}, "responses"),
+        ({"responses": []}, "responses"),
     ],
 )
 def test_a_record_that_claims_our_schema_is_checked_like_any_other(changes: dict[str, Any], field: str) -> None:
