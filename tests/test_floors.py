@@ -22,7 +22,7 @@ FLOORS = (
     ("shapes", "shards", "methods", "callbacks", "expansion"),
     ("feed", "chain"),
     ("inference", "reporting"),
-    ("training", "sweeps"),
+    ("training", "sweeps", "suites"),
     ("stages",),
     ("composition",),
     ("app",),

@@ -14,6 +14,7 @@ from mmrlhf.summaries.scores import (
     ScoreFileSummary,
     ScoreSummary,
 )
+from mmrlhf.summaries.suites import SuiteComparison
 from mmrlhf.summaries.summary import Summary
 from mmrlhf.summaries.trainings import TrainingSummary
 
@@ -33,6 +34,7 @@ KINDS: Mapping[str, type[Summary]] = {
     "evaluate": EvaluateSummary,
     "report": ReportSummary,
     "publish": PublishSummary,
+    "compare": SuiteComparison,
 }
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of policies: documents, answers, scores, judges, and two policies compared."""

@@ -1,0 +1,99 @@
+"""Two models over a suite as tables: for the terminal, as Markdown, and as plain rows for pages and W&B."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from mmrlhf.summaries.rankings import Estimate
+from mmrlhf.summaries.suites import Paired, SuiteComparison
+from mmrlhf.terminal.words import add_row, new_table
+from mmrlhf.text import one_line
+
+TABLE_FILE = "benchmarks.md"
+HEADINGS = (
+    "dimension", "benchmark", "documents", "pictures", "before", "after", "difference", "Holm p", "fixed", "broken",
+    "detectable", "strict", "in form", "words", "left out", "published",
+)  # fmt: skip
+_SHORT = (1, 2, 4, 5, 6, 7)
+
+
+def comparison_rows(found: SuiteComparison) -> list[list[str]]:
+    """Rows of text, heading first: scores with 95% intervals over pictures, differences in the same unit."""
+    rows = [list(HEADINGS)]
+    rows += [_row(row) for row in found.benchmarks.values()]
+    empty = [""] * (len(HEADINGS) - 3)
+    return rows + [["", task, f"not compared: {why}", *empty] for task, why in found.uncompared.items()]
+
+
+def _row(row: Paired) -> list[str]:
+    lost = sum(row.left_out.values())
+    return [
+        row.dimension,
+        row.title,
+        str(row.documents),
+        str(row.pictures),
+        number(row.before.mean),
+        number(row.after.mean),
+        with_interval(row.difference, sign="+"),
+        f"{row.p_holm:.3f}" if row.p_holm >= 0.001 else "<.001",
+        str(row.fixed),
+        str(row.broken),
+        number(row.detectable),
+        _change(row.strict_before, row.strict_after),
+        _change(row.parsed_before, row.parsed_after),
+        f"{row.words_before:.1f} -> {row.words_after:.1f}",
+        f"{lost} ({', '.join(row.left_out)})" if lost else "0",
+        published(row),
+    ]
+
+
+def published(row: Paired) -> str:
+    """The paper's numbers, and where they are of another prompt or scoring."""
+    if row.published_before is None or row.published_after is None:
+        return ""
+    return f"{row.published_before:g} -> {row.published_after:g}" + (
+        f" ({row.published_note})" * bool(row.published_note)
+    )
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return "" if before is None or after is None else f"{number(before)} -> {number(after)}"
+
+
+def number(value: float) -> str:
+    """Three digits behind the point, for scores of any scale."""
+    return f"{value:.3f}"
+
+
+def with_interval(found: Estimate, *, sign: str = "") -> str:
+    """A number and, where it has one, its interval."""
+    if found.low is None or found.high is None:
+        return format(found.mean, f"{sign}.3f")
+    mean, low, high = (format(value, f"{sign}.3f") for value in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def dimension_rows(found: SuiteComparison) -> list[list[str]]:
+    """Rows of text, heading first: a dimension's mean standardised difference."""
+    rows = [["dimension", "benchmarks", "standardised difference"]]
+    for name, row in found.dimensions.items():
+        rows.append([name, str(row.benchmarks), with_interval(row.standardised, sign="+") if row.standardised else ""])
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows of text, heading first, as a Markdown table."""
+    lines = ["| " + " | ".join(one_line(text).replace("|", "\\|") for text in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def on_terminal(rows: Sequence[Sequence[str]], *, title: str) -> Table:
+    """The columns that fit on a terminal."""
+    heading = rows[0]
+    places = _SHORT if len(heading) > len(_SHORT) else range(len(heading))
+    table = new_table(*(heading[place] for place in places), title=title)
+    for row in rows[1:]:
+        add_row(table, *(row[place] for place in places))
+    return table
