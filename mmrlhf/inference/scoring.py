@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -60,14 +59,14 @@ class Scoring:
     def write(
         self, folder: Path, rows: np.ndarray, source: CritiqueSource = "generate", quarantine: Quarantine | None = None
     ) -> dict[str, float]:
-        """Score the rows that a side-car lacks and add them to it; returns how many and how fast, over all ranks.
+        """Score the rows that a side-car lacks and add them to it; returns what is in it and how fast that went.
 
         Args:
             quarantine: takes the queries that cannot be scored; None: one of this pass's own.
         """
         if quarantine is None:
             quarantine = Quarantine(len(rows), self.runtime.max_damaged)
-        tokens, cut = 0, Counter[str]()
+        tokens = 0
 
         def measure(batch: Sequence[tuple[PreferenceGroup, EncodedGroup]]) -> Iterator[tuple[PreferenceGroup, list]]:
             nonlocal tokens
@@ -75,8 +74,6 @@ class Scoring:
             verdicts = self.judge.score_groups(groups, contexts, critique_source=source, quarantine=quarantine)
             for group, found in zip(groups, verdicts, strict=True):
                 tokens += sum(verdict.critique_tokens for verdict in found)
-                cut["responses_shortened"] += sum(verdict.response_cut > 0 for verdict in found)
-                cut["critiques_cut"] += sum(verdict.critique_cut for verdict in found)
                 if found:
                     yield group, [verdict.columns() for verdict in found]
 
@@ -93,6 +90,7 @@ class Scoring:
             measure=measure,
             size=self.groups_per_batch,
             title="scoring (batches)",
+            counted=("response_cut", "critique_cut"),
         )  # fmt: skip
         rates = asked.fill(folder, quarantine, self.ranks, self.runtime)
         seconds = max(time.monotonic() - started, 1e-9)
@@ -101,13 +99,9 @@ class Scoring:
             "responses_scored": rates["responses"],
             "queries_per_second": rates["queries_per_second"],
             "responses_per_second": rates["responses_per_second"],
-            **self.ranks.total(
-                {
-                    "critique_tokens_per_second": round(tokens / seconds, 1),
-                    "responses_shortened": cut["responses_shortened"],
-                    "critiques_cut": cut["critiques_cut"],
-                }
-            ),
+            "responses_shortened": rates["response_cut"],
+            "critiques_cut": rates["critique_cut"],
+            **self.ranks.total({"critique_tokens_per_second": round(tokens / seconds, 1)}),
         }
 
     def given(self, folder: Path, rows: np.ndarray, quarantine: Quarantine | None = None) -> SideCar:

@@ -14,7 +14,7 @@ import numpy as np
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.inference.sharing import Ranks
 from mmrlhf.records.quarantine import Quarantine
-from mmrlhf.shards.sidecar import SideCarWriter
+from mmrlhf.shards.sidecar import SideCar, SideCarWriter
 from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup
 
@@ -38,6 +38,7 @@ class TablePass(Generic[Batch]):
         measure: a batch -> values of its queries; leaves out what it puts into the quarantine.
         size: queries of a batch.
         title: of the progress bar.
+        counted: columns whose responses above 0 are counted.
     """
 
     columns: Sequence[str]
@@ -47,11 +48,14 @@ class TablePass(Generic[Batch]):
     measure: Callable[[Batch], Measured]
     size: int
     title: str
+    counted: Sequence[str] = ()
 
     def fill(self, folder: Path, quarantine: Quarantine, ranks: Ranks, runtime: Runtime) -> dict[str, float]:
-        """Ask for what the table in a folder lacks; numbers of queries and responses, and responses a second, in all.
+        """Ask for what the table in a folder lacks; counts of the whole table, and what this run did, over all ranks.
 
         A run that was stopped goes on with the queries that are missing; those that were left out are tried again.
+        Counted are queries, responses and `counted`, whoever has filled them in; `responses_asked` and rates are this
+        run's.
 
         Raises:
             DataError: the folder holds another table, or more is left out than the quarantine's budget.
@@ -77,7 +81,10 @@ class TablePass(Generic[Batch]):
         share_quarantine(quarantine, ranks)
         rates = {"queries_per_second": round(queries / seconds, 3)}
         rates |= {"responses_per_second": round(responses / seconds, 2)}
-        return ranks.total({"queries": queries, "responses": responses, **rates})
+        table = SideCar.load(folder, columns=self.counted)
+        found = {"queries": len(table.keys()), "responses": len(table)}
+        found |= {name: table.count_positive(name) for name in self.counted}
+        return {**found, **ranks.total({"responses_asked": responses, **rates})}
 
 
 def share_quarantine(quarantine: Quarantine, ranks: Ranks) -> None:

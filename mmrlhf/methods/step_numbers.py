@@ -59,7 +59,7 @@ class StepRecord:
             # About the mean of all ranks: the mean of squares less the squared mean leaves nothing of a small spread.
             away = [(w * (v - result.get(name, 0.0)) ** 2).sum() for name in chosen for v, w in [joined[name]]]
             squares = all_reduce(torch.stack(away), "sum").tolist()
-            ends = all_reduce(torch.stack([_ends(self.values(name), sums) for name in chosen]), "max").tolist()
+            ends = all_reduce(torch.stack([_ends(self.values(name)) for name in chosen]), "max").tolist()
             for name, square, (low, high) in zip(chosen, squares, ends, strict=True):
                 if name in result:
                     result[f"{name}_std"] = (square / totals[name][1]) ** 0.5
@@ -67,8 +67,11 @@ class StepRecord:
         return result
 
 
-def _ends(values: Tensor, like: Tensor) -> Tensor:
-    """(-min, max), so that one MAX reduction serves both; -inf for no values."""
+def _ends(values: Tensor) -> Tensor:
+    """(-min, max) in float64, so that one MAX reduction serves both; -inf for no values.
+
+    One type on every rank, whether it has values or not: a reduction of two types reads memory that is not there.
+    """
     if len(values) == 0:
-        return like.new_full((2,), -torch.inf)
-    return torch.stack((-values.min(), values.max()))
+        return torch.full((2,), -torch.inf, dtype=torch.float64, device=values.device)
+    return torch.stack((-values.min(), values.max())).double()

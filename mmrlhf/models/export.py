@@ -24,13 +24,12 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from mmrlhf.errors import ModelError, UserError
-from mmrlhf.files import expanded
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import HeadSettings, ScoreHead, build_head
-from mmrlhf.models.hub import format_bytes, free_bytes
+from mmrlhf.models.hub import file_beside, format_bytes, free_bytes
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, check_policy_folder, check_reward_folder, read_card
-from mmrlhf.models.weight_files import some
+from mmrlhf.models.weight_files import read_json, some
 from mmrlhf.text import first_line
 
 log = logging.getLogger(__name__)
@@ -74,9 +73,9 @@ def save_policy(
 
 
 def read_policy_card(folder: str | Path) -> dict[str, Any]:
-    """What a policy's folder says of how it was trained; empty for a stock checkpoint."""
-    file = Path(folder) / POLICY_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """What a policy's folder, or its repository, says of how it was trained; empty for a stock checkpoint."""
+    file = file_beside(folder, POLICY_FILE)
+    return {} if file is None else read_json(file)
 
 
 def save_reward_model(
@@ -112,30 +111,31 @@ def save_reward_model(
 def load_reward_model(
     folder: str | Path, settings: ModelSettings
 ) -> tuple[PackedModel, ProcessorMixin, dict[str, Any]]:
-    """Read a reward model folder: model with its trained head, processor, and the card.
+    """Read a reward model from its folder or by its hub id: model with its trained head, processor, and the card.
 
     Raises:
         ModelError: where the head or its card is missing or does not fit, or the model's own weights do not.
     """
-    folder = Path(folder)
     card = read_card(folder)
     backbone, processor = load_backbone(folder, settings)
     head = load_head(folder, card, width=backbone.config.get_text_config().hidden_size)
     return PackedModel(backbone, settings, head), processor, card
 
 
-def load_head(folder: Path, card: Mapping[str, Any], *, width: int) -> ScoreHead:
-    """Read a folder's trained score head for hidden states of a width; ModelError where it does not fit."""
+def load_head(folder: str | Path, card: Mapping[str, Any], *, width: int) -> ScoreHead:
+    """Read a reward model's trained score head for hidden states of a width; ModelError where it does not fit."""
+    file = file_beside(folder, HEAD_FILE)
+    assert file is not None, "whoever has read the card has seen the head"
     if card["width"] != width:
         raise ModelError(
             "the score head does not fit the model beside it",
-            where=folder / CARD_FILE,
+            where=file.with_name(CARD_FILE),
             given=f"a head for width {card['width']}",
             expected=f"width {width}, as the model's hidden states have",
         )
     head = build_head(card["head"], card["width"], dimensions=card["dimensions"])
     try:
-        head.load_state_dict(load_file(folder / HEAD_FILE))
+        head.load_state_dict(load_file(file))
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ModelError("the score head does not fit its card", where=str(folder), given=str(error)) from error
     _check_finite(head.state_dict(), "float32")
@@ -151,24 +151,23 @@ def starting_head(settings: HeadSettings, checkpoint: str | Path, width: int) ->
     Raises:
         ModelError: the checkpoint's head is damaged, or of another kind or other dimensions than the settings'.
     """
-    folder = expanded(checkpoint)
-    trained = any((folder / name).is_file() for name in (CARD_FILE, HEAD_FILE))
+    trained = any(file_beside(checkpoint, name) is not None for name in (CARD_FILE, HEAD_FILE))
     if settings.fresh or not trained:
         why = "as head.fresh asks; the trained one is left out" if trained else "as the checkpoint has none"
         log.info("%s: the score head starts fresh, %s", checkpoint, why)
         return settings.build(width)
-    card = read_card(folder)
+    card = read_card(checkpoint)
     if (card["head"], tuple(card["dimensions"])) != (settings.kind, tuple(settings.dimensions)):
         raise ModelError(
             "this checkpoint has a trained score head of another kind than the one that is to be trained",
-            where=folder / CARD_FILE,
+            where=f"{CARD_FILE} of {checkpoint}",
             given=f"kind {card['head']}, dimensions {card['dimensions']}",
             expected=f"kind {settings.kind}, dimensions {list(settings.dimensions)}",
             fix=f"model.head={card['head']} with its dimensions goes on with it; "
             "stages.reward.head.fresh=true begins with a new one",
         )
     log.info("%s: its trained score head is trained further", checkpoint)
-    head = load_head(folder, card, width=width)
+    head = load_head(checkpoint, card, width=width)
     head.dropout.p = settings.dropout
     return head
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelInfo, constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import filter_repo_objects
 
 from mmrlhf.errors import ConfigError, HubError, Lines, UserError
+from mmrlhf.files import expanded
 from mmrlhf.text import first_line
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def check_checkpoint(repo_id: str) -> None:
     """
     try:
         with hub_errors(repo_id):
-            info = HfApi().model_info(repo_id, revision="main", files_metadata=True, timeout=_SECONDS_TO_ANSWER)
+            info = _ask(repo_id)
     except HubError as error:
         if isinstance(try_to_load_from_cache(repo_id, "config.json"), str):
             log.info("%s: taken from the cache, as no hub answers", repo_id)
@@ -74,6 +75,37 @@ def check_checkpoint(repo_id: str) -> None:
             expected=format_bytes(missing),
             fix="set the environment variable HF_HOME to a folder on a larger disk",
         )
+
+
+def file_beside(checkpoint: str | Path, name: str) -> Path | None:
+    """A file that lies beside a checkpoint's weights, in its folder or in its repository on the hub; None: there is none.
+
+    Where no hub answers, what is in the hub library's cache decides.
+
+    Raises:
+        HubError: it is there, and does not arrive.
+    """
+    folder, repo_id = expanded(checkpoint), str(checkpoint)
+    if folder.exists():
+        return folder / name if (folder / name).is_file() else None
+    try:
+        with hub_errors(repo_id):
+            there = {file.rfilename for file in _ask(repo_id).siblings or []}
+    except HubError:
+        cached = try_to_load_from_cache(repo_id, name)
+        log.info(
+            "%s: no hub answers; its %s is %s the cache", repo_id, name, "in" if isinstance(cached, str) else "not in"
+        )
+        return Path(cached) if isinstance(cached, str) else None
+    if name not in there:
+        return None
+    with hub_errors(repo_id):
+        return Path(HfApi().hf_hub_download(repo_id, name))
+
+
+def _ask(repo_id: str) -> ModelInfo:
+    """What the hub says about a repository, with its files; raises what the hub library raises, soon."""
+    return HfApi().model_info(repo_id, revision="main", files_metadata=True, timeout=_SECONDS_TO_ANSWER)
 
 
 def _is_cached(repo_id: str, name: str, commit: str | None) -> bool:

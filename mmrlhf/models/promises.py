@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from mmrlhf.errors import ModelError
 from mmrlhf.models.heads import HEADS, build_head
+from mmrlhf.models.hub import file_beside
 from mmrlhf.models.load import ModelSettings, check_folder, load_config
 from mmrlhf.models.weight_files import StoredTensor, read_header, read_headers, read_json, some
 
@@ -54,14 +55,14 @@ def check_reward_folder(folder: str | Path, *, dtype: torch.dtype | None = None)
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
-    """Read the card of a reward model folder.
+    """Read the card of a reward model, of its folder or by its hub id.
 
     Raises:
         ModelError: no card or no head there, or a card that does not say which head it is.
     """
-    folder = Path(folder)
-    for name in (CARD_FILE, HEAD_FILE):
-        if not (folder / name).is_file():
+    found = {name: file_beside(folder, name) for name in (CARD_FILE, HEAD_FILE)}
+    for name, file in found.items():
+        if file is None:
             raise ModelError(
                 "this folder holds no trained score head",
                 where=str(folder),
@@ -69,13 +70,14 @@ def read_card(folder: str | Path) -> dict[str, Any]:
                 expected="a folder written by the reward stage",
                 fix="train one (`python run.py stage=reward`), or give another inputs.reward_model",
             )
-    card = read_json(folder / CARD_FILE)
+    place = cast(Path, found[CARD_FILE])
+    card = read_json(place)
     kind, width, dimensions = card.get("head"), card.get("width"), card.get("dimensions", [])
     named = isinstance(dimensions, list) and all(isinstance(name, str) for name in dimensions)
     if kind not in HEADS or not isinstance(width, int) or not named:
         raise ModelError(
             "this card does not say which score head lies beside it",
-            where=folder / CARD_FILE,
+            where=place,
             given=f"head={kind!r}, width={width!r}, dimensions={dimensions!r}",
             expected=f"head: one of {', '.join(HEADS)}; width: a number; dimensions: a list of names",
             fix="copy the card again from where the model was trained",

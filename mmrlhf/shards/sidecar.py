@@ -183,6 +183,10 @@ class SideCar:
         """Keys of all groups in the table."""
         return set(self._rows)
 
+    def count_positive(self, column: str) -> int:
+        """Responses whose value in a numeric column is above 0."""
+        return int((self._values[column] > 0).sum()) if len(self) else 0
+
     def lookup(self, key: str, hashes: Sequence[str]) -> dict[str, Tensor]:
         """Every numeric column's values (K,) float32 for a group's responses.
 

@@ -6,7 +6,6 @@ fingerprint of the policy, the template and the media settings that it is true f
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,11 +34,12 @@ from mmrlhf.shards.index import Index
 from mmrlhf.summaries.scores import ReferenceSummary
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
-COLUMNS: tuple[str, ...] = (REFERENCE, REFERENCE_TOKENS)
+CUT = "reference_cut"
+COLUMNS: tuple[str, ...] = (REFERENCE, REFERENCE_TOKENS, CUT)
 LOGPROBS = "logprobs"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("logprobs/_meta.json", "metrics.json")
 
@@ -57,7 +57,7 @@ def run(
     damage_seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Write `out/logprobs` (a side-car: reference_logprob, reference_tokens per response; with damage one more).
+    """Write `out/logprobs` (a side-car: reference_logprob, reference_tokens, reference_cut per response; with damage one more).
 
     Several processes share the queries. A run that was stopped goes on with the queries that are missing.
 
@@ -76,7 +76,7 @@ def run(
     sides = queries.heldout(index), queries.train(index)
     columns = (*COLUMNS, *([DAMAGED_REFERENCE] if spoil is not None else []))
     rows = np.concatenate([side.rows for side in sides])
-    quarantine, shortened = Quarantine(len(rows), runtime.max_damaged), Counter[str]()
+    quarantine = Quarantine(len(rows), runtime.max_damaged)
     with share_pass(runtime) as ranks:
         reference = Policy.from_pretrained(policy, passes, damage=spoil, device=ranks.device)
         asked = TablePass(
@@ -88,13 +88,17 @@ def run(
                 groups_per_batch=passes.groups_per_batch, quarantine=quarantine, num_workers=runtime.num_workers,
                 preflight=runtime.preflight,
             ),
-            measure=lambda batch: _measure(reference, batch, passes.token_budget, shortened),
+            measure=lambda batch: _measure(reference, batch, passes.token_budget),
             size=passes.groups_per_batch,
             title="reference log-probabilities (batches)",
+            counted=(CUT,),
         )  # fmt: skip
         rates = asked.fill(out / LOGPROBS, quarantine, ranks, runtime)
-        cut = ranks.total({"responses_shortened": shortened["responses_shortened"]})
-    return ReferenceSummary(**rates, **cut, quarantined=quarantine.summary()).write(out) if ranks.leads else rates
+    if not ranks.leads:
+        return rates
+    counts = {name: rates[name] for name in ("queries", "responses", "queries_per_second", "responses_per_second")}
+    summary = ReferenceSummary(**counts, responses_shortened=rates[CUT], quarantined=quarantine.summary())
+    return summary.write(out)
 
 
 def _fingerprint(index: Index, policy: Path | str, reference: Policy) -> dict[str, Any]:
@@ -112,10 +116,9 @@ def _fingerprint(index: Index, policy: Path | str, reference: Policy) -> dict[st
 
 
 def _measure(
-    reference: Policy, batch: Sequence[tuple[PreferenceGroup, EncodedGroup]], token_budget: int, shortened: Counter[str]
+    reference: Policy, batch: Sequence[tuple[PreferenceGroup, EncodedGroup]], token_budget: int
 ) -> Iterator[tuple[PreferenceGroup, list[dict[str, float]]]]:
-    """Each query with the table's values of its responses; counts those that lost tokens."""
-    shortened["responses_shortened"] += sum(b.truncated > 0 for _, encoded in batch for b in encoded.branches)
+    """Each query with the table's values of its responses."""
     found = _ask(reference, [encoded for _, encoded in batch], token_budget)
     for (group, _), columns in zip(batch, found, strict=True):
         yield group, [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -125,7 +128,8 @@ def _ask(reference: Policy, groups: Sequence[EncodedGroup], token_budget: int) -
     """The table's columns of each group, one value per response."""
     found = forward_groups(reference.model, groups, token_budget=token_budget)
     columns: list[dict[str, list[float]]] = [
-        dict(zip(COLUMNS, (one.logprob.tolist(), one.num_tokens.tolist()), strict=True)) for one in found
+        dict(zip(COLUMNS, (one.logprob.tolist(), one.num_tokens.tolist(), one.cut.tolist()), strict=True))
+        for one in found
     ]
     if reference.encoder.damage is not None:
         spoilt = [replace(group, media=damaged_only(group.media)) for group in groups]

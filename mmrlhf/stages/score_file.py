@@ -86,7 +86,7 @@ def run(
     summary = ScoreFileSummary(
         queries=len(drafts),
         responses=len(verdicts),
-        responses_scored=rates["responses"],
+        responses_scored=rates["responses_asked"],
         responses_per_second=rates["responses_per_second"],
         responses_shortened=sum(verdict["response_cut"] > 0 for verdict in verdicts),
         critiques_cut=sum(verdict["critique_cut"] > 0 for verdict in verdicts),

@@ -12,7 +12,7 @@ from mmrlhf.summaries.summary import Summary
 
 @dataclass(frozen=True)
 class ScoreSummary(Summary):
-    """Stage `score`; the numbers of the pass are sums over ranks."""
+    """Stage `score`; counts are of the whole table, rates of the run that finished it, over all ranks."""
 
     writes_critiques: bool
     critique_source: str
@@ -76,7 +76,7 @@ class CalibrateSummary(Summary):
 
 @dataclass(frozen=True)
 class ReferenceSummary(Summary):
-    """Stage `reference`; the numbers of the pass are sums over ranks."""
+    """Stage `reference`; counts are of the whole table, rates of the run that finished it, over all ranks."""
 
     queries: float
     responses: float

@@ -37,7 +37,7 @@ policy = Policy.from_pretrained("FOLDER_OR_HUB_ID")
 print(policy.answer("picture.jpg", "What is in the picture?"))""",
     "reward model": """from mmrlhf import RewardModel
 
-judge = RewardModel.from_pretrained("FOLDER")
+judge = RewardModel.from_pretrained("FOLDER_OR_HUB_ID")
 for reward, critique in judge.score("picture.jpg", "What is in the picture?", ["A cat.", "Two dogs."]):
     print(reward, critique)""",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from stand_ins.small_data import draw_group, picture
 
 from mmrlhf.errors import DataError, MissingRowError
+from mmrlhf.inference import tables
+from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.models.load import ModelSettings
@@ -156,3 +159,38 @@ def test_every_pass_counts_the_responses_that_it_shortened(tmp_path, critic, sma
         rewardbench.run(tmp_path / "bench", reward_model=critic, **asked, **ASKING),
     ]
     assert [summary["responses_shortened"] for summary in found] == [1, 1, 1]
+
+
+def test_a_pass_that_goes_on_counts_what_was_cut_before_it_was_stopped(
+    tmp_path, critic, small_policy, runtime, monkeypatch
+) -> None:
+    """The long responses' queries come first, by length; the run that makes the rest finds none of them."""
+    monkeypatch.setattr(tables, "SECONDS_BETWEEN_WRITES", -1.0)
+    groups = [draw_group(number) for number in range(6)]
+    for number in (2, 4):
+        groups[number] = replace(groups[number], responses=(Response("blue " * 400, 1), *groups[number].responses[1:]))
+    write_shards(groups, tmp_path / "shards", max_groups_per_shard=5)
+    asked: dict[str, Any] = {"shards": tmp_path / "shards", "runtime": runtime}
+    ways = {
+        "reference": (reference, "_ask", partial(reference.run, policy=small_policy, passes=PASSES, **asked)),
+        "score": (RewardModel, "score_groups", partial(score.run, reward_model=critic, **asked, **ASKING)),
+    }
+    for name, (owner, method, run) in ways.items():
+        whole = run(tmp_path / f"{name} in one go")
+        ask, calls = getattr(owner, method), []
+
+        def stops(*args, ask=ask, calls=calls, **named):
+            calls.append(args)
+            if len(calls) > 1:
+                raise KeyboardInterrupt
+            return ask(*args, **named)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(owner, method, stops)
+            run(tmp_path / name)
+        rest = run(tmp_path / name)
+        counted = ("queries", "responses", "queries_scored", "responses_scored", "responses_shortened", "critiques_cut")
+        assert {each: rest[each] for each in counted if each in rest} == {
+            each: whole[each] for each in counted if each in whole
+        }
+        assert rest["responses_shortened"] == 2

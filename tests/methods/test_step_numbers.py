@@ -63,3 +63,19 @@ def test_an_item_without_weight_may_be_infinite() -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match="x: values"):
         StepRecord().add("x", torch.ones(2), torch.ones(2, 1))
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+def test_ranks_with_and_without_items_reduce_the_same_tensors(weights: list[float]) -> None:
+    """A rank whose groups only fill up the step has no item of weight; the others reduce with it all the same."""
+    seen = []
+
+    def watched(tensor: torch.Tensor, operation: str) -> torch.Tensor:
+        seen.append((operation, tensor.dtype, tuple(tensor.shape)))
+        return tensor
+
+    record = StepRecord()
+    for name in ("beta", "margin"):
+        record.add(name, torch.tensor([0.5, 2.0]), torch.tensor(weights), spread=True)
+    record.reduce(watched)
+    assert seen == [("sum", torch.float64, (2, 2)), ("sum", torch.float64, (2,)), ("max", torch.float64, (2, 2))]

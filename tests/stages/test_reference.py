@@ -61,11 +61,17 @@ def test_a_stopped_run_goes_on(tmp_path, small_shards, small_policy, runtime, mo
     monkeypatch.setattr(reference, "forward_groups", stops_after_two_batches)
     with pytest.raises(KeyboardInterrupt):
         reference.run(tmp_path, shards=small_shards, policy=small_policy, passes=PASSES, holdout=0.4, runtime=runtime)
-    monkeypatch.setattr(reference, "forward_groups", forward)
+    again = []
+
+    def counts(model, groups, **kwargs):
+        again.extend(group.key for group in groups)
+        return forward(model, groups, **kwargs)
+
+    monkeypatch.setattr(reference, "forward_groups", counts)
     summary = reference.run(
         tmp_path, shards=small_shards, policy=small_policy, passes=PASSES, holdout=0.4, runtime=runtime
     )
-    assert summary["queries"] == 14 - 8
+    assert len(again) == 14 - 8 and summary["queries"] == 14, "counts are of the whole table"
     assert len(SideCar.load(tmp_path / "logprobs").keys()) == 14
 
 

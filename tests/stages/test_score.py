@@ -163,9 +163,16 @@ def test_a_stopped_run_scores_only_what_is_missing(tmp_path, small_shards, criti
     monkeypatch.setattr(RewardModel, "score_groups", stops_after_two_batches)
     with pytest.raises(KeyboardInterrupt):
         score.run(tmp_path, shards=small_shards, reward_model=critic, **ASKING, runtime=runtime)
-    monkeypatch.setattr(RewardModel, "score_groups", ask)
+    again = []
+
+    def asks(self, groups, *args, **kwargs):
+        again.extend(group.key for group in groups)
+        return ask(self, groups, *args, **kwargs)
+
+    monkeypatch.setattr(RewardModel, "score_groups", asks)
     summary = score.run(tmp_path, shards=small_shards, reward_model=critic, **ASKING, runtime=runtime)
-    assert summary["queries_scored"] == 14 - 8
+    assert len(again) == 14 - 8 and not set(again) & {key for keys in seen for key in keys}
+    assert summary["queries_scored"] == 14, "counts are of the whole pass"
     assert len(SideCar.load(tmp_path / "rewards").keys()) == 14
 
 

@@ -57,5 +57,5 @@ def compare(folder: Path, groups: list[PreferenceGroup]) -> None:
     tables = [SideCar.load(folder / name / "reference" / "logprobs") for name in ("one", "two")]
     for group in groups:
         one, two = (table.lookup(group.key, [response.hash for response in group.responses]) for table in tables)
-        assert one.keys() == two.keys() == {"reference_logprob", "reference_tokens"}
+        assert one.keys() == two.keys() == {"reference_logprob", "reference_tokens", "reference_cut"}
         assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)

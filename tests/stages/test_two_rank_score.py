@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from stand_ins.two_rank_score import SETTINGS
@@ -43,4 +44,6 @@ def test_two_ranks_score_what_one_does(
     for path in (tmp_path / "two" / "rewards").glob("part-r0001-*.parquet"):
         path.unlink()
     rest = score.run(tmp_path / "two", shards=small_shards, reward_model=critic, **SETTINGS, runtime=runtime)
-    assert rest["queries_scored"] == len(small_groups) // 2
+    assert rest["queries_scored"] == len(small_groups), "counts are of the whole table"
+    mine = max((tmp_path / "two" / "rewards").glob("part-r0000-*.parquet"), key=lambda path: path.stat().st_mtime)
+    assert len(set(pq.read_table(mine)["key"].to_pylist())) == len(small_groups) // 2, "only what was missing is asked"

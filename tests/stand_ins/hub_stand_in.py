@@ -109,16 +109,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(hub.listing())
         elif path.startswith(f"{api}/tree/"):
             self._json(hub.tree())
-        elif (match := re.search(r"/resolve/[0-9a-f]{40}/(.+)$", path)) and match[1] in hub.files:
+        elif (match := re.search(r"/resolve/(?:[0-9a-f]{40}|main)/(.+)$", path)) and match[1] in hub.files:
             self._file(match[1], body)
         else:
-            self._json({"error": "not here"}, 404)
+            self._json({"error": "not here"}, 404, code="EntryNotFound" if "/resolve/" in path else "RepoNotFound")
 
-    def _json(self, value: object, status: int = 200) -> None:
+    def _json(self, value: object, status: int = 200, *, code: str = "RepoNotFound") -> None:
         data = json.dumps(value).encode()
         self.send_response(status)
         if status in (401, 404):
-            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("X-Error-Code", code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
