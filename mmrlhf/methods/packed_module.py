@@ -263,6 +263,8 @@ class PackedModule(L.LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         self.validation_metrics = self._validation.reduce(self._all_reduce)
         self.validation_metrics["loss"] = self._total_loss(self.validation_metrics)
+        # The record's accuracy is that of the pairs that are trained on: fewer, more or others than the annotators'.
+        self.validation_metrics.pop("accuracy", None)
         accuracy = float(self._validation_accuracy.compute())  # every rank: it sums over them
         if not math.isnan(accuracy):
             self.validation_metrics["accuracy"] = accuracy

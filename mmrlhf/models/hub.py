@@ -78,7 +78,7 @@ def check_checkpoint(repo_id: str) -> None:
 
 
 def file_beside(checkpoint: str | Path, name: str) -> Path | None:
-    """A file that lies beside a checkpoint's weights, in its folder or in its repository on the hub; None: there is none.
+    """A file that lies beside a checkpoint's weights, in its folder or in its hub repository; None: there is none.
 
     Where no hub answers, what is in the hub library's cache decides.
 
@@ -93,10 +93,9 @@ def file_beside(checkpoint: str | Path, name: str) -> Path | None:
             there = {file.rfilename for file in _ask(repo_id).siblings or []}
     except HubError:
         cached = try_to_load_from_cache(repo_id, name)
-        log.info(
-            "%s: no hub answers; its %s is %s the cache", repo_id, name, "in" if isinstance(cached, str) else "not in"
-        )
-        return Path(cached) if isinstance(cached, str) else None
+        found = Path(cached) if isinstance(cached, str) else None
+        log.info("%s: no hub answers; its %s is %s the cache", repo_id, name, "in" if found else "not in")
+        return found
     if name not in there:
         return None
     with hub_errors(repo_id):

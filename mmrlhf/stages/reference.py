@@ -57,7 +57,7 @@ def run(
     damage_seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Write `out/logprobs` (a side-car: reference_logprob, reference_tokens, reference_cut per response; with damage one more).
+    """Write `out/logprobs`: a side-car with reference_logprob, reference_tokens and reference_cut of every response.
 
     Several processes share the queries. A run that was stopped goes on with the queries that are missing.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from stand_ins.methods_under_test import total
-from stand_ins.packed_toy import ToyModel, make_group
+from stand_ins.packed_toy import ToyData, ToyModel, make_group, quiet_trainer
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.call_beta import BetaDPO
@@ -20,6 +20,7 @@ from mmrlhf.methods.pairing import pair_names
 from mmrlhf.methods.preference import PairScheme, PreferenceModule
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.types import StepBatch
 
 
 def build(objective: object, model: ToyModel | None = None, **options: object) -> PreferenceModule:
@@ -179,6 +180,24 @@ def test_heldout_pairs_are_all_pairs_whatever_is_trained_on() -> None:
         module = PreferenceModule(ToyModel(), DPO(), PairScheme(scheme), OptimSettings(), total_steps=1)
         scores.append(module.score_pairs(batch, module.count(batch), StepRecord()))
     assert scores[0] == scores[1] and len(scores[0].keys) == 3
+
+
+@pytest.mark.parametrize("scheme", [PairScheme(), PairScheme("hardest"), PairScheme(ties="even")], ids=repr)
+@pytest.mark.parametrize("ranks", [(1, 2, 2, 3), (1, 1)])
+def test_the_curve_of_held_out_accuracy_is_of_the_annotators_pairs(scheme: PairScheme, ranks: tuple[int, ...]) -> None:
+    """`val/accuracy` is the share of right pairs among the held-out scores; without any such pair there is no curve."""
+    batch = pack_groups([make_group(number, ranks) for number in range(4)])
+    step = StepBatch(epoch=0, step=0, micro_batches=(batch,), num_groups=4)
+    module = PreferenceModule(ToyModel(), DPO(), scheme, OptimSettings(), total_steps=1)
+    trainer = quiet_trainer()
+    trainer.validate(module, datamodule=ToyData([step], [step]), verbose=False)
+    scores = module.heldout_scores
+    if ranks == (1, 1):
+        assert scores is None and "val/accuracy" not in trainer.callback_metrics
+        return
+    assert scores is not None and len(scores.keys) == 4 * 5
+    right = [chosen > rejected for chosen, rejected in zip(scores.chosen, scores.rejected, strict=True)]
+    assert float(trainer.callback_metrics["val/accuracy"]) == pytest.approx(sum(right) / len(right))
 
 
 def test_swapping_ranks_turns_accuracy_round() -> None:
