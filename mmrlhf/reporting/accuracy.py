@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,14 @@ import numpy as np
 
 from mmrlhf.metrics.baselines import RankedTexts, critique_word_scores, length_scores, random_scores
 from mmrlhf.metrics.ranking import accuracy_difference, accuracy_report
+from mmrlhf.records.fields import is_number
 from mmrlhf.reporting.reward_details import judge_report
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.rankings import ANNOTATORS, TRUTH, Accuracy, AccuracyDifference, MarginStatistics, Ranking
 from mmrlhf.types import PreferenceGroup
+
+log = logging.getLogger(__name__)
 
 GENERATED, GIVEN = "reward model", "reward model, critique given"
 NO_CRITIQUE, NO_PICTURE = "reward model, no critique", "reward model, no picture"
@@ -76,7 +80,8 @@ def scored_groups(
 ) -> list[ScoredGroup]:
     """Put the scores of groups beside the baselines and the pairs of both judges.
 
-    Judges: `annotators` (the ranks), and `truth` where `meta["quality"]` holds one true quality per response.
+    Judges: `annotators` (the ranks), and `truth` where `meta["quality"]` holds one true quality per response; where it
+    holds anything else, the log says so.
     Baselines: `random`, `longer wins`, and `critique words` where `critique` names a kind that responses have.
 
     Args:
@@ -96,13 +101,24 @@ def scored_groups(
             pairs["truth"] = truth
         result.append(ScoredGroup(group.key, group.category, {**own, **baselines}, pairs))
         start = end
+    odd = sum("quality" in group.meta and true_qualities(group) is None for group in groups)
+    if odd:
+        log.warning("%d of %d queries say a `quality` that is not a number for each response: unused", odd, len(groups))
     return result
+
+
+def true_qualities(group: PreferenceGroup) -> Sequence[float] | None:
+    """`meta["quality"]`, where it is one number for each response; a record of strangers may mean anything by it."""
+    found = group.meta.get("quality")
+    if not isinstance(found, list | tuple) or len(found) != len(group.responses) or not all(map(is_number, found)):
+        return None
+    return found
 
 
 def true_pairs(group: PreferenceGroup) -> Pairs | None:
     """All pairs whose true qualities differ, better one first; None where the truth is not known."""
-    quality = group.meta.get("quality")
-    if not isinstance(quality, list | tuple) or len(quality) != len(group.responses):
+    quality = true_qualities(group)
+    if quality is None:
         return None
     return tuple((i, j) for i, a in enumerate(quality) for j, b in enumerate(quality) if a > b)
 

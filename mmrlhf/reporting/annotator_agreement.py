@@ -16,6 +16,7 @@ import numpy as np
 from mmrlhf.metrics.agreement import RaterAgreement, agreement_between, rater_agreement
 from mmrlhf.metrics.intervals import Interval
 from mmrlhf.records.fields import is_number
+from mmrlhf.reporting.inputs import read_group
 from mmrlhf.shards.index import Index
 from mmrlhf.types import PreferenceGroup
 
@@ -60,10 +61,14 @@ def annotation_report(groups: Sequence[PreferenceGroup]) -> AnnotationReport | N
 def read_annotated(index: Index, *, limit: int, seed: int = 0) -> list[PreferenceGroup]:
     """Read at most `limit` queries, drawn at random; none at all if the first ones are not annotated like this."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(index))[:limit])
-    first = [index.read(int(row), media=False) for row in rows[:20]]
+    first = _read(index, rows[:20])
     if not any(_dimensions(group, HUMANS) for group in first):
         return []
-    return [*first, *(index.read(int(row), media=False) for row in rows[20:])]
+    return [*first, *_read(index, rows[20:])]
+
+
+def _read(index: Index, rows: np.ndarray) -> list[PreferenceGroup]:
+    return [group for row in rows if (group := read_group(index, int(row), media=False)) is not None]
 
 
 def _dimensions(group: PreferenceGroup, kind: str) -> Mapping[str, Any]:

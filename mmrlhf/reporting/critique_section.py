@@ -9,7 +9,7 @@ from typing import Any
 from mmrlhf.callbacks.answers import read_steps
 from mmrlhf.callbacks.critiques import FOLDER
 from mmrlhf.reporting.inputs import StageResult
-from mmrlhf.reporting.sample_cards import find_group, picture_cards, read_pictures
+from mmrlhf.reporting.sample_cards import find_group, picture_cards, read_pictures, response_letter
 from mmrlhf.shards.index import Index
 
 Row = Mapping[str, Any]
@@ -25,7 +25,7 @@ def critiques_while_training(stage: StageResult[Any], index: Index | None) -> li
     for row in steps[0][1] if steps else ():
         said = [(step, found) for step, rows in steps for found in rows if found["key"] == row["key"]]
         group = find_group(index, row["key"])
-        pictures = picture_cards(*read_pictures(group)) if group is not None else picture_cards([], False)
+        pictures = picture_cards(read_pictures(group) if group is not None else None)
         cards.append({**row, **pictures, "responses": _responses(said)})
     return cards
 
@@ -37,4 +37,4 @@ def _responses(said: Sequence[tuple[int, Row]]) -> list[dict[str, Any]]:
         verdicts = [{"step": step, **row["responses"][place]} for step, row in said]
         found.append({"text": response["text"], "rank": response["rank"], "verdicts": verdicts})
     found.sort(key=lambda item: math.inf if item["rank"] is None else item["rank"])
-    return [{**item, "letter": chr(ord("A") + place % 26)} for place, item in enumerate(found)]
+    return [{**item, "letter": response_letter(place)} for place, item in enumerate(found)]

@@ -16,9 +16,11 @@ from mmrlhf.callbacks.curves import FILE_NAME as CURVE_FILE
 from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.callbacks.histograms import Histogram, read_histograms
 from mmrlhf.chain.fingerprint import ARTIFACT_FILE
-from mmrlhf.errors import DataError
+from mmrlhf.errors import DataError, UserError
 from mmrlhf.files import is_remote, read_lines
 from mmrlhf.losses.objective import Objective, PairInputs
+from mmrlhf.records.fields import is_number, text_field, wrong_type
+from mmrlhf.records.json_text import parse_row
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.datasets import PackSummary
@@ -27,6 +29,7 @@ from mmrlhf.summaries.kinds import kind_of
 from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
 from mmrlhf.summaries.summary import METRICS_FILE, Summary
 from mmrlhf.summaries.trainings import TrainingSummary
+from mmrlhf.types import PreferenceGroup
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,15 @@ def open_shards(place: str | Path | None) -> Index | None:
     if place is None or not (is_remote(place) or Path(place).exists()):
         return None
     return Index.load(place)
+
+
+def read_group(index: Index, row: int, *, media: bool = True) -> PreferenceGroup | None:
+    """Read a query for a page; None, with a line in the log, where it cannot be read: the page shows the others."""
+    try:
+        return index.read(row, media=media)
+    except UserError as error:
+        logger.warning("not shown: %s", error)
+        return None
 
 
 def read_stage(name: str, path: str | Path | None, *kinds: type[S]) -> StageResult[S] | None:
@@ -123,20 +135,36 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError("a result file is not JSON", where=path, given=str(error), fix="run its stage again") from error
+    if not isinstance(found, dict):
+        raise DataError("a result file is no object", where=path, given=str(found)[:80], fix="run its stage again")
+    return found
 
 
 def read_answers(stage: StageResult[Any] | None) -> dict[str, list[dict[str, Any]]]:
-    """Read an evaluation's `samples.jsonl`: the rows of every key, in sample order; empty without one."""
+    """Read an evaluation's `samples.jsonl`: the rows of every key, in sample order; empty without one.
+
+    Raises: DataError for a line that is no answer, or one whose quality or reward is no number; names it.
+    """
     answers: dict[str, list[dict[str, Any]]] = {}
     path = stage.folder / "samples.jsonl" if stage is not None else None
     if path is not None and path.is_file():
-        for line in filter(None, read_lines(path)):
-            row = json.loads(line)
-            answers.setdefault(row["key"], []).append(row)
+        for number, line in enumerate(read_lines(path), start=1):
+            if line:
+                row = _answer(line, f"{path}:{number}")
+                answers.setdefault(row["key"], []).append(row)
     return answers
+
+
+def _answer(line: str, where: str) -> dict[str, Any]:
+    row = parse_row(line.encode(), where)
+    text_field(row, ("key",), where)
+    for name in ("quality", "reward"):
+        if row.get(name) is not None and not is_number(row[name]):
+            raise wrong_type(where, name, row[name], "a number, or null where it was not asked for")
+    return dict(row)
 
 
 def paired_answers(
@@ -185,7 +213,9 @@ def read_pairs(
     category: list[str] = []
     rows = scored_rows(index, rewards, limit=limit, seed=seed)
     for row in rows:
-        group = index.read(int(row), media=False)
+        group = read_group(index, int(row), media=False)
+        if group is None:
+            continue
         reward = rewards.lookup(group.key, [response.hash for response in group.responses])["reward"].tolist()
         values += reward
         pairs = group.ranked_pairs()

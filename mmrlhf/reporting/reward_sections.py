@@ -10,7 +10,7 @@ from mmrlhf.reporting.annotator_agreement import annotation_report, read_annotat
 from mmrlhf.reporting.categories import gathered, largest_first
 from mmrlhf.reporting.inputs import StageResult
 from mmrlhf.reporting.plots import dot, intervals
-from mmrlhf.reporting.sample_cards import build_sample, sample_card
+from mmrlhf.reporting.sample_cards import build_sample, find_group, sample_card
 from mmrlhf.reporting.sections import Section, missing
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
@@ -71,15 +71,8 @@ def surprise_cards(
     surprises: Sequence[Surprise], index: Index | None, rewards: SideCar | None
 ) -> list[Mapping[str, Any]]:
     """A card with picture and responses for each pair that is wrong by a large margin."""
-    if index is None:
-        return []
-    row_of = {key: row for row, key in enumerate(index.column("key"))}
-    cards = []
-    for pair in surprises:
-        if pair.key in row_of:
-            group = index.read(row_of[pair.key])
-            cards.append(sample_card(build_sample(group, rewards=rewards, objective=None, before=(), after=())))
-    return cards
+    groups = [group for pair in surprises if (group := find_group(index, pair.key)) is not None]
+    return [sample_card(build_sample(group, rewards=rewards, objective=None, before=(), after=())) for group in groups]
 
 
 def annotation_section(index: Index, *, limit: int, seed: int) -> Section:

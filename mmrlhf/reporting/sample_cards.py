@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.losses.objective import Objective
 from mmrlhf.media.images import decode_image
 from mmrlhf.media.video import decode_frames, decode_video
-from mmrlhf.reporting.inputs import pair_betas
+from mmrlhf.reporting.accuracy import true_qualities
+from mmrlhf.reporting.inputs import pair_betas, read_group
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.types import Media, PreferenceGroup
+
+log = logging.getLogger(__name__)
 
 NUM_FRAMES = 4
 LARGEST_SIDE = 480
 SMALL_SIDE = 128  # drawn with visible pixels up to this size
 Answer = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What can be shown of a query: its images, or frames of its video; and how many cannot be decoded."""
+
+    images: Sequence[Image.Image] = ()
+    is_video: bool = False
+    unreadable: int = 0
 
 
 def choose_rows(index: Index, wanted: Sequence[str], number: int, *, seed: int) -> list[int]:
@@ -59,18 +74,18 @@ def build_sample(
     pairs = _pairs(group, responses, objective)
     ordered = sorted(responses, key=lambda item: math.inf if item["rank"] is None else item["rank"])
     for letter, item in enumerate(ordered):
-        item["letter"] = chr(ord("A") + letter % 26)
+        item["letter"] = response_letter(letter)
     for pair in pairs:
         pair["chosen"], pair["rejected"] = responses[pair["chosen"]]["letter"], responses[pair["rejected"]]["letter"]
     best = ordered[0]["letter"]
     for item in ordered:
         against_best = [pair for pair in pairs if pair["chosen"] == best and pair["rejected"] == item["letter"]]
         item["beta"] = against_best[0]["beta"] if against_best else None
-    images, is_video = read_pictures(group)
+    pictures = read_pictures(group)
     first, last = (rows[0] if rows else {} for rows in (before, after))
     return {
-        **query_sample(group, images, is_video),
-        "images": images,
+        **query_sample(group, pictures),
+        "shown": pictures,
         "responses": ordered,
         "pairs": sorted(pairs, key=lambda pair: (pair["chosen"], pair["rejected"])),
         "answers": [(name, row) for name, row in (("before", first), ("after", last)) if row],
@@ -87,34 +102,43 @@ def sample_card(sample: Mapping[str, Any]) -> dict[str, Any]:
         {**item, "reward_share": 0 if item["reward"] is None else round(4 + 96 * (item["reward"] - low) / span)}
         for item in sample["responses"]
     ]
-    return {**sample, "responses": responses, **picture_cards(sample["images"], bool(sample["frames"]))}
+    return {**sample, "responses": responses, **picture_cards(sample["shown"])}
 
 
-def picture_cards(images: Sequence[Image.Image], is_video: bool) -> dict[str, Any]:
-    """What the page needs of a query's pictures: each as text, and whether they are frames of a video."""
-    pictures = [{"uri": data_uri(image), "small": max(image.size) <= SMALL_SIDE} for image in images]
-    return {"pictures": pictures, "is_video": is_video}
+def response_letter(place: int) -> str:
+    """The name of a response on the page: A to Z, then AA, AB, ..."""
+    before = response_letter(place // 26 - 1) if place >= 26 else ""
+    return before + chr(ord("A") + place % 26)
+
+
+def picture_cards(shown: Pictures | None) -> dict[str, Any]:
+    """What the page needs of a query's pictures (None: it is not at hand): each as text, and a note on what is not."""
+    if shown is None:
+        return {"pictures": [], "is_video": False, "note": "picture not at hand"}
+    pictures = [{"uri": data_uri(image), "small": max(image.size) <= SMALL_SIDE} for image in shown.images]
+    note = f"{shown.unreadable} cannot be read" if shown.unreadable else "" if pictures else "text only"
+    return {"pictures": pictures, "is_video": shown.is_video, "note": note}
 
 
 def find_group(index: Index | None, key: str) -> PreferenceGroup | None:
-    """Read the query of a key; None where there are no shards or they do not have it."""
+    """Read the query of a key; None where there are no shards, or they do not have it, or it cannot be read."""
     if index is None:
         return None
     rows = np.flatnonzero(index.column("key") == key)
-    return index.read(int(rows[0])) if len(rows) else None
+    return read_group(index, int(rows[0])) if len(rows) else None
 
 
 def _responses(group: PreferenceGroup, rewards: SideCar | None) -> list[dict[str, Any]]:
     hashes = [response.hash for response in group.responses]
-    found = rewards is not None and group.key in rewards.keys()  # noqa: SIM118 - SideCar is no mapping
     reward: list[float | None] = [None] * len(hashes)
     critique = [""] * len(hashes)
-    if rewards is not None and found:
-        reward = list(rewards.lookup(group.key, hashes)["reward"].tolist())
-        if "critique" in rewards.columns:
-            critique = rewards.texts(group.key, hashes, "critique")
-    quality = group.meta.get("quality")
-    known = quality if isinstance(quality, list | tuple) and len(quality) == len(hashes) else [None] * len(hashes)
+    if rewards is not None and group.key in rewards.keys():  # noqa: SIM118 - SideCar is no mapping
+        try:
+            reward = list(rewards.lookup(group.key, hashes)["reward"].tolist())
+            critique = rewards.texts(group.key, hashes, "critique") if "critique" in rewards.columns else critique
+        except MissingRowError as error:
+            log.warning("shown without rewards: %s", error)
+    known = true_qualities(group) or [None] * len(hashes)
     return [
         {
             "text": response.text,
@@ -148,29 +172,37 @@ def _margin(chosen: Mapping[str, Any], rejected: Mapping[str, Any]) -> float | N
     return float(chosen["reward"] - rejected["reward"])
 
 
-def query_sample(group: PreferenceGroup, images: list[Image.Image], is_video: bool) -> dict[str, Any]:
-    """What a sample says of its query, in the form of `mmrlhf.callbacks.samples`; pictures as `read_pictures` gives."""
+def query_sample(group: PreferenceGroup, pictures: Pictures) -> dict[str, Any]:
+    """What a sample says of its query, in the form of `mmrlhf.callbacks.samples`."""
+    images, is_video = pictures.images, pictures.is_video
     return {
         "key": group.key,
         "category": group.category,
         "prompt": group.prompt,
         "image": images[0] if images and not is_video else None,
-        "frames": images if is_video else [],
+        "frames": list(images) if is_video else [],
     }
 
 
-def read_pictures(group: PreferenceGroup) -> tuple[list[Image.Image], bool]:
-    """Decode a group's images, or four frames of its video; and whether it is a video."""
+def read_pictures(group: PreferenceGroup) -> Pictures:
+    """Decode a group's images, or four frames of its video; what cannot be decoded is counted, and named in the log."""
     images: list[Image.Image] = []
-    is_video = False
-    for media in group.media:
-        where = f"{group.shard}:{group.key}"
-        if media.kind == "image":
-            images += [decode_image(data, where=where) for data in media.data]
-        else:
-            is_video = True
-            images += _frames(media, where)
-    return images, is_video
+    unreadable = 0
+    where = f"{group.shard}:{group.key}"
+    for decode in (each for media in group.media for each in _decoders(media, where)):
+        try:
+            images += decode()
+        except DataError as error:
+            log.warning("not shown: %s", error)
+            unreadable += 1
+    return Pictures(images, any(media.kind != "image" for media in group.media), unreadable)
+
+
+def _decoders(media: Media, where: str) -> list[Callable[[], list[Image.Image]]]:
+    """One for each picture, or for the whole clip."""
+    if media.kind == "image":
+        return [lambda data=data: [decode_image(data, where=where)] for data in media.data]
+    return [lambda: _frames(media, where)]
 
 
 def _frames(media: Media, where: str) -> list[Image.Image]:

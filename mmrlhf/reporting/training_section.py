@@ -116,5 +116,5 @@ def _query(number: int, steps: Sequence[tuple[int, Sequence[Mapping[str, Any]]]]
         row = rows[number]
         measures = {name: row.get(name) for name in ("quality", "reward")}
         answers.append({"when": f"step {step}", "text": row["answer"], **measures})
-    pictures = picture_cards(*read_pictures(group)) if group is not None else picture_cards([], False)
+    pictures = picture_cards(read_pictures(group) if group is not None else None)
     return {**{name: last[name] for name in ("key", "category", "prompt")}, **pictures, "answers": answers}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -15,7 +14,6 @@ from mmrlhf.callbacks.samples import log_samples, wandb_loggers
 from mmrlhf.chain.provenance import reproduction, versions
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import plain
-from mmrlhf.errors import DataError
 from mmrlhf.losses.objective import Objective
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.reporting import plots, sections
@@ -27,6 +25,7 @@ from mmrlhf.reporting.inputs import (
     RunStages,
     open_shards,
     read_answers,
+    read_group,
     read_pairs,
     read_stage,
     reward_table,
@@ -45,8 +44,6 @@ from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
 from mmrlhf.summaries.trainings import TrainingSummary
 from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.progress import track
-
-logger = logging.getLogger(__name__)
 
 PAGE = "report.html"
 MOST_ENTRIES = 40  # of a mapping or list in the settings and results shown
@@ -188,12 +185,10 @@ def _samples(
     rows = choose_rows(index, answered or sorted(rewards.keys() if rewards is not None else ()), number, seed=seed)
     built = []
     for row in track(rows, "samples for the report", enabled=runtime.progress):
-        try:
-            group = index.read(row)
+        group = read_group(index, row)
+        if group is not None:
             found = {"before": before.get(group.key, ()), "after": after.get(group.key, ())}
             built.append(build_sample(group, rewards=rewards, objective=objective, **found))
-        except DataError as error:  # a page shows what can be shown
-            logger.warning("no sample of this query: %s", error)
     return built
 
 

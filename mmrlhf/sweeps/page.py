@@ -23,7 +23,6 @@ from mmrlhf.reporting.page_style import environment, style
 from mmrlhf.reporting.sample_cards import find_group, picture_cards, read_pictures
 from mmrlhf.shards.index import Index
 from mmrlhf.sweeps.results import Estimate, Job, Metric, Point, Sweep, varying
-from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 
@@ -179,23 +178,14 @@ def _shards(job: Job) -> Index | None:
         return None
 
 
-def _query(index: Index | None, key: str) -> PreferenceGroup | None:
-    """A query with its pictures; None, with a line in the log, where it cannot be read."""
-    try:
-        return find_group(index, key)
-    except UserError as error:
-        log.warning("the sweep's page shows the answers to %s without the query: %s", key, error)
-        return None
-
-
 def _sample(
     sweep: Sweep,
     key: str,
     answers: Sequence[tuple[Point, Job, Mapping[str, Sequence[Mapping[str, Any]]]]],
     index: Index | None,
 ) -> dict[str, Any]:
-    group = _query(index, key)
-    shown = picture_cards(*read_pictures(group)) if group is not None else picture_cards([], False)
+    group = find_group(index, key)
+    shown = picture_cards(read_pictures(group) if group is not None else None)
     given = [
         {
             "point": sweep.describe(point),

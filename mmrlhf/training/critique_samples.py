@@ -62,12 +62,11 @@ def critique_samples(
 
 def _sample(group: PreferenceGroup, verdicts: list[Verdict]) -> dict[str, Any]:
     """One query in the form of `mmrlhf.callbacks.samples`."""
-    images, is_video = read_pictures(group)
     responses = [
         {"text": response.text, "rank": response.rank, "reward": verdict.reward, "critique": verdict.critique}
         for response, verdict in zip(group.responses, verdicts, strict=True)
     ]
     return {
-        **query_sample(group, images, is_video),
+        **query_sample(group, read_pictures(group)),
         "responses": responses,
     }

@@ -82,7 +82,7 @@ def answer_callbacks(
     def measure(answers: Sequence[str]) -> dict[str, list[float]]:
         return _measure(groups, answers, settings, model, runtime)
 
-    samples = [query_sample(group, *read_pictures(group)) for group in groups]
+    samples = [query_sample(group, read_pictures(group)) for group in groups]
     return [HeldOutAnswers(out / FOLDER, samples, answer=answer, measure=measure)]
 
 

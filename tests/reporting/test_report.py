@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,17 +15,21 @@ from hypothesis import strategies as st
 from stand_ins import report_data
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.errors import DataError
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.reporting import plots
+from mmrlhf.reporting.accuracy import scored_groups
 from mmrlhf.reporting.critique_section import critiques_while_training
 from mmrlhf.reporting.inputs import pair_betas, paired_answers, read_answers, read_stage
-from mmrlhf.reporting.sample_cards import choose_rows
+from mmrlhf.reporting.sample_cards import choose_rows, response_letter
 from mmrlhf.shards import remote
 from mmrlhf.shards.index import Index
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages.report import CONTENTS, render, run
 from mmrlhf.summaries.rankings import Accuracy
+from mmrlhf.types import PreferenceGroup, Response
 
 
 def no_trainer(**settings):
@@ -139,6 +145,76 @@ def test_critiques_of_validations_lie_beside_their_responses(artefacts):
             assert (first["step"], last["step"]) == (100, 300) and last["reward"] - first["reward"] == 2
     assert critiques_while_training(read_stage("sft", artefacts["sft"]), index) == []
     assert critiques_while_training(reward, None)[0]["pictures"] == []
+
+
+def other_media(artefacts, folder, spoil):
+    """The shards again, with the same queries and other bytes."""
+    groups = [spoil(Index.load(artefacts["shards"]).read(row)) for row in range(40)]
+    write_shards(groups, folder)
+    return {**artefacts, "shards": folder}
+
+
+def no_pictures(group):
+    media = tuple(replace(item, data=tuple(b"no picture" for _ in item.data)) for item in group.media)
+    return replace(group, media=media)
+
+
+def test_a_picture_that_cannot_be_decoded_ends_no_page(artefacts, tmp_path, monkeypatch, caplog):
+    """Every card says so: samples, pairs that are wrong by most, critiques of validations."""
+    draw_nothing(monkeypatch)
+    inputs = other_media(artefacts, tmp_path / "shards", no_pictures)
+    run(tmp_path / "out", **inputs, objective=MMDPO(), num_samples=6, runtime=RUNTIME)
+    page = (tmp_path / "out" / "report.html").read_text()
+    cards = 6 + report_data.SURPRISES + report_data.CRITIQUED
+    assert page.count("1 cannot be read") == page.count("<article") == cards
+    assert ">text only</span>" not in page and "data:image" not in page and not Outline(page).wrong
+    assert len(re.findall("not shown: .*decoded\n.*shard-00000.tar:[a-z]+-00", caplog.text)) == cards
+
+
+def test_a_query_that_cannot_be_read_is_left_out_of_the_page(artefacts, tmp_path, monkeypatch, caplog):
+    """One flipped byte in every picture: the checksums differ, the records are whole."""
+    draw_nothing(monkeypatch)
+    shutil.copytree(artefacts["shards"], tmp_path / "shards")
+    inputs = {**artefacts, "shards": tmp_path / "shards"}
+    index = Index.load(inputs["shards"])
+    for row in range(len(index)):
+        _, shard, members = index.entries.place(row)
+        for name, (offset, _, _) in members.items():
+            if name != "json":
+                with (inputs["shards"] / shard).open("r+b") as file:
+                    file.seek(offset)
+                    file.write(b"?")
+    summary = run(tmp_path / "out", **inputs, objective=MMDPO(), num_samples=6, runtime=RUNTIME)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<article") == report_data.CRITIQUED and page.count("picture not at hand") == 2
+    assert "member is damaged" in caplog.text and 0.1 <= summary["beta_mean"] <= 0.15
+
+
+@pytest.mark.parametrize("quality", [["good", "bad"], [1, None], [10**400, 1], [[1], [2]], [True, False], "ab", 3, {}])
+def test_what_strangers_call_quality_is_not_shown_as_the_truth(tmp_path, quality, caplog):
+    ranked = tuple(Response(text, rank=rank) for rank, text in enumerate("ab", start=1))
+    write_shards([PreferenceGroup("q", "?", ranked, meta={"quality": quality})], tmp_path / "shards")
+    run(tmp_path / "out", shards=tmp_path / "shards", runtime=RUNTIME)
+    assert "true quality" not in (tmp_path / "out" / "report.html").read_text()
+    group = Index.load(tmp_path / "shards").read(0)
+    (scored,) = scored_groups([group], [{"model": [1.0, 0.0]}])
+    assert list(scored.pairs) == ["annotators"] and "1 of 1 queries say a `quality`" in caplog.text
+
+
+def test_thirty_responses_have_thirty_names():
+    names = [response_letter(place) for place in range(703)]
+    assert len(set(names)) == 703 and (names[0], names[25], names[26], names[702]) == ("A", "Z", "AA", "AAA")
+
+
+@pytest.mark.parametrize(
+    "row", ['{"key": "a", "quality": "high"}', '{"quality": 1}', "[]", '{"key": "a"', '{"key": 3}']
+)
+def test_a_line_that_is_no_answer_is_named(artefacts, tmp_path, row):
+    shutil.copytree(artefacts["before"], tmp_path / "before")
+    with (tmp_path / "before" / "samples.jsonl").open("a") as file:
+        file.write(row + "\n")
+    with pytest.raises(DataError, match=r"samples\.jsonl:\d+"):
+        read_answers(read_stage("before", tmp_path / "before"))
 
 
 def test_the_numbers_are_those_of_the_inputs(artefacts, whole):
