@@ -30,6 +30,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from mmrlhf.conversation import IMAGE, Conversation
 from mmrlhf.feed.dataset import GroupDataset
 from mmrlhf.feed.module import PreferenceDataModule
 from mmrlhf.feed.selection import select
@@ -168,7 +169,12 @@ def queries(files: Sequence[tuple[str, bytes]]) -> list[PreferenceGroup]:
     responses = tuple(Response(f"answer {place}", rank=place + 1) for place in range(4))
     taken = zip(range(PICTURES), itertools.cycle(files), strict=False)
     return [
-        PreferenceGroup(f"q{number}", "what?", responses, media=(Media("image", (f"0.{suffix}",), (data,)),))
+        PreferenceGroup(
+            f"q{number}",
+            Conversation.about("what?", [IMAGE]),
+            responses,
+            media=(Media("image", (f"0.{suffix}",), (data,)),),
+        )
         for number, (suffix, data) in taken
     ]
 

@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmrlhf.conversation import Conversation
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
@@ -75,7 +76,8 @@ def query(modality: str, num_responses: int, seed: int) -> PreferenceGroup:
         names = tuple(f"f{i:03d}.png" for i in range(4))
         media = (Media("frames", names, tuple(_png(rng, width, height) for _ in names)),)
     responses = tuple(Response(text, rank=rank) for rank, text in enumerate(texts, 1))
-    return PreferenceGroup(f"{modality}-{num_responses}", " ".join(rng.choice(WORDS, 5)), responses, media)
+    asked = Conversation.about(" ".join(rng.choice(WORDS, 5)), [each.slot for each in media])
+    return PreferenceGroup(f"{modality}-{num_responses}", asked, responses, media)
 
 
 def measure(folder: Path, family: str, modality: str, way: str) -> Cell | None:

@@ -20,6 +20,7 @@ import lightning as L
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.conversation import Conversation
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.reporting.accuracy import GENERATED, ranking_summary
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
@@ -44,7 +45,7 @@ def make_groups(queries: int, categories: int) -> list[PreferenceGroup]:
     return [
         PreferenceGroup(
             f"query-{number:05d}",
-            "What is drawn here, and where?",
+            Conversation.about("What is drawn here, and where?"),
             tuple(Response("word " * int(draw.integers(3, 40)) + str(k), rank=k + 1) for k in range(NUM_RESPONSES)),
             category=f"category {name:03d}",
             meta={"quality": [NUM_RESPONSES - 1 - k for k in range(NUM_RESPONSES)]},
@@ -69,7 +70,7 @@ def make_answers(groups: Sequence[PreferenceGroup], gain: float) -> list[Answers
     none: list[float] = [-9.0] * NUM_RESPONSES
     return [
         Answers(
-            group.key, group.category, group.prompt, ["an answer"], [int(draw.integers(5, 60))],
+            group.key, group.category, group.prompt.question, ["an answer"], [int(draw.integers(5, 60))],
             [float(np.clip(draw.normal(0.5 + gain, 0.2), 0, 1))], [float(draw.normal(gain))], [""],
             [-8.0], [-8.0 - float(draw.gamma(2, 0.5)) * (gain > 0)], draw.normal(-9, 1, NUM_RESPONSES).tolist(), none,
             group,

@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import in_turn, median_ratio, report
-from benchmarks.workload import WORDS
+from benchmarks.workload import WORDS, numbered
+from mmrlhf.conversation import Conversation
 from mmrlhf.inference.passes import decode_text
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings
@@ -47,7 +48,8 @@ def make_query(num_responses: int) -> PreferenceGroup:
     texts = [" ".join(rng.choice(WORDS, 60)) for _ in range(num_responses)]
     responses = tuple(Response(text, rank=rank) for rank, text in enumerate(texts, 1))
     media = (Media("image", ("0.png",), (buffer.getvalue(),)),)
-    return PreferenceGroup("query", "describe the picture", responses, media)
+    asked = Conversation.about("describe the picture", [each.slot for each in media])
+    return PreferenceGroup("query", asked, responses, media)
 
 
 def build_judge(folder: str) -> RewardModel:
@@ -105,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         judge = build_judge(folder)
     query = make_query(NUM_RESPONSES)
-    queries = [replace(query, key=str(n), prompt=f"{query.prompt} {n}") for n in range(NUM_QUERIES)]
+    queries = [numbered(query, n) for n in range(NUM_QUERIES)]
     verdicts = judge.score_groups(queries)[0]
     check_agreement(verdicts, one_at_a_time(judge, queries[0]))
     ways = {

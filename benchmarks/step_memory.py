@@ -17,7 +17,6 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import torch
 
 from benchmarks.measure import MIB, in_fresh_process, peak_memory, report, resident
 from benchmarks.ours import OurStep
-from benchmarks.workload import FRAMES, SHAPES, VISUALS, build_model, make_query
+from benchmarks.workload import FRAMES, SHAPES, VISUALS, build_model, make_query, numbered
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings
@@ -73,7 +72,7 @@ def measure_scoring(point: dict[str, Any]) -> None:
     """Print the peak of scoring queries, or of a step on what of them fills the token budget, in this process."""
     shape = SHAPES[point["shape"]]
     query = make_query(SCORED_RESPONSES, point["visual"], shape=shape)
-    queries = [replace(query, key=str(n), prompt=f"{query.prompt} {n}") for n in range(SCORED_QUERIES)]
+    queries = [numbered(query, n) for n in range(SCORED_QUERIES)]
     settings = ModelSettings(precision="bf16" if point["device"] == "cuda" else "float32", max_tokens=32768)
     empty = 0 if torch.cuda.is_available() else resident()
     if point["what"] == "scoring":

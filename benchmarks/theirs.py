@@ -92,7 +92,7 @@ def pair_records(query: PreferenceGroup) -> list[dict[str, Any]]:
     records = []
     for i, j in query.ranked_pairs():
         record: dict[str, Any] = {
-            "prompt": [{"role": "user", "content": query.prompt}],
+            "prompt": [{"role": "user", "content": query.prompt.question}],
             "chosen": [{"role": "assistant", "content": query.responses[i].text}],
             "rejected": [{"role": "assistant", "content": query.responses[j].text}],
         }

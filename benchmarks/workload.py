@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaOnevisionConfig, PreTrainedModel
 
+from mmrlhf.conversation import Conversation
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
 from mmrlhf.types import Media, PreferenceGroup, Response
 
@@ -107,7 +108,14 @@ def make_query(num_responses: int, visual_tokens: int, *, shape: Shape, seed: in
     media = tuple(Media("image", (f"{i}.png",), (data,)) for i, data in enumerate(pictures))
     if kind == "frames":
         media = (Media("frames", tuple(f"f{i:03d}.png" for i in range(count)), tuple(pictures)),)
-    return PreferenceGroup("query", "describe what you see", responses, media)
+    asked = Conversation.about("describe what you see", [each.slot for each in media])
+    return PreferenceGroup("query", asked, responses, media)
+
+
+def numbered(query: PreferenceGroup, number: int) -> PreferenceGroup:
+    """The same query with a number behind its text."""
+    prompt = Conversation.about(f"{query.prompt.question} {number}", query.prompt.slots)
+    return replace(query, key=str(number), prompt=prompt)
 
 
 def open_pictures(query: PreferenceGroup) -> list[Image.Image]:

@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "mmrlhf"
 # from the ground up; rooms of one floor do not import each other
 FLOORS = (
-    ("text", "trees"),
+    ("text", "trees", "conversation"),
     ("errors", "types"),
     ("files", "ranges"),
     ("parts", "processes", "losses", "metrics", "media", "endpoints", "summaries"),

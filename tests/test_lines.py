@@ -41,7 +41,7 @@ def test_every_reader_of_json_lines_keeps_a_text(tmp_path: Path, ascii_only: boo
     pair = {"id": "1", "prompt": TEXT, "chosen": "y", "rejected": "n"}
     write("data.jsonl", pair, {**pair, "id": "2", "prompt": f"{TEXT}2"})
     groups = [draft.group for draft in import_preference_rows(tmp_path)]  # type: ignore[union-attr]
-    assert [group.prompt for group in groups] == [TEXT, f"{TEXT}2"]
+    assert [group.prompt.plain for group in groups] == [TEXT, f"{TEXT}2"]
     path = write("questions.jsonl", {"prompt": TEXT, "responses": ["a", TEXT]})
     assert [response.text for response in read_questions(path)[0].group.responses] == ["a", TEXT]
     write("step-00000001.jsonl", {"text": TEXT}, {"text": TEXT})

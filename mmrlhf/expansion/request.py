@@ -79,10 +79,9 @@ class Request:
 
 def make_request(group: PreferenceGroup, response: Response, reason: str, instruction: str = INSTRUCTION) -> Request:
     """Ask for the expansion of one reason; the larger model reads question, answer and reason, and no picture."""
-    prompt = (
-        f"{instruction}\n\n[Question]: {group.prompt}\n[Answer]: {response.text}\n[Annotator]: {reason}\n[Critique]:"
-    )
-    return Request(group.key, response.hash, prompt, reason, (group.prompt, response.text, reason))
+    question = group.prompt.transcript
+    prompt = f"{instruction}\n\n[Question]: {question}\n[Answer]: {response.text}\n[Annotator]: {reason}\n[Critique]:"
+    return Request(group.key, response.hash, prompt, reason, (question, response.text, reason))
 
 
 def refusals(request: Request, expansion: str, *, max_new_words: float = 0.15, max_growth: float = 20.0) -> list[str]:

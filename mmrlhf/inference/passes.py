@@ -216,7 +216,7 @@ def read_usable(
 
 def without_media(group: PreferenceGroup) -> PreferenceGroup:
     """The query as text alone: what a model scores then, it has from the words."""
-    return replace(group, media=())
+    return group.without_media()
 
 
 def untrained(settings: ModelSettings) -> ModelSettings:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from mmrlhf.conversation import IMAGE, Conversation
 from mmrlhf.media.damage import Damage
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
@@ -21,6 +22,7 @@ from mmrlhf.tokens.templates import AnswerTemplate, Template
 from mmrlhf.types import Media, PackedBatch, PreferenceGroup, Response
 
 _ANSWERS = ("yes", "two red circles and a small blue square", "it is hard to say what this shows")
+_QUESTION = "what can be seen here ?"
 _PIXELS = 64
 
 
@@ -75,11 +77,11 @@ def _probes(encoder: Encoder, *, with_picture: bool) -> list[PackedBatch]:
         encoder.processor, template=AnswerTemplate(), positions=encoder.positions, media=MediaSettings(num_frames=2)
     )
     responses = tuple(Response(text, rank=rank) for rank, text in enumerate(_ANSWERS, 1))
-    text = PreferenceGroup("probe", "what can be seen here ?", responses)
-    short = PreferenceGroup("short", "and ?", responses[:2])
+    text = PreferenceGroup("probe", Conversation.about(_QUESTION), responses)
+    short = PreferenceGroup("short", Conversation.about("and ?"), responses[:2])
     rows = [pack_groups([plain(text), plain(short)])]
     if with_picture:
-        picture = PreferenceGroup("picture", text.prompt, responses, (_picture(),))
+        picture = PreferenceGroup("picture", Conversation.about(_QUESTION, [IMAGE]), responses, (_picture(),))
         rows.append(pack_groups([plain(picture), plain(short)]))
     return rows
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError
 from mmrlhf.files import expanded, read_regular
 from mmrlhf.types import Media, PreferenceGroup, Response
@@ -16,7 +17,9 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 Picture = Image.Image | bytes | str | Path
 
 
-def ask(media: Picture | Sequence[Picture] | None, prompt: str, responses: Sequence[str]) -> PreferenceGroup:
+def ask(
+    media: Picture | Sequence[Picture] | None, prompt: str | Conversation, responses: Sequence[str]
+) -> PreferenceGroup:
     """Make the group of one question and its responses.
 
     Args:
@@ -35,8 +38,10 @@ def ask(media: Picture | Sequence[Picture] | None, prompt: str, responses: Seque
             given=responses,
             expected="a list of one or more answers",
         )
-    answers = tuple(Response(text) for text in responses)
-    return PreferenceGroup(key="call", prompt=prompt, responses=answers, media=_read_media(media))
+    answers, shown = tuple(Response(text) for text in responses), _read_media(media)
+    if isinstance(prompt, str):
+        prompt = Conversation.about(prompt, [each.slot for each in shown])
+    return PreferenceGroup(key="call", prompt=prompt, responses=answers, media=shown)
 
 
 def _read_media(media: Picture | Sequence[Picture] | None) -> tuple[Media, ...]:

@@ -15,6 +15,7 @@ a DataError wherever it is met: in packing, in training with and without workers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -33,6 +34,7 @@ Sampling = Literal["uniform", "fps", "keyframes"]
 Backend = Literal["auto", "decord", "pyav"]
 TIMEOUT = 120.0
 _LONGEST = 1e9  # seconds of a clip, or its frames; anyone may write more into a record
+_FIRST = re.compile(r"f\d+")
 _STANDSTILL = 3  # times as long may pass on the clock, for machines that do much else
 
 
@@ -161,9 +163,22 @@ def frames_record(clip: VideoClip, sampling: Sampling, fps: float | None) -> dic
     }
 
 
-def packed_record(meta: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Find what `frames_record` said in the meta data of a group; None if nothing of that form is there."""
-    record = meta.get("video")
+def packed_key(name: str) -> str:
+    """Where a group's meta data say how frames were chosen, by the name of their first member.
+
+    A query's first video has names without a prefix (`f000.jpg`).
+    """
+    prefix = name.partition(".")[0]
+    return "video" if _FIRST.fullmatch(prefix) else f"video {prefix}"
+
+
+def packed_record(meta: Mapping[str, Any], name: str = "f000.jpg") -> Mapping[str, Any] | None:
+    """Find what `frames_record` said in the meta data of a group; None if nothing of that form is there.
+
+    Args:
+        name: the frames' first member.
+    """
+    record = meta.get(packed_key(name))
     if not isinstance(record, Mapping) or not isinstance(record.get("timestamps"), list):
         return None
     numbers = [*record["timestamps"], record.get("total_frames"), record.get("duration")]

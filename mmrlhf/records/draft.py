@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +14,24 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from mmrlhf.conversation import IMAGE, VIDEO, Conversation
 from mmrlhf.errors import DataError
-from mmrlhf.media.video import Sampling, VideoClip, choose_from_folder, decode_video, frames_record
-from mmrlhf.records.fields import MediaRef
+from mmrlhf.media.video import (
+    Sampling,
+    VideoClip,
+    choose_from_folder,
+    decode_video,
+    frames_record,
+    packed_key,
+)
+from mmrlhf.records.fields import MediaItem, MediaRef
 from mmrlhf.records.media_files import frame_folder, frame_names, read_image, read_video
 from mmrlhf.records.members import safe_key
 from mmrlhf.types import Media, PreferenceGroup
 
 VideoForm = Literal["keep", "frames"]
 _JPEG_QUALITY = 92
+_NUMBER = re.compile(r"^v?\d+\.")
 
 
 @dataclass(frozen=True)
@@ -37,16 +47,16 @@ class Rejection:
 class Draft:
     """One query as a layout's importer found it.
 
-    `group` has no media yet; `images` and `video` are paths below `root` as the record spells them, or embedded in the
-    record. `notes` counts what the importer changed (placeholders stripped, repetitions merged), `problems` names
-    contradictory annotations.
+    `group` has no media yet; `media` are those of the prompt's places, `own_media` those of each response, as
+    paths below `root` as the record spells them, or embedded in it. `notes` counts what the importer changed (places
+    stripped, repetitions merged), `problems` names contradictory annotations.
     """
 
     id: str
     group: PreferenceGroup
     root: Path
-    images: tuple[MediaRef, ...] = ()
-    video: MediaRef | None = None
+    media: tuple[MediaItem, ...] = ()
+    own_media: tuple[tuple[MediaItem, ...], ...] = ()
     where: str = ""
     notes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -68,25 +78,73 @@ class Draft:
         Raises:
             DataError: a path that leaves the root, a missing, empty or unreadable file.
         """
-        media = [read_image(self.root, ref, number, self.where) for number, ref in enumerate(self.images)]
-        meta = dict(self.group.meta)
-        if self.video is None:
-            return replace(self.group, media=tuple(media), meta=meta)
-        found = read_video(self.root, self.video, self.where)
+        reader = _Reader(self.root, self.where, video, num_frames, sampling, fps)
+        media = reader.read(self.media)
+        own = [reader.read(items, by_content=True) for items in self.own_media] or [()] * len(self.group.responses)
+        responses = zip(self.group.responses, own, strict=True)
+        return replace(
+            self.group,
+            media=media,
+            responses=tuple(replace(response, media=each) if each else response for response, each in responses),
+            meta={**self.group.meta, **reader.meta},
+        )
+
+
+@dataclass
+class _Reader:
+    """Reads media of one draft; `meta` is what the record keeps of how a video's frames were chosen."""
+
+    root: Path
+    where: str
+    video: VideoForm
+    num_frames: int
+    sampling: Sampling
+    fps: float | None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, items: Sequence[MediaItem], *, by_content: bool = False) -> tuple[Media, ...]:
+        """Read media in their order and name them as members: pictures by number, or all by a digest of the content."""
+        found: list[Media] = []
+        for item in items:
+            number = sum(media.slot == item.slot for media in found)
+            if item.slot == IMAGE:
+                media, frames = read_image(self.root, item.ref, number, self.where), None
+            else:
+                media, frames = self._video(item.ref)
+                media = _prefixed(media, f"v{number + 1}.") if number else media
+            if by_content:
+                media = named_by_content(media)
+            if frames is not None:
+                self.meta[packed_key(media.names[0])] = frames
+            found.append(media)
+        return tuple(found)
+
+    def _video(self, ref: MediaRef) -> tuple[Media, dict[str, Any] | None]:
+        found = read_video(self.root, ref, self.where)
         if isinstance(found, Path):
             item = frame_folder(found)
-            chosen = choose_from_folder(len(item.data), num_frames, sampling, fps, str(found))
-            if video == "frames" and len(chosen) < len(item.data):
-                item, meta["video"] = _some_frames(item, chosen.tolist(), sampling, fps)
-            return replace(self.group, media=(*media, item), meta=meta)
+            chosen = choose_from_folder(len(item.data), self.num_frames, self.sampling, self.fps, str(found))
+            if self.video == "frames" and len(chosen) < len(item.data):
+                item, record = _some_frames(item, chosen.tolist(), self.sampling, self.fps)
+                return item, record
+            return item, None
         suffix, data, where = found
-        clip = decode_video(data, num_frames=num_frames, sampling=sampling, fps=fps, where=where)
-        item = Media("video", (suffix,), (data,))
-        if video == "frames":
-            frames = [_to_jpeg(Image.fromarray(frame)) for frame in clip.frames]
-            item = Media("frames", frame_names(["jpg"] * len(frames)), tuple(frames))
-            meta["video"] = frames_record(clip, sampling, fps)
-        return replace(self.group, media=(*media, item), meta=meta)
+        clip = decode_video(data, num_frames=self.num_frames, sampling=self.sampling, fps=self.fps, where=where)
+        if self.video == "keep":
+            return Media("video", (suffix,), (data,)), None
+        frames = [_to_jpeg(Image.fromarray(frame)) for frame in clip.frames]
+        item = Media("frames", frame_names(["jpg"] * len(frames)), tuple(frames))
+        return item, frames_record(clip, self.sampling, self.fps)
+
+
+def named_by_content(media: Media) -> Media:
+    """The same with names that begin with a digest of its bytes, so that equal media of responses are one member."""
+    bare = replace(media, names=tuple(_NUMBER.sub("", name) for name in media.names))
+    return _prefixed(bare, f"r{hashlib.blake2b(b''.join(media.data), digest_size=4).hexdigest()}.")
+
+
+def _prefixed(media: Media, prefix: str) -> Media:
+    return replace(media, names=tuple(prefix + name for name in media.names))
 
 
 class Drafts(Iterator["Draft | Rejection"]):
@@ -120,10 +178,12 @@ def load_or_reject(load: Callable[[Draft], PreferenceGroup], item: Draft | Rejec
         return rejection(item.id, error, item.where)
 
 
-def query_hash(prompt: str, images: tuple[MediaRef, ...], video: MediaRef | None) -> str:
+def query_hash(prompt: Conversation, media: Sequence[MediaItem]) -> str:
     """Hash what, beside the id, tells two queries apart."""
-    media = [str(image) for image in images], None if video is None else str(video)
-    return hashlib.blake2b(json.dumps([prompt, *media]).encode(), digest_size=5).hexdigest()
+    images = [str(item.ref) for item in media if item.slot == IMAGE]
+    videos = [str(item.ref) for item in media if item.slot == VIDEO]
+    clips = videos if len(videos) > 1 else next(iter(videos), None)
+    return hashlib.blake2b(json.dumps([prompt.to_record(), images, clips]).encode(), digest_size=5).hexdigest()
 
 
 def query_key(record_id: str, query: str, num_queries: int) -> str:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from mmrlhf.errors import DataError
 from mmrlhf.records.json_text import parse_row
 
-MEDIA_FIELDS = ("image", "images", "video")
+_IMAGE_COLUMN = {"bytes", "path"}
 _DATA_URL = re.compile(r"data:(?:image|video)/[\w.+-]+;base64,")
 
 
@@ -78,24 +78,21 @@ class Embedded:
 
 
 def embed_media(row: Mapping[str, Any], file: Path, at: int) -> dict[str, Any]:
-    """Return a record whose embedded media are `Embedded` and whose media in files are paths.
+    """Return a record whose embedded media are `Embedded` and whose media in files are paths, wherever they stand.
 
     `{"bytes": ..., "path": ...}` (Hugging Face's image column), raw bytes, and base64 (alone under `bytes`, or as a
     data URL) are understood; anything else stays as it is, for the importer to complain about.
     """
-    found = dict(row)
-    for name in MEDIA_FIELDS:
-        value = row.get(name)
-        if isinstance(value, list):
-            found[name] = [_embed(item, file, at, (name, number)) for number, item in enumerate(value)]
-        elif value is not None:
-            found[name] = _embed(value, file, at, (name,))
-    return found
+    return {name: value if name == "meta" else _embed(value, file, at, (name,)) for name, value in row.items()}
 
 
 def _embed(value: Any, file: Path, at: int, steps: tuple[str | int, ...]) -> Any:
+    if isinstance(value, list):
+        return [_embed(item, file, at, (*steps, number)) for number, item in enumerate(value)]
     name = ""
     if isinstance(value, Mapping):
+        if not value or not value.keys() <= _IMAGE_COLUMN:
+            return {key: _embed(item, file, at, (*steps, key)) for key, item in value.items()}
         path, content = value.get("path"), value.get("bytes")
         name = path if isinstance(path, str) else ""
         if content is None:

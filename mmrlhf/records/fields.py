@@ -5,10 +5,10 @@ Every complaint is a `DataError` whose place reads `file:line:field`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from mmrlhf.conversation import IMAGE, VIDEO, Slot
 from mmrlhf.errors import DataError
 from mmrlhf.records.embedded import Embedded
 
@@ -20,8 +20,18 @@ MAX_RANK, MAX_NUMBER = 2**31 - 1, 1e300
 # Responses of one query; every two of them may be a pair.
 MAX_RESPONSES = 512
 
-_PLACEHOLDERS = re.compile(r"\s*(?:<(?:image|video)>\s*)+")
-_LAST_PLACEHOLDER = re.compile(r"(.*?)\s*<(?:image|video)>\s*", re.DOTALL)
+# Fields that name media, under whatever name layouts have for them.
+IMAGES = ("images", "image", "image_paths", "image_path", "image_urls", "image_url", "imgs", "img")
+VIDEOS = ("videos", "video", "video_paths", "video_path", "video_urls", "video_url")
+AUDIO = ("audios", "audio", "audio_path")
+MEDIA = IMAGES + VIDEOS
+
+
+class MediaItem(NamedTuple):
+    """One picture or video that a record names."""
+
+    slot: Slot
+    ref: MediaRef
 
 
 def pick(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
@@ -101,32 +111,27 @@ def rank_field(row: Mapping[str, Any], where: str) -> int | None:
     return value
 
 
-def media_fields(row: Mapping[str, Any], where: str) -> tuple[tuple[MediaRef, ...], MediaRef | None]:
-    """Return (images, video) of a record; either may be absent, as may both (text only)."""
-    name, value = pick(row, ("images", "image"))
-    if isinstance(value, str | Embedded):
-        value = [value] if value else []
-    value = [] if value is None else value
-    if not isinstance(value, list) or not all(isinstance(item, str | Embedded) and item for item in value):
-        raise wrong_type(where, name, value, "an image or a list of images, each a path or embedded bytes")
-    video = row.get("video")
-    if video is not None and not isinstance(video, str | Embedded):
-        raise wrong_type(where, "video", video, "a path or embedded bytes")
-    return tuple(value), video or None
+def media_fields(row: Mapping[str, Any], where: str) -> tuple[MediaItem, ...]:
+    """Return the pictures, then the videos that a record's own fields name; none of either is text only.
 
+    Of several fields for the same the first that is filled counts: null, "" and [] are not.
 
-def strip_placeholders(prompt: str) -> tuple[str, int]:
-    """Cut `<image>` and `<video>` off the front of a prompt (LLaVA's convention); also return how many there were.
-
-    An only one at the end goes, too: LLaVA's own preprocessing moves it to the front, where media always are here.
+    Raises:
+        DataError: another structure, or a filled field of media that no model here reads.
     """
-    match = _PLACEHOLDERS.match(prompt)
-    if match is not None:
-        return prompt[match.end() :], match.group().count("<")
-    match = _LAST_PLACEHOLDER.fullmatch(prompt)
-    if match is not None and "<image>" not in match[1] and "<video>" not in match[1]:
-        return match[1], 1
-    return prompt, 0
+    audio = next((name for name in AUDIO if row.get(name)), None)
+    if audio is not None:
+        raise wrong_type(where, audio, row[audio], "no sound: models of this project read pictures and videos")
+    images, videos = (_media_field(row, names, kind, where) for names, kind in ((IMAGES, IMAGE), (VIDEOS, VIDEO)))
+    return images + videos
+
+
+def _media_field(row: Mapping[str, Any], names: Sequence[str], slot: Slot, where: str) -> tuple[MediaItem, ...]:
+    name, value = next(((name, row[name]) for name in names if row.get(name)), (names[0], []))
+    value = [value] if isinstance(value, str | Embedded) else value
+    if not isinstance(value, list) or not all(isinstance(item, str | Embedded) and item for item in value):
+        raise wrong_type(where, name, value, f"one {slot.kind} or a list, each a path or embedded bytes")
+    return tuple(MediaItem(slot, item) for item in value)
 
 
 def check_responses(number: int, where: str) -> None:

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from mmrlhf.conversation import IMAGE
 from mmrlhf.errors import DataError
+from mmrlhf.records.fields import MediaItem
 from mmrlhf.records.members import VIDEO_SUFFIXES
 from mmrlhf.text import one_line
 
@@ -74,9 +76,13 @@ def missing(root: Path, path: Path, given: str) -> DataError:
     )  # fmt: skip
 
 
-def category_of(images: Sequence[object], video: object) -> str:
-    """Return the first folder of the media path (the released layout's category), or "unknown"."""
-    first = images[0] if images else video
+def category_of(media: Sequence[MediaItem]) -> str:
+    """Return the first folder of the first medium's path, a picture's before a video's, or "unknown".
+
+    That is the released layout's category.
+    """
+    pictures = [item for item in media if item.slot == IMAGE] or media
+    first = pictures[0].ref if pictures else None
     parts = PurePosixPath(os.path.normpath(first)).parts if isinstance(first, str) and first else ()
     return parts[0] if len(parts) > 1 and parts[0] not in ("/", "..") else "unknown"
 

@@ -12,24 +12,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mmrlhf.conversation import Conversation
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.records.conversations import Preferred, as_pair
 from mmrlhf.records.draft import Draft, Drafts, Rejection, query_hash, query_key, rejection
 from mmrlhf.records.fields import (
+    MEDIA,
     PROMPT,
-    MediaRef,
+    MediaItem,
     check_responses,
     id_field,
     media_fields,
     optional_text,
     pick,
-    strip_placeholders,
     text_field,
     wrong_type,
 )
 from mmrlhf.records.json_text import Row
 from mmrlhf.records.media_paths import category_of
+from mmrlhf.records.messages import count_placeholders
 from mmrlhf.records.pair_ranks import Pair, rank_from_pairs
+from mmrlhf.records.query_form import AS_TEXT, read_question
 from mmrlhf.records.sources import OnBadLine, RowSource, checked, files_source, find_tables
 from mmrlhf.types import PreferenceGroup, Response
 
@@ -41,8 +44,7 @@ LAYOUT = (
 _ID = ("id", "question_id", "idx")
 _CATEGORY = ("category", "origin_dataset")
 _KNOWN = frozenset(
-    PROMPT + _ID + _CATEGORY + ("image", "images", "video", "chosen", "rejected", "is_tie")
-    + ("chosen_reason", "rejected_reason")
+    PROMPT + MEDIA + _ID + _CATEGORY + ("chosen", "rejected", "is_tie", "chosen_reason", "rejected_reason")
 )  # fmt: skip
 
 
@@ -52,9 +54,8 @@ class _Query:
 
     id: str
     hash: str
-    prompt: str
-    images: tuple[MediaRef, ...]
-    video: MediaRef | None
+    prompt: Conversation
+    media: tuple[MediaItem, ...]
     category: str | None
     where: str
     rows: dict[str, int] = field(default_factory=dict)
@@ -134,7 +135,7 @@ def import_pairs(
         try:
             if isinstance(row, DataError):
                 raise row
-            rejected = _add(queries, as_pair(row, where, preferred), where, group_by)
+            rejected = _add(queries, as_pair(row, where, preferred), where, group_by, media)
         except DataError as error:
             record_id = "?" if isinstance(row, DataError) else pick(row, _ID)[1]
             rejected = rejection("?" if record_id is None else record_id, checked(error, on_bad_line), where)
@@ -174,29 +175,31 @@ def _require_pairs(rows: RowSource, rejections: list[Rejection], failed: int) ->
         )  # fmt: skip
 
 
-def _add(queries: dict[tuple[str, str], _Query], row: Row, where: str, group_by: GroupBy) -> Rejection | None:
+def _add(
+    queries: dict[tuple[str, str], _Query], row: Row, where: str, group_by: GroupBy, media: bool
+) -> Rejection | None:
     """Add one row to its query; a pair of equal texts is handed back as a rejection."""
     named = id_field(row, where, _ID) if group_by == "id" or pick(row, _ID)[1] is not None else None
-    prompt, placeholders = strip_placeholders(text_field(row, PROMPT, where))
-    images, video = media_fields(row, where)
+    question = read_question(row, media_fields(row, where), where, media=media)
     chosen, rejected = text_field(row, ("chosen",), where), text_field(row, ("rejected",), where)
     reasons = [optional_text(row, (name,), where) for name in ("chosen_reason", "rejected_reason")]
     category = optional_text(row, _CATEGORY, where)
     tie = _is_tie(row, where)
-    found = query_hash(prompt, images, video)
+    found = query_hash(question.conversation, question.media)
     record_id = found if named is None else named
     if chosen == rejected:
         return Rejection(record_id, "chosen and rejected are the same text", where)
     query = queries.setdefault(
         (record_id if group_by == "id" else "", found),
-        _Query(record_id, found, prompt, images, video, category, where),
+        _Query(record_id, found, question.conversation, question.media, category, where),
     )
     check_responses(len(query.rows.keys() | {chosen, rejected}), where)
     pair = query.place(chosen, reasons[0]), query.place(rejected, reasons[1])
     said = query.ties if tie else query.pairs
     query.notes["repeated pairs merged"] += pair in said
     said[pair] = None
-    query.notes["placeholders stripped"] += placeholders
+    query.notes.update(question.notes)
+    query.notes[AS_TEXT] += count_placeholders(chosen) + count_placeholders(rejected)
     query.notes.update(f"ignored field: {name}" for name in row.keys() - _KNOWN)
     return None
 
@@ -218,14 +221,14 @@ def _draft(query: _Query, key: str, root: Path, media: bool, source: str, licenc
         key=key,
         prompt=query.prompt,
         responses=tuple(_response(text, rank, query.reasons) for text, rank in zip(query.rows, ranks, strict=True)),
-        category=query.category or category_of(query.images, query.video),
+        category=query.category or category_of(query.media),
         source=source,
         licence=licence,
         pairs=ranking.pairs,
         meta=meta,
     )
     return Draft(
-        query.id, group, root, query.images if media else (), query.video if media else None, query.where,
+        query.id, group, root, query.media if media else (), (), query.where,
         {name: count for name, count in query.notes.items() if count}, ranking.problems,
     )  # fmt: skip
 

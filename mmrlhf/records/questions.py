@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmrlhf.conversation import VIDEO
 from mmrlhf.errors import DataError
 from mmrlhf.files import expanded
 from mmrlhf.records.draft import Draft
-from mmrlhf.records.fields import MediaRef
+from mmrlhf.records.fields import MediaItem
 from mmrlhf.records.media_paths import locate, locate_video
 from mmrlhf.records.ranked_record import parse_ranked
 from mmrlhf.records.sources import file_source
@@ -46,18 +47,19 @@ def _draft(row: dict[str, Any], path: Path, where: str) -> Draft:
     key = f"line-{where.rpartition(':')[2]}"
     # From the root of the file system, so that absolute paths work as well.
     root = Path(path.resolve().anchor)
-    images = tuple(_from(root, path, image) for image in record.images)
-    video = _from(root, path, record.video) if record.video is not None else None
-    for image in images:
-        if isinstance(image, str) and not locate(root, image).is_file():
-            raise DataError("media file does not exist", where=where, given=root / image)
-    if isinstance(video, str):
-        locate_video(root, video)
+    media = tuple(_from(root, path, where, item) for item in record.media)
+    own = tuple(tuple(_from(root, path, where, item) for item in items) for items in record.own_media)
     group = PreferenceGroup(key, record.prompt, record.responses, pairs=(), category=record.category or "unknown")
-    return Draft(str(row.get("id", key)), group, root, images, video, where, record.notes)
+    return Draft(str(row.get("id", key)), group, root, media, own, where, record.notes)
 
 
-def _from(root: Path, path: Path, medium: MediaRef) -> MediaRef:
-    if not isinstance(medium, str):
-        return medium
-    return os.path.relpath(path.resolve().parent / expanded(medium), root)
+def _from(root: Path, path: Path, where: str, item: MediaItem) -> MediaItem:
+    """The medium below the root of the file system; raises DataError if there is none."""
+    if not isinstance(item.ref, str):
+        return item
+    ref = os.path.relpath(path.resolve().parent / expanded(item.ref), root)
+    if item.slot == VIDEO:
+        locate_video(root, ref)
+    elif not locate(root, ref).is_file():
+        raise DataError("media file does not exist", where=where, given=root / ref)
+    return MediaItem(item.slot, ref)

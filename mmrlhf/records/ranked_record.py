@@ -1,7 +1,8 @@
 """One record of the full layout (`data.jsonl`): a query with all its responses, ranked.
 
 `{"id", "image"|"images"|"video", "prompt", "category", "responses": [{"text", "rank", "scores", "reasons",
-"critiques", "model"}], "pairs", "meta"}`; only id, prompt and the responses' texts are required.
+"critiques", "model"}], "pairs", "meta"}`; only id, prompt and the responses' texts are required. The prompt is a text
+or a list of messages (`mmrlhf.records.query_form`). A response may have "image", "images" or "video" of its own.
 """
 
 from __future__ import annotations
@@ -12,22 +13,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmrlhf.conversation import Conversation
+from mmrlhf.errors import DataError
 from mmrlhf.records.fields import (
+    MEDIA,
     PROMPT,
-    MediaRef,
+    MediaItem,
     check_responses,
     media_fields,
     number_map,
     optional_text,
     pick,
     rank_field,
-    strip_placeholders,
     text_field,
     text_map,
     wrong_type,
 )
 from mmrlhf.records.json_text import Row
+from mmrlhf.records.messages import count_placeholders
 from mmrlhf.records.pair_ranks import Pair, Ranking, rank_from_pairs
+from mmrlhf.records.query_form import AS_TEXT, Question, prompt_field, read_question
 from mmrlhf.types import Response
 
 _TEXT = ("text", "response", "answer")
@@ -35,51 +40,101 @@ _MODEL = ("model", "model_name")
 _SCORES, _REASONS, _CRITIQUES = ("scores", "score"), ("reasons", "reason"), ("critiques", "critique")
 _RANK = ("rank", "ranking", "overall_rank")
 _RECORD_FIELDS = frozenset(
-    PROMPT
-    + ("id", "question_id", "image", "images", "video", "category", "responses", "pairs", "meta", "source", "licence")
+    PROMPT + MEDIA + ("id", "question_id", "category", "responses", "pairs", "meta", "source", "licence")
 )
-_RESPONSE_FIELDS = frozenset(_TEXT + _MODEL + _SCORES + _REASONS + _CRITIQUES + _RANK)
+_RESPONSE_FIELDS = frozenset(_TEXT + _MODEL + _SCORES + _REASONS + _CRITIQUES + _RANK + MEDIA)
 
 
 @dataclass(frozen=True)
 class RankedRecord:
-    """What a record says, checked; `notes` counts what was changed, `problems` names contradictions."""
+    """What a record says, checked; `notes` counts what was changed, `problems` names contradictions.
 
-    prompt: str
+    `media` are those of the group, in the order of the prompt's places; `own_media` those of each response.
+    """
+
+    prompt: Conversation
     responses: tuple[Response, ...]
     pairs: tuple[Pair, ...] | None
-    images: tuple[MediaRef, ...]
-    video: MediaRef | None
+    media: tuple[MediaItem, ...]
+    own_media: tuple[tuple[MediaItem, ...], ...]
     category: str | None
     meta: Mapping[str, Any]
     notes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
 
-def parse_ranked(row: Row, where: str) -> RankedRecord:
+@dataclass(frozen=True)
+class _Answer:
+    """One response and the media that it alone was given to."""
+
+    response: Response
+    media: tuple[MediaItem, ...]
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        return self.response.text, *(str(item.ref) for item in self.media)
+
+
+def parse_ranked(row: Row, where: str, *, media: bool = True) -> RankedRecord:
     """Check one record and put it into the project's types.
 
-    Responses with the same text are merged into one. Where they had different ranks that is a contradiction, and all
-    their pairs are kept. Fields that nobody knows are left out and counted.
+    Responses with the same text (and media of their own) are merged into one. Where they had different ranks that is a
+    contradiction, and all their pairs are kept. Fields that nobody knows are left out and counted.
+
+    Args:
+        media: false reads it as text only.
 
     Raises:
-        DataError: a required field is missing, or a field has another structure.
+        DataError: a required field is missing, a field has another structure, or the prompt shows another number of
+            media than there are.
     """
-    prompt, placeholders = strip_placeholders(text_field(row, PROMPT, where))
-    images, video = media_fields(row, where)
-    given = _responses(row, where)
+    prompt_field(row, where)
+    given = _answers(row, where, media)
+    fields = media_fields(row, where)
+    # Where all media are those of responses, the prompt's places are theirs.
+    own = next((answer.media for answer in given if answer.media), ())
+    question = read_question(row, fields or own, where, media=media)
     pairs = _explicit_pairs(row, len(given), where)
-    meta = _meta(row, where)
-    responses, ranking = _merge(given, pairs)
+    answers, ranking = _merge(given, pairs)
+    shared = question.media if fields or not own else ()
+    if media:
+        _check_own(question, shared, answers, where)
+    return RankedRecord(
+        question.conversation,
+        tuple(answer.response for answer in answers),
+        ranking.pairs,
+        shared,
+        tuple(answer.media for answer in answers),
+        optional_text(row, ("category",), where),
+        _meta(row, where),
+        _notes(row, question, given, len(answers)),
+        ranking.problems,
+    )
+
+
+def _notes(row: Row, question: Question, given: list[_Answer], num_answers: int) -> dict[str, int]:
     notes = Counter({f"ignored field: {name}": 1 for name in row.keys() - _RECORD_FIELDS})
     for item in row["responses"]:
         notes.update(f"ignored field: responses.{name}" for name in item.keys() - _RESPONSE_FIELDS)
-    notes["placeholders stripped"] = placeholders
-    notes["repeated responses merged"] = len(given) - len(responses)
-    return RankedRecord(
-        prompt, responses, ranking.pairs, images, video, optional_text(row, ("category",), where), meta,
-        {name: count for name, count in notes.items() if count}, ranking.problems,
-    )  # fmt: skip
+    notes.update(question.notes)
+    notes[AS_TEXT] += sum(count_placeholders(answer.response.text) for answer in given)
+    notes["repeated responses merged"] = len(given) - num_answers
+    return {name: count for name, count in notes.items() if count}
+
+
+def _check_own(question: Question, shared: tuple[MediaItem, ...], answers: list[_Answer], where: str) -> None:
+    """Every response is shown as many media of each kind as the prompt has places for, in their order."""
+    places = [slot.kind for slot in question.conversation.slots]
+    for number, answer in enumerate(answers):
+        shown = [item.slot.kind for item in answer.media or shared]
+        if shown != places:
+            raise DataError(
+                "a response has other media than the prompt has places for",
+                where=f"{where}:responses[{number}]",
+                given=f"{len(shown)} ({', '.join(shown) or 'none'})",
+                expected=f"{len(places)} ({', '.join(places) or 'none'}), in this order",
+                fix="give every response media of its own, or the record those of the others",
+            )
 
 
 def from_pair(row: Row, where: str) -> Row:
@@ -95,7 +150,7 @@ def from_pair(row: Row, where: str) -> Row:
     return {**rest, "responses": responses}
 
 
-def _responses(row: Row, where: str) -> list[Response]:
+def _answers(row: Row, where: str, media: bool) -> list[_Answer]:
     value = row.get("responses")
     if not isinstance(value, list) or not value:
         raise wrong_type(where, "responses", value, f"a list with at least one response; fields found: {sorted(row)}")
@@ -105,16 +160,15 @@ def _responses(row: Row, where: str) -> list[Response]:
         place = f"{where}:responses[{number}]"
         if not isinstance(item, dict):
             raise wrong_type(where, f"responses[{number}]", item, "an object with a text")
-        found.append(
-            Response(
-                text=text_field(item, _TEXT, place),
-                rank=rank_field(item, place),
-                critiques=text_map(item, _CRITIQUES, "full", place),
-                scores=number_map(item, _SCORES, "overall", place),
-                reasons=text_map(item, _REASONS, "overall", place),
-                model=optional_text(item, _MODEL, place),
-            )
+        response = Response(
+            text=text_field(item, _TEXT, place),
+            rank=rank_field(item, place),
+            critiques=text_map(item, _CRITIQUES, "full", place),
+            scores=number_map(item, _SCORES, "overall", place),
+            reasons=text_map(item, _REASONS, "overall", place),
+            model=optional_text(item, _MODEL, place),
         )
+        found.append(_Answer(response, media_fields(item, place) if media else ()))
     return found
 
 
@@ -142,14 +196,15 @@ def _explicit_pairs(row: Row, num_responses: int, where: str) -> list[Pair] | No
     return [(chosen, rejected) for chosen, rejected in value]
 
 
-def _merge(given: list[Response], pairs: list[Pair] | None) -> tuple[tuple[Response, ...], Ranking]:
-    """Join responses of the same text; ranks stay as given where nothing is merged and no pairs are explicit."""
-    row_of = {text: row for row, text in enumerate(dict.fromkeys(response.text for response in given))}
+def _merge(given: list[_Answer], pairs: list[Pair] | None) -> tuple[list[_Answer], Ranking]:
+    """Join equal responses; ranks stay as given where nothing is merged and no pairs are explicit."""
+    row_of = {content: row for row, content in enumerate(dict.fromkeys(answer.content for answer in given))}
     if len(row_of) == len(given) and pairs is None:
-        return tuple(given), Ranking(None, None)
-    place = [row_of[response.text] for response in given]
+        return given, Ranking(None, None)
+    place = [row_of[answer.content] for answer in given]
     if pairs is None:
-        ranked = [(response.rank, row) for response, row in zip(given, place, strict=True) if response.rank is not None]
+        ranks_given = [answer.response.rank for answer in given]
+        ranked = [(rank, row) for rank, row in zip(ranks_given, place, strict=True) if rank is not None]
         above = [(a, b) for rank_a, a in ranked for rank_b, b in ranked if rank_a < rank_b]
         knows_rank = {row for _, row in ranked}
     else:
@@ -157,13 +212,11 @@ def _merge(given: list[Response], pairs: list[Pair] | None) -> tuple[tuple[Respo
         knows_rank = set(place)
     ranking = rank_from_pairs(len(row_of), [pair for pair in above if pair[0] != pair[1]])
     ranks = ranking.ranks or (None,) * len(row_of)
-    merged = tuple(
-        replace(
-            _join([response for response in given if response.text == text]),
-            rank=ranks[row] if row in knows_rank else None,
-        )
-        for text, row in row_of.items()
-    )
+    merged = []
+    for content, row in row_of.items():
+        same = [answer for answer in given if answer.content == content]
+        joined = _join([answer.response for answer in same])
+        merged.append(_Answer(replace(joined, rank=ranks[row] if row in knows_rank else None), same[0].media))
     itself = sorted({a for a, b in above if a == b})
     problems = tuple(f"response {row} occurs twice, once as better than the other time" for row in itself)
     return merged, replace(ranking, problems=ranking.problems + problems)

@@ -13,7 +13,7 @@ from mmrlhf.records.ranked_record import RankedRecord, parse_ranked
 from mmrlhf.records.sources import OnBadLine, RowSource, checked
 from mmrlhf.types import PreferenceGroup
 
-LAYOUT = 'records {"id", "prompt", "image", "images" or "video", "responses": [{"text", "rank", ...}]}'
+LAYOUT = 'records {"id", "prompt", "image", "images", "video" or "videos", "responses": [{"text", "rank", ...}]}'
 _OTHER_LAYOUT = "name the file with pairs, data.importer.file=dpo_pairs.jsonl, or bring the records into this layout"
 
 
@@ -44,7 +44,7 @@ def import_ranked(
     Raises:
         DataError: a bad row (unless rejected), no rows, or none that is a ranked record.
     """
-    seen = _check_all(rows, on_bad_line)
+    seen = _check_all(rows, on_bad_line, media)
     _require_records(rows, seen)
     shared: dict[str, set[str]] = {}
     for line in seen.values():
@@ -56,7 +56,7 @@ def import_ranked(
             if line is not None and line.rejection is not None:
                 yield line.rejection
                 continue
-            record = None if line is None or isinstance(row, DataError) else _parse_again(row, where, line)
+            record = None if line is None or isinstance(row, DataError) else _parse_again(row, where, line, media)
             if line is None or record is None or isinstance(row, DataError):
                 yield Rejection(line.id if line else "?", "row changed while it was read", where)
                 continue
@@ -65,8 +65,8 @@ def import_ranked(
                 line.id,
                 _group(record, key, str(row.get("source") or source), str(row.get("licence") or licence)),
                 rows.root,
-                record.images if media else (),
-                record.video if media else None,
+                record.media if media else (),
+                record.own_media,
                 where,
                 record.notes,
                 record.problems,
@@ -75,16 +75,16 @@ def import_ranked(
     return Drafts(items(), len(seen))
 
 
-def _parse_again(row: dict, where: str, line: _Seen) -> RankedRecord | None:
+def _parse_again(row: dict, where: str, line: _Seen, media: bool) -> RankedRecord | None:
     """The record, if it is still the one that was checked."""
     try:
-        record = parse_ranked(row, where)
+        record = parse_ranked(row, where, media=media)
     except DataError:
         return None
-    return record if query_hash(record.prompt, record.images, record.video) == line.query else None
+    return record if query_hash(record.prompt, record.media) == line.query else None
 
 
-def _check_all(rows: RowSource, on_bad_line: OnBadLine) -> dict[str, _Seen]:
+def _check_all(rows: RowSource, on_bad_line: OnBadLine, media: bool) -> dict[str, _Seen]:
     """Read every row once, so that a bad one stops the import before anything is written."""
     seen: dict[str, _Seen] = {}
     first_place: dict[tuple[str, str], str] = {}
@@ -93,11 +93,11 @@ def _check_all(rows: RowSource, on_bad_line: OnBadLine) -> dict[str, _Seen]:
             seen[where] = _Seen("?", where, rejection("?", row, where))
             continue
         try:
-            record_id, record = id_field(row, where), parse_ranked(row, where)
+            record_id, record = id_field(row, where), parse_ranked(row, where, media=media)
         except DataError as error:
             seen[where] = _Seen("?", where, rejection(row.get("id", "?"), checked(error, on_bad_line), where))
             continue
-        query = query_hash(record.prompt, record.images, record.video)
+        query = query_hash(record.prompt, record.media)
         before = first_place.setdefault((record_id, query), where)
         again = before != where
         seen[where] = _Seen(
@@ -136,7 +136,7 @@ def _group(record: RankedRecord, key: str, source: str, licence: str) -> Prefere
         key=key,
         prompt=record.prompt,
         responses=record.responses,
-        category=record.category or category_of(record.images, record.video),
+        category=record.category or category_of(record.media),
         source=source,
         licence=licence,
         pairs=record.pairs,

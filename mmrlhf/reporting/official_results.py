@@ -105,7 +105,7 @@ def scored_pairs(index: Index, rows: np.ndarray, table: SideCar) -> Iterator[tup
         critiques = table.texts(group.key, hashes, "critique") if "critique" in table.columns else None
         for i, j in group.ranked_pairs():
             written = (critiques[i], critiques[j]) if critiques is not None else ()
-            facts = position, group.key, group.category, group.prompt
+            facts = position, group.key, group.category, group.prompt.question
             yield group.source, ScoredPair(*facts, (said[i].text, said[j].text), (rewards[i], rewards[j]), written)
             position += 1
 

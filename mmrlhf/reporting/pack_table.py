@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -12,14 +13,16 @@ from typing import Any
 from rich.table import Table
 
 from mmrlhf.chain.store import final_place
+from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError
 from mmrlhf.media.images import is_first_of_several
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.mm_rlhf import UNREAD_LINES
+from mmrlhf.records.query_form import AS_TEXT, STRIPPED
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.terminal.words import add_row, new_table
-from mmrlhf.types import PreferenceGroup
+from mmrlhf.types import Media, PreferenceGroup
 
 logger = logging.getLogger(__name__)
 
@@ -91,31 +94,38 @@ class Tally:
 def content_hash(group: PreferenceGroup) -> str:
     """Hash what a group asks and answers, whatever it is called and however it was annotated."""
     content = hashlib.blake2b(digest_size=8)
-    texts = [group.prompt, *sorted(response.text for response in group.responses)]
-    for part in (*(text.encode() for text in texts), *(data for media in group.media for data in media.data)):
+    asked = group.prompt.to_record()
+    texts = [asked if isinstance(asked, str) else json.dumps(asked), *sorted(r.text for r in group.responses)]
+    for part in (*(text.encode() for text in texts), *(data for media in _all_media(group) for data in media.data)):
         content.update(len(part).to_bytes(8, "little") + part)
     return content.hexdigest()
 
 
 def _group_counts(group: PreferenceGroup) -> Counter[str]:
     shared = Counter(response.rank for response in group.responses if response.rank is not None)
-    pairs = len(group.ranked_pairs())
+    pairs, shown = len(group.ranked_pairs()), _all_media(group)
     return Counter(
         {
             "groups": 1,
             "responses": len(group.responses),
             "pairs": pairs,
             "ties": sum(count * (count - 1) // 2 for count in shared.values()),
-            "images": sum(media.kind == "image" for media in group.media),
-            "videos": sum(media.kind != "image" for media in group.media),
+            "images": sum(media.kind == "image" for media in shown),
+            "videos": sum(media.kind != "image" for media in shown),
             "first_of_several": sum(
-                media.kind == "image" and is_first_of_several(data) for media in group.media for data in media.data
+                media.kind == "image" and is_first_of_several(data) for media in shown for data in media.data
             ),
-            "text_only_groups": not group.media,
+            "text_only_groups": not shown,
+            "conversations": bool(group.prompt.form),
+            "groups_with_media_of_responses": group.has_own_media,
             "groups_without_pairs": pairs == 0,
             "groups_with_explicit_pairs": group.pairs is not None,
         }
     )
+
+
+def _all_media(group: PreferenceGroup) -> list[Media]:
+    return [*group.media, *(media for response in group.responses for media in response.media)]
 
 
 def require_groups(tally: Tally) -> None:
@@ -137,14 +147,15 @@ def build_report(tally: Tally, index: Index) -> tuple[PackSummary, dict[str, Any
     ignored = {name.removeprefix("ignored field: "): n for name, n in tally.notes.items() if name.startswith("ignored")}
     duplicates = tally.duplicates()
     summary = PackSummary(
-        **{name: tally.counts[name] for name in _group_counts(PreferenceGroup("", "", ()))},
+        **{name: tally.counts[name] for name in _group_counts(PreferenceGroup("", Conversation.about(""), ()))},
         responses_per_group={size: tally.sizes[size] for size in sorted(tally.sizes, key=int)},
         categories=dict(sorted(tally.categories.items())),
         contradictions=len(tally.contradictions),
         duplicate_queries=len(duplicates),
         repeated_responses_merged=tally.notes["repeated responses merged"],
         repeated_pairs_merged=tally.notes["repeated pairs merged"],
-        placeholders_stripped=tally.notes["placeholders stripped"],
+        placeholders_stripped=tally.notes[STRIPPED],
+        placeholders_in_answers=tally.notes[AS_TEXT],
         ignored_fields=ignored,
         lines_in_another_layout=tally.notes[UNREAD_LINES],
         rejected=len(tally.rejections),
@@ -186,7 +197,12 @@ def pack_table(summary: PackSummary) -> Table:
         ("pairs, ties", f"{summary.pairs:,}, {summary.ties:,}"),
         ("images, videos", f"{summary.images:,}, {summary.videos:,}"),
         ("text only", f"{summary.text_only_groups:,} groups without a picture or clip"),
-        ("placeholders", f"{summary.placeholders_stripped:,} cut off in front of media"),
+        ("conversations", f"{summary.conversations:,} with several turns, a system turn, or media between words"),
+        ("media of responses", f"{summary.groups_with_media_of_responses:,} groups"),
+        (
+            "placeholders",
+            f"{summary.placeholders_stripped:,} stripped, {summary.placeholders_in_answers:,} in answers read as text",
+        ),
         ("categories", ", ".join(f"{name} {count}" for name, count in summary.categories.items())),
         (
             "animations and pages",

@@ -178,7 +178,7 @@ def query_sample(group: PreferenceGroup, pictures: Pictures) -> dict[str, Any]:
     return {
         "key": group.key,
         "category": group.category,
-        "prompt": group.prompt,
+        "prompt": group.prompt.question,
         "image": images[0] if images and not is_video else None,
         "frames": list(images) if is_video else [],
     }

@@ -92,7 +92,7 @@ def _undecodable(path: Path, rows: pa.Table) -> list[Problem]:
                 stream.seek(offset)
                 members[name] = stream.read(size)
             group = group_from_members(members.pop("json"), members, shard=row["shard"], key=row["key"])
-            for item in group.media:
+            for item in (*group.media, *(media for response in group.responses for media in response.media)):
                 try:
                     _decode(item, f"{row['shard']}:{row['key']}:{item.names[0]}")
                 except DataError as error:

@@ -117,15 +117,14 @@ class Index:
         return shards.indices.to_numpy(), shards.dictionary.to_pylist()
 
     def read(self, i: int, *, media: bool = True) -> PreferenceGroup:
-        """Read sample i from its shard, or its text alone.
+        """Read sample i from its shard, or its text alone: then its media have no data.
 
         Raises:
             DataError: bytes that are missing or fail their checksum, naming shard, key and member.
         """
         key, shard, members = self.entries.place(int(i))
-        members = members if media else {"json": members["json"]}
-        found: dict[str, bytes] = {}
-        for name, (offset, size, crc32) in members.items():
+        found: dict[str, bytes | None] = dict.fromkeys(members)
+        for name, (offset, size, crc32) in members.items() if media else [("json", members["json"])]:
             data = self._files.read(shard, offset, size)
             if len(data) != size or zlib.crc32(data) != crc32:
                 raise DataError(
@@ -138,8 +137,9 @@ class Index:
             found[name] = data
         # in a mixture the record has its own key, without the name of the set
         prefix = f"{set_of_shard(shard)}/" if set_of_shard(shard) else ""
-        text, others = found.pop("json"), found if media else None
-        group = group_from_members(text, others, shard=shard, key=key.removeprefix(prefix))
+        text = found.pop("json")
+        assert text is not None
+        group = group_from_members(text, found, shard=shard, key=key.removeprefix(prefix))
         return replace(group, key=key) if prefix else group
 
     def split(self, name: Split, holdout: float, limit: int | None = None) -> np.ndarray:

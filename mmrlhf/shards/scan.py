@@ -192,7 +192,7 @@ def _row(shard: str, sample: _Sample) -> dict[str, Any]:
         "num_frames": num_frames,
         "duration": duration,
         "video_size": [width, height] if videos else [],
-        "text_chars": len(group.prompt) + sum(len(response.text) for response in group.responses),
+        "text_chars": group.prompt.num_chars + sum(len(response.text) for response in group.responses),
         "critique_chars": sum(max(map(len, response.critiques.values()), default=0) for response in group.responses),
         "split_hash": split_hash(str(group.meta.get("twin") or group.key)),
         "rank_range": _rank_range(group),
@@ -238,7 +238,7 @@ def _image_size(media: Media, group: PreferenceGroup) -> tuple[int, int]:
 def _video_facts(media: Media, group: PreferenceGroup) -> tuple[int, float, int, int]:
     """(frames, seconds, width, height) of a video file or of pre-extracted frames."""
     where = f"{group.shard}:{group.key}:{media.names[0]}"
-    packed = packed_record(group.meta)
+    packed = packed_record(group.meta, media.names[0])
     seconds = float(packed["duration"]) if packed is not None else float(len(media.data))
     try:
         if media.kind == "video":

@@ -10,7 +10,7 @@ import gc
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -278,7 +278,7 @@ def _collect(
     return Answers(
         key=group.key,
         category=group.category,
-        prompt=group.prompt,
+        prompt=group.prompt.question,
         texts=own["texts"],
         num_tokens=own["num_tokens"],
         quality=[judge(group.meta, text) for text in own["texts"]] if judge is not None and group.meta else None,
@@ -288,7 +288,7 @@ def _collect(
         reference_logprob=reference[group.key]["logprob"] if reference else None,
         response_logprob=own["response_logprob"],
         response_reference_logprob=reference[group.key]["response_logprob"] if reference else None,
-        group=replace(group, media=()),
+        group=group.without_media(),
     )
 
 

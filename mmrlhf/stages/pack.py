@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 Importer = Callable[[Path], Iterator[Draft | Rejection]]
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("manifest.json", "index.parquet", "report.json")
 
@@ -172,5 +172,5 @@ def _in_order(
 
 
 def _place(item: Draft | Rejection) -> str:
-    media = [*item.images, item.video] if isinstance(item, Draft) else []
-    return ": ".join([item.where, *(str(ref) for ref in media if ref is not None)])
+    media = [*item.media, *(own for items in item.own_media for own in items)] if isinstance(item, Draft) else []
+    return ": ".join([item.where, *(str(each.ref) for each in media)])

@@ -126,7 +126,7 @@ def _results(drafts: list[Draft], table: SideCar) -> list[dict[str, Any]]:
     for draft in drafts:
         group = draft.group
         if group.key in table.left_out:
-            rows.append({"id": draft.id, "prompt": group.prompt, "left_out": table.left_out[group.key]})
+            rows.append({"id": draft.id, "prompt": group.prompt.question, "left_out": table.left_out[group.key]})
             continue
         hashes = [response.hash for response in group.responses]
         numbers = {name: values.tolist() for name, values in table.lookup(group.key, hashes).items()}
@@ -136,7 +136,7 @@ def _results(drafts: list[Draft], table: SideCar) -> list[dict[str, Any]]:
             for i, response in enumerate(group.responses)
         ]
         best = max(range(len(found)), key=lambda i, found=found: found[i]["reward"])
-        rows.append({"id": draft.id, "prompt": group.prompt, "responses": found, "best": best})
+        rows.append({"id": draft.id, "prompt": group.prompt.question, "responses": found, "best": best})
     return rows
 
 

@@ -75,7 +75,7 @@ def _texts(index: Index) -> Iterator[str]:
     """Prompts, responses and critiques, with the words that chat and critique templates put around them."""
     for row in range(min(len(index), _MOST_GROUPS)):
         group = index.read(row)
-        yield group.prompt
+        yield from (part for turn in group.prompt.turns for part in turn.parts if isinstance(part, str))
         for response in group.responses:
             yield response.text
             yield from response.critiques.values()

@@ -20,6 +20,8 @@ class PackSummary(Summary):
     videos: int
     first_of_several: int
     text_only_groups: int
+    conversations: int
+    groups_with_media_of_responses: int
     groups_without_pairs: int
     groups_with_explicit_pairs: int
     responses_per_group: Mapping[str, int]
@@ -29,6 +31,7 @@ class PackSummary(Summary):
     repeated_responses_merged: int
     repeated_pairs_merged: int
     placeholders_stripped: int
+    placeholders_in_answers: int
     ignored_fields: Mapping[str, int]
     lines_in_another_layout: int
     rejected: int

@@ -193,7 +193,7 @@ def _sample(
         }
         for point, _, rows in answers
     ]
-    return {"key": key, "prompt": group.prompt if group is not None else "", **shown, "answers": given}
+    return {"key": key, "prompt": group.prompt.question if group is not None else "", **shown, "answers": given}
 
 
 def _rows(sweep: Sweep) -> list[dict[str, Any]]:

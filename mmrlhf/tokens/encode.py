@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
+from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError, ModelError
 from mmrlhf.media.damage import DAMAGED, Damage
 from mmrlhf.tokens.chat import MARK, Chat
@@ -201,7 +202,7 @@ class Encoder:
         estimated = true = 0.0
         for entry, group in samples:
             try:
-                true += self(replace(group, media=())).num_tokens
+                true += self(group.without_media()).num_tokens
             except DataError:  # training says what is wrong with it
                 continue
             estimated += self._estimate_text(entry)
@@ -218,7 +219,7 @@ class Encoder:
     @cached_property
     def _frame_tokens(self) -> int:
         """Tokens of a conversation without its prompt, response and media, with room for the ends of its turns."""
-        nothing = PreferenceGroup("", "", (Response("?"),), ())
+        nothing = PreferenceGroup("", Conversation.about(""), (Response("?"),))
         text = self.chat.prompt(self.chat.mark(self.template.user(nothing, nothing.responses[0])))
         return len(self.texts.plain(text)[0]) + _TURN_ENDS
 

@@ -108,7 +108,7 @@ def decode_media(group: PreferenceGroup, settings: MediaSettings) -> DecodedMedi
         if item.kind == "image":
             images.append(decode_image(item.data[0], alpha=settings.alpha, where=where))  # type: ignore[arg-type]
         else:
-            clips.append(_decode_clip(item, settings, packed_record(group.meta), where))
+            clips.append(_decode_clip(item, settings, packed_record(group.meta, item.names[0]), where))
     return DecodedMedia(tuple(images), tuple(clips))
 
 

@@ -66,7 +66,7 @@ class AnswerTemplate:
 
     def user(self, group: PreferenceGroup, response: Response) -> str:
         """The prompt alone."""
-        return group.prompt
+        return _plain(group)
 
     def assistant(self, group: PreferenceGroup, response: Response) -> str | None:
         """The response."""
@@ -111,7 +111,7 @@ class CritiqueTemplate:
     def user(self, group: PreferenceGroup, response: Response) -> str:
         """Instruction, question and response, in the order of the released prompt."""
         parts = [self.instruction] if self.instruction else []
-        return "\n".join([*parts, self.request.format(question=group.prompt, response=response.text)])
+        return "\n".join([*parts, self.request.format(question=_plain(group), response=response.text)])
 
     def assistant(self, group: PreferenceGroup, response: Response) -> str | None:
         """The chosen kind of critique without white space around it (as in MM-RLHF's release), or None."""
@@ -126,3 +126,15 @@ class CritiqueTemplate:
                 fix="choose another critique, expand the annotations first, or train with critique=none",
             )
         return response.critiques[self.critique].strip()
+
+
+def _plain(group: PreferenceGroup) -> str:
+    text = group.prompt.plain
+    if text is None or group.has_own_media:
+        raise DataError(
+            "this form of a query cannot be encoded yet",
+            where=f"key {group.key}, shard {group.shard or '(not packed)'}",
+            given=group.prompt.form or "media of one response",
+            expected="one user's turn with its media in front",
+        )
+    return text

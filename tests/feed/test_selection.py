@@ -23,7 +23,7 @@ def draw(number: int) -> PreferenceGroup:
     group = make_group(f"key-{number}", num_images=number % 3, category=CATEGORIES[number % len(CATEGORIES)])
     frames = Media("frames", ("f000.jpg",), group.media[0].data) if number % 5 == 1 and group.media else None
     media = (frames,) if frames else group.media
-    return PreferenceGroup(group.key, group.prompt, responses, media=media, category=group.category)
+    return PreferenceGroup(group.key, group.prompt.question, responses, media=media, category=group.category)
 
 
 GROUPS = [draw(number) for number in range(60)]
@@ -50,7 +50,7 @@ def inside(value: float, limits) -> bool:
 def passes(group: PreferenceGroup, selection: Selection) -> bool:
     """The same question, asked of the record itself."""
     ranks = [response.rank or 0 for response in group.responses]
-    chars = len(group.prompt) + sum(len(response.text) for response in group.responses)
+    chars = group.prompt.num_chars + sum(len(response.text) for response in group.responses)
     return (
         (not selection.categories or group.category in selection.categories)
         and group.category not in selection.without_categories

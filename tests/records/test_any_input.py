@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ from hypothesis import strategies as st
 
 from mmrlhf.errors import UserError
 from mmrlhf.records.draft import Draft, Drafts, Rejection
+from mmrlhf.records.fields import MediaItem
 from mmrlhf.records.members import group_from_members, group_to_sample
 from mmrlhf.records.mm_rlhf import import_released
 from mmrlhf.records.own import import_own
 from mmrlhf.records.pair_rows import import_preference_rows
+from mmrlhf.types import Media, PreferenceGroup
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
 anything = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
 )
-texts = st.text(max_size=5) | st.sampled_from(["p", "<image>\nq", "r\n<image>", "a", "b"])
+texts = st.text(max_size=5) | st.sampled_from(["p", "<image>\nq", "r\n<image>", "s <image> t <video>", "a", "b"])
 message = st.fixed_dictionaries(
     {
         "role": st.sampled_from(["user", "assistant", "system", "x"]) | anything,
@@ -35,7 +38,7 @@ message = st.fixed_dictionaries(
 ) | st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt"]), "value": texts})
 conversation = st.lists(message, max_size=3)
 response = st.dictionaries(
-    st.sampled_from(["text", "rank", "scores", "reasons", "critiques", "model", "x"]), texts | anything
+    st.sampled_from(["text", "rank", "scores", "reasons", "critiques", "model", "image", "x"]), texts | anything
 )
 # near enough to a record that every branch is reached, and anything in place of each part
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -104,13 +107,31 @@ def check(make: Callable[[], Iterable[Draft | Rejection]], content: Any) -> list
     for item in items:
         assert isinstance(item, Draft | Rejection)
         if isinstance(item, Draft):
-            assert known(item.group.prompt)
+            assert all(map(known, words(item.group)))
             assert all(known(answer.text) for answer in item.group.responses)
-            sample = group_to_sample(item.group)
-            assert group_from_members(sample["json"], {}, shard="s", key=item.group.key).responses
+            group = with_stand_ins(item)
+            sample = group_to_sample(group)
+            assert group_from_members(sample.pop("json"), sample, shard="", key=group.key) == group
     keys = [item.group.key for item in items if isinstance(item, Draft)]
     assert len(set(keys)) == len(keys)
     return items
+
+
+def words(group: PreferenceGroup) -> list[str]:
+    """The texts of a group's conversation."""
+    return [part for turn in group.prompt.turns for part in turn.parts if isinstance(part, str)]
+
+
+def with_stand_ins(draft: Draft) -> PreferenceGroup:
+    """The draft's group with a byte for each medium."""
+
+    def read(items: Iterable[MediaItem], prefix: str) -> tuple[Media, ...]:
+        return tuple(Media(item.slot.kind, (f"{prefix}{n}",), (b"x",)) for n, item in enumerate(items))
+
+    own = draft.own_media or ((),) * len(draft.group.responses)
+    responses = zip(draft.group.responses, own, range(len(own)), strict=True)
+    said = tuple(replace(response, media=read(items, f"r{n}.")) for response, items, n in responses)
+    return replace(draft.group, media=read(draft.media, ""), responses=said)
 
 
 READERS: dict[str, Callable[..., Drafts]] = {"released": import_released, "preference rows": import_preference_rows}
@@ -187,7 +208,7 @@ def test_any_record_in_a_tar_of_others(content: Any) -> None:
         assert "s.tar:k" in str(error)
         return
     known = said_by(content)
-    assert known(group.prompt) and all(known(answer.text) for answer in group.responses)
+    assert all(map(known, words(group))) and all(known(answer.text) for answer in group.responses)
 
 
 def test_the_strategies_reach_what_they_should() -> None:

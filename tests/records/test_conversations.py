@@ -42,7 +42,7 @@ FORMS = {
     },
     "TRL, explicit prompt": {
         "id": 1,
-        "prompt": [message("user", "q", "?")],
+        "prompt": [message("user", "q?")],
         "chosen": [message("assistant", "yes")],
         "rejected": [message("assistant", "no")],
     },
@@ -60,9 +60,16 @@ def test_all_forms_say_the_same(form: str) -> None:
     assert as_pair(dict(FORMS[form]), "f:1") == PAIR
 
 
-def test_places_of_images_become_placeholders() -> None:
-    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q?"}]}]
-    assert as_pair({**PAIR, "prompt": prompt}, "f:1")["prompt"] == "<image>q?"
+def test_what_is_more_than_a_text_stays_as_messages() -> None:
+    prompt = [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q?"}]},
+    ]
+    assert as_pair({**PAIR, "prompt": prompt}, "f:1")["prompt"] == prompt
+    long = as_pair({"id": 1, "conversations": LONG, "chosen": gpt("yes"), "rejected": gpt("no")}, "f:1")
+    assert long == {**PAIR, "prompt": LONG}
+    whole = {"id": 1, "chosen": [*LONG, gpt("yes")], "rejected": [*LONG, gpt("no")]}
+    assert as_pair(whole, "f:1") == long
 
 
 def test_who_wins_may_be_set_and_ties_are_ties() -> None:
@@ -79,8 +86,7 @@ LONG = [human("one"), gpt("two"), human("three")]
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"conversations": LONG, "chosen": "a", "rejected": "b"}, "longer than one question"),
-        ({"prompt": [{"role": "system", "content": "be kind"}], "chosen": "a", "rejected": "b"}, "longer than one"),
+        ({"prompt": "q", "chosen": [{"role": "assistant", "content": [{"type": "image"}]}]}, "media inside"),
         ({"prompt": [{"role": "tool", "content": "x"}], "chosen": "a", "rejected": "b"}, r"f:1:prompt\[0\]:role"),
         ({"prompt": [{"role": "user", "content": 3}], "chosen": "a", "rejected": "b"}, r"f:1:prompt\[0\]:content"),
         ({"prompt": [message("user", "q")], "chosen": 3, "rejected": "b"}, "f:1:chosen"),

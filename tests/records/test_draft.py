@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from stand_ins.sample_groups import picture, write_pictures
 
+from mmrlhf.conversation import IMAGE, VIDEO
 from mmrlhf.errors import DataError
 from mmrlhf.records.draft import Draft
+from mmrlhf.records.fields import MediaItem
 from mmrlhf.records.media_paths import category_of, locate, locate_video
 from mmrlhf.types import PreferenceGroup, Response
 
 
 def draft(root: Path, *images: str, video: str | None = None) -> Draft:
-    return Draft("id", PreferenceGroup("id", "p", (Response("a"),)), root, images, video)
+    return Draft("id", PreferenceGroup("id", "p", (Response("a"),)), root, items(*images, video=video))
+
+
+def items(*images: str, video: str | None = None) -> tuple[MediaItem, ...]:
+    return (*(MediaItem(IMAGE, path) for path in images), *([MediaItem(VIDEO, video)] if video else []))
 
 
 @given(st.text(alphabet="./a~\0 ", max_size=12))
@@ -105,6 +113,21 @@ def test_a_corrupt_video_is_refused(shared_data: Path) -> None:
 
 
 def test_the_category_is_the_first_folder() -> None:
-    assert category_of(("./safety/sub/1.png",), None) == "safety"
-    assert category_of((), "video/x") == "video"
-    assert [category_of(paths, None) for paths in ((), ("x.png",), ("../x/1.png",), ("/a/b.png",))] == ["unknown"] * 4
+    assert category_of(items("./safety/sub/1.png")) == "safety"
+    assert category_of(items(video="video/x")) == "video"
+    assert [category_of(items(*paths)) for paths in ((), ("x.png",), ("../x/1.png",), ("/a/b.png",))] == ["unknown"] * 4
+
+
+def test_media_of_a_response_are_named_by_their_content_and_several_clips_by_number(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "a.jpg", "b.jpg", "v/0.jpg", "w/0.jpg")
+    (tmp_path / "b.jpg").write_bytes(picture(30, 20))
+    responses = tuple(map(Response, "xyz"))
+    own = (items("a.jpg"), items("b.jpg", video="v"), items("a.jpg"))
+    media = (MediaItem(VIDEO, "v"), MediaItem(VIDEO, "w"))
+    group = Draft("id", PreferenceGroup("id", "p", responses), tmp_path, media, own).load()
+    assert [item.names for item in group.media] == [("f000.jpg",), ("v2.f000.jpg",)]
+    first, second, third = ([item.names[0] for item in response.media] for response in group.responses)
+    assert first == third != second[:1] and re.fullmatch(r"r[0-9a-f]{8}\.jpg", first[0])
+    assert re.fullmatch(r"r[0-9a-f]{8}\.f000\.jpg", second[1])
+    hashes = [replace(response, text="same").hash for response in group.responses]
+    assert hashes[0] == hashes[2] != hashes[1] and hashes[0] != Response("same").hash

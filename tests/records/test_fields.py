@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrlhf.errors import DataError
-from mmrlhf.records.fields import id_field, media_fields, number_map, rank_field, strip_placeholders, text_map
+from mmrlhf.records.fields import id_field, media_fields, number_map, rank_field, text_map
 from mmrlhf.records.json_text import parse_row
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
@@ -58,20 +58,24 @@ def test_a_pair_of_surrogates_is_fine_and_half_of_one_is_not() -> None:
         parse_row(rb'{"a": {"b": ["\uD83D"]}}', "f:1")
 
 
-@given(
-    st.text(alphabet="ab <>\n"), st.lists(st.sampled_from(["<image>", "<video>", "<image>\n", " <image> "]), min_size=1)
-)
-def test_leading_placeholders_go_and_the_rest_stays(prompt: str, tokens: list[str]) -> None:
-    stripped, count = strip_placeholders("".join(tokens) + prompt)
-    assert count == len(tokens) and stripped == prompt.lstrip()
-
-
-def test_placeholders_inside_a_prompt_stay() -> None:
-    assert strip_placeholders("compare <image> and <image>") == ("compare <image> and <image>", 0)
-
-
 def test_media_may_be_one_path_or_several_or_none() -> None:
-    assert media_fields({"image": "a"}, "f") == (("a",), None)
-    assert media_fields({"image": ["a", "b"]}, "f") == (("a", "b"), None)
-    assert media_fields({"images": ["a"], "video": "v"}, "f") == (("a",), "v")
-    assert media_fields({"image": None, "video": ""}, "f") == ((), None)
+    def found(row: dict[str, object]) -> list[tuple[str, object]]:
+        return [(item.slot.kind, item.ref) for item in media_fields(row, "f")]
+
+    assert found({"image": "a"}) == [("image", "a")]
+    assert found({"image": ["a", "b"]}) == [("image", "a"), ("image", "b")]
+    assert found({"images": ["a"], "video": "v"}) == [("image", "a"), ("video", "v")]
+    assert found({"image": None, "video": ""}) == []
+
+
+@pytest.mark.parametrize("empty", [None, [], ""])
+def test_an_empty_field_hides_no_filled_one(empty: object) -> None:
+    for filled in ("image", "image_path", "image_url", "img"):
+        assert media_fields({"images": empty, filled: "a.png"}, "f")[0].ref == "a.png"
+    for filled in ("video", "video_path"):
+        assert media_fields({"videos": empty, filled: ["a.mp4"]}, "f")[0].slot.kind == "video"
+
+
+def test_sound_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"f:1:audios(?s:.)*no sound"):
+        media_fields({"audios": "a.wav"}, "f:1")

@@ -50,7 +50,7 @@ def test_full_records_keep_everything(tmp_path: Path) -> None:
     [response] = draft.group.responses
     assert (response.scores, response.reasons) == ({"helpfulness": 4}, {"overall": "r"})
     assert response.critiques == {"full": "f", "short": "s"} and response.model == "m"
-    assert draft.group.meta == {"twin": "t"} and draft.images == ("mcq/1.png",) and draft.group.category == "mcq"
+    assert draft.group.meta == {"twin": "t"} and draft.media[0].ref == "mcq/1.png" and draft.group.category == "mcq"
     assert (draft.group.source, draft.group.licence) == ("here", "CC0")
 
 
@@ -123,7 +123,7 @@ def test_aliases_are_read(tmp_path: Path) -> None:
     }
     [draft] = drafts(write_records(tmp_path, "data.jsonl", [row]))
     [response] = draft.group.responses
-    assert (draft.id, draft.group.prompt, response.text) == ("5", "p", "a")
+    assert (draft.id, draft.group.prompt.plain, response.text) == ("5", "p", "a")
     assert (response.critiques, response.scores, response.reasons) == ({"full": "c"}, {"overall": 2}, {"overall": "r"})
 
 

@@ -28,7 +28,12 @@ def test_the_ten_lines_of_the_documentation(here: Path, project: Path) -> None:
     assert [type(item) for item in items] == [Draft, Draft]
     first = items[0]
     assert isinstance(first, Draft)
-    assert (first.id, first.images, first.group.prompt, first.group.source) == ("1", ("a.jpg",), "what?", "votes")
+    assert (first.id, first.media[0].ref, first.group.prompt.plain, first.group.source) == (
+        "1",
+        "a.jpg",
+        "what?",
+        "votes",
+    )
     assert [(response.text, response.rank) for response in first.group.responses] == [("yes", 1), ("no", 2)]
 
 
@@ -46,7 +51,7 @@ def test_pairs_are_regrouped_and_bad_records_listed(here: Path) -> None:
         "own_pairs.read:4",
     ]
     [draft] = [item for item in items if isinstance(item, Draft)]
-    assert len(draft.group.responses) == 3 and draft.images == (here.name,)
+    assert len(draft.group.responses) == 3 and draft.media[0].ref == here.name
     with pytest.raises(DataError, match="own_pairs.read:3"):
         import_own(here, function="own_pairs.read", on_bad_line="error")
 

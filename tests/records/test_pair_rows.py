@@ -18,6 +18,12 @@ from mmrlhf.records.fields import MAX_RESPONSES
 from mmrlhf.records.pair_rows import import_pairs
 from mmrlhf.records.sources import file_source
 
+
+def with_its_picture(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose prompt names a picture has one."""
+    return {**row, "image": row.get("image") or "long/2.jpg"} if "<image>" in row["prompt"] else row
+
+
 texts = st.sampled_from(["a", "b", "c", " a", "", "ä\u2028"])
 rows = st.fixed_dictionaries(
     {
@@ -31,7 +37,7 @@ rows = st.fixed_dictionaries(
         "is_tie": st.sampled_from([True, False, None]),
         "chosen_reason": st.sampled_from(["good", "", None]),
     },
-)
+).map(with_its_picture)
 
 
 def read(path: Path, name: str = "p.jsonl", **options: Any) -> tuple[list[Draft], list[Rejection]]:
@@ -52,10 +58,10 @@ def test_group_pairs_are_the_pairs_of_the_file(written: list[dict[str, Any]]) ->
     for draft in drafts:
         texts = [response.text for response in draft.group.responses]
         assert len(set(texts)) == len(texts)
-        image = draft.images[0] if draft.images else None
+        image = draft.media[0].ref if draft.media else None
         pairs = {(texts[i], texts[j]) for i, j in draft.group.ranked_pairs()}
         assert len(pairs) == len(draft.group.ranked_pairs())
-        found[draft.id, draft.group.prompt, image] = pairs
+        found[draft.id, draft.group.prompt.plain, image] = pairs
     assert found == expected
     assert len({draft.group.key for draft in drafts}) == len(drafts)
     assert len(rejections) == sum(row["chosen"] == row["rejected"] for row in written)
@@ -118,9 +124,9 @@ def test_a_bad_line_stops_or_is_listed(tmp_path: Path, line: str, words: str) ->
 
 
 def test_unknown_fields_are_counted(tmp_path: Path) -> None:
-    row = {"id": 1, "prompt": "<image>p", "chosen": "a", "rejected": "b", "colour": "red"}
+    row = {"id": 1, "prompt": "<image>p", "chosen": "a", "rejected": "<image>", "colour": "red", "image": "x.png"}
     [draft], _ = read(write_records(tmp_path, "p.jsonl", [row]))
-    assert draft.notes == {"ignored field: colour": 1, "placeholders stripped": 1}
+    assert draft.notes == {"ignored field: colour": 1, "placeholders in answers, read as text": 1}
 
 
 def test_a_file_without_rows_is_an_error(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from stand_ins.sample_groups import picture, write_pictures
 
+from mmrlhf.conversation import IMAGE, Conversation, Turn
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.embedded import Embedded
@@ -40,7 +41,7 @@ def test_a_hub_data_set_of_several_files(tmp_path: Path) -> None:
     table(tmp_path / "data" / "train-00000-of-00002.parquet", rows[:4], row_group_size=2)
     table(tmp_path / "data" / "train-00001-of-00002.parquet", rows[4:])
     drafts, rejections = read(tmp_path)
-    assert not rejections and [draft.group.prompt for draft in drafts] == [f"q{n}" for n in range(6)]
+    assert not rejections and [draft.group.prompt.plain for draft in drafts] == [f"q{n}" for n in range(6)]
     assert drafts[5].where == "data/train-00001-of-00002.parquet:2"
     for draft, expected in reversed(list(zip(drafts, data, strict=True))):
         [media] = draft.load().media
@@ -61,7 +62,7 @@ def test_rlaif_v_rows_of_one_question_become_one_query(tmp_path: Path) -> None:
     assert [response.text for response in first.group.responses] == ["a", "b", "c"]
     assert [response.rank for response in first.group.responses] == [1, 2, 2]
     assert (first.id, first.group.key, first.group.category, first.group.source) == ("0", "0", "COCO", "RLAIF-V")
-    assert second.id == "2" and isinstance(second.images[0], Embedded)
+    assert second.id == "2" and isinstance(second.media[0].ref, Embedded)
     by_id, _ = read(tmp_path, group_by="id")
     assert len(by_id) == 3
 
@@ -72,7 +73,9 @@ def test_llava_json_array_with_a_media_folder(tmp_path: Path) -> None:
     row = {"id": "x", "image": "coco/1.jpg", "conversations": turns, "chosen": "a", "rejected": "b"}
     (tmp_path / "pairs.json").write_text(json.dumps([row, 3, {**row, "conversations": []}]))
     drafts, rejections = read(tmp_path, media_folder="images", on_bad_line="reject")
-    assert drafts[0].group.prompt == "q" and drafts[0].group.category == "coco"
+    assert (
+        drafts[0].group.prompt == Conversation((Turn("user", ("q\n", IMAGE)),)) and drafts[0].group.category == "coco"
+    )
     assert drafts[0].load().media[0].data == ((tmp_path / "images" / "coco" / "1.jpg").read_bytes(),)
     assert [item.where.split(" ")[0] for item in rejections] == ["pairs.json:2", "pairs.json:3:prompt"]
 
@@ -84,14 +87,14 @@ def test_json_lines_may_hold_base64(tmp_path: Path, form: str) -> None:
     lines = [json.dumps(pair(0)), json.dumps(pair(1, images=[image]))]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     [plain, embedded], _ = read(tmp_path)
-    assert plain.images == () and embedded.load().media[0].data == (picture(),)
+    assert plain.media == () and embedded.load().media[0].data == (picture(),)
 
 
 def test_paths_in_an_image_column_are_paths(tmp_path: Path) -> None:
     write_pictures(tmp_path, "a.jpg")
     table(tmp_path / "t.parquet", [pair(0, images=[{"bytes": None, "path": "a.jpg"}])])
     [draft], _ = read(tmp_path)
-    assert draft.images == ("a.jpg",) and draft.load().media
+    assert draft.media[0].ref == "a.jpg" and draft.load().media
 
 
 def test_embedded_media_that_are_broken_or_change_are_refused(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def trained(tmp_path: Path) -> Path:
     for step in (4, 8, 12):
         lines = [
             {
-                "key": group.key, "category": group.category, "prompt": group.prompt, "reference": "A <dog>.",
+                "key": group.key, "category": group.category, "prompt": group.prompt.question, "reference": "A <dog>.",
                 "answer": f"At {step}.", "quality": 0.5, "quality_reference": 0.25, "words": 2.0,
             }
             for group in groups

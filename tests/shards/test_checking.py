@@ -98,8 +98,8 @@ def test_tars_of_others_are_adopted_without_a_copy(tmp_path: Path) -> None:
     tar(tmp_path / "theirs" / "x.tar", ("1", RANKED), ("2", PAIR))
     index = adopt_tars(tmp_path / "theirs", tmp_path / "ours")
     one, two = index.read(0), index.read(1)
-    assert (one.prompt, one.responses, one.media[0].data) == ("q", two.responses, (picture(),))
-    assert two.prompt == "q" and (tmp_path / "ours" / "x.tar").is_symlink()
+    assert (one.prompt.plain, one.responses, one.media[0].data) == ("q", two.responses, (picture(),))
+    assert two.prompt.plain == "q" and (tmp_path / "ours" / "x.tar").is_symlink()
     assert problems(tmp_path / "ours", media=True) == [] and not (tmp_path / "theirs" / "manifest.json").exists()
     assert adopt_tars(tmp_path / "theirs", tmp_path / "ours").digest == index.digest
 

@@ -33,7 +33,7 @@ def test_plain_webdataset_reads_them(tmp_path: Path) -> None:
     for sample, group in zip(samples, GROUPS, strict=True):
         written = group_to_sample(group)
         assert {name: sample[name] for name in written} == written
-        assert json.loads(sample["json"])["prompt"] == group.prompt
+        assert json.loads(sample["json"])["prompt"] == group.prompt.plain
     gc.collect()
 
 

@@ -53,7 +53,7 @@ def test_counts_and_report(raw: Path, tmp_path: Path) -> None:
     summary = run(tmp_path / "out", root=raw, importer=import_released, max_groups_per_shard=3, runtime=QUIET)
     assert (summary["groups"], summary["responses"], summary["pairs"], summary["ties"]) == (8, 24, 16, 8)
     assert summary["responses_per_group"] == {"3": 8} and summary["categories"] == {"long": 8}
-    assert summary["placeholders_stripped"] == 10 and summary["shards"] == 3 and summary["rejected"] == 2
+    assert summary["placeholders_stripped"] == 0 and summary["shards"] == 3 and summary["rejected"] == 2
     assert summary["rejected_by_reason"] == {"media file is missing": 1, "image cannot be decoded": 1}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [item["id"] for item in report["rejections"]] == ["q3", "q6"]
@@ -61,7 +61,7 @@ def test_counts_and_report(raw: Path, tmp_path: Path) -> None:
     assert json.loads(json.dumps(summary)) == summary == report["summary"]
     table = pack_table(PackSummary(**{**summary, "ignored_fields": {"audio": 3}, "text_only_groups": 7}))
     shown = dict(zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True))
-    assert shown["text only"].startswith("7 groups") and shown["placeholders"].startswith("10 ")
+    assert shown["text only"].startswith("7 groups") and shown["placeholders"].startswith("0 stripped")
     assert shown["fields that nothing reads"] == "1" and shown["  audio"] == "in 3 records"
     index = Index.load(tmp_path / "out")
     assert [index.read(i).key for i in range(8)] == [f"q{n}" for n in range(10) if n not in (3, 6)]

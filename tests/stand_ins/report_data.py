@@ -133,7 +133,7 @@ def make_evaluation(folder: Path, groups: list[PreferenceGroup], *, trained: boo
             rng.choice([0, 1 / 3, 2 / 3, 1], p=[0.05, 0.15, 0.4, 0.4] if trained else [0.2, 0.35, 0.3, 0.15])
         )
         rows.append({
-            "key": group.key, "sample": 0, "category": group.category, "prompt": group.prompt,
+            "key": group.key, "sample": 0, "category": group.category, "prompt": group.prompt.question,
             "generation": f"There are {', '.join(CLAIMS[: 1 + round(3 * quality)])}.",
             "num_tokens": int(rng.integers(9, 24)),
             "quality": quality, "reward": 1.6 * quality - 0.8 + float(rng.normal(0, 0.5)), "critique": "",
@@ -200,7 +200,9 @@ def make_critiques(folder: Path, groups: list[PreferenceGroup]) -> None:
                 {"text": r.text, "rank": r.rank, "reward": step / 100 - place, "critique": f"<i>Seen</i> at {step}."}
                 for place, r in enumerate(group.responses)
             ]
-            rows.append({"key": group.key, "category": group.category, "prompt": group.prompt, "responses": said})
+            rows.append(
+                {"key": group.key, "category": group.category, "prompt": group.prompt.question, "responses": said}
+            )
         (folder / f"step-{step:08d}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -176,7 +176,7 @@ def test_estimate_is_close(encoder_of, groups: list[PreferenceGroup]) -> None:
             image_sizes=sizes[group.key],
             video_size=(60, 50) if group.key == "video" else None,
             num_frames=4 if group.key == "video" else 0,
-            text_chars=len(group.prompt) + sum(len(r.text) for r in group.responses),
+            text_chars=group.prompt.num_chars + sum(len(r.text) for r in group.responses),
             critique_chars=0,
         )
         true = encoder(group).num_tokens
