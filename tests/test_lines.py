@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf.callbacks.answers import read_steps
-from mmrlhf.callbacks.curves import _open_from, read_curves
+from mmrlhf.callbacks.curves import _open_from
 from mmrlhf.errors import DataError
 from mmrlhf.expansion.expanders import RecordedExpander
 from mmrlhf.expansion.request import Request
@@ -18,6 +17,8 @@ from mmrlhf.files import read_lines
 from mmrlhf.records.pair_rows import import_preference_rows
 from mmrlhf.records.questions import read_questions
 from mmrlhf.reporting.inputs import StageResult, read_answers
+from mmrlhf.summaries.curve_file import read_curves
+from mmrlhf.summaries.validation_files import read_steps
 
 TEXT = "a\u2028b\u2029c\x85d\x1ce\x0bf\x0cg\u000dh"
 

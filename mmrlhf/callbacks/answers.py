@@ -18,11 +18,10 @@ from torch import nn
 from typing_extensions import override
 
 from mmrlhf.callbacks.samples import log_samples
-from mmrlhf.files import read_lines, write_json
+from mmrlhf.files import write_json
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "answers"  # in a stage's artefact
 REFERENCE_FILE = "reference.json"
 Measures = Mapping[str, Sequence[float]]
 
@@ -107,15 +106,6 @@ class HeldOutAnswers(L.Callback):
         answer = {"text": row["answer"], "reward": row.get("reward"), "quality": row.get("quality")}
         both = {"generation_before": row["reference"], "generation_after": row["answer"]}
         return {**sample, "responses": [answer], **both}
-
-
-def read_steps(folder: Path) -> list[tuple[int, list[dict[str, Any]]]]:
-    """Read what the callback left in a folder: (step, rows) of every validation, in their order."""
-    found = []
-    for path in sorted(Path(folder).glob("step-*.jsonl")):
-        rows = [json.loads(line) for line in read_lines(path) if line]
-        found.append((int(path.stem.removeprefix("step-")), rows))
-    return found
 
 
 def _plain(measures: Measures) -> dict[str, list[float]]:

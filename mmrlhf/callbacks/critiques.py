@@ -11,8 +11,6 @@ from typing_extensions import override
 
 from mmrlhf.callbacks.samples import Sample, log_samples
 
-FOLDER = "critiques"  # in a stage's artefact
-
 
 class HeldOutCritiques(L.Callback):
     """Writes `step-N.jsonl` (one row a query: key, and what it says of each response) and sends a table to W&B.

@@ -1,7 +1,6 @@
-"""Training curves as one CSV file with the columns `step,name,value`: only ever appended to, read back in one call.
+"""Loggers that leave training curves in a file (`mmrlhf.summaries.curve_file`), and as a table beside it.
 
-Long instead of wide, because metrics come and go (validation, samples) and a wide file would have to be rewritten for
-every new column. A resumed run drops what the interrupted one wrote past the resumed step, so a curve has no doubles.
+A resumed run drops what the interrupted one wrote past the resumed step, so a curve has no doubles.
 """
 
 from __future__ import annotations
@@ -12,16 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from mmrlhf.errors import DataError
-from mmrlhf.files import read_lines, written
+from mmrlhf.files import written
+from mmrlhf.summaries.curve_file import FILE_NAME, HEADER, read_rows
 
-FILE_NAME = "curves.csv"
-HEADER = ("step", "name", "value")
 SECONDS_BETWEEN_WRITES = 5.0
 
 
@@ -135,7 +131,7 @@ class WideCurves(Logger):
         if not self._curves.is_file():
             return
         rows: dict[int, dict[str, float]] = {}
-        for step, name, value in _read_rows(self._curves):
+        for step, name, value in read_rows(self._curves):
             rows.setdefault(step, {})[name] = value
         columns = dict.fromkeys(name for row in rows.values() for name in row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,47 +150,8 @@ class WideCurves(Logger):
 def _open_from(path: Path, step: int) -> None:
     """Create the file, or cut an existing one down to the rows before `step` (also a last line cut by a crash)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [row for row in _read_rows(path) if row[0] < step] if path.is_file() else []
+    kept = [row for row in read_rows(path) if row[0] < step] if path.is_file() else []
     with written(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         writer.writerows(kept)
-
-
-def _read_rows(path: Path) -> list[tuple[int, str, float]]:
-    *lines, _ = read_lines(path)  # what comes last is empty, or cut by a crash
-    rows = []
-    for number, row in enumerate(csv.reader(lines), start=1):
-        if number == 1 and tuple(row) == HEADER:
-            continue
-        try:
-            step, name, value = row
-            rows.append((int(step), name, float(value)))
-        except ValueError as error:
-            raise DataError(
-                "a curve file has a line that is not step,name,value",
-                where=f"{path}:{number}",
-                given=",".join(row),
-                expected="an integer step, a name and a number",
-                fix="delete the line, or the file: it is written by training and only read by the report",
-            ) from error
-    return rows
-
-
-def read_curves(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Read a curve file, or the one in a folder: for every name its steps (n,) int64 and values (n,) float64.
-
-    Where a step was logged twice the later value counts.
-    """
-    path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
-    curves: dict[str, dict[int, float]] = {}
-    for step, name, value in _read_rows(path):
-        curves.setdefault(name, {})[step] = value
-    return {
-        name: (
-            np.array(sorted(points), dtype=np.int64),
-            np.array([points[step] for step in sorted(points)], dtype=np.float64),
-        )
-        for name, points in curves.items()
-    }

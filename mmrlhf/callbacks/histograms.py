@@ -1,14 +1,13 @@
 """Histograms of what a step's mean hides, every pair's beta and margin: in a file, in W&B and in TensorBoard.
 
-The file has one JSON object a line, `{"step", "name", "low", "high", "counts"}`: counts of equally wide bins from low
-to high. Like a curve file it is only appended to, and a resumed run drops what was written past the resumed step.
+A resumed run drops what was written to the file (`mmrlhf.summaries.histogram_file`) past the resumed step.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,11 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 from typing_extensions import override
 
-from mmrlhf.errors import DataError
-from mmrlhf.files import read_lines, write_bytes
+from mmrlhf.files import write_bytes
+from mmrlhf.summaries.histogram_file import FILE_NAME, Histogram, read_rows
 
-FILE_NAME = "histograms.jsonl"
 NAMES = ("beta", "margin", "reward_margin")
 NUM_BINS = 32
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Values of one step, counted in equally wide bins from low to high."""
-
-    step: int
-    name: str
-    low: float
-    high: float
-    counts: tuple[int, ...]
 
 
 class PairHistograms(L.Callback):
@@ -114,36 +101,6 @@ def log_histograms(logger: Logger, found: Mapping[str, Tensor], step: int) -> No
             logger.experiment.add_histogram(name, values, global_step=step)
 
 
-def read_histograms(folder: Path) -> dict[str, list[Histogram]]:
-    """Read the file in a stage's folder: every name's histograms in the order of steps; empty without a file.
-
-    Where a step was written twice the later one counts. Raises: DataError for a line that is no histogram.
-    """
-    path = Path(folder) / FILE_NAME
-    found: dict[str, dict[int, Histogram]] = {}
-    for row in _read(path) if path.is_file() else ():
-        found.setdefault(row.name, {})[row.step] = row
-    return {name: [rows[step] for step in sorted(rows)] for name, rows in found.items()}
-
-
 def _cut(path: Path, step: int) -> None:
     """Keep what was written up to a step."""
-    write_bytes(path, "".join(json.dumps(asdict(row)) + "\n" for row in _read(path) if row.step <= step).encode())
-
-
-def _read(path: Path) -> list[Histogram]:
-    *lines, _ = read_lines(path)  # what comes last is empty, or cut by a crash
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            rows.append(Histogram(row["step"], row["name"], row["low"], row["high"], tuple(row["counts"])))
-        except (ValueError, RecursionError, KeyError, TypeError) as error:
-            raise DataError(
-                "a file of histograms has a line that is none",
-                where=f"{path}:{number}",
-                given=line[:80],
-                expected="an object with step, name, low, high, counts",
-                fix="delete the line, or the file: it is written by training and only read by the report",
-            ) from error
-    return rows
+    write_bytes(path, "".join(json.dumps(asdict(row)) + "\n" for row in read_rows(path) if row.step <= step).encode())

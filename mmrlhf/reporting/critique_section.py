@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmrlhf.callbacks.answers import read_steps
-from mmrlhf.callbacks.critiques import FOLDER
 from mmrlhf.reporting.inputs import StageResult
 from mmrlhf.reporting.sample_cards import find_group, picture_cards, read_pictures, response_letter
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.validation_files import CRITIQUES, read_steps
 
 Row = Mapping[str, Any]
 
@@ -20,7 +19,7 @@ def critiques_while_training(stage: StageResult[Any], index: Index | None) -> li
 
     Empty where nothing was kept; a query that the index does not hold is shown without its picture.
     """
-    steps = read_steps(stage.folder / FOLDER)
+    steps = read_steps(stage.folder / CRITIQUES)
     cards = []
     for row in steps[0][1] if steps else ():
         said = [(step, found) for step, rows in steps for found in rows if found["key"] == row["key"]]

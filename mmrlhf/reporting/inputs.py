@@ -12,9 +12,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from mmrlhf.callbacks.curves import FILE_NAME as CURVE_FILE
-from mmrlhf.callbacks.curves import read_curves
-from mmrlhf.callbacks.histograms import Histogram, read_histograms
 from mmrlhf.chain.fingerprint import ARTIFACT_FILE
 from mmrlhf.errors import DataError, UserError
 from mmrlhf.files import is_remote, read_lines
@@ -23,8 +20,11 @@ from mmrlhf.records.fields import is_number, text_field, wrong_type
 from mmrlhf.records.json_text import parse_row
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.summaries.curve_file import FILE_NAME as CURVE_FILE
+from mmrlhf.summaries.curve_file import read_curves
 from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.summaries.evaluations import EvaluateSummary
+from mmrlhf.summaries.histogram_file import Histogram, read_histograms
 from mmrlhf.summaries.kinds import kind_of
 from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
 from mmrlhf.summaries.summary import METRICS_FILE, Summary

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.patches import Rectangle
 
-from mmrlhf.callbacks.histograms import Histogram
 from mmrlhf.reporting.plots import INK, SERIES, Interval, new_axes, short_name, styled, to_svg
+from mmrlhf.summaries.histogram_file import Histogram
 
 # page.css has the same
 PALETTE = ("#2f6fd0", "#d9662c", "#17927a", "#8a5cc2", "#a98411", "#c0477e")

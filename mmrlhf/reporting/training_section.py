@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmrlhf.callbacks.answers import FOLDER, read_steps
 from mmrlhf.reporting import plots
 from mmrlhf.reporting.critique_section import critiques_while_training
 from mmrlhf.reporting.inputs import Curves, StageResult
@@ -18,6 +17,7 @@ from mmrlhf.reporting.maps import histogram_map
 from mmrlhf.reporting.sample_cards import find_group, picture_cards, read_pictures
 from mmrlhf.reporting.sections import Section, missing
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.validation_files import ANSWERS, read_steps
 
 SHOWN_QUERIES, SHOWN_STEPS = 4, 4
 
@@ -99,7 +99,7 @@ def _last(name: str) -> str:
 
 def answers_while_training(stage: StageResult[Any], index: Index | None) -> list[dict[str, Any]]:
     """A few held-out queries with the reference's answer and those that the policy gave at validations."""
-    steps = read_steps(stage.folder / FOLDER)
+    steps = read_steps(stage.folder / ANSWERS)
     if not steps:
         return []
     places = np.unique(np.linspace(0, len(steps) - 1, SHOWN_STEPS).round().astype(int))

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.callbacks.critiques import FOLDER as CRITIQUES
 from mmrlhf.callbacks.critiques import HeldOutCritiques
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
@@ -26,6 +25,7 @@ from mmrlhf.models.heads import HeadSettings
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.validation_files import CRITIQUES
 from mmrlhf.training.critique_samples import critique_samples
 from mmrlhf.training.fit import MODEL, finish, train
 from mmrlhf.training.model_card import base_model, write_card

@@ -1,1 +1,1 @@
-"""What stages found out: one type for each kind of `metrics.json`, which stages build and reports read."""
+"""What stages found out, which reports read: one type for each kind of `metrics.json`, and the files of curves."""

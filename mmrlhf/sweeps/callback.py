@@ -19,7 +19,6 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.files import short_path
 from mmrlhf.processes import Group
 from mmrlhf.reporting.outcome import show_error
-from mmrlhf.sweeps.page import write_page
 from mmrlhf.sweeps.results import Metric, Sweep, read_sweep, varying
 from mmrlhf.terminal.words import add_row, literal, new_table, show
 
@@ -99,6 +98,8 @@ def show_sweep(sweep: Sweep, console: Console | None = None) -> None:
     write_csv(sweep.folder / TABLE, sweep)
     written = [("results", sweep.folder / TABLE)]
     if sweep.points:
+        from mmrlhf.sweeps.page import write_page  # Hydra loads this file for every run, and the page takes seconds
+
         write_page(sweep, sweep.folder / PAGE)
         written.append(("report", sweep.folder / PAGE))
     show(results_table(sweep), console)

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from mmrlhf.callbacks.curves import FILE_NAME as CURVE_FILE
-from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.chain.order import replace_references
 from mmrlhf.chain.provenance import reproduction, typed_command
 from mmrlhf.errors import UserError
@@ -22,6 +20,8 @@ from mmrlhf.reporting.maps import heat_map, standalone, tradeoff
 from mmrlhf.reporting.page_style import environment, style
 from mmrlhf.reporting.sample_cards import find_group, picture_cards, read_pictures
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.curve_file import FILE_NAME as CURVE_FILE
+from mmrlhf.summaries.curve_file import read_curves
 from mmrlhf.sweeps.results import Estimate, Job, Metric, Point, Sweep, varying
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmrlhf.callbacks.answers import FOLDER, HeldOutAnswers
+from mmrlhf.callbacks.answers import HeldOutAnswers
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.feed.selection import usable
 from mmrlhf.inference.passes import decode_text, pick_device, read_usable, with_responses
@@ -23,6 +23,7 @@ from mmrlhf.ranges import Count, Natural, check_fields
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.sample_cards import query_sample, read_pictures
 from mmrlhf.shards.index import Index
+from mmrlhf.summaries.validation_files import ANSWERS
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.training.settings import Schedule
 from mmrlhf.types import PreferenceGroup
@@ -83,7 +84,7 @@ def answer_callbacks(
         return _measure(groups, answers, settings, model, runtime)
 
     samples = [query_sample(group, read_pictures(group)) for group in groups]
-    return [HeldOutAnswers(out / FOLDER, samples, answer=answer, measure=measure)]
+    return [HeldOutAnswers(out / ANSWERS, samples, answer=answer, measure=measure)]
 
 
 def _measure(

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins import report_data
 
-from mmrlhf.callbacks.histograms import FILE_NAME, Histogram
 from mmrlhf.reporting.inputs import read_stage
 from mmrlhf.reporting.maps import histogram_map, spread
 from mmrlhf.reporting.training_section import PANELS, SHOWN_QUERIES, training_section
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages.report import render
+from mmrlhf.summaries.histogram_file import FILE_NAME, Histogram
 
 COUNTS = st.lists(st.integers(0, 50), min_size=1, max_size=32).filter(any)
 

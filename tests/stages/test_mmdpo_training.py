@@ -12,7 +12,6 @@ import torch
 from stand_ins.small_data import wanted_word
 from stand_ins.small_training import SCHEDULE, TRAINING, weights
 
-from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.losses.dpo import DPO
@@ -21,6 +20,7 @@ from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import mmdpo, reference, score
+from mmrlhf.summaries.curve_file import read_curves
 from mmrlhf.training.heldout_answers import AnswerSettings
 from mmrlhf.types import PreferenceGroup, Response
 

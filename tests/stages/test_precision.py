@@ -18,7 +18,6 @@ from stand_ins.small_data import draw_group
 from stand_ins.small_training import SCHEDULE, TRAINING
 from stand_ins.two_rank_modes import say
 
-from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
 from mmrlhf.inference.policy import Policy
@@ -31,6 +30,7 @@ from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import mmdpo, reference, score
+from mmrlhf.summaries.curve_file import read_curves
 
 BF16 = PassSettings(ModelSettings(precision="bf16"), token_budget=1)  # a query a forward, as in a call from Python
 

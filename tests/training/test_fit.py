@@ -16,7 +16,6 @@ import torch
 from stand_ins.small_training import SCHEDULE, TRAINING, assert_same, weights
 
 from mmrlhf.callbacks.checkpoints import latest_checkpoint
-from mmrlhf.callbacks.curves import read_curves
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select
@@ -25,6 +24,7 @@ from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import sft
+from mmrlhf.summaries.curve_file import read_curves
 from mmrlhf.training.settings import Schedule
 
 
