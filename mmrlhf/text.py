@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 LONGEST = 1000
 _LONGEST_REASON = 300
@@ -11,7 +12,8 @@ _LONGEST_REASON = 300
 _HARMLESS = "\u200c\u200d"
 # everything that str.splitlines splits at, and the tabulator
 _BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
-
+# an underscore inside a word marks nothing up; brackets do with what follows them, and a colon before two slashes
+_MARKUP = re.compile(r"[\\`*<>|&~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|:(?=//)")
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
 _SECRET_PARAMETER = re.compile(r"(?i)(?<=[?&])([\w.-]*(?:token|signature|secret|password|key|sig)[\w.-]*=)[^&\s'\"]+")
@@ -36,6 +38,17 @@ def one_line(value: object, longest: int = LONGEST) -> str:
         text = f"{text[:head]} … ({len(text) - longest:,} characters left out) … {text[-tail:]}"
     text = _BREAKS.sub(" ", text)
     return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def markdown_text(value: object) -> str:
+    """Write any value as `one_line`, so that Markdown shows it as it is: no table cell, link, picture, tag or code."""
+    return _MARKUP.sub(r"\\\g<0>", one_line(value))
+
+
+def markdown_table(rows: Sequence[Sequence[object]]) -> str:
+    """Write rows of texts, heading first, as a Markdown table."""
+    lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def _visible(sign: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import pickle
+import re
 import unicodedata
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from mmrlhf.errors import DataError, Lines, UserError
-from mmrlhf.text import LONGEST, first_line, one_line
+from mmrlhf.text import LONGEST, first_line, markdown_table, markdown_text, one_line
 
 # every character that python, a terminal or a reader of right-to-left text does not show as itself
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -107,3 +110,27 @@ def test_a_huge_value_is_cut() -> None:
 )
 def test_the_first_line_of_an_exception(error: BaseException | str, said: str) -> None:
     assert first_line(error) == said
+
+
+def rendered(text: str) -> str:
+    """What a reader of Markdown sees, by a parser that is not ours."""
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+
+
+@given(hostile_text | st.text(alphabet="ab [](){}<>|!`*_~$&#:/\\\n-", max_size=30))
+@example("[x](javascript:alert)")
+@example("![x](http://a/b.png)")
+@example("<img src=x>")
+@example("https://example.com/a_b")
+@example("&lt;b&gt; `code` *a* _b_ a|b ]: ][")
+def test_any_text_in_markdown_is_itself(text: str) -> None:
+    """A cell of a table holds the words that were written, and no other element."""
+    page = rendered(markdown_table([["heading", "other"], [text, "end"]]))
+    assert set(re.findall(r"</?([a-z0-9]+)", page)) == {"table", "thead", "tbody", "tr", "th", "td"}
+    cells = re.findall(r"<td>(.*?)</td>", page, re.DOTALL)
+    assert html.unescape(cells[0]) == one_line(text).strip() and cells[1] == "end" and len(cells) == 2
+
+
+def test_words_stay_as_they_are_in_markdown() -> None:
+    for text in ("acc_plus", "CC-BY-4.0", "0.713 [0.690, 0.740]", "open images (v7), C#", "3.5%"):
+        assert markdown_text(text) == text

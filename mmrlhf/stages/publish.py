@@ -28,8 +28,9 @@ from mmrlhf.errors import ConfigError, DataError, HubError
 from mmrlhf.models.export import CARD_FILE, HEAD_FILE
 from mmrlhf.models.hub import format_bytes
 from mmrlhf.shards.index import Index
+from mmrlhf.shards.origins import counted, read_origins
 from mmrlhf.summaries.datasets import PublishSummary
-from mmrlhf.text import first_line
+from mmrlhf.text import markdown_table, one_line
 from mmrlhf.training.model_card import CARD
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,6 @@ PROMISES = ("metrics.json",)
 RepoType = Literal["model", "dataset"]
 _SET_FILES = ("index.parquet", "manifest.json")
 _MOST_SHOWN = 12
-_READ = 1000  # queries whose licence is looked up
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def run(
         HubError: the hub cannot be reached or refuses.
     """
     check_settings({"repo": repo})
-    parcel = pack_parcel(folder)
+    parcel = pack_parcel(folder, progress=runtime.progress)
     where = f"{endpoint or constants.ENDPOINT}/{'datasets/' if parcel.repo_type == 'dataset' else ''}{repo}"
     _announce(parcel, where, private)
     summary = PublishSummary(
@@ -136,10 +136,10 @@ def _no_name(repo: str) -> ConfigError:
     )
 
 
-def pack_parcel(folder: Path) -> Parcel:
+def pack_parcel(folder: Path, *, progress: bool = True) -> Parcel:
     """Find out what a folder holds and which of its files belong to that; raises DataError for anything else."""
     if (folder / "manifest.json").is_file():
-        return _data_set(folder)
+        return _data_set(folder, progress)
     if not (folder / "config.json").is_file():
         raise DataError(
             "nothing that can be published",
@@ -155,7 +155,7 @@ def pack_parcel(folder: Path) -> Parcel:
     return Parcel("reward model" if is_judge else "policy", "model", files)
 
 
-def _data_set(folder: Path) -> Parcel:
+def _data_set(folder: Path, progress: bool) -> Parcel:
     """The set itself: what else lies there (records of the run) names places of this machine."""
     index = Index.load(folder)
     files = {name: folder / name for name in (*_SET_FILES, *(shard.name for shard in index.shards))}
@@ -167,17 +167,18 @@ def _data_set(folder: Path) -> Parcel:
             given=", ".join(outside[:_MOST_SHOWN]),
             fix="publish the sets that it was mixed from, each by itself",
         )
-    return Parcel("packed data set", "dataset", files, card=data_card(index))
+    return Parcel("packed data set", "dataset", files, card=data_card(index, progress=progress))
 
 
-def data_card(index: Index) -> str:
-    """README.md of a packed set: what is in it, under which licences, how to read it."""
+def data_card(index: Index, *, progress: bool = True) -> str:
+    """README.md of a packed set: what is in it, under which licences, how to read it.
+
+    Raises: DataError for a record that cannot be read: a damaged set is not published.
+    """
     categories = Counter(str(name) for name in index.column("category")).most_common()
-    some = [index.read(row, media=False) for row in range(min(len(index), _READ))]
-    licences = sorted({group.licence for group in some if group.licence})
-    sources = sorted({group.source for group in some if group.source})
+    origins = read_origins(index, progress=progress)
     responses, pairs = (int(index.column(f"num_{name}").sum()) for name in ("responses", "pairs"))
-    rows = "\n".join(f"| {name} | {count:,} |" for name, count in categories)
+    table = markdown_table([("category", "queries"), *((name, f"{count:,}") for name, count in categories)])
     return f"""---
 task_categories: [image-text-to-text]
 tags: [mmrlhf, preference]
@@ -186,12 +187,11 @@ tags: [mmrlhf, preference]
 # Ranked preference data
 
 {len(index):,} queries with {responses:,} responses and {pairs:,} pairs of different rank, as WebDataset shards with an
-index. Sources: {", ".join(sources) or "not named"}. Licences that the records name: {", ".join(licences) or "none"}.
+index.
 
-| category | queries |
-| --- | --- |
-{rows}
+Sources that the records name: {counted(origins.sources, len(index)) or "none"}. Licences: {origins.licence_names()}.
 
+{table}
 ```python
 from huggingface_hub import snapshot_download
 from mmrlhf import load_shards
@@ -213,16 +213,24 @@ def _announce(parcel: Parcel, where: str, private: bool) -> None:
     log.info("-> %s (%s, if it is made now)", where, seen)
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 @contextmanager
 def _hub_errors(where: str) -> Iterator[None]:
     try:
         yield
-    except (HTTPError, ConnectionError) as error:
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        # an upload that fails is a RuntimeError, an answer that is none a ValueError; what caused them says more
+        cause = next((each for each in _causes(error) if isinstance(each, HTTPError)), error)
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         refused = status in (401, 403)
         raise HubError(
             "the hub does not let you write there" if refused else "the hub did not take it",
             where=where,
-            given=first_line(error),
+            given=one_line(cause, 300),
             fix="log in with a token that may write: `hf auth login`" if refused else "run the same command again",
         ) from error

@@ -33,7 +33,7 @@ from mmrlhf.stages.score import REWARDS
 from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy, Estimate
 from mmrlhf.summaries.scores import RewardBenchSummary
 from mmrlhf.terminal.words import add_row, new_table, show
-from mmrlhf.text import one_line
+from mmrlhf.text import markdown_table
 from mmrlhf.tokens.protocol import Protocol
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def run(
     macro = {scorer: macro_accuracy(report) for scorer, report in found.accuracy[ANNOTATORS].items()}
     summary = RewardBenchSummary(**vars(found), macro=macro, **cut, quarantined=quarantine.summary())
     table = benchmark_table(summary)
-    (out / TABLE_FILE).write_text(markdown(table), encoding="utf-8")
+    (out / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")
     show(table_on_terminal(table))
     for path in write_official(out, index, rows, tables[GENERATED]) if GENERATED in tables else ():
         log.info("%s is for the benchmark's own script", path.name)
@@ -188,12 +188,6 @@ def _with_interval(found: Estimate, *, sign: str = "") -> str:
         return format(found.mean, f"{sign}.3f")
     mean, low, high = (format(value, f"{sign}.3f") for value in (found.mean, found.low, found.high))
     return f"{mean} [{low}, {high}]"
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Write rows of text, heading first, as a Markdown table."""
-    lines = ["| " + " | ".join(one_line(text).replace("|", "\\|") for text in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def table_on_terminal(rows: Sequence[Sequence[str]]) -> Table:

@@ -9,7 +9,6 @@ from rich.table import Table
 from mmrlhf.summaries.rankings import Estimate
 from mmrlhf.summaries.suites import Paired, SuiteComparison
 from mmrlhf.terminal.words import add_row, new_table
-from mmrlhf.text import one_line
 
 TABLE_FILE = "benchmarks.md"
 HEADINGS = (
@@ -81,12 +80,6 @@ def dimension_rows(found: SuiteComparison) -> list[list[str]]:
     for name, row in found.dimensions.items():
         rows.append([name, str(row.benchmarks), with_interval(row.standardised, sign="+") if row.standardised else ""])
     return rows
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Write rows of text, heading first, as a Markdown table."""
-    lines = ["| " + " | ".join(one_line(text).replace("|", "\\|") for text in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def on_terminal(rows: Sequence[Sequence[str]], *, title: str) -> Table:

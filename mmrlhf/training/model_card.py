@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -17,18 +16,18 @@ from typing import Any, Literal
 import yaml
 
 from mmrlhf.chain.provenance import git_commit, versions
-from mmrlhf.errors import DataError
 from mmrlhf.files import expanded
 from mmrlhf.models.export import CARD_FILE, POLICY_FILE, save_policy
 from mmrlhf.shards.index import Index
+from mmrlhf.shards.origins import MOST_NAMED, Origins, read_origins
 from mmrlhf.summaries.rankings import Accuracy
 from mmrlhf.summaries.trainings import TrainingSummary
+from mmrlhf.text import markdown_table, markdown_text, one_line
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import Workbench
 
 CARD = "README.md"
 Kind = Literal["policy", "reward model"]
-_READ = 1000  # queries whose source and licence are looked up
 _NAMED = ("mmrlhf", "torch", "transformers")
 _LOAD = {
     "policy": """from mmrlhf import Policy
@@ -83,15 +82,17 @@ def write_card(
     base, index, family = base_model(start), bench.index, bench.model.backbone.config.model_type
     facts = {"library_name": "transformers", "pipeline_tag": "image-text-to-text", "tags": ["mmrlhf", *kind.split()]}
     facts |= {"base_model": base} if base else {}
+    # what cannot be read was left out of the training, too
+    origins = read_origins(index, damage=True)
     parts = [
         f"---\n{yaml.safe_dump(facts, sort_keys=False)}---\n\n# {kind.capitalize()}, {family}",
         f"Trained with [mmrlhf](https://arxiv.org/abs/2502.10391), from {_named(base, family)}.",
-        f"## Data\n\n{_data(index, summary)}",
+        f"## Data\n\n{_data(index, origins, summary)}",
         f"## Method\n\n{_yaml(method)}",
         f"## Measured on held-out queries\n\n{figures_table(summary.heldout, summary.validation)}",
         f"## Settings\n\n{_yaml(asdict(training))}",
         f"## Made by\n\n{_yaml(_made_by())}",
-        f"## Licence\n\n{_licence(index, base)}",
+        f"## Licence\n\n{_licence(origins, base)}",
         f"## Load it\n\n```python\n{_LOAD[kind]}\n```",
     ]
     (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -110,11 +111,11 @@ def base_model(start: str | Path) -> str | None:
 
 def figures_table(heldout: Accuracy | None, validation: Mapping[str, float]) -> str:
     """Every number of the held-out report that has an interval, and the last validation's, as a Markdown table."""
-    rows = [f"| {name} | {_written(each)} |" for name, each in _intervals(heldout.to_json() if heldout else {})]
-    rows += [f"| {name} | {value:.4g} |" for name, value in validation.items()]
+    rows = [(name, _written(each)) for name, each in _intervals(heldout.to_json() if heldout else {})]
+    rows += [(name, f"{value:.4g}") for name, value in validation.items()]
     if not rows:
         return "Nothing: no query was held out."
-    return "\n".join(["| | with 95% interval, where there is one |", "| --- | --- |", *rows])
+    return markdown_table([("", "with 95% interval, where there is one"), *rows]).strip()
 
 
 def _intervals(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, float]]]:
@@ -131,14 +132,14 @@ def _written(interval: Mapping[str, float | None]) -> str:
     return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _data(index: Index, summary: TrainingSummary) -> str:
-    categories = Counter(str(name) for name in index.column("category"))
-    sources = Counter(group.source for group in _some(index) if group.source)
+def _data(index: Index, origins: Origins, summary: TrainingSummary) -> str:
+    categories = Counter(map(one_line, index.column("category")))
+    sources = [one_line(name) for name, _ in origins.sources.most_common()]
     facts = {
         "queries": len(index),
         "responses": int(index.column("num_responses").sum()),
         "ranked pairs": int(index.column("num_pairs").sum()),
-        "sources": list(sources),
+        "sources": [*sources[:MOST_NAMED], *([f"{len(sources) - MOST_NAMED} more"] if sources[MOST_NAMED:] else [])],
         "categories": dict(categories.most_common(12)),
         "digest": index.digest[:16],
         "optimizer steps": summary.steps,
@@ -147,17 +148,10 @@ def _data(index: Index, summary: TrainingSummary) -> str:
     return _yaml({name: value for name, value in facts.items() if value})
 
 
-def _licence(index: Index, base: str | None) -> str:
-    named = sorted({group.licence for group in _some(index) if group.licence})
-    data = f"their records name {', '.join(named)}" if named else "their records name none"
-    start = base or "the checkpoint that it started from"
-    return f"The terms of {start} and of the data ({data}) hold for this model, too."
-
-
-def _some(index: Index) -> Iterator[Any]:
-    for row in range(min(len(index), _READ)):
-        with suppress(DataError):  # the training has left it out, too, and has counted it
-            yield index.read(row, media=False)
+def _licence(origins: Origins, base: str | None) -> str:
+    start = markdown_text(base) if base else "the checkpoint that it started from"
+    named = origins.licence_names()
+    return f"The terms of {start} and of the data (licences that the records name: {named}) hold for this model, too."
 
 
 def _named(base: str | None, family: str) -> str:

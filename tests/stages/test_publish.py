@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from stand_ins.hub_stand_in import COMMIT, Hub, serve
 
 from mmrlhf import Policy, load_shards
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError, HubError
+from mmrlhf.shards.index import Index
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import publish
+from mmrlhf.types import PreferenceGroup, Response
 
 REPO = "someone/something"
 
@@ -81,6 +86,42 @@ def test_a_packed_set_arrives_alone_and_with_a_card(tmp_path: Path, small_shards
     assert "14 queries" in card and "| long | 7 |" in card
 
 
+def test_a_card_names_the_licences_of_all_records(tmp_path: Path) -> None:
+    """Only the last of 1,101 records names the second one; one names none."""
+    licences = ["cc-by-4.0"] * 1099 + ["", "cc-by-nc-4.0"]
+    groups = [
+        PreferenceGroup(f"q{i}", "?", (Response("a", rank=1), Response("b", rank=2)), source="there", licence=name)
+        for i, name in enumerate(licences)
+    ]
+    write_shards(groups, tmp_path)
+    card = publish.data_card(Index.load(tmp_path))
+    assert "Licences: cc-by-4.0 (1,099), cc-by-nc-4.0 (1), none in 1." in card
+    assert "Sources that the records name: there. " in card
+
+
+def test_what_strangers_wrote_is_no_markup_of_a_card(tmp_path: Path) -> None:
+    text = "a|b <script>x</script>\n\n# [x](http://y) ![z](http://y) ```"
+    made = PreferenceGroup("q", "?", (Response("a", rank=1),), category=text, source=text, licence=text)
+    write_shards([made], tmp_path)
+    card = publish.data_card(Index.load(tmp_path))
+    page = MarkdownIt("commonmark").enable("table").render(card.split("---", 2)[2])
+    for tag in ("<script", "<a ", "<img"):
+        assert tag not in page
+    assert page.count("<h1>") == page.count("<code ") == 1 and page.count("<td>") == 2
+    assert page.count("a|b &lt;script&gt;x&lt;/script&gt; # [x](http://y) ![z](http://y) ```") == 3
+
+
+def test_a_damaged_set_is_not_published(tmp_path: Path, small_shards: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(small_shards, folder)
+    _, shard, members = (index := Index.load(folder)).entries.place(len(index) - 1)
+    with (folder / shard).open("r+b") as file:
+        file.seek(members["json"][0])
+        file.write(b"?")
+    with pytest.raises(DataError, match="member is damaged"):
+        publish.pack_parcel(folder)
+
+
 def test_a_reward_model_is_told_from_a_policy(critic: Path) -> None:
     parcel = publish.pack_parcel(critic)
     assert parcel.what == "reward model" and "score_head.safetensors" in parcel.files
@@ -103,4 +144,28 @@ def test_a_hub_that_refuses_is_named(
     tmp_path: Path, small_policy: Path, runtime: Runtime, status: int, message: str
 ) -> None:
     with serve(Hub({}, REPO, "model", status=status)) as hub, pytest.raises(HubError, match=message):
+        publish.run(tmp_path, folder=small_policy, repo=REPO, confirm=True, endpoint=hub.url, runtime=runtime)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the hub's library at its HTTP client
+@pytest.mark.parametrize(
+    ("fault", "xet", "message"),
+    [
+        ({"storage": 403}, False, "does not let you write(.|\n)*403"),
+        ({"storage": 400}, False, "did not take it(.|\n)*refused by the storage"),
+        ({"storage": 400}, True, "did not take it(.|\n)*404"),  # the stand-in has no such storage
+        ({"garbled": True}, False, "did not take it"),
+    ],
+)
+def test_an_upload_that_fails_is_an_error_of_the_hub(
+    tmp_path: Path,
+    small_policy: Path,
+    runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: dict,
+    xet: bool,
+    message: str,
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", not xet)
+    with serve(Hub({}, REPO, "model", **fault)) as hub, pytest.raises(HubError, match=message):
         publish.run(tmp_path, folder=small_policy, repo=REPO, confirm=True, endpoint=hub.url, runtime=runtime)

@@ -21,13 +21,16 @@ class Hub:
     """What the stand-in serves and what it saw.
 
     `cuts` maps a file to how many of its next transfers break off half-way; `ranges` lists (file, Range header); `made`
-    the repositories that were asked for and `messages` the commits, whose files are in `files` then.
+    the repositories that were asked for and `messages` the commits, whose files are in `files` then. With `storage` not
+    200, files go to the hub's storage, which answers so; with `garbled`, answers to a commit are no JSON.
     """
 
     files: dict[str, bytes]
     repo_id: str = "someone/some-data"
     repo_type: str = "dataset"
     status: int = 200
+    storage: int = 200
+    garbled: bool = False
     cuts: dict[str, int] = field(default_factory=dict)
     ranges: list[tuple[str, str | None]] = field(default_factory=list)
     made: list[dict] = field(default_factory=list)
@@ -81,12 +84,22 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
         elif path == f"{api}/preupload/main":
-            asked = json.loads(body)["files"]
-            self._json({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]})
+            asked, mode = json.loads(body)["files"], "regular" if hub.storage == 200 else "lfs"
+            self._json({"files": [{"path": f["path"], "uploadMode": mode, "shouldIgnore": False} for f in asked]})
+        elif path.endswith("/info/lfs/objects/batch"):
+            action = {"upload": {"href": f"{hub.url}/storage"}}
+            objects = [{**asked, "actions": action} for asked in json.loads(body)["objects"]]
+            self._json({"transfer": "basic", "objects": objects})
+        elif path == f"{api}/commit/main" and hub.garbled:
+            self._bytes(b"<html>", "text/html")
         elif path == f"{api}/commit/main":
             self._commit([json.loads(line) for line in body.splitlines()])
         else:
             self._json({"error": f"not here: {path}"}, 404)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._json({"error": "refused by the storage"}, self.hub.storage)
 
     def _commit(self, lines: list[dict]) -> None:
         for line in lines:
@@ -120,6 +133,13 @@ class _Handler(BaseHTTPRequestHandler):
         if status in (401, 404):
             self.send_header("X-Error-Code", code)
         self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _bytes(self, data: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -18,13 +18,13 @@ from mmrlhf.chain.store import Artifact
 from mmrlhf.errors import DataError, Lines
 from mmrlhf.reporting.outcome import chain_table, show_error, show_outcome
 from mmrlhf.reporting.pack_table import pack_table
-from mmrlhf.stages.rewardbench import markdown, table_on_terminal
+from mmrlhf.stages.rewardbench import table_on_terminal
 from mmrlhf.stages.score_file import _table
 from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.sweeps.callback import map_table, results_table, show_sweep
 from mmrlhf.sweeps.results import Estimate, Job, Metric, Point, Sweep
 from mmrlhf.terminal.words import add_row, new_table, show
-from mmrlhf.text import first_line, one_line
+from mmrlhf.text import first_line, markdown_table, one_line
 from mmrlhf.training.preview import show_previews
 
 HOSTILE = [
@@ -122,7 +122,12 @@ def test_a_sweep_shows_values_and_failures_literally(text: str, tmp_path: Path) 
 
 def test_markdown_cells_stay_cells() -> None:
     """A category with a bar or a line break makes neither a new cell nor a new row."""
-    assert markdown([["a|b", "c\nd"], ["1", "2"]]).split("\n") == ["| a\\|b | c d |", "| --- | --- |", "| 1 | 2 |", ""]
+    assert markdown_table([["a|b", "c\nd"], ["1", "2"]]).split("\n") == [
+        "| a\\|b | c d |",
+        "| --- | --- |",
+        "| 1 | 2 |",
+        "",
+    ]
 
 
 @given(st.text(max_size=30))

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import yaml
+from markdown_it import MarkdownIt
 
 from mmrlhf import Policy
 from mmrlhf.chain.runtime import Runtime
@@ -66,6 +67,13 @@ def test_a_base_is_a_hub_id_or_what_a_folder_says(tmp_path: Path) -> None:
     assert base_model(tmp_path) is None
     (tmp_path / "reward_model.json").write_text('{"base": "someone/other"}')
     assert base_model(tmp_path) == "someone/other"
+
+
+def test_a_category_of_strangers_is_no_markup_of_a_card() -> None:
+    one = Estimate(0.5, None, None)
+    heldout = Accuracy(one, one, 4, 1, 0, {"<img src=x>|[a](http://b)": PartAccuracy(one, one, 4, 1, 0)})
+    page = MarkdownIt("commonmark").enable("table").render(figures_table(heldout, {}))
+    assert "<img" not in page and "<a " not in page and page.count("<td>") == 2 * 4
 
 
 def test_without_held_out_queries_the_card_says_so() -> None:
