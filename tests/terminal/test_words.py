@@ -38,7 +38,7 @@ HOSTILE = [
     "\x1b[31mred",
     "\x1b]8;;http://e\x1b\\l",
 ]
-HOSTILE += ["a\u202eb", "a\nb", "a\u2028b", "a\x85b", "bad\udcff", "tab\there", "\x9b5m"]
+HOSTILE += ["a\u202eb", "q\nz", "q\u2028z", "q\x85z", "bad\udcff", "tab\there", "\x9b5m"]
 hostile = pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 # what our own styles may send: colours and weights, never a link or a movement
 STYLES = re.compile(r"\x1b\[[\d;]*m")
