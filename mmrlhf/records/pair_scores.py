@@ -15,9 +15,11 @@ from mmrlhf.files import read_regular
 from mmrlhf.records.sources import file_source
 
 CHOSEN, REJECTED = "score_chosen", "score_rejected"
+# no reward is as large; squares and sums of such scores are still numbers
+MAX_SCORE = 1e30
 LAYOUT = (
-    f"a row for each pair, with the numbers {CHOSEN} and {REJECTED}; optional: group (the query) and category; "
-    "as .jsonl, .json, .csv or .parquet"
+    f"a row for each pair, with the numbers {CHOSEN} and {REJECTED}, of at most {MAX_SCORE:g} in size; "
+    "optional: group (the query) and category; as .jsonl, .json, .csv or .parquet"
 )
 
 
@@ -83,13 +85,13 @@ def _number(where: str, row: Mapping[str, Any], name: str) -> float:
     value = row.get(name)
     try:
         number = math.nan if isinstance(value, bool) or value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= MAX_SCORE:
         raise DataError(
-            "a score is no number",
+            "a score is no number, or too large",
             where=f"{where}: {name}",
-            given="nothing" if value is None else value,
+            given="nothing" if value is None else str(value)[:80],
             expected=LAYOUT,
         )
     return number

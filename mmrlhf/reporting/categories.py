@@ -9,6 +9,7 @@ from typing import Any
 
 from mmrlhf.reporting.plots import Interval
 
+CATEGORIES = "categories.csv"  # templates/macros.html.j2 names it
 MOST_SHOWN = 12  # templates/macros.html.j2 has the same
 Row = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.ranges import Natural
 from mmrlhf.records.pair_scores import PairScores, read_pair_scores
 from mmrlhf.reporting import reward_plots, sections
-from mmrlhf.reporting.categories import gathered
+from mmrlhf.reporting.categories import CATEGORIES, gathered, write_categories
 from mmrlhf.reporting.page_style import environment, style
 from mmrlhf.reporting.reward_details import margin_bins, margin_histograms, verdicts
 from mmrlhf.reporting.reward_sections import calibration_facts, verdict_rows
@@ -30,12 +30,13 @@ PAGE = "report.html"
 # another number builds the stage anew, whatever `code` says
 VERSION = 2
 # what is in a finished artefact; checked before it is published
-PROMISES = ("report.html", "metrics.json")
+PROMISES = ("report.html", "categories.csv", "metrics.json")
 
 
 def run(out: Path, *, scores: Path, seed: Natural = 0, runtime: Runtime) -> dict[str, Any]:
-    """Write `out/report.html` and `out/metrics.json`: reliability with each pair shown in both orders, calibration
-    error, log loss and Brier score as they are and at a fitted temperature, with intervals over queries.
+    """Write `out/report.html`, `out/categories.csv` and `out/metrics.json`: reliability with each pair shown in both
+    orders, calibration error, log loss and Brier score as they are and at a fitted temperature, with intervals over
+    queries.
 
     Args:
         scores: file with a row for each pair: score_chosen, score_rejected, and optionally group and category.
@@ -58,6 +59,7 @@ def run(out: Path, *, scores: Path, seed: Natural = 0, runtime: Runtime) -> dict
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / PAGE).write_text(_page(pairs, summary, scores.name), encoding="utf-8", errors="backslashreplace")
+    write_categories(out / CATEGORIES, {"verdicts": verdict_rows(summary.verdicts)})
     return summary.write(out)
 
 

@@ -17,7 +17,7 @@ from mmrlhf.chain.store import plain
 from mmrlhf.losses.objective import Objective
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.reporting import plots, sections
-from mmrlhf.reporting.categories import write_categories
+from mmrlhf.reporting.categories import CATEGORIES, write_categories
 from mmrlhf.reporting.cuts import cut_line
 from mmrlhf.reporting.headline import build_cards, headline
 from mmrlhf.reporting.inputs import (
@@ -47,7 +47,6 @@ from mmrlhf.terminal.progress import track
 
 PAGE = "report.html"
 MOST_ENTRIES = 40  # of a mapping or list in the settings and results shown
-CATEGORIES = "categories.csv"
 ANNOTATED = 2000  # at most so many queries enter the agreement of annotators
 CONTENTS = (
     ("overview", "Overview"),

@@ -82,7 +82,35 @@ def test_pairs_of_no_query_are_queries_of_their_own(tmp_path, runtime):
     assert summary["accuracy"]["num_queries"] == 40 and set(summary["verdicts"]) == {"all pairs"}
 
 
-@pytest.mark.parametrize("value", [None, "", "high", float("nan"), "inf", True, [1]])
+def test_the_largest_scores_have_numbers_too(tmp_path, runtime):
+    """Margins of 2e30 on either side: everything is a number, on the page and in metrics.json."""
+    table = [
+        {"group": f"q{i // 2}", "score_chosen": side, "score_rejected": -side}
+        for i, side in enumerate([1e30, -1e30, 1e30, 1e30, 5.0, 1e-30])
+    ]
+    summary = calibrate.run(tmp_path / "out", scores=write(tmp_path / "large.jsonl", table), runtime=runtime)
+    json.dumps(summary, allow_nan=False)
+    assert summary["accuracy"]["acc"]["mean"] == pytest.approx(5 / 6)
+    assert summary["calibration"]["nll"]["mean"] == pytest.approx(2e30 / 6)
+    assert "nan" not in (tmp_path / "out" / "report.html").read_text().split("</style>")[1].lower().replace("lnan", "")
+
+
+def test_rows_that_the_page_folds_are_in_the_table_that_it_names(tmp_path, runtime):
+    table = [{**row, "category": f"kind {number % 20}"} for number, row in enumerate(rows(60))]
+    summary = calibrate.run(tmp_path / "out", scores=write(tmp_path / "mine.jsonl", table), runtime=runtime)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "and 8 more" in page and "categories.csv" in page
+    with (tmp_path / "out" / "categories.csv").open(newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["measure"] == "right"]
+    assert {row["category"]: int(row["value"]) for row in found} == {
+        name: own["right"] for name, own in summary["verdicts"].items()
+    }
+    assert len(found) == 20
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", "high", float("nan"), "inf", True, [1], 10**400, -(10**400), 1e31, "1e308"]
+)
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_a_row_without_two_numbers_is_named(tmp_path, suffix, value):
     path = write(tmp_path / f"mine{suffix}", [*rows(2), {**rows(1)[0], "score_rejected": value}])
