@@ -1,6 +1,7 @@
 """The command: `mmrlhf` where the package is installed, `python -m mmrlhf`, and `python run.py` in a checkout."""
 
 import os
+import signal
 import sys
 
 # Before any import that reads them: no fork warnings from tokenizers, no banners between our own lines.
@@ -11,7 +12,20 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())
 
-from mmrlhf.app import main  # noqa: E402
+
+def main() -> None:
+    """Run the command; Ctrl-C ends it with one sentence and exit code 130, also while it is still being imported."""
+    try:
+        from mmrlhf.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; the same command goes on from what is finished", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed at the end
+        sys.exit(128 + signal.SIGPIPE)
+
 
 if __name__ == "__main__":
     main()

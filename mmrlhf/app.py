@@ -39,8 +39,11 @@ from mmrlhf.composition.config import (
     distributed_names,
     make,
     read_code_policy,
+    read_folder,
     read_runtime,
     read_stage,
+    read_switch,
+    section,
     stage_names,
     user_inputs,
 )
@@ -133,11 +136,12 @@ def _job(config: DictConfig) -> float | None:
     if settings.output_subdir:
         mask_files(folder / settings.output_subdir, "*.yaml")  # Hydra's copy of the words and the config
     try:
+        artifacts_folder = read_folder(config, "paths.artifacts")
         if sweeping and not has_share():
-            take_share(Path(settings.sweep.dir), job_shares(settings.launcher, config.trainer))
+            take_share(Path(settings.sweep.dir), job_shares(settings.launcher, section(config, "trainer")))
         words = settings.overrides.task
         command = job_command(words) if sweeping else typed_command()
-        with disk_errors(Path(config.paths.artifacts), folder):
+        with disk_errors(artifacts_folder, folder):
             artifacts = run_chain(config, folder, shows=not sweeping, command=command, words=words)
     except (UserError, WorkerFailed) as error:
         show_error(error)
@@ -196,6 +200,7 @@ def run_chain(
         words: overrides of this run, which the commands that are proposed next begin with.
     """
     inputs = user_inputs(config)
+    dry, plan = read_switch(config, "dry"), read_switch(config, "plan")
     chain = plan_chain(str(config.stage), lambda name: read_stage(config, name), stage_names(config))
     runtime = read_runtime(config)
     with named_keys(config):
@@ -204,7 +209,7 @@ def run_chain(
         check_checkpoints(config, chain)
         check_chain(chain, runtime, inputs)
     runner = Runner(
-        Store(Path(config.paths.artifacts)),
+        Store(read_folder(config, "paths.artifacts")),
         invoke,
         runtime={**runtime, COMMAND: command},
         inputs=inputs,
@@ -214,11 +219,11 @@ def run_chain(
         callbacks=decisive_callbacks(runtime),
     )
     log.info("stages: %s", " -> ".join(node.name for node in chain))
-    if config.dry:
+    if dry:
         if runner.group.rank == 0:
             show_forecast(forecast_chain(chain, runner))
         return []
-    if config.plan:
+    if plan:
         show_plan(chain, runner, folder)
         return []
     with wandb_folders(folder):

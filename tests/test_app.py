@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from stand_ins.commands import USUAL, start
 
+from mmrlhf.__main__ import main
 from mmrlhf.app import CONF, run_chain
 from mmrlhf.errors import ConfigError, DataError
 
@@ -51,6 +52,25 @@ def test_a_run_leaves_its_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("stages.fake_world.size=???", ConfigError, "add stages.fake_world.size=..."),
         ("+stages.fake_train.policy=${benchmark.root}", ConfigError, "add benchmark.root=..."),
         ("+stages.fake_world.root=${nothing.there}", ConfigError, "not there"),
+        ("inputs=null", ConfigError, "replaced as a whole\n  where: inputs"),
+        ("runtime=3", ConfigError, "replaced as a whole\n  where: runtime"),
+        ("runtime.callbacks=[1]", ConfigError, "replaced as a whole\n  where: runtime.callbacks"),
+        ("stages.fake_train=3", ConfigError, "replaced as a whole\n  where: stages.fake_train"),
+        ("rounds.stages=null", ConfigError, "replaced as a whole\n  where: rounds.stages"),
+        ("rounds.number=abc", ConfigError, "not a number of rounds"),
+        ("rounds.number=-1", ConfigError, "not a number of rounds"),
+        ("distributed=reward", ConfigError, "not a list of stages"),
+        ("distributed=null", ConfigError, "not a list of stages"),
+        ("distributed=[rewrad]", ConfigError, "did you mean reward"),
+        ("dry=no", ConfigError, "true or false"),
+        ("plan=1", ConfigError, "true or false"),
+        ("dry=null", ConfigError, "true or false"),
+        ("paths.artifacts=null", ConfigError, "not a folder\n  where: paths.artifacts"),
+        ("paths.artifacts=[a]", ConfigError, "not a folder"),
+        ("paths.artifacts=''", ConfigError, "not a folder"),
+        ("paths.artifacts=s3://bucket/store", ConfigError, "cannot write to an address"),
+        (f"paths.artifacts={__file__}", ConfigError, "a file stands where"),
+        (f"paths.artifacts={__file__}/store", ConfigError, "a file stands where"),
         ("method.w=inf", ConfigError, "finite number"),
         (
             "+stages.fake_train.policy={a: [1, nan]}",
@@ -68,6 +88,49 @@ def test_mistakes_are_found_before_anything_runs(
     with pytest.raises(kind, match=message):
         _run(tmp_path, override, *(asks_the_objective if override.startswith("method") else []))
     assert not own_store.exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("paths.outputs=s3://bucket/runs", "cannot write to an address"),
+        ("paths.outputs=null", "not a folder"),
+        ("paths.outputs=taken/runs", "a file stands where a folder is wanted"),
+        ("hydra.run.dir=taken", "cannot be made here"),
+        ("hydra.run.dir=taken/run", "cannot be made here"),
+    ],
+)
+def test_a_run_whose_folder_cannot_be_made_is_one_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").touch()
+    assert _typed(monkeypatch, *USUAL, word) == 2
+    screen = capsys.readouterr().err
+    assert message in screen and "Traceback" not in screen and [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(("kind", "code"), [("ctrl-c", 130), ("preempted", 143)])
+def test_ctrl_c_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], kind: str, code: int
+) -> None:
+    """Outside of training, which saves and ends with 143."""
+    monkeypatch.chdir(tmp_path)
+    stage = f"+stages.fake_stop={{_target_: stand_ins.fake_stages.failing, kind: {kind}}}"
+    assert _typed(monkeypatch, *USUAL[:3], "stage=fake_stop", stage) == code
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err
+    assert ("stopped by Ctrl-C; the same command goes on" in err) is (code == 130)
+
+
+def _typed(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of a command in this process."""
+    monkeypatch.setattr("sys.argv", ["run.py", *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command sets, and a user for a traceback
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
 
 
 def test_own_data_must_exist(tmp_path: Path, own_store: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a disk refuses, told as a mistake of the user's: it is full, read-only, or closed to this user."""
+"""What a disk refuses, told as a mistake of the user's: it is full, read-only, closed to this user, or taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 from mmrlhf.errors import Lines, UserError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO})
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE})
+# something else stands there already, or above
+_TAKEN = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY})
 # what libraries that write without Python's own files say (Arrow, safetensors, torch.save)
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122",
                "PytorchStreamWriter failed", "basic_ios::clear: iostream error")  # fmt: skip
@@ -56,6 +58,14 @@ def _told(error: BaseException, folders: tuple[Path, ...]) -> UserError | None:
                 given=cause.strerror,  # type: ignore[union-attr]
                 expected="what is read can be read, and what is written can be written, by the user who runs this",
                 fix="change its permissions, or choose another place: paths.artifacts=DIR, paths.outputs=DIR",
+            )
+        if number in _TAKEN and place is not None:
+            return UserError(
+                "a file or folder cannot be made here",
+                where=place,
+                given=cause.strerror,  # type: ignore[union-attr]
+                expected="a file where a file belongs, a folder where a folder does, and folders above",
+                fix="move away what is there, or choose another place: paths.artifacts=DIR, paths.outputs=DIR",
             )
     return None
 

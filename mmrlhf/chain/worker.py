@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 WORKER = ("mmrlhf.app", "--worker")
 SUMMARY_FILE, ERROR_FILE, STOPPED_FILE, CALL_FILE = "summary.json", "error.json", "stopped.json", "call.json"
+INTERRUPTED_FILE = "interrupted"
 PID_FILES = "*.pid"
 
 
@@ -69,7 +70,7 @@ def launch(call: StageCall, folder: Path, *, num_processes: int, log_file: Path)
 
     Raises:
         UserError: as the stage raised it. WorkerFailed: they ended for another reason.
-        TrainingInterrupted: they stopped on a signal, after saving.
+        TrainingInterrupted: they stopped on a signal, after saving. KeyboardInterrupt: on Ctrl-C, outside of training.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -93,6 +94,10 @@ def launch(call: StageCall, folder: Path, *, num_processes: int, log_file: Path)
                 f"what they printed is in {log_file}"
             )
         return json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    except SystemExit:
+        if (folder / INTERRUPTED_FILE).exists():
+            raise KeyboardInterrupt from None
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -108,6 +113,9 @@ def work_on(call_file: Path, invoke: Invoke, rank: int) -> int:
         if not (folder / ERROR_FILE).exists():
             write_error(folder / ERROR_FILE, error)
         return 2
+    except KeyboardInterrupt:
+        (folder / INTERRUPTED_FILE).touch()
+        return 0
     except TrainingInterrupted as stop:
         # a rank that knows the signal tells, whoever comes first
         if stop.signal is not None or not (folder / STOPPED_FILE).exists():

@@ -14,13 +14,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmrlhf.chain.order import suggestion
 from mmrlhf.chain.store import CodePolicy
 from mmrlhf.composition import source
 from mmrlhf.composition.rounds import in_round, round_names, split_name
 from mmrlhf.errors import ConfigError, UserError
+from mmrlhf.files import expanded, is_remote
 from mmrlhf.ranges import check_arguments
 from mmrlhf.text import first_line
 from mmrlhf.trees import described_objects
@@ -33,7 +35,7 @@ OmegaConf.register_new_resolver("if_needed", lambda *given, _root_: if_needed(*g
 # `${each_round:evaluate}`: the artefacts of a stage in every round, first round first
 OmegaConf.register_new_resolver(
     "each_round",
-    lambda stage, _root_: [f"stage:{name}" for name in round_names([stage], _root_.rounds.number)],
+    lambda stage, _root_: [f"stage:{name}" for name in round_names([stage], num_rounds(_root_))],
     replace=True,
 )
 # a stage's artefact fits what is made from it by construction; only a path of the user's can be another one
@@ -44,6 +46,8 @@ OmegaConf.register_new_resolver(
 OmegaConf.register_new_resolver(
     "slurm_tasks", lambda num_nodes, devices: 1 if int(num_nodes) == 1 else int(devices), replace=True
 )
+# where a run's folder is made, before anything of ours is asked
+OmegaConf.register_new_resolver("local_folder", lambda value: str(local_folder(value, "paths.outputs")), replace=True)
 # of this command, so that two that start in one second have folders of their own; cached: one for the whole command
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_name", lambda name: run_name(name), replace=True)
@@ -73,31 +77,99 @@ def _in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def section(config: DictConfig, key: str) -> DictConfig:
+    """A part of the config that holds settings of its own; raises ConfigError where something else was put there."""
+    found = OmegaConf.select(config, key)
+    if not isinstance(found, DictConfig):
+        raise ConfigError(
+            "settings cannot be replaced as a whole",
+            where=key, given="null" if found is None else found, expected=f"{key}.NAME=VALUE for one of them",
+        )  # fmt: skip
+    return found
+
+
+def read_switch(config: DictConfig, key: str) -> bool:
+    """Read a truth value; raises ConfigError for anything else, which Python would take for one."""
+    value = OmegaConf.select(config, key)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} cannot be this", where=key, given=value, expected="true or false")
+    return value
+
+
+def local_folder(value: Any, key: str) -> Path:
+    """A folder of this machine that files are written to.
+
+    Args:
+        key: the setting that says it.
+
+    Raises:
+        ConfigError: it is no path, an address, or a file stands there or above.
+    """
+    expected = "a folder of this machine, which is made where there is none"
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip() or "\0" in str(value):
+        raise ConfigError("not a folder", where=key, given="null" if value is None else value, expected=expected)
+    if is_remote(value):
+        raise ConfigError(
+            "a run cannot write to an address", where=key, given=value, expected=expected,
+            fix="mount it, or copy the results there afterwards; shards can be read from addresses",
+        )  # fmt: skip
+    folder = expanded(str(value))
+    above = next((place for place in (folder, *folder.parents) if place.exists() or place.is_symlink()), None)
+    if above is not None and not above.is_dir():
+        raise ConfigError("a file stands where a folder is wanted", where=key, given=above, expected=expected)
+    return folder
+
+
+def read_folder(config: DictConfig, key: str) -> Path:
+    """Read a setting that says where files are written; raises ConfigError where none could be."""
+    return local_folder(OmegaConf.select(config, key), key)
+
+
 def read_stage(config: DictConfig, name: str) -> dict[str, Any]:
     """Resolve the settings of one stage; raises ConfigError for a value that the user still has to give."""
     stages = config.rounds.stages
     found = split_name(name, stages)
     if found is None:
-        return plain_settings(config.stages[name], f"stages.{name}")
+        return plain_settings(section(config, f"stages.{name}"), f"stages.{name}")
     stage, turn = found
-    settings = plain_settings(stages[stage], f"rounds.stages.{stage}")
+    settings = plain_settings(section(config, f"rounds.stages.{stage}"), f"rounds.stages.{stage}")
     return in_round(settings, turn, first=str(config.rounds.first), stages=list(stages))
 
 
 def stage_names(config: DictConfig) -> list[str]:
     """Name all stages, those of rounds included."""
-    return [*config.stages, *round_names(list(config.rounds.stages), config.rounds.number)]
+    return [*section(config, "stages"), *round_names(list(section(config, "rounds.stages")), num_rounds(config))]
+
+
+def num_rounds(config: DictConfig) -> int:
+    """Read how many rounds there are; raises ConfigError for what is no number of them."""
+    number = section(config, "rounds").number
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise ConfigError("not a number of rounds", where="rounds.number", given=number, expected="0, 1, 2, ...")
+    return number
 
 
 def distributed_names(config: DictConfig) -> list[str]:
-    """Name the stages that run on all devices, those of rounds included."""
-    shared = [stage for stage in config.rounds.stages if stage in config.distributed]
-    return [*config.distributed, *round_names(shared, config.rounds.number)]
+    """Name the stages that run on all devices, those of rounds included; raises ConfigError for what is no stage."""
+    given = list(config.distributed) if isinstance(config.distributed, ListConfig) else config.distributed
+    known = [*stage_names(config), *config.rounds.stages]
+    unknown = [name for name in given if name not in known] if isinstance(given, list) else given
+    if not isinstance(given, list) or unknown:
+        raise ConfigError(
+            "not a list of stages", where="distributed", given="null" if unknown is None else unknown,
+            expected="[NAME, ...]; [] for none",
+            fix=suggestion(str(unknown[0]), known) if isinstance(unknown, list) else None,
+        )  # fmt: skip
+    shared = [stage for stage in config.rounds.stages if stage in given]
+    return [*given, *round_names(shared, num_rounds(config))]
 
 
 def read_runtime(config: DictConfig) -> dict[str, Any]:
     """Resolve the settings of the Runtime; callbacks are named in the config and a list afterwards."""
-    runtime = plain_settings(config.runtime, "runtime")
+    runtime = plain_settings(section(config, "runtime"), "runtime")
+    for name in ("trainer", "callbacks"):
+        if not isinstance(runtime.get(name) or {}, Mapping):
+            section(config, f"runtime.{name}")
     runtime["callbacks"] = [item for item in (runtime.get("callbacks") or {}).values() if item is not None]
     return runtime
 
@@ -113,7 +185,7 @@ def read_code_policy(config: DictConfig) -> CodePolicy:
 def user_inputs(config: DictConfig) -> frozenset[str]:
     """Collect the inputs that are the user's own: paths and hub ids, not names of stages."""
     found = set()
-    for key in config.inputs:
+    for key in section(config, "inputs"):
         # an input that this chain does not need may still be open
         value = None if is_open(config, key) else config.inputs[key]
         values = value.values() if isinstance(value, Mapping) else [value]
@@ -144,7 +216,7 @@ def plain_settings(node: DictConfig, where: str) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        mistake = _mistake_behind(error)
+        mistake = mistake_behind(error)
         if mistake is not None:
             raise mistake from None
         raise _open_value(error, where) from error
@@ -195,7 +267,7 @@ def causes(where: str) -> Iterator[None]:
     try:
         yield
     except HydraException as error:
-        mistake = _mistake_behind(error)
+        mistake = mistake_behind(error)
         if mistake is not None:
             inside = re.search(r"full_key: (\S+)", str(error))
             raise mistake.below(f"{where}.{inside[1]}" if inside else where) from None
@@ -203,7 +275,7 @@ def causes(where: str) -> Iterator[None]:
         raise ConfigError(problem, where=where, given=rest.replace("\n", " ") or None) from error
 
 
-def _mistake_behind(error: BaseException | None) -> UserError | None:
+def mistake_behind(error: BaseException | None) -> UserError | None:
     """Find the user's mistake that a library wrapped in an error of its own."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__

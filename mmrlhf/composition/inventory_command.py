@@ -13,9 +13,9 @@ from rich.prompt import Confirm
 from rich.table import Table
 
 from mmrlhf.chain.inventory import Holding, remove, take_stock
-from mmrlhf.composition.config import CONF
+from mmrlhf.composition.config import CONF, read_folder
 from mmrlhf.errors import ConfigError
-from mmrlhf.files import expanded, short_path
+from mmrlhf.files import short_path
 from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.words import add_row, literal, new_table, show
 
@@ -57,17 +57,24 @@ def show_or_prune(words: Sequence[str], console: Console | None = None) -> None:
             raise ConfigError(
                 "nobody can be asked whether to remove artefacts", given=question, fix=f"add --yes: {WORD} prune --yes"
             )
-        if not Confirm.ask(literal(question), console=console, default=False):
+        if not _agrees(question, console):
             return
     gone = remove(doomed)
     show(f"removed {len(gone)} folders, {_size(sum(holding.bytes for holding in gone))}", console)
+
+
+def _agrees(question: str, console: Console) -> bool:
+    try:
+        return Confirm.ask(literal(question), console=console, default=False)
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def _places(overrides: Sequence[str]) -> tuple[Path, Path]:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", list(overrides))
-    return expanded(config.paths.artifacts), expanded(config.paths.outputs)
+    return read_folder(config, "paths.artifacts"), read_folder(config, "paths.outputs")
 
 
 def inventory_table(holdings: Sequence[Holding], root: Path) -> Table:

@@ -12,8 +12,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mmrlhf.composition.config import CONF
-from mmrlhf.errors import ConfigError
+from mmrlhf.composition.config import CONF, mistake_behind
+from mmrlhf.errors import ConfigError, UserError
 
 INSTALL_SWEEPS = 'pip install -c constraints.txt -e ".[sweeps]"'
 _LIST_ALL = "`python run.py --cfg job` lists all settings, `python run.py --help` all groups"
@@ -22,7 +22,7 @@ _MOST_NAMES = 24
 _PARTS_OF_NAMES = {"": (), "_hardest": ("pairs=hardest",), "_no_critique": ("data.critique=none",)}
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
+def explain(error: Exception, overrides: Sequence[str]) -> UserError:
     """Turn what Hydra raised while composing into an error of ours.
 
     Args:
@@ -30,6 +30,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         overrides: the words of the command line.
     """
     text = str(error).strip()
+    mistake = mistake_behind(error)
+    if mistake is not None:
+        return mistake
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override, text)
     if isinstance(error, MissingConfigException):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def test_what_is_closed_is_named(number: int) -> None:
     with pytest.raises(UserError, match="cannot be used") as caught, disk_errors():
         raise OSError(number, os.strerror(number), "/store/pack")
     assert caught.value.where == "/store/pack" and os.strerror(number) in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, Path.read_bytes, lambda path: (path / "b").mkdir()])
+def test_what_stands_in_the_way_is_named(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """A file where a folder is wanted, a folder where a file is, and either below a file."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    place = tmp_path / {Path.mkdir: "file", Path.touch: "file/a", Path.read_bytes: "folder"}.get(make, "file")
+    with pytest.raises(UserError, match="cannot be made here") as caught, disk_errors():
+        make(place)
+    assert str(place) in str(caught.value.where) and caught.value.fix is not None
 
 
 @pytest.mark.parametrize(

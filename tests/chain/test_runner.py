@@ -151,6 +151,24 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[StageCall]:
     return calls
 
 
+def test_ctrl_c_ends_a_group_outside_of_training_as_it_ends_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a word from its processes: the one that launched them says it."""
+
+    def run_processes(arguments: list[str], **options: Any) -> int:
+        monkeypatch.setenv("RANK", "0")
+        assert work_on(Path(arguments[-1]), _invoke, 0) == 0
+        raise SystemExit(143)  # as after any signal
+
+    monkeypatch.setattr("mmrlhf.chain.worker.run_processes", run_processes)
+    runtime = {"trainer": {"devices": 2, "accelerator": "cpu"}}
+    for kind, expected in (("ctrl-c", KeyboardInterrupt), ("preempted", SystemExit)):
+        nodes = {"bad": {"_target_": f"{FAKE}.failing", "kind": kind}}
+        with pytest.raises(expected):
+            _run(tmp_path, "bad", nodes, runtime=runtime, distributed=["bad"])
+
+
 def test_a_group_started_from_outside_shares_the_work(tmp_path: Path) -> None:
     runtime = {"trainer": {"devices": 2, "accelerator": "cpu", "num_nodes": 1}}
     calls: list[tuple[int, str, int]] = []

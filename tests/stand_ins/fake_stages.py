@@ -56,6 +56,8 @@ def failing(out: Path, *, kind: str = "user", runtime: Any) -> dict[str, Any]:
     if (out / "half").exists():
         return {"continued": True}
     (out / "half").touch()
+    if kind == "ctrl-c":
+        raise KeyboardInterrupt
     if kind == "user":
         raise DataError("a shard is damaged", where="shard-7", fix="delete it")
     if kind == "killed":
