@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.inference.cards import trained_media
 from mmrlhf.inference.passes import decode_text, forward_groups, untrained
 from mmrlhf.inference.probes import encoder_of
 from mmrlhf.inference.question import Picture, ask
@@ -22,7 +23,6 @@ from mmrlhf.models.export import read_policy_card
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import load_backbone
 from mmrlhf.tokens.encode import Encoder
-from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate
 
 
@@ -63,7 +63,7 @@ class Policy:
             packed,
             processor,
             template=AnswerTemplate(),
-            media=passes.media or MediaSettings(**read_policy_card(folder).get("media", {})),
+            media=passes.media or trained_media(read_policy_card(folder), folder),
             room=room,
             damage=damage,
         )

@@ -16,6 +16,7 @@ import torch
 from transformers import ProcessorMixin
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.inference.cards import trained_media, trained_model, trained_template
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text, encode_usable, forward_groups, untrained
 from mmrlhf.inference.probes import encoder_of
 from mmrlhf.inference.question import Picture, ask
@@ -28,7 +29,7 @@ from mmrlhf.models.forward import PackedModel
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.protocol import Protocol, Thumbnails, with_protocol
-from mmrlhf.tokens.templates import REQUEST, CritiqueTemplate
+from mmrlhf.tokens.templates import CritiqueTemplate
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class RewardModel:
             device: default: the first GPU, else the CPU.
 
         Raises:
-            ModelError: no trained score head in the folder.
+            ModelError: no trained score head in the folder, or a card that does not say how it is asked.
             ConfigError: `protocol=released` for another family.
         """
         asked, passes = passes, passes or PassSettings()
@@ -115,26 +116,20 @@ class RewardModel:
         processor = with_protocol(processor, protocol, packed.backbone.config.model_type)
         if protocol == "released":
             critiques = replace(critiques or CritiqueSettings(), max_tokens=RELEASED_CRITIQUE)
-        trained_precision = card.get("precision", settings.precision)
+        trained = trained_model(card, settings, folder)
         if asked is None:
-            packed.settings = replace(settings, precision=trained_precision)
-        elif settings.precision != trained_precision:
-            log.warning("%s was trained in %s and is asked in %s", folder, trained_precision, settings.precision)
+            packed.settings = trained
+        elif settings.precision != trained.precision:
+            log.warning("%s was trained in %s and is asked in %s", folder, trained.precision, settings.precision)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        template = CritiqueTemplate(
-            critique=card["critique"],
-            instruction=card["instruction"],
-            request=card.get("request", REQUEST),
-            closing=card.get("closing", ""),
-        )
-        trained_media = MediaSettings(**card.get("media", {}))
-        if passes.media is not None and passes.media != trained_media:
-            log.warning("%s was trained with %s and is asked with %s", folder, trained_media, passes.media)
+        template, media = trained_template(card, folder), trained_media(card, folder)
+        if passes.media is not None and passes.media != media:
+            log.warning("%s was trained with %s and is asked with %s", folder, media, passes.media)
         return cls(
             packed.to(device),
             processor,
             template=template,
-            media=passes.media or trained_media,
+            media=passes.media or media,
             token_budget=passes.token_budget,
             critiques=critiques,
         )

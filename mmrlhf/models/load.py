@@ -256,7 +256,7 @@ def load_config(path: str | Path) -> Any:
             expected="a hub id that can be fetched now, or a folder with the checkpoint",
             fix="download the checkpoint where there is a network and give its folder: model.path=DIR",
         ) from error
-    except (*UNREADABLE, ImportError) as error:
+    except UNREADABLE as error:
         raise ModelError(
             "unknown model type",
             where=str(path),

@@ -18,7 +18,8 @@ from mmrlhf.text import first_line
 
 # what transformers and the libraries below it raise at files that are not what they should be
 UNREADABLE = (
-    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError,
+    ImportError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
 _MEDIA_TOKENS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
@@ -31,14 +32,11 @@ def load_processor(path: str | Path) -> ProcessorMixin:
     """
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-    except (*UNREADABLE, ImportError) as error:
+    except UNREADABLE as error:
         raise _no_processor(path, f"{type(error).__name__}: {first_line(error)}") from error
     if not isinstance(processor, ProcessorMixin):
         raise _no_processor(path, f"only a {type(processor).__name__}")
-    tokenizer: Any = getattr(processor, "tokenizer", None)
-    # Without its files transformers makes an empty tokenizer of the config's class.
-    if tokenizer is None or "ab" not in tokenizer.decode(tokenizer("ab", add_special_tokens=False).input_ids):
-        raise _no_processor(path, "a tokenizer without a vocabulary")
+    _try_tokenizer(getattr(processor, "tokenizer", None), path)
     if not processor.chat_template:
         raise ModelError(
             "this checkpoint has no chat template, so nothing says how a question is put to it",
@@ -51,6 +49,18 @@ def load_processor(path: str | Path) -> ProcessorMixin:
     return processor
 
 
+def _try_tokenizer(tokenizer: Any, path: str | Path) -> None:
+    """Write and read a word; ModelError where there is none, or one whose settings it fails at."""
+    try:
+        # Without its files transformers makes an empty tokenizer of the config's class.
+        if tokenizer is None or "ab" not in tokenizer.decode(tokenizer("ab", add_special_tokens=False).input_ids):
+            raise _no_processor(path, "a tokenizer without a vocabulary")
+    except ModelError:
+        raise
+    except UNREADABLE as error:
+        raise _no_processor(path, f"a tokenizer that fails with {type(error).__name__}: {first_line(error)}") from error
+
+
 def _try_template(processor: ProcessorMixin, path: str | Path) -> None:
     """Render one exchange; ModelError where the template fails or leaves the answer out."""
     texts = {"user": "ask", "assistant": "reply"}
@@ -58,7 +68,7 @@ def _try_template(processor: ProcessorMixin, path: str | Path) -> None:
     try:
         rendered = processor.apply_chat_template(turns, tokenize=False)
         problem = "" if "reply" in rendered and "ask" in rendered else f"it writes {rendered[:200]!r}"
-    except (TemplateError, ArithmeticError, *UNREADABLE) as error:
+    except (TemplateError, *UNREADABLE) as error:
         problem = f"{type(error).__name__}: {first_line(error)}"
     if problem:
         raise ModelError(

@@ -74,12 +74,13 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     card = read_json(place)
     kind, width, dimensions = card.get("head"), card.get("width"), card.get("dimensions", [])
     named = isinstance(dimensions, list) and all(isinstance(name, str) for name in dimensions)
+    named = named and len(set(dimensions)) == len(dimensions)
     if kind not in HEADS or not isinstance(width, int) or not named:
         raise ModelError(
             "this card does not say which score head lies beside it",
             where=place,
             given=f"head={kind!r}, width={width!r}, dimensions={dimensions!r}",
-            expected=f"head: one of {', '.join(HEADS)}; width: a number; dimensions: a list of names",
+            expected=f"head: one of {', '.join(HEADS)}; width: a number; dimensions: a list of names, each once",
             fix="copy the card again from where the model was trained",
         )
     return {**card, "dimensions": dimensions}

@@ -10,13 +10,16 @@ from typing import Any
 from mmrlhf.errors import DataError
 
 Row = dict[str, Any]
+# Lists and objects within each other. How many Python walks through depends on where the walk begins: of a thousand,
+# what could just be read cannot be written further down.
+DEEPEST = 100
 
 
 def parse_row(raw: bytes, where: str) -> Row:
     """Read one line of JSON as an object; numbers that are not finite, which JSON cannot hold, count as missing values.
 
     Raises:
-        DataError: not UTF-8, not JSON, not an object, or text that no UTF-8 file can hold.
+        DataError: not UTF-8, not JSON, not an object, text that no UTF-8 file can hold, or nested too deeply.
     """
     return as_row(_parse(raw, where, "one JSON object per line"), where)
 
@@ -25,7 +28,7 @@ def parse_array(raw: bytes, where: str) -> list[Any]:
     """Read a file that is one JSON array; its items are checked by `as_row`.
 
     Raises:
-        DataError: not UTF-8, not JSON, not an array, or text that no UTF-8 file can hold.
+        DataError: not UTF-8, not JSON, not an array, text that no UTF-8 file can hold, or nested too deeply.
     """
     items = _parse(raw, where, "a JSON array of records")
     if not isinstance(items, list):
@@ -50,6 +53,7 @@ def plain_row(value: Mapping[str, Any], where: str) -> Row:
     """
     try:
         row = {str(key): _plain(item) for key, item in value.items()}
+        _check_depth(row, where)
         _check_text(row, where)
     except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
@@ -80,6 +84,8 @@ def _parse(raw: bytes, where: str, expected: str) -> Any:
             expected=expected,
             fix="repair the line, or set on_bad_line=reject to leave it out and list it in the report",
         ) from error
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST:
+        _check_depth(value, where)
     if b"\\ud" in raw.lower():
         _check_text(value, where)
     return value
@@ -92,6 +98,18 @@ def _finite(text: str) -> float | None:
 
 # Made once: with these arguments `json.loads` would make a decoder for every record.
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
+
+
+def _check_depth(value: Any, where: str) -> None:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        if not inner:
+            return
+        level = [item for items in inner for item in items]
+    raise DataError(
+        "record is nested too deeply", where=where, expected=f"at most {DEEPEST} lists and objects within each other"
+    )
 
 
 def _check_text(value: Any, where: str) -> None:

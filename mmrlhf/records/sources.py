@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,9 @@ OnBadLine = Literal["error", "reject"]
 TABLES = (".jsonl", ".json", ".parquet")
 _MOST_SHOWN = 12
 _ROWS_AT_ONCE = 64
+_LONGEST_REASON = 300
+# what Arrow and Python say of a value that Python cannot hold
+_NO_VALUE = (ValueError, ArithmeticError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -120,19 +124,36 @@ def _parquet_rows(path: Path, name: str) -> Iterator[tuple[str, Row | DataError]
     try:
         with pq.ParquetFile(path) as table:
             for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE):
-                for row in batch.to_pylist():
+                for row in _python_rows(batch):
                     number += 1
                     where = f"{name}:{number}"
                     try:
-                        yield where, embed_media(plain_row(row, where), path, number - 1)
-                    except DataError as error:
-                        yield where, error
-    except (OSError, ValueError, pa.ArrowException) as error:
+                        yield where, embed_media(plain_row(row(), where), path, number - 1)
+                    except _NO_VALUE as error:
+                        yield where, error if isinstance(error, DataError) else _unreadable(where, error)
+    except (OSError, *_NO_VALUE) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
             "Parquet file cannot be read", where=f"{name}:{number + 1}", given=str(error)[:300], fix="fetch it again"
         ) from error
+
+
+def _python_rows(batch: pa.RecordBatch) -> list[Callable[[], Row]]:
+    """For each row a function that gives it, or raises what is wrong with it alone."""
+    for place, column in enumerate(batch.columns):
+        if pa.types.is_temporal(column.type):  # Python's own dates know no year 10,000, and no nanosecond
+            text = column.cast(pa.string())
+            batch = batch.set_column(place, batch.schema.field(place).with_type(text.type), text)
+    try:
+        return [partial(dict, row) for row in batch.to_pylist()]
+    except _NO_VALUE:
+        return [partial(lambda one: one.to_pylist()[0], batch.slice(place, 1)) for place in range(batch.num_rows)]
+
+
+def _unreadable(where: str, error: Exception) -> DataError:
+    given = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+    return DataError("row cannot be read", where=where, given=given, fix="repair the value, or leave the column out")
 
 
 def find_file(root: Path, file: str | None, known: tuple[str, ...], layout: str) -> Path:

@@ -7,6 +7,7 @@ turns them into text, so a template works for every family.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import Formatter
 from typing import Protocol
 
 from mmrlhf.errors import ConfigError, DataError
@@ -73,6 +74,15 @@ class AnswerTemplate:
         return response.text
 
 
+def _shows_both(request: str) -> bool:
+    """Whether a format names question and response and nothing else: no attribute, no index, no width."""
+    try:
+        places = [place[1:] for place in Formatter().parse(request) if place[1] is not None]
+    except ValueError:
+        return False
+    return {name for name, *_ in places} == {"question", "response"} and not any(s or c for _, s, c in places)
+
+
 @dataclass(frozen=True)
 class CritiqueTemplate:
     """The user shows prompt and response, the assistant writes a critique (reward model; PAPER: MM-RLHF section 4).
@@ -102,6 +112,14 @@ class CritiqueTemplate:
                 given=self.critique,
                 expected=f"one of {', '.join(CRITIQUE_KINDS)}",
             )
+        for name in ("instruction", "request", "closing"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError("not a text", argument=name, given=getattr(self, name), expected="text")
+        if not _shows_both(self.request):
+            raise ConfigError(
+                "a request does not show question and response",
+                argument="request", given=self.request, expected="text with {question} and {response}, and no other {}",
+            )  # fmt: skip
 
     @property
     def shows_response(self) -> bool:

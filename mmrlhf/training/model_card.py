@@ -6,7 +6,6 @@ load it. A folder travels, so nothing in its card names a place on the machine t
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -18,6 +17,7 @@ import yaml
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.files import expanded
 from mmrlhf.models.export import CARD_FILE, POLICY_FILE, save_policy
+from mmrlhf.models.weight_files import read_json
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.origins import MOST_NAMED, Origins, read_origins
 from mmrlhf.summaries.rankings import Accuracy
@@ -105,7 +105,8 @@ def base_model(start: str | Path) -> str | None:
     for name in (POLICY_FILE, CARD_FILE):
         file = Path(start) / name
         if file.is_file():
-            return json.loads(file.read_text(encoding="utf-8")).get("base")
+            base = read_json(file).get("base")
+            return base if isinstance(base, str) else None
     return None
 
 

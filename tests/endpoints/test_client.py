@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -42,7 +43,8 @@ def test_what_is_asked(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     "fault",
     [("status", 503), ("status", 429), ("status", 500), ("status", 408), ("cut",), ("bad_status_line",), ("drip",),
-     ("flood",), ("body", b"\xff\xfe"), ("body", b'{"choices": [{"mess')],
+     ("flood",), ("body", b"\xff\xfe"), ("body", b'{"choices": [{"mess'),
+     ("body", gzip.compress(said("small here, and without end once it is unpacked")), {"Content_Encoding": "gzip"})],
     ids=lambda fault: f"{fault[0]}-{fault[1:]}",
 )  # fmt: skip
 def test_a_passing_fault_is_a_retry(server: ChatServer, fault: tuple) -> None:

@@ -6,16 +6,19 @@ import json
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 from stand_ins.any_damage import Change, changed, changes
+from stand_ins.broken_checkpoints import copy_checkpoint
 from transformers import LlavaConfig
 
-from mmrlhf.errors import UserError
-from mmrlhf.models.load import load_config, stored_dtype
+from mmrlhf.errors import ModelError, UserError
+from mmrlhf.models.load import ModelSettings, check_folder, load_config, stored_dtype
 from mmrlhf.models.weight_files import read_headers
 
 
@@ -56,3 +59,39 @@ def test_any_config(content: object) -> None:
             load_config(Path(folder))
         except UserError as error:
             assert folder in str(error)
+
+
+def _set(content: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    *steps, last = path.split(".")
+    inner = content
+    for step in steps:
+        inner = inner[step]
+    inner[last] = value
+    return content
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("file", "path", "value"),
+    [
+        ("config.json", "text_config.num_attention_heads", 10**30),
+        ("config.json", "text_config.hidden_size", 0),
+        ("config.json", "vision_config.hidden_size", 0),
+        ("config.json", "vision_config.patch_size", 0),
+        ("config.json", "text_config.pad_token_id", 10**30),
+        ("config.json", "text_config.rope_parameters.rope_theta", 10**30),
+        ("config.json", "quantization_config", {"quant_method": "awq"}),
+        ("tokenizer_config.json", "model_max_length", "x"),
+        ("tokenizer_config.json", "model_max_length", [[]]),
+        ("tokenizer_config.json", "model_max_length", {}),
+    ],
+)
+def test_numbers_that_no_model_has(
+    tiny_folders: dict[str, Path], tmp_path: Path, file: str, path: str, value: object
+) -> None:
+    """A division by zero, a number that no tensor holds, a failed assertion: found by changing every value there."""
+    folder = copy_checkpoint(tiny_folders["llava_onevision"], tmp_path / "broken")
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(_set(content, path, value)))
+    with pytest.raises(ModelError, match=str(folder)):
+        check_folder(folder, ModelSettings())

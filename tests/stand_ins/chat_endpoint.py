@@ -34,8 +34,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _body(self, body: bytes) -> None:
-        self._send(200, body)
+    def _body(self, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self._send(200, body, **(headers or {}))
 
     def _status(self, code: int, headers: dict[str, str] | None = None) -> None:
         self._send(code, b'{"error": "busy"}', **(headers or {}))

@@ -1,0 +1,39 @@
+"""JSON of strangers: what is read can be written, from however deep in a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from mmrlhf.errors import DataError
+from mmrlhf.records.json_text import DEEPEST, parse_array, parse_row, plain_row
+
+
+def nested(levels: int) -> bytes:
+    """An object within lists and objects, so many in all."""
+    half, odd = divmod(levels - 1, 2)
+    return b'{"a":' + b'[{"b":' * half + b"[" * odd + b"]" * odd + (b"" if odd else b"1") + b"}]" * half + b"}"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [parse_row, lambda raw, where: parse_array(b"[" + raw[5:-1] + b"]", where),
+     lambda raw, where: plain_row(json.loads(raw), where)],
+    ids=["line", "array", "table"],
+)  # fmt: skip
+def test_a_record_is_nested_as_deeply_as_it_can_be_written(read: Callable[[bytes, str], object]) -> None:
+    """At 975 levels Python reads a record here, and cannot write it thirty calls further down."""
+    assert json.dumps(read(nested(DEEPEST), "f:1"))
+    for levels in (DEEPEST + 1, DEEPEST + 2):
+        with pytest.raises(DataError, match="nested too deeply"):
+            read(nested(levels), "f:1")
+    with pytest.raises(DataError):
+        read(nested(900), "f:1")
+    with pytest.raises(DataError):
+        parse_row(nested(100_000), "f:1")
+
+
+def test_many_brackets_are_no_depth() -> None:
+    assert len(parse_row(b'{"a": [' + b"[[]]," * 400 + b'[]], "b": "' + b"[" * 400 + b'"}', "f:1")["a"]) == 401
