@@ -51,6 +51,7 @@ from mmrlhf.composition.help_page import asks_for_help, help_page
 from mmrlhf.composition.inventory_command import WORD, show_or_prune
 from mmrlhf.composition.overrides import explain
 from mmrlhf.composition.proposals import propose
+from mmrlhf.composition.serve_command import SERVE, serve_or_explain
 from mmrlhf.composition.trainer import check_trainer, decisive_callbacks
 from mmrlhf.composition.typed_key import named_keys
 from mmrlhf.composition.unread import check_read
@@ -71,13 +72,13 @@ _FULL_ERROR = "HYDRA_FULL_ERROR"
 def main() -> None:
     """Run what the command line asks for; exit code 0, 2 for a mistake of the user's, 1 for anything else."""
     _write_anything()
-    if asks_for_help(sys.argv[1:]):
-        print(help_page())
-        return
     words = sys.argv[1:]
     if words[:1] == ["--worker"]:
         sys.exit(_worker(Path(words[1])))
-    if words[:1] in ([WORD], ["settings"]):
+    if words[:1] != [SERVE] and asks_for_help(words):
+        print(help_page())
+        return
+    if words[:1] in ([WORD], [SERVE], ["settings"]):
         sys.exit(_first_word(words))
     if Group.from_environment().rank > 0:
         sys.argv += _QUIET_RANK  # one run folder and one voice for a group of processes
@@ -105,11 +106,14 @@ def main() -> None:
 
 
 def _first_word(words: Sequence[str]) -> int:
-    """Print settings (`settings [KEY ...]`), or what the store holds (`artifacts`, `artifacts prune [--yes]`)."""
+    """Print settings (`settings [KEY ...]`) or what the store holds (`artifacts [prune]`), or be a server (`serve`)."""
     try:
         if words[0] == WORD:
             with disk_errors():
                 show_or_prune(words[1:])
+        elif words[0] == SERVE:
+            _show_log(logging.INFO)
+            serve_or_explain(words[1:], prepare=quieten_libraries)
         else:
             from mmrlhf.composition.listing import as_text, list_settings
 
@@ -118,7 +122,7 @@ def _first_word(words: Sequence[str]) -> int:
         show_error(error)
         return 2
     except (HydraException, OmegaConfBaseException) as error:
-        show_error(explain(error, words[1:]))
+        show_error(explain(error, words[1:], SERVE if words[0] == SERVE else "config"))
         return 2
     return 0
 
@@ -295,11 +299,14 @@ def _write_anything() -> None:
 
 def _worker(call_file: Path) -> int:
     rank = int(os.environ.get("RANK", 0))
-    level = logging.INFO if rank == 0 else logging.WARNING
+    _show_log(logging.INFO if rank == 0 else logging.WARNING)
+    return work_on(call_file, invoke, rank)
+
+
+def _show_log(level: int) -> None:
     lines = logging.StreamHandler(sys.stdout)
     lines.setFormatter(LineFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[lines], force=True)
-    return work_on(call_file, invoke, rank)
 
 
 if __name__ == "__main__":

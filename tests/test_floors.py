@@ -22,7 +22,7 @@ FLOORS = (
     ("shapes", "shards", "methods", "callbacks", "expansion"),
     ("feed", "chain"),
     ("inference", "reporting"),
-    ("training", "sweeps", "suites"),
+    ("training", "sweeps", "suites", "serving"),
     ("stages",),
     ("composition",),
     ("app",),

@@ -33,12 +33,13 @@ class Setting:
     explanation: str
 
 
-def list_settings(words: Sequence[str]) -> list[Setting]:
+def list_settings(words: Sequence[str], name: str = "config") -> list[Setting]:
     """List the settings that some words ask for.
 
     Args:
         words: overrides (`method=dpo`) that say which options are chosen, and beginnings or parts of keys to show
             (`optim`, `lora`); without any of the latter, all settings are shown.
+        name: of the file in conf/ that they are settings of.
 
     Raises: ConfigError for a part that no key has.
     """
@@ -46,7 +47,7 @@ def list_settings(words: Sequence[str]) -> list[Setting]:
     parts = [word for word in words if "=" not in word]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(hydra.compose("config", overrides), resolve=False)
+        config = OmegaConf.to_container(hydra.compose(name, overrides), resolve=False)
     found = list(_settings(config))
     shown = [item for item in found if not parts or any(part in item.key for part in parts)]
     if not shown:

@@ -22,12 +22,13 @@ _MOST_NAMES = 24
 _PARTS_OF_NAMES = {"": (), "_hardest": ("pairs=hardest",), "_no_critique": ("data.critique=none",)}
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> UserError:
+def explain(error: Exception, overrides: Sequence[str], name: str = "config") -> UserError:
     """Turn what Hydra raised while composing into an error of ours.
 
     Args:
         error: a HydraException or an OmegaConf error.
         overrides: the words of the command line.
+        name: of the file in conf/ that was composed.
     """
     text = str(error).strip()
     mistake = mistake_behind(error)
@@ -39,7 +40,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
         return _unknown_option(error)
     unknown = re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", text)
     if unknown is not None:
-        return _unknown_setting(unknown[1], overrides)
+        return _unknown_setting(unknown[1], overrides, name)
     there = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
     if there is not None:
         given = next((word for word in overrides if key_of(word) == there[1]), there[1])
@@ -97,10 +98,11 @@ def _as_words(name: str, experiments: Collection[str]) -> str | None:
     return None
 
 
-def _unknown_setting(key: str, overrides: Sequence[str]) -> ConfigError:
+def _unknown_setting(key: str, overrides: Sequence[str], name: str) -> ConfigError:
     given = next((word for word in overrides if key_of(word) == key), key)
-    known = known_settings(overrides)
+    known = known_settings(overrides, name)
     groups = [item.name for item in CONF.iterdir() if item.is_dir() and item.name not in ("hydra", "stages")]
+    groups = groups if name == "config" else []
     above, _, _ = key.rpartition(".")
     beside = [name for name in known if name.rpartition(".")[0] == above]
     beside = list(dict.fromkeys(beside if above else groups + beside))
@@ -125,14 +127,14 @@ def key_of(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
 
 
-def known_settings(overrides: Sequence[str]) -> list[str]:
+def known_settings(overrides: Sequence[str], name: str = "config") -> list[str]:
     """List the dotted names of all settings, as composed with those words of the command that choose an option."""
     choices = [word for word in overrides if (CONF / key_of(word)).is_dir() and "," not in word]
     for words in (choices, []):
         GlobalHydra.instance().clear()
         try:
             with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-                return list(iterate_keys(hydra.compose("config", words)))
+                return list(iterate_keys(hydra.compose(name, words)))
         except (HydraException, OmegaConfBaseException):
             continue  # one of the choices is a mistake, too
     return []

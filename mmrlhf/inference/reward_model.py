@@ -6,6 +6,7 @@ critiques writes one per response first and scores the response with it in conte
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.records.quarantine import Quarantine
+from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.protocol import Protocol, Thumbnails, with_protocol
 from mmrlhf.tokens.templates import CritiqueTemplate
@@ -78,13 +80,15 @@ class RewardModel:
     ) -> None:
         self.model, self.processor, self.template, self.media = model.eval(), processor, template, media
         self.token_budget, self.critiques = token_budget, critiques or CritiqueSettings()
-        self.encoder = encoder_of(
-            model,
-            processor,
-            template=template,
-            media=media,
-            room=self.critiques.max_tokens + _GROWTH if template.critique != "none" else 0,
-        )
+        self.encoder = self._encoder_with(processor)
+
+    def _encoder_with(self, processor: ProcessorMixin) -> Encoder:
+        room = self.critiques.max_tokens + _GROWTH if self.writes_critiques else 0
+        return encoder_of(self.model, processor, template=self.template, media=self.media, room=room)
+
+    def another_encoder(self) -> Encoder:
+        """An encoder like its own for another thread: two threads must not ask one tokenizer at a time."""
+        return self._encoder_with(copy.deepcopy(self.processor))
 
     @classmethod
     def from_pretrained(
@@ -184,7 +188,8 @@ class RewardModel:
         """Score all responses of many groups, group by group, response by response.
 
         Args:
-            contexts: the groups as `encoder.context` encodes them, where that was done ahead.
+            contexts: the groups as they were encoded ahead: by `encoder.context` where critiques are written, else by
+                `encoder` itself.
             critique_source: `generate` writes critiques, `given` takes the annotated ones.
             quarantine: takes groups that cannot be scored, which get no verdicts ([]); None: they are an error.
 
@@ -205,7 +210,10 @@ class RewardModel:
             found = self.with_critiques([asked[place] for place in known], list(known.values()))
             written, samples = dict(zip(known, found, strict=True)), self.critiques.num_samples
             asked = {place: each.group for place, each in written.items()}
-        encoded = encode_usable(asked, self.encoder, quarantine)
+        if contexts is not None and not written:
+            encoded = dict(enumerate(contexts))
+        else:
+            encoded = encode_usable(asked, self.encoder, quarantine)
         scores = forward_groups(self.model, list(encoded.values()), token_budget=self.token_budget)
         verdicts = {
             place: verdicts_on(

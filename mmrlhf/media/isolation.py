@@ -15,11 +15,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from functools import cache
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -153,9 +153,21 @@ def guarded(function: Callable[..., T], *arguments: Any, timeout: float) -> T:
     return function(*arguments) if _inside else _kept(timeout)(function, *arguments)
 
 
-@cache
 def _kept(timeout: float) -> Isolated:
-    return Isolated(timeout)
+    """This thread's child for calls of such a length: a child runs one call at a time."""
+    if timeout not in _own.children:
+        _own.children[timeout] = Isolated(timeout)
+    return _own.children[timeout]
+
+
+class _Own(threading.local):
+    """What each thread has for itself."""
+
+    def __init__(self) -> None:
+        self.children: dict[float, Isolated] = {}
+
+
+_own = _Own()
 
 
 def serve(descriptor: int, timeout: float) -> None:

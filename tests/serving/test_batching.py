@@ -1,0 +1,241 @@
+"""Queries that wait are batched, share what they have in common, and depend on nothing that runs beside them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmrlhf.errors import DataError
+from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.settings import CritiqueSettings
+from mmrlhf.inference.verdicts import Verdict
+from mmrlhf.serving.batching import Batcher
+from mmrlhf.serving.limits import Limits
+from mmrlhf.serving.measures import Measures
+from mmrlhf.serving.merging import content_key, merge, part
+from mmrlhf.serving.refusals import Refusal
+from mmrlhf.types import PreferenceGroup, Response
+
+
+def query(prompt: str, *responses: str) -> PreferenceGroup:
+    group = PreferenceGroup("", prompt, tuple(map(Response, responses)))
+    return replace(group, key=content_key(group))
+
+
+@dataclass
+class _Encoded:
+    num_tokens: int
+
+
+@dataclass
+class Judge:
+    """Scores a response by its length, ten tokens a response; waits at a door while it is closed."""
+
+    token_budget: int = 100
+    writes_critiques: bool = False
+    critiques: CritiqueSettings = field(default_factory=CritiqueSettings)
+    batches: list[list[tuple[str, int]]] = field(default_factory=list)
+    door: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
+
+    def encoder(self, group: PreferenceGroup) -> Any:
+        if any("bad" in response.text for response in group.responses):
+            raise DataError("bad", given="a bad response")
+        return _Encoded(10 * len(group.responses))
+
+    def another_encoder(self) -> Any:
+        return self.encoder
+
+    def score_groups(self, groups: Sequence[PreferenceGroup], encoded: Sequence[Any]) -> list[list[Verdict]]:
+        self.begun.set()
+        assert self.door.wait(10)
+        self.batches.append([(group.prompt, len(group.responses)) for group in groups])
+        if any("fail" in response.text for group in groups for response in group.responses):
+            raise RuntimeError("no")
+        return [[Verdict(float(len(r.text)), "", 0) for r in group.responses] for group in groups]
+
+
+@contextmanager
+def batcher(judge: Judge, **limits: Any) -> Iterator[Batcher]:
+    """A batcher of a fake judge; its door is opened at the end at the latest."""
+    running = Batcher(judge, limits=Limits(**limits), groups_per_batch=8, encoders=1, measures=Measures())  # type: ignore[arg-type]
+    try:
+        yield running
+    finally:
+        judge.door.set()
+        running.stop()
+
+
+def blocked(running: Batcher, judge: Judge) -> Future[list[Verdict]]:
+    """Let the judge begin with something, so that what comes next waits."""
+    first = running.submit(query("first", "x"))
+    assert judge.begun.wait(10)
+    return first
+
+
+def rewards(future: Future[list[Verdict]]) -> list[float]:
+    return [verdict.reward for verdict in future.result(10)]
+
+
+def test_what_waits_is_scored_together_up_to_the_budget() -> None:
+    judge = Judge()
+    with batcher(judge) as running:
+        first = blocked(running, judge)
+        later = [running.submit(query(f"q{n}", "a", "bb", "ccc")) for n in range(7)]  # 30 tokens each, 100 fit
+        time.sleep(0.1)
+        judge.door.set()
+        assert rewards(first) == [1] and all(rewards(each) == [1, 2, 3] for each in later)
+    assert [len(batch) for batch in judge.batches] == [1, 3, 3, 1]
+
+
+def test_queries_with_one_prefix_are_one_query() -> None:
+    """Each response's text once, and each asker gets the verdicts on its own, in its order."""
+    judge = Judge(token_budget=20)
+    with batcher(judge) as running:
+        blocked(running, judge)
+        filler = [running.submit(query(f"filler{n}", "x")) for n in range(3)]
+        one, other = running.submit(query("same", "a", "bb")), running.submit(query("other", "a"))
+        two = running.submit(query("same", "ccc", "a"))
+        time.sleep(0.1)
+        judge.door.set()
+        wait(filler)
+        assert (rewards(one), rewards(two), rewards(other)) == ([1, 2], [3, 1], [1])
+    assert ("same", 3) in [each for batch in judge.batches for each in batch]
+
+
+def test_a_vote_is_one_querys_own() -> None:
+    judge = Judge(writes_critiques=False, critiques=CritiqueSettings(num_samples=2, temperature=1.0, combine="vote"))
+    judge.writes_critiques = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmrlhf.serving.batching.Batcher._cost", lambda self, encoded: encoded.num_tokens)
+        judge.encoder = type("E", (), {"context": staticmethod(lambda group: _Encoded(10))})()  # type: ignore[method-assign]
+        judge.another_encoder = lambda: judge.encoder  # type: ignore[method-assign]
+        with batcher(judge) as running:
+            blocked(running, judge)
+            both = [running.submit(query("same", "a", "bb")), running.submit(query("same", "ccc"))]
+            judge.door.set()
+            assert [rewards(each) for each in both] == [[1, 2], [3]]
+    assert ("same", 3) not in [each for batch in judge.batches for each in batch]
+
+
+def test_no_more_responses_are_merged_than_one_query_may_have() -> None:
+    judge = Judge()
+    with batcher(judge, max_responses=3) as running:
+        blocked(running, judge)
+        filler = [running.submit(query(f"filler{n}", *"abc")) for n in range(4)]
+        both = [running.submit(query("same", "a", "bb")), running.submit(query("same", "ccc", "dddd"))]
+        time.sleep(0.1)
+        judge.door.set()
+        assert [rewards(each) for each in both] == [[1, 2], [3, 4]]
+        wait(filler)
+    assert max(count for batch in judge.batches for _, count in batch) == 3
+
+
+@pytest.mark.parametrize("word", ["bad", "fail"])
+def test_one_bad_query_is_refused_alone(word: str) -> None:
+    """Where its encoding fails, and where the model fails; also beside others with its prefix."""
+    judge = Judge(token_budget=1000)
+    with batcher(judge) as running:
+        blocked(running, judge)
+        filler = running.submit(query("filler", "x"))
+        good = [running.submit(query("same", "a")), running.submit(query("other", "bb"))]
+        bad = running.submit(query("same", word))
+        time.sleep(0.1)
+        judge.door.set()
+        assert [rewards(each) for each in (*good, filler)] == [[1], [2], [1]]
+        with pytest.raises(Refusal) as refusal:
+            bad.result(10)
+    assert (refusal.value.status, refusal.value.field) == ((422, "messages") if word == "bad" else (500, ""))
+
+
+def test_a_query_that_was_taken_back_is_not_scored() -> None:
+    judge = Judge(token_budget=20)
+    with batcher(judge) as running:
+        blocked(running, judge)
+        filler = [running.submit(query(f"filler{n}", "x")) for n in range(4)]
+        time.sleep(0.1)
+        gone = running.submit(query("gone", "x"))
+        assert gone.cancel()
+        judge.door.set()
+        wait(filler)
+    assert "gone" not in [prompt for batch in judge.batches for prompt, _ in batch]
+
+
+def test_what_was_submitted_is_finished_and_nothing_more_is_taken() -> None:
+    judge = Judge()
+    with batcher(judge) as running:
+        blocked(running, judge)
+        waiting = [running.submit(query(f"q{n}", "a", "bb", "ccc")) for n in range(9)]
+        stopping = threading.Thread(target=running.stop)
+        stopping.start()
+        time.sleep(0.1)
+        with pytest.raises(Refusal) as refusal:
+            running.submit(query("late", "x"))
+        judge.door.set()
+        stopping.join(10)
+        assert all(each.done() for each in waiting)
+    assert refusal.value.status == 503 and all(rewards(each) == [1, 2, 3] for each in waiting)
+
+
+def test_no_more_wait_than_may() -> None:
+    judge = Judge(token_budget=10)
+    with batcher(judge, max_waiting=2) as running:
+        blocked(running, judge)
+        taken = []
+        with pytest.raises(Refusal, match="waiting already"):
+            for number in range(9):
+                taken.append(running.submit(query(f"q{number}", "a")))
+                time.sleep(0.02)
+        judge.door.set()
+        assert all(rewards(each) == [1] for each in taken) and 2 <= len(taken) < 9
+
+
+def test_a_query_above_the_limit_is_refused() -> None:
+    judge = Judge()
+    judge.door.set()
+    with batcher(judge, max_query_tokens=25) as running, pytest.raises(Refusal) as refusal:
+        running.submit(query("q", "a", "b", "c")).result(10)
+    assert (refusal.value.status, refusal.value.field) == (413, "responses")
+
+
+texts = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd"]), min_size=1, max_size=4)
+
+
+@given(st.lists(texts, min_size=1, max_size=4))
+def test_merged_queries_part_again(lists: list[list[str]]) -> None:
+    groups = [query("same", *each) for each in lists]
+    merged = merge(groups)
+    assert len({response.text for response in merged.responses}) == len(merged.responses)
+    verdicts = [Verdict(float(len(response.text)), response.text, 0) for response in merged.responses]
+    for group, own in zip(groups, lists, strict=True):
+        assert [verdict.critique for verdict in part(group, merged, verdicts)] == own
+
+
+def test_a_key_is_what_is_asked() -> None:
+    assert query("a", "x").key == query("a", "y", "z").key != query("b", "x").key
+
+
+def test_merged_queries_get_the_rewards_that_they_get_alone(critic: Path) -> None:
+    """With a real model that writes critiques: the shared prefix changes nothing."""
+    judge = RewardModel.from_pretrained(critic, critiques=CritiqueSettings(max_tokens=6), device="cpu")
+    groups = [query("red ?", "a circle", "no"), query("red ?", "yes", "a circle"), query("blue ?", "left", "no")]
+    alone = [judge.score_groups([group])[0] for group in groups]
+    merged = merge(groups[:2])
+    running = Batcher(judge, limits=Limits(), groups_per_batch=8, encoders=1, measures=Measures())
+    found = [each.result(60) for each in [running.submit(group) for group in (merged, *groups)]]
+    running.stop()
+    for own, want in zip(found[1:], alone, strict=True):
+        assert [v.critique for v in own] == [v.critique for v in want]
+        assert [v.reward for v in own] == pytest.approx([v.reward for v in want], abs=1e-4)
+    shared = part(groups[1], merged, found[0])
+    assert [v.reward for v in shared] == pytest.approx([v.reward for v in alone[1]], abs=1e-4)
