@@ -35,7 +35,7 @@ def check_checkpoints(config: DictConfig, chain: Sequence[Node]) -> None:
             from mmrlhf.models.load import check_folder
 
             check_folder(name, make(plain_settings(config.model, "model"), "model")["settings"])
-        elif _may_be_hub_id(name):
+        elif may_be_hub_id(name):
             from mmrlhf.models.hub import check_checkpoint
 
             check_checkpoint(name)
@@ -82,7 +82,7 @@ def _check_inputs(node: Node, inputs: frozenset[str]) -> None:
         for text in leaves(value):
             if not isinstance(text, str) or text not in inputs or is_remote(text) or expanded(text).exists():
                 continue
-            if value is text and _may_be_hub_id(text) and not wants_path(hints.get(key)):
+            if value is text and may_be_hub_id(text) and not wants_path(hints.get(key)):
                 continue
             raise ConfigError(
                 "an input does not exist",
@@ -93,5 +93,6 @@ def _check_inputs(node: Node, inputs: frozenset[str]) -> None:
             )
 
 
-def _may_be_hub_id(text: str) -> bool:
+def may_be_hub_id(text: str) -> bool:
+    """Whether a text has the form of a hub id: NAME or OWNER/NAME."""
     return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", text) is not None

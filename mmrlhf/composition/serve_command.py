@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
+from mmrlhf.composition.checks import may_be_hub_id
 from mmrlhf.composition.config import CONF, check_declared, make, plain_settings
 from mmrlhf.composition.help_page import asks_for_help
 from mmrlhf.composition.listing import as_text, list_settings
@@ -54,7 +55,18 @@ def serve_or_explain(words: Sequence[str], *, prepare: Callable[[], None]) -> No
     from mmrlhf.serving.service import serve  # takes seconds, which a mistake or `--help` need not wait for
 
     check_declared(serve, settings, "")
+    settings["reward_model"] = _place_of(str(settings["reward_model"]))
     arguments = make(settings, "")
     prepare()
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    serve(**{**arguments, "reward_model": expanded(arguments["reward_model"])})
+    serve(**arguments)
+
+
+def _place_of(name: str) -> str:
+    """A folder with `~` expanded, or a hub id; raises ConfigError for what is neither."""
+    folder = expanded(name)
+    if not folder.exists() and not may_be_hub_id(name):
+        raise ConfigError(
+            "no such folder", where="reward_model", given=name, expected="a reward model's folder, or a hub id"
+        )
+    return str(folder) if folder.exists() else name

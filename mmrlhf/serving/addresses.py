@@ -104,12 +104,8 @@ class Allowed:
             name = str(entry).removeprefix("*.")
             try:
                 url = httpx.URL(f"http://{name}")
-                fine = (
-                    re.fullmatch(r"[^\s%/]+", url.host) is not None
-                    and url.raw_path == b"/"
-                    and not url.userinfo
-                    and "*" not in name
-                )
+                plain = re.fullmatch(r"[^\s%/*]+", url.host) is not None
+                fine = plain and url.raw_path == b"/" and not url.userinfo
             except httpx.InvalidURL:
                 fine = False
             if not fine:

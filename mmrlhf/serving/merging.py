@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ from mmrlhf.types import PreferenceGroup
 def content_key(group: PreferenceGroup) -> str:
     """Name a query by what is asked: its prompt and its media, and neither its responses nor where it came from."""
     digest = hashlib.sha256()
-    for part in (group.prompt.encode(), *(part for item in group.media for part in (item.kind.encode(), *item.data))):
+    asked = json.dumps(group.prompt.to_record()).encode()
+    for part in (asked, *(part for item in group.media for part in (item.kind.encode(), *item.data))):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()[:32]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from mmrlhf.conversation import IMAGE, VIDEO, Conversation, Slot, Turn
 from mmrlhf.serving.limits import Limits
 from mmrlhf.serving.media_parts import MediaReader
 from mmrlhf.serving.merging import content_key
 from mmrlhf.serving.refusals import Refusal
-from mmrlhf.serving.wire import ImagePart, Message, TextPart, VideoPart
+from mmrlhf.serving.wire import ImagePart, Message, Part, TextPart, VideoPart
 from mmrlhf.types import Media, PreferenceGroup, Response
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ class QueryReader:
         if len(responses) > self._limits.max_responses:
             problem = f"{len(responses)} responses; the limit is {self._limits.max_responses} (limits.max_responses)"
             raise Refusal(413, "too_many_responses", problem, field="responses")
-        prompt = _prompt(messages)
+        prompt = as_conversation(messages)
         found = await self._read_media(messages)
         answers = tuple(Response(text) for text in responses)
         group = PreferenceGroup("", prompt, answers, found)
@@ -72,17 +73,24 @@ async def gathered(*work: Coroutine[Any, Any, T]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def _prompt(messages: Sequence[Message]) -> str:
-    """The text of the one user turn, behind its media."""
-    if len(messages) != 1 or messages[0].role != "user":
-        problem = f"{len(messages)} turns ({', '.join(message.role for message in messages)}); expected one user turn"
-        raise Refusal(422, "conversation_unread", problem, field="messages")
-    texts, behind = [], False
-    for place, part in enumerate(messages[0].content):
+def as_conversation(messages: Sequence[Message]) -> Conversation:
+    """The conversation that messages are; raises Refusal where it does not end with a question."""
+    last = len(messages) - 1
+    if messages[last].role != "user":
+        problem = f"the {messages[last].role}'s turn is the last; expected the user's, which the responses answer"
+        raise Refusal(422, "not_a_conversation", problem, field=f"messages[{last}].role")
+    return Conversation(tuple(Turn(message.role, tuple(_joined(message.content))) for message in messages))
+
+
+def _joined(content: Sequence[Part]) -> Iterator[str | Slot]:
+    """Places and texts; texts beside one another are one, as templates write them, and a turn ends with a text."""
+    text = ""
+    for part in content:
         if isinstance(part, TextPart):
-            texts.append(part.text)
-            behind = True
-        elif behind:
-            raise Refusal(422, "conversation_unread", "a picture behind text; expected pictures before the text",
-                          field=f"messages[0].content[{place}]")  # fmt: skip
-    return "\n".join(texts)
+            text += part.text
+            continue
+        if text:
+            yield text
+        yield IMAGE if isinstance(part, ImagePart) else VIDEO
+        text = ""
+    yield text

@@ -31,7 +31,7 @@ _ENDS = re.compile(rf"(?:{_SPECIAL.pattern}|\s)*(?:{_SPECIAL.pattern})\s*$")
 
 
 @dataclass(frozen=True)
-class Turn:
+class RenderedTurn:
     """One turn of a rendered conversation, as it was written."""
 
     role: str
@@ -49,19 +49,19 @@ class Marks:
     def _pattern(self) -> re.Pattern[str]:
         return re.compile(self.opening)
 
-    def read(self, text: str) -> list[Turn]:
+    def read(self, text: str) -> list[RenderedTurn]:
         """The turns of a text; none where it has none of these marks. What stands before the first is a system turn."""
         found = list(self._pattern.finditer(text))
         if not found:
             return []
         before = _SPECIAL.sub("", text[: found[0].start()]).strip()
-        turns = [Turn("system", before)] if before else []
+        turns = [RenderedTurn("system", before)] if before else []
         for mark, following in zip(found, [*found[1:], None], strict=True):
             said = text[mark.end() : following.start() if following else len(text)]
             role = _ROLES.get(mark["role"].lower(), mark["role"].lower())
             # the last answer is the response, which is taken as it is
             is_response = following is None and role == "assistant"
-            turns.append(Turn(role, said if is_response else said.partition(self.end)[0]))
+            turns.append(RenderedTurn(role, said if is_response else said.partition(self.end)[0]))
         return turns
 
 
@@ -78,12 +78,12 @@ KNOWN = (
 )
 
 
-def read_turns(text: str) -> list[Turn]:
+def read_turns(text: str) -> list[RenderedTurn]:
     """The turns of a rendered conversation, by the first template whose marks it has; none without marks."""
     return next((turns for marks in KNOWN if (turns := marks.read(text))), [])
 
 
-def split_rendered(text: str, prompt: str | None, field: str) -> tuple[list[Turn], str]:
+def split_rendered(text: str, prompt: str | None, field: str) -> tuple[list[RenderedTurn], str]:
     """The turns before the response, and the response, of prompt and response in one text.
 
     Args:
@@ -100,7 +100,7 @@ def split_rendered(text: str, prompt: str | None, field: str) -> tuple[list[Turn
         turns = read_turns(asked)
         if turns and turns[-1].role == "assistant" and not turns[-1].text.strip():
             turns = turns[:-1]
-        return turns or [Turn("user", asked)], _without_ends(text[start + len(asked) :])
+        return turns or [RenderedTurn("user", asked)], _without_ends(text[start + len(asked) :])
     turns = read_turns(text)
     if len(turns) < 2 or turns[-1].role != "assistant":
         problem = (
@@ -111,7 +111,7 @@ def split_rendered(text: str, prompt: str | None, field: str) -> tuple[list[Turn
     return turns[:-1], _without_ends(turns[-1].text)
 
 
-def as_messages(turns: Sequence[Turn], images: Sequence[str] | None, field: str) -> list[Message]:
+def as_messages(turns: Sequence[RenderedTurn], images: Sequence[str] | None, field: str) -> list[Message]:
     """The messages that turns stand for, with the pictures in the places of their placeholders.
 
     Args:

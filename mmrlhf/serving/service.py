@@ -17,7 +17,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.files import short_path
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.load import ModelSettings
@@ -41,7 +40,7 @@ _GRACE = 5.0  # seconds that an answer may take on its way, when the server stop
 
 def serve(
     *,
-    reward_model: Path,
+    reward_model: str,
     host: str = "127.0.0.1",
     port: Natural = 8000,
     precision: str | None = None,
@@ -62,7 +61,7 @@ def serve(
     """Serve a reward model until SIGTERM or Ctrl-C; requests under way are answered before it ends.
 
     Args:
-        reward_model: folder that the reward stage wrote.
+        reward_model: folder that the reward stage wrote, or the hub id of one.
         host: address that it listens on; 0.0.0.0 is every machine's that can reach this one.
         port: port that it listens on; 0 takes a free one.
         precision: float32 or bf16; null: as the model was trained.
@@ -86,11 +85,13 @@ def serve(
         ModelError: no reward model in the folder.
         ConfigError: an address that cannot be listened on.
     """
-    check_reward_folder(reward_model)
+    card = read_card(reward_model)
+    if Path(reward_model).is_dir():
+        check_reward_folder(reward_model)
     limits = limits or Limits()
     passes = PassSettings(
         ModelSettings(
-            precision=precision or str(read_card(reward_model).get("precision", "float32")),
+            precision=precision or str(card.get("precision", "float32")),
             layout=layout, attention=attention, max_tokens=max_tokens, too_long=too_long,
         ),
         token_budget=token_budget,
@@ -106,7 +107,7 @@ def serve(
     )
     with listening(host, port) as listener:
         address = listener.getsockname()
-        log.info("%s on http://%s:%d; /docs describes it", short_path(reward_model), address[0], address[1])
+        log.info("%s on http://%s:%d; /docs describes it", reward_model, address[0], address[1])
         if not token and not address[0].startswith("127.") and address[0] != "::1":
             log.warning("whoever reaches %s can ask this model; %s=TOKEN asks for a token", address[0], token_variable)
         service.run(listener)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from stand_ins import calls_that_fail as calls
 
 from mmrlhf.errors import DataError
-from mmrlhf.media.isolation import Isolated, ProcessDied, map_isolated
+from mmrlhf.media.isolation import Isolated, ProcessDied, guarded, map_isolated
 
 
 @pytest.fixture
@@ -90,3 +91,14 @@ def test_a_machine_that_starts_nothing_is_no_fault_of_the_file(
     monkeypatch.setattr("mmrlhf.media.isolation._IMPORT_SECONDS", 0)
     with pytest.raises(TimeoutError, match="did not start"):
         child(divmod, 7, 2)
+
+
+def test_two_threads_do_not_share_a_child() -> None:
+    """One connection for both would mix up their answers."""
+
+    def ask(turn: int) -> list[int]:
+        return [guarded(calls.slow_double, turn * 100 + n, timeout=20.0) for n in range(5)]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(ask, range(2)))
+    assert found == [[2 * (turn * 100 + n) for n in range(5)] for turn in range(2)]

@@ -59,7 +59,7 @@ class Judge:
     def score_groups(self, groups: Sequence[PreferenceGroup], encoded: Sequence[Any]) -> list[list[Verdict]]:
         self.begun.set()
         assert self.door.wait(10)
-        self.batches.append([(group.prompt, len(group.responses)) for group in groups])
+        self.batches.append([(group.prompt.question, len(group.responses)) for group in groups])
         if any("fail" in response.text for group in groups for response in group.responses):
             raise RuntimeError("no")
         return [[Verdict(float(len(r.text)), "", 0) for r in group.responses] for group in groups]

@@ -11,14 +11,14 @@ from transformers import AutoProcessor
 
 from mmrlhf.models.random_checkpoints import build_tiny
 from mmrlhf.serving.refusals import Refusal
-from mmrlhf.serving.rendered import Turn, as_messages, split_rendered
+from mmrlhf.serving.rendered import RenderedTurn, as_messages, split_rendered
 from mmrlhf.serving.wire import ImagePart, TextPart
 
 RENDERED = {
     "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
     "{answer}<|im_end|>\n",
-    "llama3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user"
-    "<|end_header_id|>\n\n{user}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{answer}<|eot_id|>",
+    "llama3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>"
+    "user<|end_header_id|>\n\n{user}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{answer}<|eot_id|>",
     "phi": "<|system|>\nBe brief.<|end|>\n<|user|>\n{user}<|end|>\n<|assistant|>\n{answer}<|end|>\n<|endoftext|>",
     "vicuna": "<s>Be brief. USER: {user} ASSISTANT: {answer}</s>",
 }
@@ -78,8 +78,8 @@ def test_a_prompt_says_where_the_response_begins() -> None:
     """Also where the response writes marks of its own, which without the prompt would be turns."""
     prompt = "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"
     answer = "No.<|im_end|>\n<|im_start|>user\nSay yes<|im_end|>\n<|im_start|>assistant\nYes"
-    assert split_rendered(prompt + answer, prompt, "q") == ([Turn("user", "What?")], answer)
-    assert split_rendered("<s>Why? Because.</s>", "Why?", "q") == ([Turn("user", "Why?")], " Because.")
+    assert split_rendered(prompt + answer, prompt, "q") == ([RenderedTurn("user", "What?")], answer)
+    assert split_rendered("<s>Why? Because.</s>", "Why?", "q") == ([RenderedTurn("user", "Why?")], " Because.")
 
 
 @pytest.mark.parametrize("text", ["", "plain", "<|im_start|>user\n?<|im_end|>", "<|im_start|>assistant\nno"])
@@ -98,5 +98,5 @@ def test_pictures_stand_where_their_placeholders_do() -> None:
         as_messages(turns, ["data:a"], "q")
     with pytest.raises(Refusal, match="2 pictures stand in the prompt and 0 were sent"):
         as_messages(turns, None, "q")
-    (message,) = as_messages([Turn("user", "what ?")], ["data:a"], "q")
+    (message,) = as_messages([RenderedTurn("user", "what ?")], ["data:a"], "q")
     assert isinstance(message.content[0], ImagePart)

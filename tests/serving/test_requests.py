@@ -136,6 +136,8 @@ BAD = {
     "another role": ({"messages": [{"role": "tool", "content": "?"}], "responses": ["a"]}, 422, "messages[0].role"),
     "another kind of part": (asked({"type": "audio"}), 422, "messages[0].content[0]"),
     "a part of the wrong form": (asked({"type": "text", "text": 1}), 422, "messages[0].content[0].text"),
+    "an answer as the last turn": ({"messages": [{"role": role, "content": "?"} for role in ("user", "assistant")],
+                                    "responses": ["a"]}, 422, "messages[1].role"),
     "too many responses": (asked(words("?"), responses=["a"] * 7), 413, "responses"),
     "too many pictures": (asked(*[picture(png())] * 3), 413, "messages"),
     "too many pixels": (asked(picture(HUGE)), 413, "messages[0].content[0].image_url.url"),
@@ -261,7 +263,7 @@ def test_a_failing_model_fails_one_query_alone(scalar_model: Path, caplog: pytes
         score = judge.score_groups
 
         def score_groups(groups: Any, *rest: Any) -> Any:
-            if any("poison" in group.prompt for group in groups):
+            if any("poison" in group.prompt.question for group in groups):
                 raise RuntimeError("out of memory")
             time.sleep(0.05)  # so that others wait for the same batch
             return score(groups, *rest)

@@ -50,13 +50,14 @@ def test_every_setting_is_listed_and_explained(typed) -> None:
     ("words", "said"),
     [
         ([], "reward_model"),
-        (["reward_model=/nowhere"], "no trained score head"),
+        (["reward_model=/nowhere"], "no such folder"),
         (["reward_modle=/nowhere"], "did you mean reward_model?"),
         (["somewhere"], "not a setting of the server"),
-        (["reward_model=/nowhere", "port=-1"], "port"),
-        (["reward_model=/nowhere", "limits.timeout=0"], "limits.timeout"),
-        (["reward_model=/nowhere", "critiques.num_samples=3"], "critiques.temperature"),
-        (["reward_model=/nowhere", "allowed.hosts=[http://a.example]"], "allowed.hosts"),
+        (["reward_model=."], "no trained score head"),
+        (["reward_model=.", "port=-1"], "port"),
+        (["reward_model=.", "limits.timeout=0"], "limits.timeout"),
+        (["reward_model=.", "critiques.num_samples=3"], "critiques.temperature"),
+        (["reward_model=.", "allowed.hosts=[http://a.example]"], "allowed.hosts"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_loaded(typed, words: list[str], said: str) -> None:

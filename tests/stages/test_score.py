@@ -71,6 +71,15 @@ def test_giving_back_the_written_critiques_reproduces_the_rewards(small_groups, 
         assert [v.reward for v in one] == pytest.approx([v.reward for v in other], abs=1e-5)
 
 
+def test_what_was_encoded_ahead_is_not_encoded_again(small_groups, scalar_model, monkeypatch):
+    judge = RewardModel.from_pretrained(scalar_model, device="cpu")
+    want = [[verdict.reward for verdict in verdicts] for verdicts in judge.score_groups(small_groups)]
+    ahead = [judge.encoder(group) for group in small_groups]
+    monkeypatch.setattr(judge, "encoder", None)
+    found = judge.score_groups(small_groups, ahead)
+    assert [[verdict.reward for verdict in verdicts] for verdicts in found] == want
+
+
 def test_the_batch_a_query_is_in_changes_nothing(small_groups, asked):
     together = asked.score_groups(small_groups)
     for group, verdicts in zip(small_groups, together, strict=True):

@@ -68,3 +68,9 @@ def probe_or_crash(data: bytes, where: str, timeout: float) -> tuple[int, float,
     if data == b"crash":
         crash()
     return 9, 9.0, 6, 4
+
+
+def slow_double(number: int) -> int:
+    """Long enough that another thread's call falls into it."""
+    time.sleep(0.05)
+    return 2 * number
