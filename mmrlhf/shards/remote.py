@@ -13,6 +13,7 @@ Nothing here is reached unless an input is an address.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import time
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from mmrlhf.errors import ConfigError, DataError, HubError
-from mmrlhf.files import expanded, publish_file, write_bytes
+from mmrlhf.files import LARGEST_FILE, expanded, publish_file, write_bytes
 from mmrlhf.shards.manifest import INDEX_FILE, MANIFEST_FILE, Shard, check_index, parse_manifest
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ ATTEMPTS = 6
 FIRST_PAUSE = 1.0
 _ROOM_PAUSE = 0.5
 _RANGE = 8 * 2**20
+_WITHOUT_RANGES = 2**30  # a shard that is taken from a server that sends all of it, whatever is asked for
 _EXTRAS = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
@@ -67,11 +69,11 @@ class RemoteShards:
         folder = self._cache / "sets" / name
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            manifest = self._attempt(MANIFEST_FILE, lambda store, path: store.cat_file(path))
+            manifest = self._attempt(MANIFEST_FILE, _whole)
             kept = folder / MANIFEST_FILE
             if not (folder / INDEX_FILE).exists() or not kept.exists() or kept.read_bytes() != manifest:
                 kept.unlink(missing_ok=True)  # written last, so that it vouches for the index beside it
-                index = self._attempt(INDEX_FILE, lambda store, path: store.cat_file(path))
+                index = self._attempt(INDEX_FILE, _whole)
                 check_index(parse_manifest(manifest, self.url), index, f"{self.url}/{INDEX_FILE}")
                 write_bytes(folder / INDEX_FILE, index)
                 write_bytes(kept, manifest)
@@ -223,13 +225,40 @@ def _remove(item: Path) -> bool:
         return False
 
 
+def _whole(store: Any, path: str) -> bytes:
+    return _read_web(store, path, LARGEST_FILE) if _is_web(store) else store.cat_file(path)
+
+
 def _range(store: Any, path: str, *, start: int, end: int, shard: Shard) -> bytes:
-    block = store.cat_file(path, start=start, end=end)
+    if _is_web(store):
+        most = max(end - start, min(shard.bytes, _WITHOUT_RANGES))
+        block = _read_web(store, path, most, headers={"Range": f"bytes={start}-{end - 1}"})
+    else:
+        block = store.cat_file(path, start=start, end=end)
     if len(block) == shard.bytes != end - start:
         block = block[start:end]  # a server that knows no ranges sends everything
     if not block or len(block) > end - start:
         raise OSError(f"asked for bytes {start} to {end}, got {len(block)}")
     return block
+
+
+def _is_web(store: Any) -> bool:
+    return "http" in store.protocol
+
+
+def _read_web(store: Any, path: str, most: int, **request: Any) -> bytes:
+    """What a web server answers, which may be anyone's: no more bytes than a file or a range can have (OSError)."""
+    from fsspec.callbacks import Callback
+
+    class AtMost(Callback):
+        def relative_update(self, inc: int = 1) -> None:
+            super().relative_update(inc)
+            if self.value > most:
+                raise OSError(f"the server sent more than {most} bytes")
+
+    answer = io.BytesIO()
+    store.get_file(path, answer, callback=AtMost(), **request)
+    return answer.getvalue()
 
 
 def _size_cap() -> int:

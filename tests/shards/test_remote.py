@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_ins.http_store import GROUPS, Store
+from stand_ins.http_store import FLOOD, GROUPS, Store
 from torch.utils.data import DataLoader, Dataset
 
 from mmrlhf.errors import ConfigError, DataError, HubError
@@ -66,6 +66,20 @@ def test_a_download_goes_on_where_it_stopped(store: Store, cache: Path, monkeypa
     store.faults, before = [], store.bytes_sent[shard.name]
     assert keys(Index.load(store.url), 0) == ["key-0"]
     assert store.bytes_sent[shard.name] - before == shard.bytes - 6000
+
+
+@pytest.mark.timeout(60)
+def test_what_has_no_end_is_not_read(store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may send more than the manifest, the index or a range can have; it is asked again, or the run ends."""
+    monkeypatch.setattr(remote, "LARGEST_FILE", 2**20)
+    store.faults, before = ["flood", "", "flood"], store.bytes_sent.total()
+    index = Index.load(store.url)
+    store.faults = ["flood"]
+    assert keys(index, 0) == ["key-0"]
+    assert store.bytes_sent.total() - before < FLOOD / 2
+    store.faults = ["flood"] * remote.ATTEMPTS
+    with pytest.raises(HubError, match="sent more than"):
+        index.read(11)
 
 
 def test_garbled_bytes_are_fetched_anew_and_then_refused(store: Store, cache: Path) -> None:

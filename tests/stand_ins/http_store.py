@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from stand_ins.sample_groups import make_group
 from mmrlhf.shards import remote
 from mmrlhf.shards.writer import write_shards
 
+FLOOD = 2**28
 GROUPS = [make_group(f"key-{number}") for number in range(12)]
 
 
@@ -47,6 +49,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == "delay":
             time.sleep(0.05)
+        if fault == "flood":
+            self._flood(name)
+            return
         if fault == "busy" or not path.is_file():
             self._send(503 if fault == "busy" else 404, b"no")
             return
@@ -67,6 +72,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if cut else data)
         self.close_connection = cut
+
+    def _flood(self, name: str) -> None:
+        """Far more than was asked for, as if it had no end."""
+        self.send_response(206 if self.headers.get("Range") else 200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for _ in range(FLOOD // 2**16):
+                self.wfile.write(bytes(2**16))
+                self.server.bytes_sent[name] += 2**16
 
     def log_message(self, *_: object) -> None:
         """Keep quiet."""
