@@ -46,6 +46,13 @@ def compare(before: Sequence[Result], after: Sequence[Result]) -> SuiteCompariso
     return SuiteComparison(SCHEMA, rows, uncompared, _dimensions(rows))
 
 
+def pairs_by_task(before: Sequence[Result], after: Sequence[Result]) -> dict[str, list[Pair]]:
+    """The pairs behind every row of the table."""
+    tasks = dict.fromkeys(result.task for result in before)
+    found = {task: match(_of(before, task), _of(after, task))[0] for task in tasks}
+    return {task: pairs for task, pairs in found.items() if pairs}
+
+
 def _of(results: Sequence[Result], task: str) -> dict[str, Result]:
     return {result.document: result for result in results if result.task == task}
 

@@ -14,7 +14,7 @@ from mmrlhf.summaries.scores import (
     ScoreFileSummary,
     ScoreSummary,
 )
-from mmrlhf.summaries.suites import SuiteComparison
+from mmrlhf.summaries.suites import SuiteAnswers, SuiteComparison, SuiteDocuments, SuiteScores
 from mmrlhf.summaries.summary import Summary
 from mmrlhf.summaries.trainings import TrainingSummary
 
@@ -35,6 +35,10 @@ KINDS: Mapping[str, type[Summary]] = {
     "report": ReportSummary,
     "publish": PublishSummary,
     "compare": SuiteComparison,
+    "report_benchmarks": SuiteComparison,
+    "suite_documents": SuiteDocuments,
+    "suite_answers": SuiteAnswers,
+    "suite_scores": SuiteScores,
 }
 
 

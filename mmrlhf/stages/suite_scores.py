@@ -1,0 +1,46 @@
+"""Stage `suite_scores`: recorded answers to scores; no model, and a judge only where a benchmark needs one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.stages.suite_answers import read_answers
+from mmrlhf.suites.document_scores import write_results
+from mmrlhf.suites.documents import DocumentStore
+from mmrlhf.suites.judge_endpoint import Judge, JudgeSettings
+from mmrlhf.suites.marking import score_all, summarise
+from mmrlhf.summaries.suites import SCHEMA, SuiteScores
+
+# another number builds the stage anew, whatever `code` says
+VERSION = 1
+# what is in a finished artefact; checked before it is published
+PROMISES = ("scores.jsonl", "metrics.json")
+
+
+def run(
+    out: Path,
+    *,
+    documents: Path,
+    answers: Path,
+    judge: JudgeSettings | None = None,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """Write `out/scores.jsonl`: a score for every answer, or why there is none.
+
+    Args:
+        documents: the questions (stage `suite_documents`).
+        answers: a policy's answers to them (stage `suite_answers`).
+        judge: who judges, and within which limits.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    store = DocumentStore(documents)
+    asked = store.read()
+    counted = Judge(judge or JudgeSettings(), Path(runtime.verdicts), runtime.progress)
+    results = score_all(asked, read_answers(answers, asked), store, counted)
+    write_results(out, results)
+    summary = SuiteScores(SCHEMA, summarise(results))
+    use = counted.use()
+    return (replace(summary, judge=use) if use.cached or use.asked else summary).write(out)

@@ -1,0 +1,191 @@
+"""Stand-ins in the published columns, and oracles that know every answer: every number is known beforehand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.stages import report_benchmarks, suite_answers, suite_documents, suite_scores
+from mmrlhf.suites.answer_forms import FORMS
+from mmrlhf.suites.columns import COLUMNS
+from mmrlhf.suites.documents import Document, DocumentStore
+from mmrlhf.suites.judged_forms import JUDGED
+from mmrlhf.suites.known_policies import Constant, Oracle
+from mmrlhf.suites.standins import STANDINS
+from mmrlhf.summaries.kinds import KINDS
+
+OWN_SCORE = [task for task in STANDINS if task in COLUMNS or task == "object_hal_bench"]
+SIZE = 30
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """Documents of every stand-in that needs no judge."""
+    from functools import partial
+
+    import lightning as L
+
+    from mmrlhf.chain.runtime import Runtime
+
+    out = tmp_path_factory.mktemp("documents")
+    runtime = Runtime(trainer=partial(L.Trainer, accelerator="cpu"), progress=False)
+    suite_documents.run(out, tasks=OWN_SCORE, limit=SIZE, drawn=True, runtime=runtime)
+    return out
+
+
+def run_suite(tmp_path: Path, documents: Path, known, runtime, name: str) -> Path:
+    suite_answers.run(tmp_path / f"{name} answers", documents=documents, known=known, runtime=runtime)
+    out = tmp_path / f"{name} scores"
+    suite_scores.run(out, documents=documents, answers=tmp_path / f"{name} answers", runtime=runtime)
+    return out
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def documents_of(folder: Path) -> list[Document]:
+    return DocumentStore(folder).read()
+
+
+def test_there_are_enough_of_them(drawn):
+    found = documents_of(drawn)
+    assert len(OWN_SCORE) >= 15 and len(found) == SIZE * len(OWN_SCORE) and set(STANDINS) - set(OWN_SCORE)
+    forms = {document.truth["form"] for document in found}
+    assert forms == set(FORMS) - {"exact"} and not forms & set(JUDGED)
+    pictures = {task: len({d.picture for d in found if d.task == task}) for task in OWN_SCORE}
+    assert pictures["pope"] == SIZE // 6 and pictures["mme"] == SIZE // 2 and pictures["mmstar"] > SIZE * 0.8
+
+
+@pytest.mark.parametrize("style", ["plain", "sentence", "verbose", "markdown"])
+def test_an_oracle_is_right_in_any_style(drawn, style):
+    """Right answers score 1 and wrong ones 0, whatever their style."""
+    for document in documents_of(drawn):
+        mark = FORMS[document.truth["form"]].mark
+        assert mark(document.truth, Oracle(p=1, style=style).answer(document)).score == 1, document
+        assert mark(document.truth, Oracle(p=0, style=style).answer(document)).score == 0, document
+
+
+def test_every_number_of_the_table_is_what_the_oracles_know(tmp_path, drawn, runtime, capsys):
+    weak, strong = Oracle(p=0.5), Oracle(p=0.8, style="sentence")
+    before, after = (run_suite(tmp_path, drawn, known, runtime, name) for name, known in (("a", weak), ("b", strong)))
+    out = tmp_path / "report"
+    found = report_benchmarks.run(out, before=before, after=after, documents=drawn, runtime=runtime)
+    assert KINDS["report_benchmarks"].from_json(metrics(out), where=out).to_json() == found
+    for name, folder in (
+        ("suite_documents", drawn),
+        ("suite_answers", tmp_path / "a answers"),
+        ("suite_scores", before),
+    ):
+        assert KINDS[name].from_json(metrics(folder), where=folder).to_json() == metrics(folder)
+    for task, row in found["benchmarks"].items():
+        own = [document for document in documents_of(drawn) if document.task == task]
+        knew, knows = (np.array([oracle.knows(d) for d in own], float) for oracle in (weak, strong))
+        assert row["before"]["mean"] == pytest.approx(knew.mean()) and row["after"]["mean"] == pytest.approx(
+            knows.mean()
+        )
+        assert (row["fixed"], row["broken"]) == (int((knows > knew).sum()), 0), "one seed: nothing is broken"
+        assert row["difference"]["mean"] == pytest.approx((knows - knew).mean())
+        assert row["documents"] == SIZE and row["left_out"] == {}
+    assert found["benchmarks"]["pope"]["strict_after"] == 0.0, "style shows in the strict score alone"
+    assert found["benchmarks"]["pope"]["parsed_after"] == 1.0
+    page = (out / "benchmarks.html").read_text()
+    assert "Fixed and broken" in page and "data:image/png" in page and "POPE" in capsys.readouterr().out
+    assert set(found["dimensions"]) == {row["dimension"] for row in found["benchmarks"].values()}
+
+
+def test_a_constant_scores_what_the_truths_say(tmp_path, drawn, runtime):
+    """Half of POPE's answers are yes; nothing else is."""
+    scores = metrics(run_suite(tmp_path, drawn, Constant("yes"), runtime, "yes"))["benchmarks"]
+    assert scores["pope"]["score"]["mean"] == scores["mme"]["score"]["mean"] == 0.5
+    # every picture has one question of each answer: right on one, never on both
+    assert scores["mme"]["aggregates"] == {"accuracy plus accuracy+": pytest.approx(50.0)}
+    assert scores["mmstar"]["score"]["mean"] == scores["chartqa"]["score"]["mean"] == 0.0
+    assert scores["mmstar"]["parsed"] == 0.0 and scores["object_hal_bench"]["parsed"] == 0.0
+    assert scores["object_hal_bench"]["aggregates"] == {"CHAIR_i": 0.0}
+
+
+def test_a_part_of_a_benchmark_is_drawn_from_all_of_it(tmp_path, drawn, runtime):
+    folders = {"mmstar": str(drawn / "drawn" / "mmstar")}
+    asked = {"tasks": ["mmstar"], "limit": 10, "folders": folders, "runtime": runtime}
+    first, again = tmp_path / "1", tmp_path / "2"
+    suite_documents.run(first, **asked)
+    suite_documents.run(again, **asked, seed=1)
+    names = [[int(d.name) for d in documents_of(folder)] for folder in (first, again)]
+    assert len(names[0]) == 10 and names[0] == sorted(names[0]) and names[0] != names[1] and max(names[0]) > 12
+    whole = {d.name: d.digest for d in documents_of(drawn) if d.task == "mmstar"}
+    assert all(whole[d.name] == d.digest for d in documents_of(first))
+
+
+# ---- what bad input gets
+
+
+def test_benchmarks_that_are_not_there_are_one_screen(tmp_path, drawn, runtime, monkeypatch):
+    asked = {"tasks": ["pope", "mmstar", "mme"], "limit": 3, "folders": {"pope": str(drawn / "drawn" / "pope")}}
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with pytest.raises(DataError, match="benchmarks are not there") as caught:
+        suite_documents.run(tmp_path / "out", **asked, runtime=runtime)
+    text = str(caught.value)
+    assert "mmstar: Lin-Chen/MMStar, val" in text and "mme: " in text and "pope" not in text
+    assert "suite.folders={mmstar: DIR, mme: DIR}" in text
+    found = suite_documents.run(tmp_path / "skipped", **asked, skip_absent=True, runtime=runtime)
+    assert found["documents"] == {"pope": 3} and set(found["absent"]) == {"mmstar", "mme"}
+
+
+def test_unknown_benchmarks_and_none_are_refused(tmp_path, runtime):
+    with pytest.raises(ConfigError, match="no such benchmark") as caught:
+        suite_documents.run(tmp_path, tasks=["poep"], runtime=runtime)
+    assert caught.value.fix == "did you mean pope?"
+    with pytest.raises(ConfigError, match="no benchmark"):
+        suite_documents.run(tmp_path, tasks=[], runtime=runtime)
+
+
+def damaged_table(folder: Path, rows: list[dict]) -> Path:
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "test-0.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"question": "q", "answer": "yes"}], "no image"),
+        ([{"question": "q", "answer": None, "image": {"bytes": b"x", "path": None}}], "no answer"),
+        ([{"question": "q", "answer": "yes", "image": {"bytes": None, "path": "a.png"}}], "no picture"),
+        ([{"question": 3, "answer": "yes", "image": {"bytes": b"x", "path": None}}], "AttributeError"),
+    ],
+)
+def test_rows_of_another_layout_are_named(tmp_path, runtime, rows, said):
+    folder = damaged_table(tmp_path / "pope", rows)
+    with pytest.raises(DataError, match="benchmarks are not there") as caught:
+        suite_documents.run(tmp_path / "o", tasks=["pope"], folders={"pope": str(folder)}, runtime=runtime)
+    assert said in str(caught.value)
+
+
+def test_files_that_are_damaged_are_named(tmp_path, runtime):
+    (tmp_path / "pope").mkdir()
+    (tmp_path / "pope" / "test-0.parquet").write_bytes(b"PAR1 nothing")
+    for folder, said in ((tmp_path / "pope", "cannot be read"), (tmp_path / "nowhere", "no Parquet files")):
+        with pytest.raises(DataError) as caught:
+            suite_documents.run(tmp_path / "o", tasks=["pope"], folders={"pope": str(folder)}, runtime=runtime)
+        assert said in str(caught.value)
+
+
+def test_a_changed_picture_is_found(tmp_path, drawn):
+    store = DocumentStore(drawn)
+    document = next(d for d in store.read() if d.media)
+    copy = DocumentStore(tmp_path)
+    copy.keep(store.media(document))
+    copy.write([document])
+    assert copy.media(copy.read()[0]) == store.media(document)
+    next((tmp_path / "media").rglob("*/*")).write_bytes(b"another")
+    with pytest.raises(DataError, match="was changed"):
+        copy.media(document)
+    with pytest.raises(DataError, match="one name"):
+        copy.write([document, document])
