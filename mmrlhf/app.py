@@ -27,13 +27,14 @@ from mmrlhf.chain.disk_errors import disk_errors
 from mmrlhf.chain.forecast import forecast_chain
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
 from mmrlhf.chain.order import Node, plan_chain, stage_function, with_paths
-from mmrlhf.chain.provenance import job_command, typed_command
+from mmrlhf.chain.provenance import as_typed, command_line, program, typed_command
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.shares import has_share, job_shares, take_share
 from mmrlhf.chain.store import Artifact, Store, plain
 from mmrlhf.chain.worker import StageCall, work_on
 from mmrlhf.composition.checks import check_chain, check_checkpoints
+from mmrlhf.composition.compose import with_search_path
 from mmrlhf.composition.config import (
     CONF,
     distributed_names,
@@ -49,7 +50,7 @@ from mmrlhf.composition.config import (
 )
 from mmrlhf.composition.help_page import asks_for_help, help_page
 from mmrlhf.composition.inventory_command import WORD, show_or_prune
-from mmrlhf.composition.overrides import explain
+from mmrlhf.composition.overrides import explain, raised_by_hydra
 from mmrlhf.composition.proposals import propose
 from mmrlhf.composition.serve_command import SERVE, serve_or_explain
 from mmrlhf.composition.trainer import check_trainer, decisive_callbacks
@@ -80,6 +81,12 @@ def main() -> None:
         return
     if words[:1] in ([WORD], [SERVE], ["settings"]):
         sys.exit(_first_word(words))
+    try:
+        words = with_search_path(words)
+    except UserError as error:
+        show_error(error)
+        sys.exit(2)
+    sys.argv[1:] = words
     if Group.from_environment().rank > 0:
         sys.argv += _QUIET_RANK  # one run folder and one voice for a group of processes
     wants_trace = os.environ.get(_FULL_ERROR) == "1"
@@ -99,10 +106,13 @@ def main() -> None:
     except Exception as error:
         from mmrlhf.sweeps.callback import collect_lost
 
-        # jobs keep their errors to themselves: this is the launcher's
-        if not collect_lost(error):
+        # jobs keep their errors to themselves: this is the launcher's, or of the command line
+        if collect_lost(error):
+            sys.exit(1)
+        if wants_trace or not raised_by_hydra(error):
             raise
-        sys.exit(1)
+        show_error(explain(error, words))
+        sys.exit(2)
 
 
 def _first_word(words: Sequence[str]) -> int:
@@ -121,7 +131,9 @@ def _first_word(words: Sequence[str]) -> int:
     except UserError as error:
         show_error(error)
         return 2
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        if not raised_by_hydra(error):
+            raise
         show_error(explain(error, words[1:], SERVE if words[0] == SERVE else "config"))
         return 2
     return 0
@@ -144,7 +156,7 @@ def _job(config: DictConfig) -> float | None:
         if sweeping and not has_share():
             take_share(Path(settings.sweep.dir), job_shares(settings.launcher, section(config, "trainer")))
         words = settings.overrides.task
-        command = job_command(words) if sweeping else typed_command()
+        command = command_line([*_own_folders(), *words]) if sweeping else typed_command()
         with disk_errors(artifacts_folder, folder):
             artifacts = run_chain(config, folder, shows=not sweeping, command=command, words=words)
     except (UserError, WorkerFailed) as error:
@@ -163,6 +175,12 @@ def _job(config: DictConfig) -> float | None:
         if sweeping and "direction" in settings.sweeper:
             return _searched(config, artifacts, folder, settings.sweeper.direction)
     return None
+
+
+def _own_folders() -> list[str]:
+    """Words that say where configs of the user's own are."""
+    said = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
+    return as_typed([word for word in said if word.startswith("hydra.searchpath=")])
 
 
 def _searched(config: DictConfig, artifacts: Sequence[Artifact], folder: Path, direction: Any) -> float:
@@ -236,7 +254,9 @@ def run_chain(
         settings = {"stages": {node.name: node.settings for node in chain}, "runtime": runtime}
         record_outcome(folder, artifacts, settings, command=command)
         if shows:
-            show_outcome(folder, artifacts, next_commands=propose(config, words))
+            show_outcome(
+                folder, artifacts, next_commands=propose(config, words, program=program(), folders=_own_folders())
+            )
         else:
             log.info("this job is done: %s", short_path(folder))
     return artifacts

@@ -133,6 +133,31 @@ def _typed(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return int(ended.value.code or 0)
 
 
+def test_a_sweep_of_ones_own_configs_that_only_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "scale").mkdir(parents=True)
+    (tmp_path / "own" / "scale" / "mine.yaml").write_text("# @package _global_\nseed: 5\nname: looked\n")
+    words = [
+        "--config-dir",
+        "own",
+        "-m",
+        *USUAL,
+        "scale=mine",
+        "dry=true",
+        "method.w=0.25,0.5",
+        "hydra.sweep.dir=sweep",
+    ]
+    monkeypatch.setattr("sys.argv", ["mmrlhf", *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    GlobalHydra.instance().clear()
+    main()
+    screen = capsys.readouterr().out
+    assert screen.count("never built here") == 4 and "failed" not in screen
+    assert "name: looked" in (tmp_path / "sweep" / "1" / ".hydra" / "config.yaml").read_text()
+
+
 def test_own_data_must_exist(tmp_path: Path, own_store: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         _run(tmp_path, "+stages.fake_world.root=${inputs.raw}", "data.root=no_such_folder")

@@ -12,8 +12,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.files import hide_credentials
+import yaml
 
+from mmrlhf.chain.code import PACKAGE
+from mmrlhf.chain.launch import PROJECT
+from mmrlhf.files import hide_credentials, short_path
+
+# how Hydra is told of further folders of configs, and of those that are read as conf/ is
+SEARCH_PATH, SCHEME = "hydra.searchpath", "settings"
 PACKAGES = (
     "mmrlhf",
     "torch",
@@ -45,20 +51,52 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def program() -> list[str]:
+    """How this command was started: `mmrlhf`, `python -m mmrlhf`, or `python` with a path to run.py.
+
+    A launcher's process, which runs a job of a sweep, was started otherwise; there it is what works in this checkout or
+    installation.
+    """
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py" and started.parent.name == PACKAGE:
+        return ["python", "-m", started.parent.name]
+    if started.name == "run.py":
+        return ["python", sys.argv[0]]
+    return [PACKAGE] if started.name == PACKAGE or not (PROJECT / "run.py").is_file() else ["python", "run.py"]
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The command with these words, quoted for a shell; without passwords in addresses."""
+    return hide_credentials(shlex.join([*program(), *words]))
+
+
 def typed_command() -> str:
-    """The command that this process was started with, quoted for a shell; without passwords in addresses."""
-    program, *words = sys.argv
-    name = Path(program).name
-    if name == "__main__.py":
-        start = ["python", "-m", Path(program).parent.name]
-    else:
-        start = ["python", program] if name.endswith(".py") else [name]
-    return hide_credentials(shlex.join([*start, *words]))
+    """The command that this process was started with."""
+    return command_line(as_typed(sys.argv[1:]))
 
 
-def job_command(overrides: Sequence[str]) -> str:
-    """The command that runs one job of a sweep by itself."""
-    return hide_credentials(shlex.join(["python", "run.py", *overrides]))
+def as_typed(words: Sequence[str]) -> list[str]:
+    """Words as a user types them: folders of configs of one's own with `--config-dir`, in front."""
+    folders, others, kept = [], [], []
+    for word in words:
+        found = places_in(word)
+        for place in found:
+            if place.startswith(f"{SCHEME}://"):
+                folders += ["--config-dir", short_path(Path(place.removeprefix(f"{SCHEME}://")))]
+            else:
+                others.append(place)
+        kept += [] if found else [word]
+    return [*folders, *kept, *([f"{SEARCH_PATH}={json.dumps(others)}"] if others else [])]
+
+
+def places_in(word: str) -> list[str]:
+    """The places of a word that says the search path; none of any other word, and where it is no list of texts."""
+    key, _, value = word.partition("=")
+    try:
+        found = yaml.safe_load(value) if key == SEARCH_PATH else None
+    except yaml.YAMLError:
+        return []
+    return found if isinstance(found, list) and all(isinstance(place, str) for place in found) else []
 
 
 def reproduction(command: str) -> list[str]:

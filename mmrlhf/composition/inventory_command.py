@@ -6,14 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
 
 from mmrlhf.chain.inventory import Holding, remove, take_stock
-from mmrlhf.composition.config import CONF, read_folder
+from mmrlhf.composition.compose import compose, with_search_path
+from mmrlhf.composition.config import read_folder
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import short_path
 from mmrlhf.terminal.lines import duration
@@ -37,7 +36,7 @@ def show_or_prune(words: Sequence[str], console: Console | None = None) -> None:
 
     Raises: ConfigError for other words, and for pruning that nobody can be asked about.
     """
-    console = console or Console()
+    console, words = console or Console(), with_search_path(words)
     unknown = [word for word in words if "=" not in word and word not in ("prune", "--yes")]
     if unknown or ("--yes" in words and "prune" not in words):
         raise ConfigError("not a command of the store", given=" ".join([WORD, *words]), expected=_USAGE)
@@ -71,9 +70,7 @@ def _agrees(question: str, console: Console) -> bool:
 
 
 def _places(overrides: Sequence[str]) -> tuple[Path, Path]:
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("config", list(overrides))
+    config = compose(overrides)
     return read_folder(config, "paths.artifacts"), read_folder(config, "paths.outputs")
 
 

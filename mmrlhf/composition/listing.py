@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from mmrlhf.composition.config import CONF
+from mmrlhf.composition.compose import compose, with_search_path
 from mmrlhf.composition.signatures import parameters
 from mmrlhf.errors import ConfigError
 from mmrlhf.trees import leaves
@@ -43,11 +41,10 @@ def list_settings(words: Sequence[str], name: str = "config") -> list[Setting]:
 
     Raises: ConfigError for a part that no key has.
     """
+    words = with_search_path(words)
     overrides = [word for word in words if "=" in word]
     parts = [word for word in words if "=" not in word]
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(hydra.compose(name, overrides), resolve=False)
+    config = OmegaConf.to_container(compose(overrides, name), resolve=False)
     found = list(_settings(config))
     shown = [item for item in found if not parts or any(part in item.key for part in parts)]
     if not shown:

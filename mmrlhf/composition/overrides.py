@@ -6,18 +6,20 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mmrlhf.composition.compose import compose, config_folders
 from mmrlhf.composition.config import CONF, mistake_behind
 from mmrlhf.errors import ConfigError, UserError
 
 INSTALL_SWEEPS = 'pip install -c constraints.txt -e ".[sweeps]"'
 _LIST_ALL = "`python run.py --cfg job` lists all settings, `python run.py --help` all groups"
 _MOST_NAMES = 24
+# what Hydra reads as null, a truth value, a number or a mapping
+_NO_NAME = re.compile(r"null|(?i:true|false|nan|[+-]?inf)|[+-]?[\d.][\d_.eE+-]*|\{.*\}")
+_COMPOSING = ("hydra", "omegaconf", "yaml", "antlr4")
 # what names of experiments said before `pairs=` and `data.critique=` did
 _PARTS_OF_NAMES = {"": (), "_hardest": ("pairs=hardest",), "_no_critique": ("data.critique=none",)}
 
@@ -45,6 +47,8 @@ def explain(error: Exception, overrides: Sequence[str], name: str = "config") ->
     if there is not None:
         given = next((word for word in overrides if key_of(word) == there[1]), there[1])
         return ConfigError("a setting is there already", given=given, fix=f"leave out the +: {given.lstrip('+')}")
+    if "Config group override must be a string or a list" in text:
+        return _no_option(overrides)
     several = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text)
     if several is not None:
         return ConfigError(
@@ -57,6 +61,15 @@ def explain(error: Exception, overrides: Sequence[str], name: str = "config") ->
     return ConfigError(problem, given=" ".join(rest) or None, fix=_LIST_ALL)
 
 
+def raised_by_hydra(error: Exception) -> bool:
+    """Whether composing the config has failed: for some mistakes Hydra has no error of its own."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    module = "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))
+    return isinstance(error, HydraException | OmegaConfBaseException) or module.partition(".")[0] in _COMPOSING
+
+
 def _unreadable(override: str, text: str) -> ConfigError:
     return ConfigError(
         "a word of the command cannot be read",
@@ -64,6 +77,19 @@ def _unreadable(override: str, text: str) -> ConfigError:
         expected="KEY=VALUE; quote values with spaces, commas or brackets: 'KEY=\"a, b\"'",
         fix=f"{override} lacks `=`" if "missing EQUAL" in text else None,
     )
+
+
+def _no_option(overrides: Sequence[str]) -> ConfigError:
+    """`rounds=3`, `callbacks=null`: a group's option is the name of a file."""
+    of_groups = [word for word in overrides if "=" in word and _is_group(key_of(word), overrides)]
+    given = next((word for word in of_groups if _NO_NAME.fullmatch(word.partition("=")[2])), "")
+    group = key_of(given)
+    options = {file.stem for folder in config_folders(overrides) for file in (folder / group).glob("*.yaml")}
+    return ConfigError(
+        f"{group} is a group, whose options have names", given=given,
+        expected="one of " + ", ".join(f"{group}={name}" for name in sorted(options)),
+        fix=f"{group}.NAME=VALUE for one of its settings",
+    )  # fmt: skip
 
 
 def _unknown_option(error: MissingConfigException) -> ConfigError:
@@ -101,8 +127,8 @@ def _as_words(name: str, experiments: Collection[str]) -> str | None:
 def _unknown_setting(key: str, overrides: Sequence[str], name: str) -> ConfigError:
     given = next((word for word in overrides if key_of(word) == key), key)
     known = known_settings(overrides, name)
-    groups = [item.name for item in CONF.iterdir() if item.is_dir() and item.name not in ("hydra", "stages")]
-    groups = groups if name == "config" else []
+    folders = [item for folder in config_folders(overrides) for item in folder.iterdir() if item.is_dir()]
+    groups = [item.name for item in folders if item.name not in ("hydra", "stages")] if name == "config" else []
     above, _, _ = key.rpartition(".")
     beside = [name for name in known if name.rpartition(".")[0] == above]
     beside = list(dict.fromkeys(beside if above else groups + beside))
@@ -129,15 +155,18 @@ def key_of(word: str) -> str:
 
 def known_settings(overrides: Sequence[str], name: str = "config") -> list[str]:
     """List the dotted names of all settings, as composed with those words of the command that choose an option."""
-    choices = [word for word in overrides if (CONF / key_of(word)).is_dir() and "," not in word]
-    for words in (choices, []):
-        GlobalHydra.instance().clear()
+    places = [word for word in overrides if word.startswith("hydra.searchpath=")]
+    choices = [word for word in overrides if _is_group(key_of(word), overrides) and "," not in word]
+    for words in ([*choices, *places], places, []):
         try:
-            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-                return list(iterate_keys(hydra.compose(name, words)))
+            return list(iterate_keys(compose(words, name)))
         except (HydraException, OmegaConfBaseException):
             continue  # one of the choices is a mistake, too
     return []
+
+
+def _is_group(key: str, overrides: Sequence[str]) -> bool:
+    return any((folder / key).is_dir() for folder in config_folders(overrides))
 
 
 def iterate_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

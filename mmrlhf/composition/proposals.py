@@ -13,11 +13,21 @@ from mmrlhf.composition.overrides import key_of
 _OF_ONE_RUN = ("stage", "plan", "name", "next", "hydra")
 
 
-def propose(config: DictConfig, words: Sequence[str]) -> list[str]:
+def propose(
+    config: DictConfig,
+    words: Sequence[str],
+    *,
+    program: Sequence[str] = ("python", "run.py"),
+    folders: Sequence[str] = (),
+) -> list[str]:
     """Commands for a run that was made with these words, by the stage that it ended with (`next` of the config).
 
     A setting that is proposed takes the place of the same one among the words; a command with a setting that this run
     does not have (another method has no `w`) is left out.
+
+    Args:
+        program: what a command begins with.
+        folders: words that say where configs of the user's own are.
     """
     proposed: Mapping[str, Sequence[str]] = OmegaConf.to_container(config.next)  # type: ignore[assignment]
     commands = []
@@ -29,5 +39,5 @@ def propose(config: DictConfig, words: Sequence[str]) -> list[str]:
             kept = [
                 w for w in words if "=" in w and key_of(w).split(".")[0] not in _OF_ONE_RUN and key_of(w) not in keys
             ]
-            commands.append(shlex.join(["python", "run.py", *options, *kept, *added]))
+            commands.append(shlex.join([*program, *folders, *options, *kept, *added]))
     return commands

@@ -6,11 +6,9 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-
 from mmrlhf.composition.checks import may_be_hub_id
-from mmrlhf.composition.config import CONF, check_declared, make, plain_settings
+from mmrlhf.composition.compose import compose, with_search_path
+from mmrlhf.composition.config import check_declared, make, plain_settings
 from mmrlhf.composition.help_page import asks_for_help
 from mmrlhf.composition.listing import as_text, list_settings
 from mmrlhf.errors import ConfigError
@@ -39,13 +37,11 @@ def serve_or_explain(words: Sequence[str], *, prepare: Callable[[], None]) -> No
         print(_USAGE)
         print(as_text(list_settings([], SERVE)))
         return
+    words = with_search_path(words)
     unknown = [word for word in words if "=" not in word]
     if unknown:
         raise ConfigError("not a setting of the server", given=" ".join(unknown), expected=_USAGE.partition("\n")[0])
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose(SERVE, list(words))
-    settings = plain_settings(config, "")
+    settings = plain_settings(compose(words, SERVE), "")
     del settings["_target_"]
     absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if absent:

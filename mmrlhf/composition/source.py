@@ -8,6 +8,7 @@ and whatever it inherits, wins over a signature's default.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,17 +16,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from mmrlhf.chain.provenance import SCHEME
 from mmrlhf.composition.signatures import Unreadable, parameters
+from mmrlhf.errors import ConfigError
+from mmrlhf.text import first_line
 from mmrlhf.trees import described_objects
 
-SCHEME = "settings"
 _PREFIX = "signature-of-"
 
 
@@ -118,11 +123,45 @@ def _split(config_path: str) -> tuple[str, str]:
 @cache
 def _read(file: Path) -> tuple[DictConfig, Mapping[str, Any]]:
     """(content of a file, what the signatures of its `_target_`s add to that), which nobody may change."""
-    config = OmegaConf.load(file)
-    assert isinstance(config, DictConfig)
+    config = _load(file)
     content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)
     return config, left_out({str(key): value for key, value in content.items() if key != "defaults"})
+
+
+def _load(file: Path) -> DictConfig:
+    """Load a file; raises ConfigError, with the place, where it is no YAML, no mapping, or has no list of defaults."""
+    try:
+        config = OmegaConf.load(io.StringIO(file.read_bytes().decode("utf-8")))
+    except UnicodeDecodeError as error:
+        raise ConfigError("a config file is not UTF-8", where=file, given=str(error), fix="save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(
+            "a config file is not YAML",
+            where=file if mark is None else f"{file}, line {mark.line + 1}, column {mark.column + 1}",
+            given=getattr(error, "problem", None) or first_line(error),
+        ) from error
+    except (OmegaConfBaseException, OSError, RecursionError) as error:
+        raise ConfigError("a config file cannot be read", where=file, given=first_line(error)) from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError("a config file is no mapping", where=file, expected="KEY: VALUE in each line")
+    defaults = OmegaConf.to_container(config, resolve=False).get("defaults", [])  # type: ignore[union-attr]
+    wrong = [item for item in defaults if not _is_default(item)] if isinstance(defaults, list) else [defaults]
+    if wrong:
+        raise ConfigError(
+            "a config file's `defaults` cannot be read", where=file, given=wrong[0],
+            expected="a list of `_self_`, NAME and GROUP: NAME",
+        )  # fmt: skip
+    return config
+
+
+def _is_default(item: object) -> bool:
+    """Whether Hydra can read an entry of a defaults list: NAME, GROUP: NAME, GROUP: null, GROUP: [NAME, NAME]."""
+    if not isinstance(item, Mapping):
+        return isinstance(item, str)
+    options = [option for value in item.values() for option in (value if isinstance(value, list) else [value])]
+    return len(item) == 1 and all(option is None or isinstance(option, str) for option in options)
 
 
 def left_out(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,8 +60,12 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write sweep.csv and the page beside the jobs, and print the table."""
         _under_way.clear()
-        sweep = read_sweep(Path(config.hydra.sweep.dir), make_metrics(self.metrics))
-        show_sweep(sweep)
+        looks_only = config.get("dry") is True or config.get("plan") is True
+        sweep = read_sweep(Path(config.hydra.sweep.dir), make_metrics(self.metrics), expects_numbers=not looks_only)
+        if looks_only:
+            _show_failures(sweep, Console())
+        else:
+            show_sweep(sweep)
         if sweep.failed:
             sys.exit(1)
 

@@ -132,9 +132,13 @@ class Sweep:
         return " ".join(f"{label}={value}" for label, value in zip(self.labels, point.values, strict=True))
 
 
-def read_sweep(folder: Path, metrics: Sequence[Metric]) -> Sweep:
-    """Read every job of a sweep's folder and sort them into points."""
-    jobs = tuple(read_jobs(folder))
+def read_sweep(folder: Path, metrics: Sequence[Metric], *, expects_numbers: bool = True) -> Sweep:
+    """Read every job of a sweep's folder and sort them into points.
+
+    Args:
+        expects_numbers: whether a job without any has failed; not where jobs only say what they would do.
+    """
+    jobs = tuple(read_jobs(folder, expects_numbers=expects_numbers))
     settings = tuple(key for key in varying(jobs) if not is_seed(key))
     found = tuple(metric for metric in metrics if any(_number(job, metric.path) is not None for job in jobs))
     places: dict[tuple[str, ...], list[Job]] = {}
@@ -206,7 +210,7 @@ def _number(job: Job, path: str) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def read_jobs(folder: Path) -> list[Job]:
+def read_jobs(folder: Path, *, expects_numbers: bool = True) -> list[Job]:
     """Read every job of a sweep's folder, in the order of their numbers."""
     jobs = []
     numbered = [item for item in folder.iterdir() if item.is_dir() and item.name.isdigit()]
@@ -218,7 +222,7 @@ def read_jobs(folder: Path) -> list[Job]:
         stages = _load(job / STAGES_FILE, json.loads, {})
         reused = bool(stages) and all(stage["reused"] for stage in stages.values())
         failure = _load(job / FAILURE_FILE, json.loads, None)
-        message = None if content else "it left no results: it was ended, or is still running"
+        message = None if content or not expects_numbers else "it left no results: it was ended, or is still running"
         failed = failure["message"] if failure else message
         jobs.append(Job(job, overrides, dict(flatten(content)), failed, reused))
     return jobs

@@ -65,6 +65,21 @@ def test_the_map_shows_the_numbers(sweep: Path) -> None:
     assert results_table(found).row_count == 5
 
 
+@pytest.mark.parametrize("word", ["dry", "plan"])
+def test_jobs_that_only_look_have_not_failed(sweep: Path, capsys: pytest.CaptureFixture[str], word: str) -> None:
+    """They leave no numbers; one that could not even look has failed."""
+    config = OmegaConf.create({word: True, "hydra": {"sweep": {"dir": str(sweep)}}})
+    for file in sweep.glob("*/metrics.json"):
+        file.unlink()
+    with pytest.raises(SystemExit) as stop:
+        SweepReport(METRICS).on_multirun_end(config)
+    screen = capsys.readouterr().out
+    assert stop.value.code == 1 and "1 of 5 jobs failed" in screen and "a <bad> shard" in screen
+    (sweep / "3" / "failure.json").unlink()
+    SweepReport(METRICS).on_multirun_end(config)
+    assert "failed" not in capsys.readouterr().out and not (sweep / "sweep.csv").exists()
+
+
 def test_failed_jobs_end_the_sweep_with_an_error(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(sweep)}}})
     with pytest.raises(SystemExit) as stop:
