@@ -113,6 +113,7 @@ def _simplest(prompt: Messages | None) -> str | Messages | None:
     turns = read_turns(prompt, "", "prompt") if prompt else []
     content = pick(prompt[0], ("content", "value"))[1] if prompt else None
     alone = [turn.role for turn in turns] == ["user"]
-    if alone and isinstance(content, list) and len(content) == 1 and isinstance(content[0].get("text"), str):
+    only = content[0] if isinstance(content, list) and len(content) == 1 else None
+    if alone and isinstance(only, Mapping) and isinstance(only.get("text"), str):
         return content[0]["text"]
     return content if alone and isinstance(content, str) else prompt

@@ -103,9 +103,9 @@ def _split(text: str) -> Iterator[str | Slot]:
 
 def _part(part: Any, where: str) -> str | Slot | MediaItem:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in _TEXTS and isinstance(part.get("text"), str):
+    if isinstance(kind, str) and kind in _TEXTS and isinstance(part.get("text"), str):
         return part["text"]
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise wrong_type(where, "part", part, "a text, image or video")
     slot = _KINDS[kind]
     held = next((part[name] for name in _HOLDERS if part.get(name)), None)
