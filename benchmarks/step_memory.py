@@ -7,8 +7,8 @@ With `--scoring`: of scoring queries with critiques, beside a step of as many to
     python -m benchmarks.step_memory --scoring --shape mini                           # scoring beside a step
     python -m benchmarks.step_memory --shape 7b --device cuda --lora --checkpointing --visual 7000 --responses 5
 
-On a CPU the measured figure is what the step adds to the process before the model was loaded; memory that the allocator
-holds back is part of it. On a GPU it is the allocator's peak.
+The measured figure is of tensors: on a GPU the allocator's peak; on a CPU parameters and optimizer state, and what the
+process grows by during the step, with a C library that gives freed memory back at once (`benchmarks.measure`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmarks.measure import MIB, in_fresh_process, peak_memory, report, resident
+from benchmarks.measure import MIB, in_fresh_process, peak_of_tensors, report
 from benchmarks.ours import OurStep
 from benchmarks.workload import FRAMES, SHAPES, VISUALS, build_model, make_query, numbered
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
@@ -36,6 +37,7 @@ from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import CritiqueTemplate
+from mmrlhf.types import PackedBatch
 
 SCORED_QUERIES, SCORED_RESPONSES, CRITIQUE_TOKENS = 16, 5, 128
 
@@ -51,13 +53,10 @@ def measure(point: dict[str, Any]) -> None:
         max_tokens=32768,
     )
     query = make_query(point["responses"], point["visual"], shape=SHAPES[point["shape"]])
-    empty = 0 if torch.cuda.is_available() else resident()
     ours = OurStep(point["folder"], settings, device=point["device"])
     batch = ours.prepare(query)
-    peak = peak_memory(partial(ours.step, [batch]))["peak_mib"] - empty / MIB
-    predicted = footprint(point["folder"], settings).predict(
-        row_tokens=batch.num_tokens, label_tokens=len(batch.label_ids), num_shards=1
-    )
+    peak = _peak(ours, batch)
+    predicted = _predict(point["folder"], settings, ours, batch)
     report(
         benchmark="step_memory",
         **{name: value for name, value in point.items() if name != "folder"},
@@ -74,10 +73,9 @@ def measure_scoring(point: dict[str, Any]) -> None:
     query = make_query(SCORED_RESPONSES, point["visual"], shape=shape)
     queries = [numbered(query, n) for n in range(SCORED_QUERIES)]
     settings = ModelSettings(precision="bf16" if point["device"] == "cuda" else "float32", max_tokens=32768)
-    empty = 0 if torch.cuda.is_available() else resident()
     if point["what"] == "scoring":
         judge = _judge(point, settings)
-        run = partial(judge.score_groups, queries)
+        peak = peak_of_tensors(partial(judge.score_groups, queries), judge.model.parameters())
         predicted = footprint(point["folder"], untrained(settings)).predict_scoring(
             cache_tokens=CACHE_PER_BUDGET * point["token_budget"], row_tokens=point["token_budget"]
         )
@@ -85,15 +83,32 @@ def measure_scoring(point: dict[str, Any]) -> None:
         ours = OurStep(point["folder"], settings, device=point["device"])
         encoded = [ours.encoder(each) for each in queries]
         batch = pack_groups(encoded[: max(1, point["token_budget"] // encoded[0].num_tokens)])
-        run = partial(ours.step, [batch])
-        predicted = footprint(point["folder"], settings).predict(
-            row_tokens=batch.num_tokens, label_tokens=len(batch.label_ids), num_shards=1
-        )
+        peak, predicted = _peak(ours, batch), _predict(point["folder"], settings, ours, batch)
     report(
         benchmark="step_memory",
         **{name: value for name, value in point.items() if name != "folder"},
-        peak_mib=peak_memory(run)["peak_mib"] - empty / MIB,
+        peak_mib=peak,
         predicted_mib=predicted["total"] / MIB,
+        predicted_over_peak=predicted["total"] / MIB / peak,
+    )
+
+
+def _peak(ours: OurStep, batch: PackedBatch) -> float:
+    """MiB of tensors in one step."""
+    ours.step([batch])  # the optimizer's state is made by the first
+    state = [value for each in ours.optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
+    return peak_of_tensors(partial(ours.step, [batch]), [*ours.model.parameters(), *state])
+
+
+def _predict(folder: str, settings: ModelSettings, ours: OurStep, batch: PackedBatch) -> dict[str, float]:
+    """Bytes that `plan=true` predicts for a step on one row."""
+    image = ours.model.backbone.config.image_token_id
+    return footprint(folder, settings).predict(
+        row_tokens=batch.num_tokens,
+        label_tokens=len(batch.label_ids),
+        visual_tokens=int((batch.input_ids == image).sum()),
+        num_groups=len(batch.keys),
+        num_shards=1,
     )
 
 

@@ -11,7 +11,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mmrlhf.chain.order import Node, check_signature, stage_function, stage_module, wants_path, with_paths
+from mmrlhf.chain.order import (
+    Node,
+    check_signature,
+    parse_reference,
+    stage_function,
+    stage_module,
+    wants_path,
+    with_paths,
+)
 from mmrlhf.composition.config import check_declared, is_open, make, plain_settings
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded, is_remote
@@ -54,6 +62,7 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
         _check_numbers(node)
     for node in chain:
         _check_inputs(node, inputs)
+    check_protocols(chain)
     make(runtime, "runtime")
     for node in chain:
         arguments = make(node.settings, f"stages.{node.name}")
@@ -74,6 +83,34 @@ def _check_numbers(node: Node) -> None:
                 "a setting is no finite number", argument=f"stages.{node.name}.{name}", given=value,
                 expected="a number; null where there is no limit",
             )  # fmt: skip
+
+
+def check_protocols(chain: Sequence[Node]) -> None:
+    """Refuse a protocol that a reward model's family has not, before that model is trained (ConfigError)."""
+    nodes = {node.name: node for node in chain}
+    for node in chain:
+        protocol, judge = node.settings.get("protocol", "trained"), node.settings.get("reward_model")
+        if protocol == "trained" or judge is None:
+            continue
+        from mmrlhf.tokens.protocol import FAMILY, with_protocol
+
+        family = _family(nodes, judge)
+        if family not in (None, FAMILY):
+            with_protocol(None, protocol, family)
+
+
+def _family(nodes: Mapping[str, Node], checkpoint: Any) -> str | None:
+    """The family of a checkpoint, also of one that a stage of the chain is still to make; None where none says it."""
+    text = str(checkpoint)
+    if not text.startswith("stage:"):
+        from mmrlhf.models.load import load_config
+
+        return load_config(text).model_type
+    settings = nodes[parse_reference(text)[0]].settings
+    if "family" in settings:
+        return str(settings["family"])
+    start = next((settings[name] for name in ("policy", "base") if settings.get(name) is not None), None)
+    return None if start is None else _family(nodes, start)
 
 
 def _check_inputs(node: Node, inputs: frozenset[str]) -> None:

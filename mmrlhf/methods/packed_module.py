@@ -32,9 +32,9 @@ from mmrlhf.methods.optim import (
     fill_missing_gradients,
 )
 from mmrlhf.methods.step_numbers import StepRecord
-from mmrlhf.methods.trained_state import FROZEN, frozen_fingerprint, with_frozen, without_frozen
 from mmrlhf.metrics.ranking import PairAccuracy
 from mmrlhf.models.sharding import is_sharded, shard_model
+from mmrlhf.models.trained_state import FROZEN, frozen_fingerprint, require_frozen, with_frozen, without_frozen
 from mmrlhf.processes import gather_ranks
 from mmrlhf.types import PackedBatch, StepBatch
 
@@ -80,6 +80,7 @@ class PackedModule(L.LightningModule, ABC):
         self.validation_metrics: dict[str, float] = {}
         self.validated_step = -1
         self._truncated_tokens = 0
+        self._frozen_base: str | None = None
         self.stage = type(self).__name__
 
     @property
@@ -287,14 +288,17 @@ class PackedModule(L.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["truncated_tokens"] = self.truncated_tokens()
         checkpoint["train_metrics"] = dict(self.train_metrics)
-        if not is_sharded(self.model):  # a sharded one is written by torch, every shard where it lies
-            checkpoint["state_dict"] = without_frozen(self, checkpoint["state_dict"])
-            checkpoint[FROZEN] = frozen_fingerprint(self)
+        checkpoint["state_dict"] = without_frozen(self, checkpoint["state_dict"])
+        if self._frozen_base is None:  # what is frozen does not change
+            self._frozen_base = frozen_fingerprint(self)
+        checkpoint[FROZEN] = self._frozen_base
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.train_metrics = dict(checkpoint["train_metrics"])
-        if FROZEN in checkpoint:
+        if is_sharded(self.model):  # its strategy has loaded what trains
+            require_frozen(self, checkpoint[FROZEN])
+        else:
             checkpoint["state_dict"] = with_frozen(self, checkpoint["state_dict"], checkpoint[FROZEN])
         # The stored count is the sum over ranks, so one rank carries it on.
         self._truncated_tokens = checkpoint["truncated_tokens"] if self.trainer.is_global_zero else 0

@@ -21,26 +21,31 @@ from mmrlhf.models.trainable import set_trainable
 _NAME = "footprint"
 _TOKENS = 256
 FLOAT32, BF16 = 4, 2
+# Gradients that exist at once in a decoder layer's backward, as a share of what the layer keeps: those of its MLP.
+_BACKWARD_OF_LAYER = 0.45
 
 
 @dataclass(frozen=True)
 class Footprint:
     """What a model needs, in numbers of parameters and bytes.
 
-    sharded: parameters of the language model, which FSDP splits; replicated: the others; trainable_sharded and
-    trainable_replicated of them train. saved_per_token: bytes that backward keeps for a token of a row, over all
-    layers; recomputed_per_token: bytes that one recomputed layer adds for a token during its backward; layer_per_token:
-    that one layer works on for a token; cache_per_token: keys and values of a token, of all layers; vocabulary and
-    logprob_chunk: of the largest logits; bf16: whether it computes in bfloat16.
+    sharded: parameters of the language model, which FSDP splits; replicated: the others; trainable_sharded,
+    trainable_replicated and trainable_head of them train. saved_per_token: bytes that backward keeps for a token of a
+    row, over all layers; recomputed_per_token: bytes that one recomputed layer adds for a token during its backward;
+    layer_per_token: that one layer works on for a token; projector_per_token: that backward keeps of a visual token in
+    a projector that trains; cache_per_token: keys and values of a token, of all layers; vocabulary and logprob_chunk:
+    of the largest logits; bf16: whether it computes in bfloat16.
     """
 
     sharded: int
     replicated: int
     trainable_sharded: int
     trainable_replicated: int
+    trainable_head: int
     saved_per_token: float
     recomputed_per_token: float
     layer_per_token: float
+    projector_per_token: float
     cache_per_token: float
     layers: int
     vocabulary: int
@@ -48,27 +53,55 @@ class Footprint:
     bf16: bool
 
     def predict(
-        self, *, row_tokens: int, label_tokens: int, num_shards: int, forwards: int = 1, frozen_copy: bool = False
+        self,
+        *,
+        row_tokens: int,
+        label_tokens: int,
+        num_shards: int,
+        visual_tokens: int = 0,
+        num_groups: int = 1,
+        forwards: int = 1,
+        frozen_copy: bool = False,
+        accumulates: bool = False,
     ) -> dict[str, float]:
-        """Bytes on one rank: parameters, gradients, optimizer, activations and their total.
+        """Bytes on one rank when they are most: parameters, gradients, optimizer, activations and their total.
+
+        That is either when backward begins, with everything that forward has kept and the logits of a chunk, or when it
+        ends, with all gradients.
 
         Args:
             row_tokens: of the largest micro-batch.
-            label_tokens: of them, tokens whose log-probability counts.
+            label_tokens: of them, tokens whose log-probability counts; visual_tokens: of media.
             num_shards: ranks that share the language model (1 without FSDP).
+            num_groups: in the row.
             forwards: of the row before its backward; frozen_copy: whether the model lies in memory twice.
+            accumulates: whether gradients of other micro-batches are there when backward begins.
         """
         parameters = self.sharded / num_shards + self.replicated
         trainable = self.trainable_sharded / num_shards + self.trainable_replicated
         # Autocast keeps a bfloat16 copy of every weight from forward to backward; FSDP frees its copies layer by layer.
         copies = BF16 * parameters if self.bf16 and num_shards == 1 else 0
+        chunks = max(1, -(-label_tokens // self.logprob_chunk))
         # Logits in float32, their softmax, and the gradient of the logits exist at once in a chunk's backward.
-        logits = 3 * FLOAT32 * self.vocabulary * min(label_tokens, self.logprob_chunk)
+        logits = 3 * FLOAT32 * self.vocabulary * -(-label_tokens // chunks)
+        # What branches may see (`attention=sdpa`): their tokens by those of a group.
+        mask = (BF16 if self.bf16 else FLOAT32) * label_tokens * row_tokens / num_groups
+        outside = self.projector_per_token * visual_tokens + mask + copies
+        layer = (self.recomputed_per_token + _BACKWARD_OF_LAYER * self.layer_per_token) * row_tokens
+        # The head's gradient comes with the first chunk: the others' logits and the layers meet it.
+        first = FLOAT32 * self.trainable_head / num_shards if chunks > 1 or layer > logits else 0
+        begins = {
+            "gradients": FLOAT32 * trainable if accumulates else first,
+            "activations": forwards * self.saved_per_token * row_tokens + max(logits, layer) + outside,
+        }
+        ends = {
+            "gradients": FLOAT32 * trainable,
+            "activations": (1 + _BACKWARD_OF_LAYER) * self.layer_per_token * row_tokens + outside,
+        }
         found = {
             "parameters": FLOAT32 * parameters * (2 if frozen_copy else 1),
-            "gradients": FLOAT32 * trainable,
             "optimizer": 2 * FLOAT32 * trainable,
-            "activations": (forwards * self.saved_per_token + self.recomputed_per_token) * row_tokens + logits + copies,
+            **max(begins, ends, key=lambda moment: sum(moment.values())),
         }
         return found | {"total": sum(found.values())}
 
@@ -96,7 +129,9 @@ def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
         set_trainable(model, settings)
-    language = set(parts(model)["language"])
+    of_part = parts(model)
+    language = set(of_part["language"])
+    head: Any = model.get_output_embeddings()
     counts = {(kept, trains): 0 for kept in (True, False) for trains in (True, False)}
     for parameter in model.parameters():
         counts[parameter in language, parameter.requires_grad] += parameter.numel()
@@ -111,15 +146,25 @@ def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
         replicated=counts[False, True] + counts[False, False],
         trainable_sharded=counts[True, True],
         trainable_replicated=counts[False, True],
+        trainable_head=sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad),
         saved_per_token=saved,
         recomputed_per_token=layer if settings.gradient_checkpointing else 0.0,
         layer_per_token=layer,
+        projector_per_token=_saved_in_projector(model, of_part["projector"], BF16 if bf16 else FLOAT32),
         cache_per_token=2 * text.num_hidden_layers * _key_width(text) * (BF16 if bf16 else FLOAT32),
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
         logprob_chunk=settings.logprob_chunk,
         bf16=bf16,
     )
+
+
+def _saved_in_projector(model: nn.Module, projector: list[nn.Parameter], bytes_of_number: int) -> float:
+    """Bytes that a projector's backward keeps for a visual token: inputs of its maps, and what lies between them."""
+    own = {id(parameter) for parameter in projector if parameter.requires_grad}
+    maps = [each for each in model.modules() if isinstance(each, nn.Linear) and id(each.weight) in own]
+    between = sum(each.out_features for each in maps[:-1])
+    return bytes_of_number * (sum(each.in_features for each in maps) + between)
 
 
 def _key_width(text: Any) -> int:

@@ -99,7 +99,7 @@ def sharded_strategy(*, devices: int | str | list[int], num_nodes: Count, accele
         num_nodes: machines.
         accelerator: kind of device, as in `lightning.Trainer`.
     """
-    from lightning.pytorch.strategies import ModelParallelStrategy
+    from mmrlhf.models.sharded_checkpoints import TrainedShards
 
     size = count_devices(devices, accelerator) * num_nodes
-    return ModelParallelStrategy(data_parallel_size=size, tensor_parallel_size=1)
+    return TrainedShards(data_parallel_size=size, tensor_parallel_size=1)

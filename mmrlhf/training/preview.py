@@ -35,7 +35,8 @@ from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import schedule_data
 
 GIB = 2**30
-# Peaks that were measured lie up to a quarter above the estimate (docs/performance.md), which leaves out temporaries.
+# The estimate is within a tenth of the tensors that live at once (docs/performance.md); media, the tower's own activations
+# and what an allocator holds back come on top.
 RESERVE = 1.25
 
 
@@ -108,12 +109,16 @@ def preview_stage(
     media = dict(zip(entries, dataset.encoder.visual.common_sizes(list(entries.values())), strict=True))
     true = {row: costs[row] - dataset.encoder.estimate_visual_tokens(entries[row]) + media[row] for row in entries}
     visual, tokens = (sum(each[int(row)] for row in seen) for each in (media, true))
-    counts, largest = [], 0
+    counts, largest = [], list[int]()
     for plan in plans:
         own = [costs[int(row)] for row in plan.indices]
         bins = micro_batches(own, token_budget=schedule.token_budget, world_size=ranks.number)
         counts.append(len(bins) // ranks.number)
-        largest = max(largest, *(sum(true[int(plan.indices[i])] for i in members) for members in bins))
+        rows = [[int(plan.indices[i]) for i in members] for members in bins]
+        largest = max(largest, *rows, key=lambda members: sum(true[row] for row in members))
+    row_tokens, of_media = (sum(each[row] for row in largest) for each in (true, media))
+    # groups are computed side by side, each as long as the longest
+    computed = len(largest) * max((true[row] for row in largest), default=0)
     return Preview(
         groups=len(seen),
         pairs=sum(entries[int(row)].num_pairs for row in seen),
@@ -121,11 +126,14 @@ def preview_stage(
         visual_tokens=visual,
         steps=data.total_steps,
         micro_batches_per_step=float(median(counts)),
-        largest_micro_batch=largest,
+        largest_micro_batch=row_tokens,
         memory=footprint(checkpoint, model).predict(
-            row_tokens=largest,
+            row_tokens=computed,
             # Words are mostly responses, whose log-probabilities count.
-            label_tokens=round(largest * (1 - visual / max(tokens, 1))),
+            label_tokens=row_tokens - of_media,
+            visual_tokens=of_media,
+            num_groups=max(1, len(largest)),
+            accumulates=max(counts) > 1,
             num_shards=ranks.number if ranks.sharded else 1,
             forwards=forwards,
             frozen_copy=frozen_copy,

@@ -18,9 +18,10 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, ModelError
 from mmrlhf.models.forward import autocast
 from mmrlhf.models.sharding import is_sharded, shard_model
+from mmrlhf.models.trained_state import frozen_fingerprint, frozen_parameters, require_frozen
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
 
@@ -70,6 +71,20 @@ def test_a_sharded_bf16_model_says_to_the_last_bit_what_a_whole_one_does(
     assert torch.equal(whole[0], other[0]) and torch.equal(whole[1], other[1])
     if whole[2] is not None:
         torch.testing.assert_close(other[2], whole[2], rtol=2e-2, atol=2e-3 * float(whole[2].abs().max()))
+
+
+def test_what_is_frozen_has_one_name_whole_and_sharded(tiny_folders: dict[str, Path], one_rank: DeviceMesh) -> None:
+    """So a checkpoint of shards says whose base it goes on from, for any number of ranks; another base is refused."""
+    model, _ = build_with_head("tied", tiny_folders["qwen2_5_vl"], language="lora", lora_rank=2)
+    name = frozen_fingerprint(model)
+    shard_model(model, one_rank, precision="float32")
+    assert any(isinstance(value, DTensor) for value in frozen_parameters(model).values())
+    assert frozen_fingerprint(model) == name
+    require_frozen(model, name)
+    with torch.no_grad():
+        next(value for value in frozen_parameters(model).values() if isinstance(value, DTensor)).add_(1e-3)
+    with pytest.raises(ModelError, match="trained on another base"):
+        require_frozen(model, name)
 
 
 @pytest.mark.slow

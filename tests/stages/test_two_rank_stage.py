@@ -14,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from stand_ins.two_rank_stage import train
+from torch.distributed.checkpoint import FileSystemReader
 
+from mmrlhf.callbacks.checkpoints import latest_checkpoint
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.stages import reference, score
 
@@ -36,7 +38,8 @@ def inputs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("strategy", "language"), [("sharded", "full"), ("sharded", "lora"), ("ddp", "full"), ("split", "full")]
+    ("strategy", "language"),
+    [("sharded", "full"), ("sharded", "lora"), ("ddp", "full"), ("split", "full"), ("resumed", "lora")],
 )
 def test_two_ranks_train_what_one_does(strategy: str, language: str, inputs: list[str], tmp_path: Path) -> None:
     whole = train(tmp_path / "one", partial(L.Trainer, accelerator="cpu", devices=1), language, *inputs)
@@ -52,3 +55,15 @@ def test_two_ranks_train_what_one_does(strategy: str, language: str, inputs: lis
     found = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert found["train"] == pytest.approx(whole["train"], rel=1e-3, abs=1e-5)
     assert found["validation"] == pytest.approx(whole["validation"], rel=1e-3, abs=1e-4)
+    if strategy in ("sharded", "resumed"):
+        assert _names_in_checkpoint(tmp_path / "two") == _names_in_checkpoint(tmp_path / "one")
+
+
+def _names_in_checkpoint(out: Path) -> set[str]:
+    """The model's tensors in the newest checkpoint: a file, or a folder of shards."""
+    path = latest_checkpoint(out / "checkpoints")
+    assert path is not None
+    if path.is_file():
+        return set(torch.load(path, weights_only=False)["state_dict"])
+    stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    return {name.removeprefix("state_dict.") for name in stored if name.startswith("state_dict.")}

@@ -1,7 +1,8 @@
 """Started by torchrun: trains a policy with the stage `mmdpo`, on both ranks of a sharded or a plain strategy.
 
-Usage: two_rank_stage.py STRATEGY LANGUAGE SHARDS POLICY REWARDS REFERENCE OUT (STRATEGY: sharded, ddp, or split:
-sharded, with estimates of length so low that each rank has to split its own micro-batches).
+Usage: two_rank_stage.py STRATEGY LANGUAGE SHARDS POLICY REWARDS REFERENCE OUT (STRATEGY: sharded, ddp, split:
+sharded, with estimates of length so low that each rank has to split its own micro-batches; or resumed: sharded, with a
+power cut behind the second step).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +30,21 @@ from mmrlhf.training.settings import Schedule, TrainSettings
 
 # some two of these queries are above it and others are not: in a step, one rank has one micro-batch, the other two
 SPLIT_BUDGET = 180
+
+
+class PowerCut(L.Callback):
+    """An end that nothing foresees, in the third step."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == 2:
+            raise KeyError("power cut")
+
+
+def resume(out: Path, trainer: Callable[[], partial], language: str, shards: str, policy: str, *tables: str) -> None:
+    """Train to a power cut, and go on."""
+    with suppress(KeyError):
+        train(out, partial(trainer(), callbacks=[PowerCut()]), language, shards, policy, *tables)
+    train(out, trainer(), language, shards, policy, *tables)
 
 
 def train(
@@ -57,9 +75,15 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     name, *arguments, out = sys.argv[1:]
-    strategy = "ddp" if name == "ddp" else sharded_strategy(devices=2, num_nodes=1, accelerator="cpu")
-    trainer = partial(L.Trainer, accelerator="cpu", devices=2, strategy=strategy)
-    if name == "split":
+
+    def two_ranks() -> partial:
+        strategy = "ddp" if name == "ddp" else sharded_strategy(devices=2, num_nodes=1, accelerator="cpu")
+        return partial(L.Trainer, accelerator="cpu", devices=2, strategy=strategy)
+
+    trainer = two_ranks()
+    if name == "resumed":
+        resume(Path(out), two_ranks, *arguments)
+    elif name == "split":
         Encoder.estimate_tokens = lambda self, entry: 1  # type: ignore[method-assign]
         train(Path(out), trainer, *arguments, budget=SPLIT_BUDGET)
     else:

@@ -10,9 +10,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from stand_ins.live_tensors import LiveTensors
 from stand_ins.small_data import draw_group
 from stand_ins.tiny_models import image
+from transformers import AutoModelForImageTextToText
 
+from benchmarks.ours import OurStep
 from mmrlhf.chain.order import Node
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.runtime import Runtime
@@ -33,6 +36,7 @@ from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import sft
 from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate
 from mmrlhf.training import preview
 from mmrlhf.training.settings import Schedule, TrainSettings
@@ -176,7 +180,7 @@ def test_parameters_are_those_of_the_model(settings: ModelSettings, small_policy
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert found.sharded + found.replicated == every
     assert found.trainable_sharded + found.trainable_replicated == trainable
-    memory = found.predict(row_tokens=100, label_tokens=10, num_shards=1)
+    memory = found.predict(row_tokens=100, label_tokens=10, num_shards=1, accumulates=True)
     assert memory["gradients"] == 4 * trainable and memory["optimizer"] == 8 * trainable
     assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
 
@@ -210,6 +214,58 @@ def test_saved_bytes_are_what_a_real_backward_keeps(small_policy: Path, precisio
     recomputed = footprint(small_policy, replace(settings, gradient_checkpointing=True))
     assert recomputed.saved_per_token < measured / 4
     assert recomputed.saved_per_token >= 4 * width * recomputed.layers, "the states between layers, in float32"
+
+
+@pytest.fixture(scope="module")
+def wider_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose layers and vocabulary weigh more than its tower, as in models that people train."""
+    folder = tmp_path_factory.mktemp("wider")
+    size = TinySize(hidden=128, layers=4, vocabulary=2000, vision_layers=1)
+    build_tiny("llava_onevision", folder, texts=["red blue green square circle"] * 20, size=size)
+    # a trained tokenizer is smaller than asked for
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    model.resize_token_embeddings(4000)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "accumulates"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"logprob_chunk": 32}, False),
+        ({"gradient_checkpointing": True}, False),
+        ({"language": "lora", "lora_rank": 8, "projector": "frozen"}, False),
+    ],
+    ids=["full", "accumulated", "chunks", "checkpointing", "lora"],
+)
+def test_a_steps_memory_is_predicted_within_a_tenth(
+    changes: dict[str, Any], accumulates: bool, wider_policy: Path
+) -> None:
+    """Of the tensors that live at once in a step: when backward begins, or when it ends with all gradients."""
+    settings = ModelSettings(**changes)
+    ours = OurStep(wider_policy, settings)
+    groups = [replace(draw_group(n), media=(image(56, 56),)) for n in range(3)]
+    long = [replace(g, responses=tuple(replace(r, text=" red" * 20) for r in g.responses)) for g in groups]
+    encoded = [ours.encoder(group) for group in long]
+    batch = pack_groups(encoded)
+    ours.step([batch])
+    state = [value for each in ours.optimizer.state.values() for value in each.values()]
+    if accumulates:
+        ours.backward(batch)
+    held = [*ours.model.parameters(), *[p.grad for p in ours.model.parameters() if p.grad is not None], *state]
+    with LiveTensors(held) as live:
+        ours.step([batch])
+    predicted = footprint(wider_policy, settings).predict(
+        row_tokens=len(encoded) * max(group.num_tokens for group in encoded),
+        label_tokens=len(batch.label_ids),
+        visual_tokens=int((batch.input_ids == ours.model.backbone.config.image_token_id).sum()),
+        num_groups=len(batch.keys),
+        accumulates=accumulates,
+        num_shards=1,
+    )
+    assert predicted["total"] == pytest.approx(live.peak, rel=0.1)
 
 
 def test_scoring_is_predicted_beside_a_reward_model(small_shards: Path, small_policy: Path) -> None:

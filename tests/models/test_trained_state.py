@@ -14,8 +14,8 @@ from stand_ins.small_training import SCHEDULE, TRAINING, assert_same, weights
 from mmrlhf.callbacks.checkpoints import latest_checkpoint
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ModelError
-from mmrlhf.methods.trained_state import FROZEN, frozen_fingerprint, with_frozen, without_frozen
 from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.trained_state import FROZEN, frozen_fingerprint, with_frozen, without_frozen
 from mmrlhf.stages import sft
 
 LORA = ModelSettings(vision="frozen", projector="frozen", language="lora", lora_rank=2, lora_dropout=0.1)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mmrlhf.errors import ModelError
 
@@ -31,6 +32,12 @@ def with_frozen(module: nn.Module, state: Mapping[str, Any], fingerprint: str) -
     Raises:
         ModelError: these are not the ones that the checkpoint was trained with.
     """
+    require_frozen(module, fingerprint)
+    return {**{name: value.detach() for name, value in frozen_parameters(module).items()}, **state}
+
+
+def require_frozen(module: nn.Module, fingerprint: str) -> None:
+    """Compare a module's frozen parameters with those that a checkpoint was trained with; raises as `with_frozen`."""
     found = frozen_fingerprint(module)
     if found != fingerprint:
         raise ModelError(
@@ -41,7 +48,6 @@ def with_frozen(module: nn.Module, state: Mapping[str, Any], fingerprint: str) -
             fix="give the base that training began with, and the same parts frozen; or delete the stage's folder that "
             "ends in .building to train from the start",
         )
-    return {**{name: value.detach() for name, value in frozen_parameters(module).items()}, **state}
 
 
 def frozen_parameters(module: nn.Module) -> dict[str, Tensor]:
@@ -50,10 +56,14 @@ def frozen_parameters(module: nn.Module) -> dict[str, Tensor]:
 
 
 def frozen_fingerprint(module: nn.Module) -> str:
-    """Name the frozen parameters by their names, shapes and an even sample of their values."""
+    """Name the frozen parameters by their names, shapes and an even sample of their values.
+
+    Sharded ones are gathered one by one, so the name is the same for any number of ranks; every rank has to call this.
+    """
     hashed = hashlib.blake2b(digest_size=16)
     for name, value in sorted(frozen_parameters(module).items()):
-        flat = value.detach().flatten()
+        whole = value.detach()
+        flat = (whole.full_tensor() if isinstance(whole, DTensor) else whole).flatten()
         sample = flat[:: max(1, flat.numel() // _SAMPLED)].double().cpu().numpy()
         hashed.update(f"{name} {tuple(value.shape)}".encode())
         hashed.update(sample.tobytes())

@@ -1,0 +1,50 @@
+"""What is refused before the first stage runs, whichever stage would have met it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmrlhf.chain.order import Node
+from mmrlhf.composition.checks import check_protocols
+from mmrlhf.errors import ConfigError
+
+RELEASED = {"reward_model": "stage:reward/model", "protocol": "released"}
+
+
+def chain(start: dict[str, Any], judged: dict[str, Any]) -> list[Node]:
+    """A reward model in training behind two other trainings, and the stage that asks it."""
+    return [
+        Node("tiny", "m.run", start, ()),
+        Node("sft", "m.run", {"policy": "stage:tiny/model"}, ("tiny",)),
+        Node("reward", "m.run", {"policy": "stage:sft/model"}, ("sft",)),
+        Node("score", "m.run", judged, ("reward",)),
+    ]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl"])
+def test_a_protocol_of_another_family_is_refused_before_its_model_is_trained(
+    family: str, tiny_folders: dict[str, Path]
+) -> None:
+    """By the family that a stage will make, by that of a folder it starts from, and by a finished reward model's."""
+    folder = str(tiny_folders[family])
+    wrong = [
+        chain({"family": family}, RELEASED),
+        chain({"policy": folder}, RELEASED),
+        chain({"base": folder}, RELEASED),
+        chain({"family": "llava_onevision"}, {**RELEASED, "reward_model": folder}),
+    ]
+    for nodes in wrong:
+        with pytest.raises(ConfigError, match=f"protocol=released, a model of the family {family}"):
+            check_protocols(nodes)
+
+
+def test_a_protocol_of_the_family_passes(tiny_folders: dict[str, Path]) -> None:
+    """As does every family asked as it was trained, a measurement without a model, and what nothing says."""
+    check_protocols(chain({"family": "llava_onevision"}, RELEASED))
+    check_protocols(chain({"policy": str(tiny_folders["llava_onevision"])}, RELEASED))
+    check_protocols(chain({"family": "internvl"}, {**RELEASED, "protocol": "trained"}))
+    check_protocols(chain({"family": "internvl"}, {"protocol": "released", "reward_model": None}))
+    check_protocols(chain({}, RELEASED))
