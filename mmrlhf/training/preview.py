@@ -35,8 +35,8 @@ from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import schedule_data
 
 GIB = 2**30
-# The estimate is within a tenth of the tensors that live at once (docs/performance.md); media, the activations of the tower
-# and what an allocator holds back come on top.
+# The estimate is within a tenth of the tensors that live at once (docs/performance.md); media, the tower's own
+# activations and what an allocator holds back come on top.
 RESERVE = 1.25
 
 
