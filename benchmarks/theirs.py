@@ -17,6 +17,9 @@ from mmrlhf.models.families import parts
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.types import PreferenceGroup
 
+# ids of a response's labels, each with its log-probability
+Labels = list[tuple[int, float]]
+
 
 class TheirStep:
     """TRL's DPOTrainer with one pair per forward, as many forwards as a query has pairs, and one optimizer step.
@@ -77,14 +80,22 @@ class TheirStep:
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
 
-    def logprobs(self, query: PreferenceGroup) -> list[tuple[float, float]]:
-        """Log-probabilities of (chosen, rejected) of every pair under the reference, to check that we agree."""
-        found = []
-        for record in pair_records(query):
-            inputs = self.trainer._prepare_inputs(self.trainer.data_collator([record]))
-            chosen, rejected = self.trainer.compute_ref_log_probs(self.trainer.ref_model, inputs)
-            found.append((float(chosen), float(rejected)))
-        return found
+    def label_logprobs(self, query: PreferenceGroup) -> list[tuple[Labels, Labels]]:
+        """What the reference says of every label of (chosen, rejected) of every pair, to check that we agree."""
+        return [self._of_pair(record) for record in pair_records(query)]
+
+    def _of_pair(self, record: dict[str, Any]) -> tuple[Labels, Labels]:
+        import torch
+
+        inputs = self.trainer._prepare_inputs(self.trainer.data_collator([record]))
+        scored, ids = inputs.pop("completion_mask").bool(), inputs["input_ids"]
+        with torch.no_grad():
+            labels = ids.masked_fill(~scored, -100)
+            logprobs = self.trainer.ref_model(**inputs, labels=labels, use_cache=False, fused_lm_head=True).log_probs
+        # the first token is predicted by nothing
+        rows = zip(ids[:, 1:], scored[:, 1:], logprobs[:, -ids.shape[1] + 1 :], strict=True)
+        chosen, rejected = (list(zip(row[kept].tolist(), own[kept].tolist(), strict=True)) for row, kept, own in rows)
+        return chosen, rejected
 
 
 def pair_records(query: PreferenceGroup) -> list[dict[str, Any]]:

@@ -3,13 +3,16 @@
     pip install -e ".[bench]"
     python -m benchmarks.vs_trl                       # about ten minutes on two cores
     python -m benchmarks.vs_trl --shape tiny          # to try it out
+    python -m benchmarks.vs_trl --family qwen2_5_vl --responses 3 5     # or internvl
     python -m benchmarks.vs_trl --shape 0.5b --device cuda --visual 7000 --responses 4
 
 A step goes from the record to the updated weights: processor, forward, reference, backward, AdamW. TRL's reference is
 always a second forward; ours is a table that was made before (`ours`) or a second forward (`ours_with_reference`).
 TRL runs with its defaults (`trl`: everything trains, layers are recomputed in backward) and with our settings
 (`trl_matched`: frozen tower, nothing recomputed). Every way takes a step to warm up; then steps of the ways alternate.
-Ratios are medians over rounds, of wall time and of the process's CPU time. Peak memory is taken in fresh processes,
+Ratios are medians over rounds, of wall time and of the process's CPU time. Before anything is timed the two sides'
+log-probabilities are compared label by label: what TRL scores beyond our labels (on Qwen the line break behind the end
+token) is counted and is no difference. Peak memory is taken in fresh processes,
 each with one side alone: ours for all pairs of the largest K, TRL's for a single pair.
 """
 
@@ -19,6 +22,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -29,10 +33,12 @@ import torch
 
 from benchmarks.measure import Timing, in_fresh_process, in_turn, median_ratio, peak_memory, report
 from benchmarks.ours import OurStep
-from benchmarks.theirs import TheirStep
-from benchmarks.workload import SHAPES, VISUALS, build_model, make_query
+from benchmarks.theirs import Labels, TheirStep
+from benchmarks.workload import SHAPES, VISUALS, build_family, make_query
 from mmrlhf.models.load import ModelSettings
 from mmrlhf.types import PreferenceGroup
+
+FAMILIES = ("llava_onevision", "qwen2_5_vl", "internvl")
 
 
 def settings_for(options: argparse.Namespace) -> ModelSettings:
@@ -50,7 +56,7 @@ class Sides:
         self.ours = OurStep(folder, settings, with_reference=True, device=options.device)
         self.trl = TheirStep(folder, settings, query, matched=False, device=options.device)
         self.matched = TheirStep(folder, settings, query, matched=True, device=options.device)
-        self.largest_difference = compare(self.ours, self.matched, query)
+        self.difference = compare(self.ours, self.matched, query)
         if options.warm_up:
             for way in self.ways(query).values():
                 way()
@@ -74,6 +80,7 @@ class Sides:
         timings = in_turn(self.ways(query), rounds, warm_up=False)
         report(
             benchmark="vs_trl",
+            family=self.options.family,
             shape=self.options.shape,
             device=self.options.device,
             threads=torch.get_num_threads(),
@@ -85,7 +92,7 @@ class Sides:
             **{f"{name}_seconds": median(timing.wall) for name, timing in timings.items()},
             **{f"{name}_cpu_seconds": median(timing.cpu) for name, timing in timings.items()},
             **ratios(timings),
-            largest_logprob_difference=self.largest_difference,
+            **self.difference,
         )
 
 
@@ -100,12 +107,36 @@ def ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
     return found
 
 
-def compare(ours: OurStep, theirs: TheirStep, query: PreferenceGroup) -> float:
-    """Largest difference between the two sides' log-probabilities of the same response, before any step."""
+def compare(ours: OurStep, theirs: TheirStep, query: PreferenceGroup) -> dict[str, float]:
+    """Largest difference of the log-probabilities of one label, and how many labels of a response only TRL scores.
+
+    Raises:
+        RuntimeError: the labels are not the same, up to what comes behind ours.
+    """
+    own = own_labels(ours, query)
+    differences, beyond = [0.0], [0]
+    for pair, found in zip(query.ranked_pairs(), theirs.label_logprobs(query), strict=True):
+        for number, other in zip(pair, found, strict=True):
+            mine = own[number]
+            if [token for token, _ in other[: len(mine)]] != [token for token, _ in mine]:
+                raise RuntimeError(f"response {number}: our labels {mine} are not the first of TRL's {other}")
+            differences += [abs(a - b) for (_, a), (_, b) in zip(mine, other, strict=False)]
+            beyond.append(len(other) - len(mine))
+    return {"largest_label_difference": max(differences), "labels_only_trl_scores": max(beyond)}
+
+
+def own_labels(ours: OurStep, query: PreferenceGroup) -> list[Labels]:
+    """Our labels of every response with their log-probabilities, before any step."""
+    batch = ours.prepare(query)
+    number = len(batch.label_ids)
+    # as if every label were a response of its own
+    alone = replace(batch, label_response=torch.arange(number), last_token=batch.last_token[:1].expand(number))
     with torch.no_grad():
-        own = ours.model(ours.prepare(query).to(ours.device)).logprob.tolist()
-    both = zip(query.ranked_pairs(), theirs.logprobs(query), strict=True)
-    return max(abs(own[i] - value) for pair, found in both for i, value in zip(pair, found, strict=True))
+        logprobs = ours.model(alone.to(ours.device)).logprob.tolist()
+    found: list[Labels] = [[] for _ in range(batch.num_responses)]
+    for response, token, value in zip(batch.label_response.tolist(), batch.label_ids.tolist(), logprobs, strict=True):
+        found[response].append((token, value))
+    return found
 
 
 def memory_point(point: dict[str, Any]) -> None:
@@ -134,6 +165,7 @@ def compare_memory(folder: str, options: argparse.Namespace) -> None:
     }
     report(
         benchmark="vs_trl_memory",
+        family=options.family,
         shape=options.shape,
         device=options.device,
         visual_tokens=options.visual,
@@ -149,6 +181,7 @@ def compare_memory(folder: str, options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a JSON line for each K and one for memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=FAMILIES, default="llava_onevision")
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--visual", type=int, choices=[tokens for tokens in VISUALS if tokens != 576], default=1176)
@@ -164,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         memory_point(options.point)
         return
     with tempfile.TemporaryDirectory() as folder:
-        build_model(SHAPES[options.shape], Path(folder))
+        build_family(options.family, SHAPES[options.shape], Path(folder))
         compare_memory(folder, options)
         sides = Sides(folder, options)
         for num_responses, rounds in zip_longest(options.responses, options.rounds, fillvalue=options.rounds[-1]):

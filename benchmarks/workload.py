@@ -1,4 +1,4 @@
-"""The models and queries that every benchmark runs on: LLaVA-OneVision shapes with random weights, and one query."""
+"""The models and queries that every benchmark runs on: shapes of a few families with random weights, and one query."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VISUALS = {0: ("none", 0), 576: ("frames", FRAMES), 1176: ("picture", 1), 7000: 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a LLaVA-OneVision: the language model's, the vision tower's, and the picture's in pixels."""
+    """Sizes of a model, as LLaVA-OneVision's: the language model's, the vision tower's, and the picture's in pixels."""
 
     hidden: int
     layers: int
@@ -55,8 +55,30 @@ SHAPES = {
 }
 
 
+def build_family(family: str, shape: Shape, folder: str | Path) -> PreTrainedModel:
+    """Write a random model of a family in a shape's width and depth, and return it (float32, on the CPU).
+
+    LLaVA-OneVision has all of the shape's sizes; of other families heads are all keys' too, an MLP is twice as wide as
+    the model, and the vocabulary is the tokenizer's.
+    """
+    if family == "llava_onevision":
+        return build_model(shape, folder)
+    size = TinySize(
+        hidden=shape.hidden,
+        layers=shape.layers,
+        heads=shape.heads,
+        vision_hidden=shape.vision_hidden,
+        vision_layers=shape.vision_layers,
+        image=shape.image,
+        patch=shape.patch,
+        vocabulary=2000,
+        max_positions=32768,
+    )
+    return build_tiny(family, folder, texts=[" ".join(WORDS)] * 20, size=size)
+
+
 def build_model(shape: Shape, folder: str | Path, *, seed: int = 0) -> PreTrainedModel:
-    """Write a random model and its processor to a folder, and return the model (float32, on the CPU)."""
+    """Write a random LLaVA-OneVision and its processor to a folder, and return it (float32, on the CPU)."""
     size = TinySize(image=shape.image, patch=shape.patch, vocabulary=2000, max_positions=32768)
     build_tiny("llava_onevision", folder, texts=[" ".join(WORDS)] * 20, size=size)
     processor = AutoProcessor.from_pretrained(folder)
