@@ -54,7 +54,7 @@ from mmrlhf.composition.overrides import explain, raised_by_hydra
 from mmrlhf.composition.proposals import propose
 from mmrlhf.composition.serve_command import SERVE, serve_or_explain
 from mmrlhf.composition.trainer import check_trainer, decisive_callbacks
-from mmrlhf.composition.typed_key import named_keys
+from mmrlhf.composition.typed_key import named_keys, place_argument
 from mmrlhf.composition.unread import check_read
 from mmrlhf.errors import UserError
 from mmrlhf.files import hide_credentials, mask_files, short_path, write_json
@@ -248,7 +248,7 @@ def run_chain(
     if plan:
         show_plan(chain, runner, folder)
         return []
-    with wandb_folders(folder):
+    with wandb_folders(folder), named_keys(config):
         artifacts = runner.run(chain)
     if runner.group.rank == 0:
         settings = {"stages": {node.name: node.settings for node in chain}, "runtime": runtime}
@@ -293,6 +293,8 @@ def invoke(call: StageCall) -> Mapping[str, Any]:
         if isinstance(loggers, Loggers):
             loggers.record(dict(flatten(plain(summary))))
         return summary
+    except UserError as error:
+        raise place_argument(error, call.settings, f"stages.{call.stage}") from error.__cause__
     finally:
         if isinstance(loggers, Loggers):
             loggers.finish()

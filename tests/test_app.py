@@ -158,6 +158,24 @@ def test_a_sweep_of_ones_own_configs_that_only_looks(
     assert "name: looked" in (tmp_path / "sweep" / "1" / ".hydra" / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("depth", "method.w"),  # the stage's own, before that of the objects in it
+        ("wide", "method.k"),  # of the one object that has it
+        ("far", "far"),  # of none
+        ("things.a.depth", "stages.fake_late.things.a.depth"),
+    ],
+)
+def test_what_a_stage_refuses_while_it_runs_is_named_as_it_is_typed(tmp_path: Path, name: str, key: str) -> None:
+    thing = "_target_: stand_ins.fake_stages.Thing, depth: 1"
+    stage = f"{{_target_: stand_ins.fake_stages.refusing, name: {name}, depth: ${{method.w}}, things: "
+    stage += f"{{a: {{{thing}}}, b: {{{thing}, wide: ${{method.k}}}}}}}}"
+    with pytest.raises(ConfigError, match="does not fit the data") as caught:
+        _run(tmp_path, f"+stages.fake_late={stage}", "stage=fake_late")
+    assert caught.value.where == key
+
+
 def test_own_data_must_exist(tmp_path: Path, own_store: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         _run(tmp_path, "+stages.fake_world.root=${inputs.raw}", "data.root=no_such_folder")

@@ -134,7 +134,7 @@ def _read_stop(path: Path) -> TrainingInterrupted:
 
 def write_error(path: Path, error: UserError) -> None:
     """Write a user's mistake so that another process can raise it again."""
-    fields = ("problem", "where", "given", "expected", "fix")
+    fields = ("problem", "where", "given", "expected", "fix", "argument")
     given = {name: value for name in fields if (value := getattr(error, name)) is not None}
     values = {name: list(value) if isinstance(value, Lines) else str(value) for name, value in given.items()}
     write_json(path, {"kind": type(error).__name__, **values})

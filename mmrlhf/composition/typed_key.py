@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mmrlhf.composition.rounds import split_name
 from mmrlhf.errors import UserError
+from mmrlhf.trees import flat
 
 _REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([A-Za-z_][\w.]*)[},]")
 _MOST_HOPS = 20
@@ -29,6 +31,24 @@ def name_key(error: UserError, config: DictConfig) -> UserError:
     if error.argument is not None:
         error.where = typed_key(config, error.argument)
     return error
+
+
+def place_argument(error: UserError, settings: Mapping[str, Any], place: str) -> UserError:
+    """Say which key an argument is that a stage has refused while it runs.
+
+    It is the stage's own, or of the one object in its settings that has a parameter of this name; where several have,
+    the name stays alone.
+
+    Args:
+        settings: of the stage; place: their key, `stages.NAME`.
+    """
+    name = error.argument
+    if name is None or name.startswith(f"{place}."):
+        return error
+    found = [key for key in flat(settings) if f".{key}".endswith(f".{name}")]
+    if name.partition(".")[0] in settings:
+        return error.below(place)
+    return error.below(f"{place}.{found[0]}".removesuffix(f".{name}")) if len(found) == 1 else error
 
 
 def typed_key(config: DictConfig, path: str) -> str:

@@ -112,6 +112,11 @@ def test_a_users_mistake_comes_through_from_a_process(tmp_path: Path, launched: 
     assert error.value.where == "shard-7" and error.value.fix == "delete it"
 
 
+def test_an_argument_that_a_process_refused_is_still_known(tmp_path: Path) -> None:
+    write_error(tmp_path / "error.json", ConfigError("too large", argument="stages.sft.rate", given=3))
+    assert read_error(tmp_path / "error.json").argument == "stages.sft.rate"
+
+
 def test_a_preempted_process_ends_the_run_without_a_result(tmp_path: Path, launched: list) -> None:
     nodes = {"bad": {"_target_": f"{FAKE}.failing", "kind": "preempted"}}
     runtime = {"trainer": {"devices": 2, "accelerator": "cpu"}}

@@ -48,6 +48,18 @@ def two_inputs(out: Path, *, tables: list[str], thing: Positive | None = None, r
     return {"tables": len(tables), "value": thing.value if thing else 0.0}
 
 
+class Thing:
+    """An object among a stage's settings that finds out late what it cannot work with."""
+
+    def __init__(self, depth: float, wide: float = 1.0) -> None:
+        self.depth, self.wide = depth, wide
+
+
+def refusing(out: Path, *, name: str, depth: float = 0.0, things: dict[str, Thing], runtime: Any) -> dict[str, Any]:
+    """Refuse an argument while it runs."""
+    raise ConfigError("does not fit the data", argument=name, given=3)
+
+
 def failing(out: Path, *, kind: str = "user", runtime: Any) -> dict[str, Any]:
     """Leave something behind and fail, or succeed where something is left."""
     if kind == "preempted":
