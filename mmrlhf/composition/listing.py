@@ -1,20 +1,23 @@
 """`python run.py settings [WORD ...]`: every setting with its value and what it means.
 
 A setting's explanation is that of the parameter which it becomes: its own, where it stands in an object, else that of
-the first parameter that refers to it (`optim.epochs.sft` is read by `epochs` of a Schedule).
+the first parameter that refers to it (`optim.epochs.sft` is read by `epochs` of a Schedule). What no parameter reads is
+explained by the comment above it, or above its section, in conf/.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmrlhf.composition.compose import compose, with_search_path
+from mmrlhf.composition.comments import comment_of, comments
+from mmrlhf.composition.compose import compose, config_folders, with_search_path
 from mmrlhf.composition.signatures import parameters
+from mmrlhf.composition.unread import OBJECTS
 from mmrlhf.errors import ConfigError
 from mmrlhf.trees import leaves
 
@@ -45,7 +48,8 @@ def list_settings(words: Sequence[str], name: str = "config") -> list[Setting]:
     overrides = [word for word in words if "=" in word]
     parts = [word for word in words if "=" not in word]
     config = OmegaConf.to_container(compose(overrides, name), resolve=False)
-    found = list(_settings(config))
+    written = comments(config_folders(words))
+    found = [replace(item, explanation=item.explanation or comment_of(item.key, written)) for item in _settings(config)]
     shown = [item for item in found if not parts or any(part in item.key for part in parts)]
     if not shown:
         raise ConfigError("no setting has this in its name", given=" ".join(parts), fix="python run.py settings")
@@ -88,7 +92,7 @@ def _settings(config: Any) -> Iterator[Setting]:
 
 def _explained(node: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, str]]]:
     """(key, (value, own explanation)) of every leaf; an object's parameters have one."""
-    target = node.get("_target_")
+    target = OBJECTS.get(prefix.rstrip(".")) or node.get("_target_")
     known = (parameters(target) if isinstance(target, str) else None) or {}
     for name, value in node.items():
         if str(name).startswith("_"):

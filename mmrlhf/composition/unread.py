@@ -32,7 +32,7 @@ _SECTIONS_WITH_READERS = frozenset({"defaults", "inputs", "runtime", "logger"})
 # open sections of objects: what stands there without a `_target_` is a name misspelt
 _OF_OBJECTS = frozenset({"stages", "rounds.stages", "callbacks"})
 # a section that the command makes an object of
-_OBJECTS = {"runtime": "mmrlhf.chain.runtime.Runtime"}
+OBJECTS = {"runtime": "mmrlhf.chain.runtime.Runtime"}
 # what `instantiate` itself reads
 _SPECIAL = re.compile(r"_\w+_")
 _REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([A-Za-z_][\w.]*)[},]")
@@ -70,7 +70,7 @@ def _references_in_files() -> frozenset[str]:
 
 def _unread(node: Mapping[str, Any], path: str, known: Collection[str]) -> Iterator[tuple[str, str | None]]:
     """Yield (key, suggestion) of what nothing reads in a section or an object, outer ones first."""
-    target = _OBJECTS.get(path) or node.get("_target_")
+    target = OBJECTS.get(path) or node.get("_target_")
     if isinstance(target, str):
         yield from _unread_of_object(node, path, target, known)
         return
@@ -80,13 +80,13 @@ def _unread(node: Mapping[str, Any], path: str, known: Collection[str]) -> Itera
         if path in _OF_OBJECTS and value is not None and not is_object:
             yield key, _suggest(key, [f"{path}.{other}" for other in node if other != name])
         elif path not in _OPEN and not _is_read(key, value, known):
-            yield key, _suggest(key, [*known, *_READ_BY_COMMAND, *_OPEN, *_OBJECTS])
+            yield key, _suggest(key, [*known, *_READ_BY_COMMAND, *_OPEN, *OBJECTS])
         elif isinstance(value, Mapping) and (is_object or (path not in _OPEN and _has_parts(key, known))):
             yield from _unread(value, key, known)
 
 
 def _is_read(key: str, value: Any, known: Collection[str]) -> bool:
-    if key in known or key in _READ_BY_COMMAND or key in _OPEN or key in _OBJECTS:
+    if key in known or key in _READ_BY_COMMAND or key in _OPEN or key in OBJECTS:
         return True
     inner = (*known, *_READ_BY_COMMAND, *_OPEN)
     return isinstance(value, Mapping) and any(other.startswith(f"{key}.") for other in inner)

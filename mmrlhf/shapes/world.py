@@ -24,6 +24,7 @@ from mmrlhf.shapes.ranked_query import Drawn, PreferenceSettings, draw_preferenc
 from mmrlhf.shapes.scene import NUM_CELLS
 from mmrlhf.shapes.statistics import WorldStatistics
 from mmrlhf.shapes.warmup import WarmupSettings, draw_warmup
+from mmrlhf.terminal.progress import track
 
 WorldKind = Literal["preference", "warmup"]
 NUM_FRAMES = 4
@@ -58,11 +59,18 @@ class WorldSettings:
 
 
 def write_world(
-    root: Path, *, num_groups: int, seed: int, kind: WorldKind = "preference", settings: WorldSettings | None = None
+    root: Path,
+    *,
+    num_groups: int,
+    seed: int,
+    kind: WorldKind = "preference",
+    settings: WorldSettings | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Draw `num_groups` groups and write them below `root`; returns the statistics of `WorldStatistics.summary`."""
     statistics = WorldStatistics()
-    for row in world_rows(root, num_groups=num_groups, seed=seed, kind=kind, settings=settings):
+    rows = world_rows(root, num_groups=num_groups, seed=seed, kind=kind, settings=settings)
+    for row in track(rows, f"drawing {kind}", num_groups, enabled=progress):
         statistics.add(row)
     return statistics.summary()
 

@@ -12,10 +12,8 @@ from mmrlhf.files import write_json
 from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.shapes.annotators import AnnotatorSettings, RankBy
 from mmrlhf.shapes.ranked_query import PreferenceSettings
-from mmrlhf.shapes.statistics import WorldStatistics
 from mmrlhf.shapes.warmup import WarmupSettings
-from mmrlhf.shapes.world import WorldKind, WorldSettings, world_rows
-from mmrlhf.terminal.progress import track
+from mmrlhf.shapes.world import WorldKind, WorldSettings, write_world
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
@@ -80,18 +78,11 @@ def run(
     )
     kinds: dict[WorldKind, int] = {"preference": num_groups, "warmup": num_warmup}
     summary = {
-        kind: _draw(out / kind, kind, number, seed, settings, runtime) for kind, number in kinds.items() if number
+        kind: write_world(
+            out / kind, num_groups=number, seed=seed, kind=kind, settings=settings, progress=runtime.progress
+        )
+        for kind, number in kinds.items()
+        if number
     }
     write_json(out / "metrics.json", summary)
     return summary
-
-
-def _draw(
-    folder: Path, kind: WorldKind, number: int, seed: int, settings: WorldSettings, runtime: Runtime
-) -> dict[str, Any]:
-    """Draw one folder and count what is in it."""
-    statistics = WorldStatistics()
-    rows = world_rows(folder, num_groups=number, seed=seed, kind=kind, settings=settings)
-    for row in track(rows, f"drawing {kind}", number, enabled=runtime.progress):
-        statistics.add(row)
-    return statistics.summary()

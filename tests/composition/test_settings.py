@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from mmrlhf.composition.comments import comment_of, comments
 from mmrlhf.composition.config import CONF
 from mmrlhf.composition.listing import as_text, list_settings
 from mmrlhf.composition.signatures import GIVEN_BY_RUNNER, Unreadable, described, parameters
@@ -189,11 +190,28 @@ def test_settings_are_explained_on_the_terminal() -> None:
         list_settings(["nonsense"])
 
 
-def test_nearly_every_setting_is_explained() -> None:
-    """The few that are not choose what runs; conf/config.yaml explains them."""
-    listed = list_settings([])
-    bare = [item.key for item in listed if not item.explanation]
-    assert len(listed) > 450 and len(bare) < 0.15 * len(listed), bare
+def test_every_setting_is_explained() -> None:
+    """By the parameter that reads it, or by the comment above it in conf/."""
+    listed = {item.key: item.explanation for item in list_settings([])}
+    assert len(listed) > 450 and not [key for key, explanation in listed.items() if not explanation]
+    assert listed["paths.outputs"].startswith("one folder per run") and listed["dry"].startswith("true: print which")
+    assert listed["runtime.progress"] == "show progress bars." and "nats" in listed["sweep_metrics.KL.path"]
+
+
+def test_comments_are_those_directly_above_a_key(tmp_path: Path) -> None:
+    for name, text in {
+        "config.yaml": "# of the file\n\n# a word\n# and more\na: 1\nb:\n  # deep\n  c: {x: 1}\n  d: 2\n# end\ne: 3\n",
+        "group/one.yaml": "# first\nf: 1\n",
+        "group/two.yaml": "# another\nf: 1\n# only here\ng: 2\n",
+        "all/three.yaml": "# @package _global_\n# top\nh:\n  i: 1\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = comments([tmp_path])
+    assert found == {
+        "a": "a word and more", "b.c": "deep", "e": "end", "group.f": "first", "group.g": "only here", "h": "top",
+    }  # fmt: skip
+    assert [comment_of(key, found) for key in ("b.c.x", "h.i", "b.d", "no")] == ["deep", "top", "", ""]
 
 
 def test_the_tab_key_completes_settings(project: Path) -> None:
