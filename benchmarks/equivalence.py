@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrlhf.conversation import Conversation
+from mmrlhf.conversation import IMAGE, Conversation, Turn
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import ModelSettings, load_backbone
@@ -37,7 +37,7 @@ from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.types import Media, PreferenceGroup, Response, ResponseOutputs
 
-MODALITIES = ("image", "images", "video", "text")
+MODALITIES = ("image", "images", "video", "text", "conversation", "own media")
 # How the model runs: packed rows that train every part, adapters in the decoder layers, or every part with recomputed
 # layers; packed rows with FlexAttention (on a CPU torch has its forward only); single rows.
 WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -69,14 +69,19 @@ def query(modality: str, num_responses: int, seed: int) -> PreferenceGroup:
     rng = np.random.default_rng(seed)
     texts = [" ".join(rng.choice(WORDS, rng.integers(1, 13))) for _ in range(num_responses)]
     media: tuple[Media, ...] = ()
-    if modality in ("image", "images"):
-        media = tuple(Media("image", (f"{i}.png",), (_png(rng),)) for i in range(2 if modality == "images" else 1))
+    if modality in ("image", "images", "conversation", "own media"):
+        media = tuple(_picture(rng) for _ in range(2 if modality in ("images", "conversation") else 1))
     elif modality == "video":
         width, height = rng.integers(40, 70, 2)
         names = tuple(f"f{i:03d}.png" for i in range(4))
         media = (Media("frames", names, tuple(_png(rng, width, height) for _ in names)),)
-    responses = tuple(Response(text, rank=rank) for rank, text in enumerate(texts, 1))
-    asked = Conversation.about(" ".join(rng.choice(WORDS, 5)), [each.slot for each in media])
+    own = [(_picture(rng),) if modality == "own media" and number % 3 else () for number in range(num_responses)]
+    responses = tuple(Response(text, rank=rank, media=own[rank - 1]) for rank, text in enumerate(texts, 1))
+    words = " ".join(rng.choice(WORDS, 5))
+    asked = Conversation.about(words, [each.slot for each in media])
+    if modality == "conversation":
+        earlier = Turn("user", ("first", IMAGE, words)), Turn("assistant", (texts[0],))
+        asked = Conversation((*earlier, Turn("user", ("then", IMAGE, words))))
     return PreferenceGroup(f"{modality}-{num_responses}", asked, responses, media)
 
 
@@ -120,6 +125,10 @@ def stock_outputs(model: PackedModel, encoder: Encoder, queries: list[Preference
             count.append(float(num_labels))
             hidden.append(output.hidden_states[-1][0, -1])
     return ResponseOutputs(torch.stack(logprob), torch.tensor(count), torch.stack(hidden))
+
+
+def _picture(rng: np.random.Generator) -> Media:
+    return Media("image", (f"{rng.integers(1 << 30)}.png",), (_png(rng),))
 
 
 def _gradient(model: PackedModel, outputs: ResponseOutputs) -> Tensor:

@@ -5,7 +5,7 @@ The media themselves are no part of it: a query holds them as one flat tuple, in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -36,6 +36,11 @@ class Turn:
     parts: tuple[Part, ...]
 
     @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Places of media, in their order."""
+        return tuple(part for part in self.parts if isinstance(part, Slot))
+
+    @property
     def text(self) -> str:
         """The turn as people read it: `<image>` where one stands between or behind words, nothing where all lead."""
         words = next((place for place, part in enumerate(self.parts) if isinstance(part, str)), len(self.parts))
@@ -56,7 +61,7 @@ class Conversation:
     @property
     def slots(self) -> tuple[Slot, ...]:
         """Places of media, in their order."""
-        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, Slot))
+        return tuple(slot for turn in self.turns for slot in turn.slots)
 
     @property
     def question(self) -> str:
@@ -92,6 +97,21 @@ class Conversation:
             f"{turn.role}:" + "".join("t" if isinstance(part, str) else part.kind[0] for part in turn.parts)
             for turn in self.turns
         )
+
+    def with_texts(self, change: Callable[[str], str]) -> Conversation:
+        """The same with every text changed."""
+        return Conversation(
+            tuple(replace(t, parts=tuple(p if isinstance(p, Slot) else change(p) for p in t.parts)) for t in self.turns)
+        )
+
+    def showing(self, shown: Sequence[tuple[Slot, ...]]) -> Conversation:
+        """The same with other places instead of each: a clip's frames where pictures stand for it, for one."""
+        instead = iter(shown)
+        turns = []
+        for turn in self.turns:
+            parts = (next(instead) if isinstance(part, Slot) else (part,) for part in turn.parts)
+            turns.append(replace(turn, parts=tuple(each for part in parts for each in part)))
+        return Conversation(tuple(turns))
 
     def without_media(self) -> Conversation:
         """The same in words alone."""

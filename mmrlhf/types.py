@@ -134,7 +134,7 @@ class Branch:
     """One response of an encoded group: the tokens behind the shared prefix.
 
     ids (L,), positions (A, L), labels (L,) bool: which tokens' log-probabilities count; truncated: tokens that the
-    response lost; shown: what is left of its text.
+    response lost; shown: what is left of its text. media: the processor's tensors of media that stand in this branch.
     """
 
     ids: Tensor
@@ -143,13 +143,17 @@ class Branch:
     response_hash: str
     truncated: int = 0
     shown: str = ""
+    media: Mapping[str, Tensor] = field(default_factory=dict)
+    num_images: int = 0
+    num_videos: int = 0
 
 
 @dataclass(frozen=True)
 class EncodedGroup:
     """A group as a two-level token tree: one prefix (L0,) with the media tokens, K branches.
 
-    `media` holds the processor's tensors (pixel values, grids, sizes) of the whole group, each once.
+    `media` holds the processor's tensors (pixel values, grids, sizes) of the media in the prefix, each once; where some
+    response has media of its own, all media are in the branches.
     `columns` are per-response values (K,), such as rank, reward and reference log-probability.
     """
 
@@ -178,8 +182,8 @@ class PackedBatch:
     branch 0 is the group's prefix, otherwise 1 + the response's index in the row. label_ids (N,) are predicted from
     row positions predict_at (N,) and belong to response label_response (N,). last_token (R,) is each response's last
     row position, group_of_response (R,) its group. pairs (P, 2) hold response indices (chosen, rejected).
-    media: one mapping of processor tensors per group. columns: (R,) float tensors. group_weight (G,): 0 marks a group
-    that only fills up the step.
+    media: one mapping of processor tensors per group, branch_media: one per response, for media of its own.
+    columns: (R,) float tensors. group_weight (G,): 0 marks a group that only fills up the step.
     """
 
     input_ids: Tensor
@@ -200,6 +204,26 @@ class PackedBatch:
     num_images: tuple[int, ...]
     num_videos: tuple[int, ...]
     truncated_tokens: int = 0
+    branch_media: tuple[Mapping[str, Tensor], ...] = ()
+    branch_images: tuple[int, ...] = ()
+
+    def media_in_order(self) -> tuple[list[Mapping[str, Tensor]], list[int]]:
+        """Media tensors as they come in the row, and how many pictures each holds: a group's, then its branches'."""
+        media, num_images = list(self.media), list(self.num_images)
+        if any(self.branch_media):
+            place = 0
+            for group, count in enumerate(torch.bincount(self.group_of_response, minlength=len(self.keys)).tolist()):
+                own = slice(place, place := place + count)
+                at = group + own.start + 1
+                media[at:at] = self.branch_media[own]
+                num_images[at:at] = self.branch_images[own]
+        return media, num_images
+
+    def media_of(self, group: int, response: int) -> tuple[Mapping[str, Tensor], int]:
+        """Media tensors of one response's own sequence, and how many pictures they hold."""
+        if self.branch_media and self.branch_media[response]:
+            return self.branch_media[response], self.branch_images[response]
+        return self.media[group], self.num_images[group]
 
     @property
     def num_tokens(self) -> int:
@@ -220,7 +244,8 @@ class PackedBatch:
                 moved[item.name] = value.to(device, non_blocking=True)
             elif isinstance(value, Mapping):
                 moved[item.name] = _move(value, device)
-        moved["media"] = tuple(_move(media, device) for media in self.media)
+        for name in ("media", "branch_media"):
+            moved[name] = tuple(_move(media, device) for media in getattr(self, name))
         return replace(self, **moved)
 
 

@@ -109,5 +109,6 @@ class GroupDataset(Dataset[EncodedGroup]):
 def num_bytes(group: EncodedGroup) -> int:
     """Memory of a group's tensors; the tokens are a small part of it, so their Python objects are not counted."""
     tensors = [group.prefix_ids, group.prefix_positions, *group.media.values()]
-    tensors += [tensor for branch in group.branches for tensor in (branch.ids, branch.positions, branch.labels)]
+    for branch in group.branches:
+        tensors += [branch.ids, branch.positions, branch.labels, *branch.media.values()]
     return sum(tensor.nbytes for tensor in tensors)

@@ -7,8 +7,8 @@ fit, however many tokens they have. What is found is what encoding would raise.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,10 +19,11 @@ from mmrlhf.shards.entries import IndexEntry
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.length import TOO_LONG
-from mmrlhf.types import Media, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 
+Prepare = Callable[[PreferenceGroup], PreferenceGroup]
 Mode = Literal["quarantine", "error"]
 # Of more queries that might not fit, those are tokenized whose estimate comes near the limit.
 MANY = 10_000
@@ -125,7 +126,7 @@ def look_ahead(
     rows: Sequence[int] | np.ndarray,
     encoder: Encoder,
     *,
-    prepare: Callable[[PreferenceGroup], PreferenceGroup] | None = None,
+    prepare: Prepare | None = None,
     with_answer: bool = True,
 ) -> Preflight:
     """Find out which rows the encoder will refuse or shorten.
@@ -139,15 +140,17 @@ def look_ahead(
         MissingRowError: `prepare` lacks something for a query.
     """
     numbers = [int(row) for row in rows]
+    forms = _refused_forms(index, numbers, encoder, prepare, with_answer)
     doubtful = [row for row in numbers if prepare is not None or not encoder.surely_fits(index.entries[row])]
     if len(doubtful) > MANY or index.remote is not None:  # what is not here yet is fetched where it has to be
         doubtful = [row for row in doubtful if _is_near(encoder, index.entries[row])]
+    refused = {row for row in numbers if index.entries[row].form in forms} if forms else set[int]()
     left_out: dict[str, Refusal] = {}
     cut: dict[str, int] = {}
-    for row in doubtful:
+    for row in sorted({*doubtful, *refused}):
         entry = index.entries[row]
         try:
-            group = _with_stand_ins(index.read(row, media=False), entry)
+            group = index.read(row, media=False)
             lost = encoder.foresee(group if prepare is None else prepare(group), entry, with_answer=with_answer)
         except MissingRowError:
             raise
@@ -164,10 +167,22 @@ def _is_near(encoder: Encoder, entry: IndexEntry) -> bool:
     return bool(refused) or _NEAR * encoder.estimate_tokens(entry) + encoder.room > encoder.max_tokens
 
 
-def _with_stand_ins(group: PreferenceGroup, entry: IndexEntry) -> PreferenceGroup:
-    """The group with media that stand for its own, which were not read."""
-    return replace(group, media=(*_stand_ins("image", entry.num_images), *_stand_ins("video", entry.num_frames > 0)))
-
-
-def _stand_ins(kind: Literal["image", "video"], number: int) -> Iterable[Media]:
-    return (Media(kind, (f"{place}",), (b"",)) for place in range(number))
+def _refused_forms(
+    index: Index, rows: Sequence[int], encoder: Encoder, prepare: Prepare | None, with_answer: bool
+) -> set[str]:
+    """Forms of conversations (`IndexEntry.form`) of which the first query is refused: their queries are looked at."""
+    first: dict[str, int] = {}
+    for row in rows:
+        form = index.entries[row].form
+        if form:
+            first.setdefault(form, row)
+    found = set()
+    for form, row in first.items():
+        try:
+            group = index.read(row, media=False)
+            encoder.foresee(group if prepare is None else prepare(group), index.entries[row], with_answer=with_answer)
+        except MissingRowError:
+            raise
+        except DataError:
+            found.add(form)
+    return found

@@ -70,10 +70,21 @@ class ImageConditionalModule(PreferenceModule):
         columns = dict(batch.columns)
         if DAMAGED_REFERENCE in columns:
             columns[REFERENCE] = columns[DAMAGED_REFERENCE]
-        return replace(batch, media=tuple(damaged_only(media) for media in batch.media), columns=columns)
+        return replace(
+            batch,
+            media=tuple(damaged_only(media) for media in batch.media),
+            branch_media=tuple(damaged_only(media) for media in batch.branch_media),
+            columns=columns,
+        )
 
 
 def has_media(batch: PackedBatch) -> Tensor:
     """1.0 for groups with damaged media (G,), 0.0 for those of text alone."""
-    shown = [any(name.startswith(DAMAGED) for name in media) for media in batch.media]
-    return torch.tensor(shown, dtype=torch.float32, device=batch.group_weight.device)
+    shown = torch.tensor([_is_damaged(media) for media in batch.media], dtype=torch.float32)
+    for group, media in zip(batch.group_of_response.tolist(), batch.branch_media, strict=bool(batch.branch_media)):
+        shown[group] = max(shown[group].item(), float(_is_damaged(media)))
+    return shown.to(batch.group_weight.device)
+
+
+def _is_damaged(media: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith(DAMAGED) for name in media)

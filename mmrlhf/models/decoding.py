@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -95,13 +95,15 @@ def generate(
     Returns:
         per group, its branches' continuations, branch by branch, the samples of a branch adjacent.
     """
-    found: list[list[Continuation]] = [[] for _ in groups]
+    parts = [_apart(group) for group in groups]
+    alone = [part for each in parts for part in each]
+    found: list[list[Continuation]] = [[] for _ in alone]
     how = Writing(
         max_new_tokens, sorted({*end_tokens, *configured_ends(model)}), placeholders(model), temperature, seed
     )
     with _answering(model), autocast(model.settings, model.device):
-        for places in _portions(groups, num_samples, max_new_tokens, cache_tokens):
-            own = [groups[place] for place in places]
+        for places in _portions(alone, num_samples, max_new_tokens, cache_tokens):
+            own = [alone[place] for place in places]
             if model.layout == "rows":
                 written = iter(generate_rows(model, own, how, num_samples))
             else:
@@ -109,7 +111,26 @@ def generate(
                 draws = None if temperature <= 0 else _draws(own, num_samples, max_new_tokens, seed)
                 written = iter(_decode(model, state, logits, how, draws))
             for place in places:
-                found[place] = [next(written) for _ in range(len(groups[place].branches) * num_samples)]
+                found[place] = [next(written) for _ in range(len(alone[place].branches) * num_samples)]
+    continued = iter(found)
+    return [[each for _ in part for each in next(continued)] for part in parts]
+
+
+def _apart(group: EncodedGroup) -> list[EncodedGroup]:
+    """The group; or, where branches hold media, one for each, whose prefix is all that the branch reads but one token.
+
+    Media are read with a prefix, not in steps beside other branches.
+    """
+    if not any(branch.media for branch in group.branches):
+        return [group]
+    found = []
+    for branch in group.branches:
+        ids = torch.cat([group.prefix_ids, branch.ids])
+        positions = torch.cat([group.prefix_positions, branch.positions], dim=1)
+        rest = replace(branch, ids=ids[-1:], positions=positions[:, -1:], labels=branch.labels[-1:], media={})
+        shown = {"media": branch.media, "num_images": branch.num_images, "num_videos": branch.num_videos}
+        before = {"prefix_ids": ids[:-1], "prefix_positions": positions[:, :-1]}
+        found.append(replace(group, branches=(rest,), pairs=(), **before, **shown))
     return found
 
 

@@ -152,7 +152,7 @@ class PackedModel(nn.Module):
             attention_mask=layout.mask,  # type: ignore[arg-type]
             position_ids=_model_positions(layout.positions),
             use_cache=False,
-            **self._media_arguments(layout.ids, batch.media, batch.num_images),
+            **self._media_arguments(layout.ids, *batch.media_in_order()),
         )
         return layout.unpack(outputs.last_hidden_state)
 
@@ -163,25 +163,27 @@ class PackedModel(nn.Module):
         for group in range(len(batch.keys)):
             responses = (batch.group_of_response == group).nonzero()[:, 0].tolist()
             rows = [_row_of_response(batch, group, response) for response in responses]
-            hidden = self._hidden_of_rows(batch, group, rows)
+            media = [batch.media_of(group, response) for response in responses]
+            hidden = self._hidden_of_rows(batch, rows, media)
             for states, row, response in zip(hidden, rows, responses, strict=True):
                 wanted = batch.predict_at[batch.label_response == response]
                 at_labels[response] = states[torch.searchsorted(row, wanted)]
                 at_end.append(states[len(row) - 1])
         return torch.cat(at_labels), torch.stack(at_end)
 
-    def _hidden_of_rows(self, batch: PackedBatch, group: int, rows: list[Tensor]) -> Tensor:
-        """Hidden states (K, longest row, D) of one group's responses, its media repeated for each."""
+    def _hidden_of_rows(
+        self, batch: PackedBatch, rows: list[Tensor], media: Sequence[tuple[Mapping[str, Tensor], int]]
+    ) -> Tensor:
+        """Hidden states (K, longest row, D) of one group's responses, each with its media."""
         ids = pad_sequence([batch.input_ids[row] for row in rows], batch_first=True)
         positions = [batch.position_ids[:, row].T for row in rows]
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        media = [batch.media[group]] * len(rows)
         outputs = base_model(self.backbone)(
             input_ids=ids,
             attention_mask=mask,
             position_ids=_model_positions(pad_sequence(positions, batch_first=True).permute(2, 0, 1)),
             use_cache=False,
-            **self._media_arguments(ids, media, [batch.num_images[group]] * len(rows)),
+            **self._media_arguments(ids, [tensors for tensors, _ in media], [count for _, count in media]),
         )
         return outputs.last_hidden_state
 

@@ -18,7 +18,10 @@ class IndexEntry:
 
     members: {suffix: (offset, size, crc32)}; image_sizes and video_size are (width, height) in pixels, (0, 0) where
     unreadable; duration in seconds; text_chars counts prompt and responses, critique_chars each response's longest
-    critique; split_hash in [0, 1); rank_range is the worst rank minus the best.
+    critique; split_hash in [0, 1); rank_range is the worst rank minus the best. image_sizes, num_images and clips are
+    those of the group, then of its responses: own_media says how many (pictures, videos) each response has of its own.
+    num_frames, duration and video_size are of the first clip; more_clips: (frames, seconds, width, height) of others.
+    form: `Conversation.form` of the prompt.
     """
 
     key: str
@@ -36,6 +39,14 @@ class IndexEntry:
     critique_chars: int
     split_hash: float
     rank_range: int
+    form: str = ""
+    more_clips: tuple[tuple[float, ...], ...] = ()
+    own_media: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def num_turns(self) -> int:
+        """Turns of its conversation."""
+        return self.form.count(" ") + 1
 
 
 class Entries(Sequence[IndexEntry]):
@@ -61,6 +72,8 @@ class Entries(Sequence[IndexEntry]):
             members=dict(zip(row.pop("member_names"), members, strict=True)),
             image_sizes=tuple(zip(sides[::2], sides[1::2], strict=True)),
             video_size=tuple(row.pop("video_size")) or None,
+            more_clips=tuple(zip(*[iter(row.pop("more_clips"))] * 4, strict=True)),
+            own_media=tuple(zip(*[iter(row.pop("own_media"))] * 2, strict=True)),
             **row,
         )
 

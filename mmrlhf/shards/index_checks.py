@@ -47,6 +47,10 @@ def check_rows(where: Path, ends: Mapping[str, int], table: pa.Table) -> None:
         wrong.append("image_sizes")
     if not _pairs_of_sides(table.column("video_size"), table.column("num_frames").to_numpy() > 0):
         wrong.append("video_size")
+    if not _described(table.column("more_clips"), 4):
+        wrong.append("more_clips")
+    if not _described(table.column("own_media"), 2, table.column("num_responses").to_numpy()):
+        wrong.append("own_media")
     if wrong:
         raise _unusable(where, f"values that no sample has in {', '.join(wrong)}")
     if pc.count_distinct(table.column("key")).as_py() < len(table):  # pyright: ignore[reportAttributeAccessIssue]
@@ -69,6 +73,14 @@ def _pairs_of_sides(column: pa.ChunkedArray, wanted: np.ndarray) -> bool:
     sides = column.combine_chunks()
     counts = sides.value_lengths().to_numpy()
     return np.array_equal(counts, 2 * wanted.astype(np.int64)) and bool((sides.flatten().to_numpy() >= 0).all())
+
+
+def _described(column: pa.ChunkedArray, size: int, wanted: np.ndarray | None = None) -> bool:
+    """Whether each row holds nothing, or finite numbers of 0 or more: `size` for each of any, or of so many (N,)."""
+    numbers = column.combine_chunks()
+    counts, values = numbers.value_lengths().to_numpy(), numbers.flatten().to_numpy()
+    whole = counts % size == 0 if wanted is None else counts == size * wanted.astype(np.int64)
+    return bool(((counts == 0) | whole).all() and (np.isfinite(values) & (values >= 0)).all())
 
 
 def _check_members(where: Path, ends: Mapping[str, int], table: pa.Table) -> None:

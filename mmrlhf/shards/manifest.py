@@ -19,7 +19,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.files import read_regular, write_bytes
 from mmrlhf.records.members import SCHEMA_VERSION
 from mmrlhf.shards.index_checks import check_rows
-from mmrlhf.shards.scan import SCHEMA, ShardScan
+from mmrlhf.shards.scan import DEFAULTS, SCHEMA, ShardScan
 
 INDEX_FILE, MANIFEST_FILE = "index.parquet", "manifest.json"
 # a shard's name becomes a path below the folder (in a mixture below a set's folder), its checksum a file of the cache
@@ -54,7 +54,7 @@ def write_index(folder: Path, scans: Sequence[ShardScan]) -> None:
     Raises:
         DataError: one key in two samples.
     """
-    table = pa.concat_tables([scan.rows for scan in scans]).combine_chunks()
+    table = _without_defaults(pa.concat_tables([scan.rows for scan in scans]).combine_chunks())
     keys = table.column("key").value_counts()
     twice = keys.field("values").to_numpy(zero_copy_only=False)[keys.field("counts").to_numpy() > 1]
     if len(twice):
@@ -80,6 +80,23 @@ def write_index(folder: Path, scans: Sequence[ShardScan]) -> None:
         "shards": [vars(shard) for shard in shards],
     }
     write_bytes(folder / MANIFEST_FILE, (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def _without_defaults(table: pa.Table) -> pa.Table:
+    """A table of samples without the columns in which no sample says anything."""
+    columns = {name: table.column(name).combine_chunks() for name in DEFAULTS}
+    texts = {name: column.flatten() if pa.types.is_list(column.type) else column for name, column in columns.items()}
+    return table.drop_columns([name for name, values in texts.items() if not any(values.unique().to_pylist())])
+
+
+def _with_defaults(table: pa.Table) -> pa.Table:
+    """The inverse of `_without_defaults`."""
+    for name, nothing in DEFAULTS.items():
+        if name not in table.schema.names:
+            values = pa.array([nothing] * len(table), SCHEMA.field(name).type)
+            table = table.append_column(SCHEMA.field(name), values)
+    known = [name for name in SCHEMA.names if name in table.schema.names]
+    return table.select([*known, *(name for name in table.schema.names if name not in known)])
 
 
 def set_of_shard(shard: str) -> str:
@@ -171,6 +188,7 @@ def _read_table(folder: Path, manifest: Mapping[str, Any]) -> pa.Table:
         check_index(manifest, data, path)
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         table.validate(full=True)
+        table = _with_defaults(table)
     except (OSError, pa.ArrowException) as error:
         raise DataError("index cannot be read", where=path, given=str(error), fix="pack the data again") from error
     if not table.schema.equals(SCHEMA, check_metadata=False):

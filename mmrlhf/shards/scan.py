@@ -11,7 +11,7 @@ import logging
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,8 +49,13 @@ SCHEMA = pa.schema(
         "critique_chars": pa.int64(),
         "split_hash": pa.float64(),
         "rank_range": pa.int32(),
+        "form": pa.string(),
+        "more_clips": pa.list_(pa.float64()),
+        "own_media": pa.list_(pa.int32()),
     }
 )
+# Columns that are not written where no sample of a set has anything but this in them.
+DEFAULTS: Mapping[str, Any] = {"form": "", "more_clips": [], "own_media": []}
 _BLOCK = tarfile.BLOCKSIZE
 _WEBDATASET_META = re.compile(r"__[^/]*__($|/)")
 _REPAIR = "copy or fetch the shard again, or pack it again"
@@ -172,10 +177,12 @@ def _bytes_of(stream: BinaryIO, info: tarfile.TarInfo) -> bytes:
 def _row(shard: str, sample: _Sample) -> dict[str, Any]:
     """Describe one sample as a row of the index (`SCHEMA`)."""
     group = _group(shard, sample)
-    images = [media for media in group.media if media.kind == "image"]
-    videos = [media for media in group.media if media.kind != "image"]
+    everything = [*group.media, *(media for response in group.responses for media in response.media)]
+    images = [media for media in everything if media.kind == "image"]
+    videos = [media for media in everything if media.kind != "image"]
     sizes = [_image_size(media, group) for media in images]
-    num_frames, duration, width, height = _video_facts(videos[0], group) if videos else (0, 0.0, 0, 0)
+    clips = [_video_facts(media, group) for media in videos]
+    num_frames, duration, width, height = clips[0] if clips else (0, 0.0, 0, 0)
     names = list(sample.data)
     return {
         "key": group.key,
@@ -196,7 +203,16 @@ def _row(shard: str, sample: _Sample) -> dict[str, Any]:
         "critique_chars": sum(max(map(len, response.critiques.values()), default=0) for response in group.responses),
         "split_hash": split_hash(str(group.meta.get("twin") or group.key)),
         "rank_range": _rank_range(group),
+        "form": group.prompt.form,
+        "more_clips": [float(fact) for clip in clips[1:] for fact in clip],
+        "own_media": _own_media(group) if group.has_own_media else [],
     }
+
+
+def _own_media(group: PreferenceGroup) -> list[int]:
+    """How many pictures and how many videos each response has of its own, one response after another."""
+    kinds = [[media.kind == "image" for media in response.media] for response in group.responses]
+    return [count for each in kinds for count in (sum(each), len(each) - sum(each))]
 
 
 def _rank_range(group: PreferenceGroup) -> int:

@@ -124,6 +124,11 @@ def _measure(
         yield group, [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
+def _damaged(group: EncodedGroup) -> EncodedGroup:
+    branches = tuple(replace(branch, media=damaged_only(branch.media)) for branch in group.branches)
+    return replace(group, media=damaged_only(group.media), branches=branches)
+
+
 def _ask(reference: Policy, groups: Sequence[EncodedGroup], token_budget: int) -> list[dict[str, list[float]]]:
     """The table's columns of each group, one value per response."""
     found = forward_groups(reference.model, groups, token_budget=token_budget)
@@ -132,7 +137,7 @@ def _ask(reference: Policy, groups: Sequence[EncodedGroup], token_budget: int) -
         for one in found
     ]
     if reference.encoder.damage is not None:
-        spoilt = [replace(group, media=damaged_only(group.media)) for group in groups]
+        spoilt = [_damaged(group) for group in groups]
         for own, one in zip(columns, forward_groups(reference.model, spoilt, token_budget=token_budget), strict=True):
             own[DAMAGED_REFERENCE] = one.logprob.tolist()
     return columns

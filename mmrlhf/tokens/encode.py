@@ -6,8 +6,11 @@ the processor would have produced for that response alone, whatever the template
 
 A family whose processor reads no videos gets a clip's frames as pictures.
 
-The media are processed once per group. The processor's own call expands the first response's placeholders; the other
+The media of a group are processed once. The processor's own call expands the first response's placeholders; the other
 responses share that head, because a placeholder is a special token and the tokens behind it do not depend on it.
+
+Media of one response are processed for that response alone. Then no media are in the prefix: the branches begin before
+the first of them.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from mmrlhf.conversation import Conversation
+from mmrlhf.conversation import Conversation, Slot
 from mmrlhf.errors import DataError, ModelError
 from mmrlhf.media.damage import DAMAGED, Damage
 from mmrlhf.tokens.chat import MARK, Chat
 from mmrlhf.tokens.length import LengthLimit, place_of
 from mmrlhf.tokens.processing import (
+    BlankMedium,
     DecodedMedia,
     MediaSettings,
     call_processor,
@@ -41,6 +45,8 @@ from mmrlhf.tokens.text_tokens import Rendered, TextTokens, beginning_of, common
 from mmrlhf.tokens.visual import SizedEntry, VisualTokens
 from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 
+# What stands in a conversation for each medium.
+Slots = Sequence[tuple[Slot, ...]]
 # (token ids (T,), media tensors) -> position ids (A, T); comes from the model family (mmrlhf.models.families).
 Positions = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
@@ -53,11 +59,15 @@ _MARGIN = 1.1
 
 
 class Sequences(NamedTuple):
-    """Complete token ids (T,) of every response, which of them are labels (T,), and the group's media tensors."""
+    """Complete token ids (T,) of every response, which of them are labels (T,), and its media tensors.
+
+    before_media: how many tokens stand before the first medium of any.
+    """
 
     ids: list[Tensor]
     labels: list[Tensor]
-    media: dict[str, Tensor]
+    media: list[dict[str, Tensor]]
+    before_media: int = 0
 
 
 class Fitted(NamedTuple):
@@ -148,17 +158,18 @@ class Encoder:
                 clip's frames are tokens, a few tokens too many may be found only then.
         """
         responses = group.responses if with_answer else self._asked(group)
+        _check_places(group, responses)
         with _naming(group):
-            expanded = self.visual.exact(entry).expanded if group.media else 0
-        counts = self.visual.placeholders(entry) if group.media else (0, 0)
-        head = torch.zeros(expanded, dtype=torch.int64)
+            visual = [self.visual.exact(media) for media in self._sized(group, entry, responses)]
+        heads = [torch.zeros(each.expanded, dtype=torch.int64) for each in visual]
 
         def tokenize(rendered: Sequence[Rendered]) -> Sequences:
             plain, is_label = self.texts.labelled(rendered)
-            ids = [torch.cat([head, torch.tensor(own, dtype=torch.int64)]) for own in plain]
-            return Sequences(ids, [torch.tensor([False] * len(head) + flags) for flags in is_label], {})
+            ids = [torch.cat([head, torch.tensor(own)]) for head, own in zip(heads, plain, strict=True)]
+            labels = [torch.tensor([False] * len(head) + own) for head, own in zip(heads, is_label, strict=True)]
+            return Sequences(ids, labels, [{}] * len(ids))
 
-        fitted = self._fit(group, responses, counts, tokenize, with_answer)
+        fitted = self._fit(group, responses, [each.slots for each in visual], tokenize, with_answer)
         cut = zip(fitted.sequences.ids, responses, fitted.removed, strict=True)
         return [removed + len(ids) - self.limit.kept(group, ids, response) for ids, response, removed in cut]
 
@@ -166,7 +177,8 @@ class Encoder:
         """Whether a group fits however its text is tokenized, at sizes near its media's."""
         visual = self.estimate_visual_tokens(entry)
         refused = not visual and (entry.num_images or entry.num_frames)
-        most = self._frame_tokens + 2 * visual + _MOST_PER_CHAR * (entry.text_chars + entry.critique_chars)
+        text = _MOST_PER_CHAR * (entry.text_chars + entry.critique_chars)
+        most = entry.num_turns * self._frame_tokens + 2 * visual + text
         return not refused and most + self.room <= self.max_tokens
 
     def room_behind(self, context: EncodedGroup, branch: int) -> int:
@@ -184,8 +196,9 @@ class Encoder:
         self, group: PreferenceGroup, response: Response, *, with_answer: bool = True
     ) -> tuple[dict[str, Tensor], str]:
         """What a stock model is given for one response alone: the processor's own tensors, and the labels' text."""
-        media = self._decode(group)
-        rendered = self._render(group, response, media.counts, with_answer)
+        _check_places(group, [response])
+        media = self._decode(group, response)
+        rendered = self._render(group, response, media.slots, with_answer)
         text = self.chat.without_spellings(rendered.text)
         return self._call_processor(text, media, place_of(group)), rendered.text[rendered.first : rendered.last]
 
@@ -220,31 +233,41 @@ class Encoder:
     def _frame_tokens(self) -> int:
         """Tokens of a conversation without its prompt, response and media, with room for the ends of its turns."""
         nothing = PreferenceGroup("", Conversation.about(""), (Response("?"),))
-        text = self.chat.prompt(self.chat.mark(self.template.user(nothing, nothing.responses[0])))
+        text = self.chat.prompt(self.template.conversation(nothing, nothing.responses[0]))
         return len(self.texts.plain(text)[0]) + _TURN_ENDS
 
     def _asked(self, group: PreferenceGroup) -> tuple[Response, ...]:
-        """Responses whose contexts differ: one, where the user's turn shows none."""
-        users = {self.template.user(group, response) for response in group.responses}
-        return group.responses[:1] if len(users) == 1 else group.responses
+        """Responses whose contexts differ: one, where the user's turn shows none, asked with the group's media."""
+        if not self.template.shows_response:
+            return (replace(group.responses[0], media=()),)
+        contexts = {(self.template.conversation(group, response), response.media) for response in group.responses}
+        return group.responses[:1] if len(contexts) == 1 else group.responses
 
     def _encode(self, group: PreferenceGroup, responses: tuple[Response, ...], *, with_answer: bool) -> EncodedGroup:
-        decoded = self._decode(group)
-        tokenize = partial(self._tokenize, group, decoded)
-        fitted = self._fit(group, responses, decoded.counts, tokenize, with_answer)
-        (sequences, labels, media), shown, removed, cut = fitted
+        _check_places(group, responses)
+        own = any(response.media for response in responses)
+        # Equal media of responses are the group's, decoded once.
+        decoded = [self._decode(group, response) for response in (responses if own else responses[:1])]
+        decoded = decoded if own else decoded * len(responses)
+        tokenize = partial(self._tokenize_apart if own else self._tokenize, group, decoded)
+        slots = [each.slots for each in decoded]
+        (sequences, labels, media, _), shown, removed, cut = self._fit(group, responses, slots, tokenize, with_answer)
         branches = [
-            replace(self._branch(group, ids, is_label, cut, media, response, already), shown=kept.text)
-            for ids, is_label, response, already, kept in zip(sequences, labels, responses, removed, shown, strict=True)
+            replace(
+                self._branch(group, ids, is_label, cut, tensors, response, already),
+                shown=kept.text,
+                **(_shown_by(each, tensors) if own else {}),
+            )
+            for ids, is_label, tensors, each, response, already, kept in zip(
+                sequences, labels, media, decoded, responses, removed, shown, strict=True
+            )
         ]
         return EncodedGroup(
             key=group.key,
             prefix_ids=sequences[0][:cut],
-            prefix_positions=self._positions(group, sequences[0], media)[:, :cut],
+            prefix_positions=self._positions(group, sequences[0], media[0])[:, :cut],
             branches=tuple(branches),
-            media=media,
-            num_images=len(decoded.images),
-            num_videos=len(decoded.clips),
+            **(_shown_by(DecodedMedia(), {}) if own else _shown_by(decoded[0], media[0])),
             pairs=group.ranked_pairs() if with_answer or len(responses) == len(group.responses) else (),
             columns=self._columns(responses),
         )
@@ -253,14 +276,16 @@ class Encoder:
         self,
         group: PreferenceGroup,
         responses: tuple[Response, ...],
-        counts: tuple[int, int],
+        slots: Sequence[Slots],
         tokenize: Callable[[Sequence[Rendered]], Sequences],
         with_answer: bool,
     ) -> Fitted:
         """Shorten shown responses until all sequences fit; raises DataError where that does not help."""
         shown, removed = list(responses), [0] * len(responses)
         while True:
-            found = tokenize([self._render(group, response, counts, with_answer) for response in shown])
+            found = tokenize(
+                [self._render(group, each, own, with_answer) for each, own in zip(shown, slots, strict=True)]
+            )
             over = [self.limit.excess(*each, with_answer) for each in zip(found.ids, found.labels, strict=True)]
             if max(over) <= 0 or not self.template.shows_response:
                 break
@@ -268,7 +293,7 @@ class Encoder:
                 if excess > 0:
                     shown[place], cut_now = self.limit.shorten(group, shown[place], excess)
                     removed[place] += cut_now
-        cut = _cut_point(found.ids, found.labels)
+        cut = _cut_point(found, own=any(response.media for response in responses))
         self.limit.check(group, cut, max(over))
         return Fitted(found, shown, removed, cut)
 
@@ -277,34 +302,81 @@ class Encoder:
         scores = {name: [response.scores.get(name, math.nan) for response in responses] for name in self.dimensions}
         return {"rank": torch.tensor(rank)} | {f"score_{name}": torch.tensor(each) for name, each in scores.items()}
 
-    def _decode(self, group: PreferenceGroup) -> DecodedMedia:
-        return self.visual.readable(decode_media(group, self.media))
+    def _decode(self, group: PreferenceGroup, response: Response) -> DecodedMedia:
+        return self.visual.readable(decode_media(group, self.media, group.shown_to(response)))
 
-    def _render(
-        self, group: PreferenceGroup, response: Response, counts: tuple[int, int], with_answer: bool
-    ) -> Rendered:
+    def _sized(
+        self, group: PreferenceGroup, entry: SizedEntry, responses: Sequence[Response]
+    ) -> list[tuple[BlankMedium, ...]]:
+        """What the index says of the media that each response is shown."""
+        of_group, *own = self.visual.sized(entry, group)
+        of_response = {response.media: sizes for response, sizes in zip(group.responses, own, strict=True)}
+        return [of_response[response.media] if response.media else of_group for response in responses]
+
+    def _render(self, group: PreferenceGroup, response: Response, slots: Slots, with_answer: bool) -> Rendered:
         """The conversation as text with one placeholder per medium, and the characters between which labels lie."""
-        user = self.chat.mark(self.template.user(group, response))
         answer = self.template.assistant(group, response) if with_answer else None
-        text = self.chat.prompt(user, num_images=counts[0], num_videos=counts[1])
+        conversation = self.template.conversation(group, response).showing(slots)
+        text = self.chat.prompt(conversation, where=place_of(group))
         if answer is None:
             return Rendered(text, len(text), len(text))
         turn = text + self.chat.mark(answer) + self.chat.turn_end
         return Rendered(turn + self.template.closing, len(text), len(turn))
 
-    def _tokenize(self, group: PreferenceGroup, decoded: DecodedMedia, rendered: Sequence[Rendered]) -> Sequences:
+    def _tokenize_apart(
+        self, group: PreferenceGroup, decoded: Sequence[DecodedMedia], rendered: Sequence[Rendered]
+    ) -> Sequences:
+        """Each response with its own media; they share what is before the first medium of any."""
+        found = [self._tokenize(group, [own], [each]) for own, each in zip(decoded, rendered, strict=True)]
+        before = min(each.before_media for each in found)
+        if not before:
+            raise ModelError(
+                "this model's chat template begins with the media, so responses with media of their own share nothing",
+                where=place_of(group),
+                given=type(self.processor).__name__,
+                expected="a template that writes something before the first medium",
+                fix="leave such records out, or run responses in rows of their own",
+            )
+        ids, labels, media = ([getattr(each, name)[0] for each in found] for name in ("ids", "labels", "media"))
+        return Sequences(ids, labels, media, before)
+
+    def _tokenize(
+        self, group: PreferenceGroup, decoded: Sequence[DecodedMedia], rendered: Sequence[Rendered]
+    ) -> Sequences:
+        """Responses that are shown the same media, those of the first."""
         plain, is_label = self.texts.labelled(rendered)
         head, kept, media = torch.zeros(0, dtype=torch.int64), 0, {}
-        if decoded:
-            # The processor reads special tokens wherever they stand, so it gets the text without a user's.
-            text = self.chat.without_spellings(rendered[0].text)
-            output = self._call_processor(text, decoded, place_of(group))
-            short = plain[0] if text == rendered[0].text else self.texts.plain(text)[0]
-            head, kept = self._expanded_head(group, output["input_ids"][0], short, plain, is_label)
-            media = media_tensors(output) | self._damaged(group, text, decoded)
+        before = len(plain[0])
+        if decoded[0]:
+            expanded, media = self._expanded(group, rendered[0].text, decoded[0])
+            head, kept = self._expanded_head(group, expanded, plain, is_label)
+            before = self._before_media(plain[0], expanded)
         sequences = [torch.cat([head, torch.tensor(ids[kept:], dtype=torch.int64)]) for ids in plain]
         labels = [torch.tensor([False] * len(head) + flags[kept:]) for flags in is_label]
-        return Sequences(sequences, labels, media)
+        return Sequences(sequences, labels, [media] * len(plain), before)
+
+    def _expanded(self, group: PreferenceGroup, marked: str, decoded: DecodedMedia) -> tuple[list[int], dict]:
+        """Token ids of a text whose placeholders the processor expands, and the media tensors.
+
+        The processor reads special tokens wherever they stand. Where a user spelled some, it gets the text without
+        these, and what it wrote for the placeholders is put into the text that has them.
+        """
+        text = self.chat.without_spellings(marked)
+        spelled = text != marked
+        output = self._call_processor(text, decoded, place_of(group), replacements=spelled)
+        media = media_tensors(output) | self._damaged(group, text, decoded)
+        if not spelled:
+            return output["input_ids"][0].tolist(), media
+        instead = iter(output["text_replacement_offsets"][0])
+        written = self.chat.expand(marked, lambda: next(instead)["replacement"])
+        return self.texts.plain(written)[0], media
+
+    def _before_media(self, short: Sequence[int], expanded: Sequence[int]) -> int:
+        """How many tokens stand before the first medium, expanded or not."""
+        placeholders = set(self.tokenizer.convert_tokens_to_ids(self.chat.placeholders))
+        first = next((place for place, token in enumerate(short) if token in placeholders), len(short))
+        same = next((n for n, pair in enumerate(zip(short, expanded, strict=False)) if pair[0] != pair[1]), first)
+        return min(first, same)
 
     def _damaged(self, group: PreferenceGroup, text: str, decoded: DecodedMedia) -> dict[str, Tensor]:
         """Media tensors of a damaged copy, where wanted; of the originals' size, it needs the same tokens."""
@@ -313,39 +385,36 @@ class Encoder:
         output = self._call_processor(text, decoded.damaged(self.damage, group.key), place_of(group))
         return {DAMAGED + name: tensor for name, tensor in media_tensors(output).items()}
 
-    def _call_processor(self, text: str, media: DecodedMedia, where: str) -> dict[str, Tensor]:
-        add_special_tokens = self.chat.add_special_tokens
-        return call_processor(self.processor, text, media, add_special_tokens=add_special_tokens, where=where)
+    def _call_processor(
+        self, text: str, media: DecodedMedia, where: str, *, replacements: bool = False
+    ) -> dict[str, Any]:
+        add = self.chat.add_special_tokens
+        return call_processor(
+            self.processor, text, media, add_special_tokens=add, where=where, replacements=replacements
+        )
 
     def _positions(self, group: PreferenceGroup, ids: Tensor, media: Mapping[str, Tensor]) -> Tensor:
         with refusals(place_of(group)):
             return self.positions(ids, media)
 
     def _expanded_head(
-        self,
-        group: PreferenceGroup,
-        expanded: Tensor,
-        short: list[int],
-        plain: list[list[int]],
-        is_label: list[list[bool]],
+        self, group: PreferenceGroup, expanded: list[int], plain: list[list[int]], is_label: list[list[bool]]
     ) -> tuple[Tensor, int]:
-        """The expanded ids up to where they end like the ids they were made of, and how many plain ids these cover.
-
-        Args:
-            short: the ids of the text that was expanded: the first response's, or those without a user's spellings.
+        """The first response's expanded ids up to where they end like its plain ones, and how many these cover.
 
         Raises:
             ModelError: the processor changed text that differs between responses, or labels.
         """
-        covered = len(short) - common_suffix(expanded.tolist(), short)
-        if covered > shared_prefix([*plain, short], [*is_label, [False] * len(short)]):
+        short = plain[0]
+        covered = len(short) - common_suffix(expanded, short)
+        if covered > shared_prefix(plain, is_label):
             raise ModelError(
                 "this processor changes the text behind its media, so responses cannot share a prompt",
                 where=f"key {group.key}",
                 given=type(self.processor).__name__,
                 expected="a processor that only expands media placeholders",
             )
-        return expanded[: len(expanded) - (len(short) - covered)], covered
+        return torch.tensor(expanded[: len(expanded) - (len(short) - covered)], dtype=torch.int64), covered
 
     def _branch(
         self,
@@ -372,10 +441,37 @@ class Encoder:
         )
 
 
-def _cut_point(sequences: list[Tensor], labels: list[Tensor]) -> int:
-    """Length of the longest common token prefix that leaves every label, and at least one token, to each branch."""
-    shared = shared_prefix([ids.tolist() for ids in sequences], [flags.tolist() for flags in labels])
-    return min(shared, min(len(ids) for ids in sequences) - 1)
+def _cut_point(sequences: Sequences, *, own: bool) -> int:
+    """Length of the longest common token prefix that leaves every label, and at least one token, to each branch.
+
+    Args:
+        own: media belong to responses, so that all are left to the branches, too.
+    """
+    ids, labels, _, before_media = sequences
+    shared = shared_prefix([each.tolist() for each in ids], [flags.tolist() for flags in labels])
+    return min(shared, min(map(len, ids)) - 1, before_media if own else shared)
+
+
+def _shown_by(decoded: DecodedMedia, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The fields of a group or branch that say which media stand in it."""
+    return {"media": tensors, "num_images": len(decoded.images), "num_videos": len(decoded.clips)}
+
+
+def _check_places(group: PreferenceGroup, responses: Sequence[Response]) -> None:
+    """Refuse a group that has no medium for a place of its prompt, or no place for a medium."""
+    for response in responses:
+        shown = [media.slot.kind for media in group.shown_to(response)]
+        places = [slot.kind for slot in group.prompt.slots]
+        if shown != places:
+            raise DataError(
+                "the prompt has places for other media than are shown",
+                where=place_of(group),
+                given=f"{len(shown)} ({', '.join(shown) or 'none'})",
+                expected=f"{len(places)} ({', '.join(places) or 'none'}), in this order",
+                fix="a query whose media are all those of its responses cannot be asked without one"
+                if group.has_own_media
+                else "repair the record",
+            )
 
 
 @contextmanager

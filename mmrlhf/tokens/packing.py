@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from mmrlhf.types import EncodedGroup, PackedBatch
+
+T = TypeVar("T")
 
 
 def pack_groups(groups: Sequence[EncodedGroup]) -> PackedBatch:
@@ -56,6 +59,8 @@ def pack_groups(groups: Sequence[EncodedGroup]) -> PackedBatch:
         num_images=tuple(group.num_images for group in groups),
         num_videos=tuple(group.num_videos for group in groups),
         truncated_tokens=sum(branch.truncated for group in groups for branch in group.branches),
+        branch_media=tuple(branch.media for group in groups for branch in group.branches),
+        branch_images=tuple(branch.num_images for group in groups for branch in group.branches),
     )
 
 
@@ -84,7 +89,13 @@ def select_responses(batch: PackedBatch, keep: Tensor) -> PackedBatch:
         pairs=number[batch.pairs[pair]],
         columns={name: values[keep] for name, values in batch.columns.items()},
         response_hashes=tuple(hashes),
+        branch_media=_kept(batch.branch_media, keep),
+        branch_images=_kept(batch.branch_images, keep),
     )
+
+
+def _kept(values: tuple[T, ...], keep: Tensor) -> tuple[T, ...]:
+    return tuple(value for value, kept in zip(values, keep.tolist(), strict=bool(values)) if kept)
 
 
 def _branch_of_token(groups: Sequence[EncodedGroup]) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
+from mmrlhf.conversation import IMAGE, VIDEO, Slot
 from mmrlhf.errors import ConfigError, DataError, UserError
 from mmrlhf.media.damage import Damage
 from mmrlhf.media.images import Alpha, decode_image
@@ -63,65 +64,95 @@ class MediaSettings:
                 )
 
 
+# What one medium of a record shows: pictures (one; or a clip's frames, for families that read no videos), or a clip.
+Shown = tuple[Image.Image, ...] | VideoClip
+
+
 @dataclass(frozen=True)
 class DecodedMedia:
-    """The pictures and clips of one group, in the order of its record; pictures come first in the conversation."""
+    """The pictures and clips that one sequence shows, in the order of their places in the conversation."""
 
-    images: tuple[Image.Image, ...] = ()
-    clips: tuple[VideoClip, ...] = ()
+    shown: tuple[Shown, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.images or self.clips)
+        return bool(self.shown)
 
     @property
-    def counts(self) -> tuple[int, int]:
-        """How many pictures, and how many clips."""
-        return len(self.images), len(self.clips)
+    def images(self) -> tuple[Image.Image, ...]:
+        """All pictures."""
+        return tuple(image for item in self.shown if not isinstance(item, VideoClip) for image in item)
+
+    @property
+    def clips(self) -> tuple[VideoClip, ...]:
+        """All clips."""
+        return tuple(item for item in self.shown if isinstance(item, VideoClip))
+
+    @property
+    def slots(self) -> tuple[tuple[Slot, ...], ...]:
+        """What stands in the conversation for each medium."""
+        return tuple((VIDEO,) if isinstance(item, VideoClip) else (IMAGE,) * len(item) for item in self.shown)
 
     def as_pictures(self) -> DecodedMedia:
         """The same with every frame of a clip as a picture of its own, for families that read no videos."""
-        frames = tuple(Image.fromarray(frame) for clip in self.clips for frame in clip.frames)
-        return DecodedMedia(self.images + frames)
+        return DecodedMedia(tuple(_frames(item) for item in self.shown))
 
     def first_frames(self) -> DecodedMedia:
         """The same with the first frame of every clip as a picture."""
-        return DecodedMedia(self.images + tuple(Image.fromarray(clip.frames[0]) for clip in self.clips))
+        return DecodedMedia(tuple(_frames(item)[:1] if isinstance(item, VideoClip) else item for item in self.shown))
 
     def damaged(self, damage: Damage, key: str) -> DecodedMedia:
         """Copies of the same sizes that do not show what these do; the group's key fixes what is left of each."""
-        images = (damage.image(image, name=f"{key}/image{i}") for i, image in enumerate(self.images))
-        clips = (
-            replace(clip, frames=damage.frames(clip.frames, name=f"{key}/clip{i}")) for i, clip in enumerate(self.clips)
-        )
-        return DecodedMedia(tuple(images), tuple(clips))
+        shown: list[Shown] = []
+        images = clips = 0
+        for item in self.shown:
+            if isinstance(item, VideoClip):
+                shown.append(replace(item, frames=damage.frames(item.frames, name=f"{key}/clip{clips}")))
+                clips += 1
+            else:
+                shown.append(tuple(damage.image(im, name=f"{key}/image{n}") for n, im in enumerate(item, images)))
+                images += len(item)
+        return DecodedMedia(tuple(shown))
 
 
-def decode_media(group: PreferenceGroup, settings: MediaSettings) -> DecodedMedia:
-    """Decode every medium of a group.
+def _frames(item: Shown) -> tuple[Image.Image, ...]:
+    return tuple(map(Image.fromarray, item.frames)) if isinstance(item, VideoClip) else item
+
+
+def decode_media(group: PreferenceGroup, settings: MediaSettings, media: Sequence[Media] | None = None) -> DecodedMedia:
+    """Decode media of a group, its own where no others are given, in their order.
 
     Raises:
         DataError: unreadable; names key, member and shard.
     """
-    images, clips = [], []
-    for item in group.media:
+    shown: list[Shown] = []
+    for item in group.media if media is None else media:
         where = f"key {group.key}, member {item.names[0]}, shard {group.shard or '(not packed)'}"
         if item.kind == "image":
-            images.append(decode_image(item.data[0], alpha=settings.alpha, where=where))  # type: ignore[arg-type]
+            shown.append((decode_image(item.data[0], alpha=settings.alpha, where=where),))  # type: ignore[arg-type]
         else:
-            clips.append(_decode_clip(item, settings, packed_record(group.meta, item.names[0]), where))
-    return DecodedMedia(tuple(images), tuple(clips))
+            shown.append(_decode_clip(item, settings, packed_record(group.meta, item.names[0]), where))
+    return DecodedMedia(tuple(shown))
 
 
-def blank_media(
-    image_sizes: tuple[tuple[int, int], ...], clip_size: tuple[int, int] | None, num_frames: int
-) -> DecodedMedia:
-    """Black pictures and at most one black clip of these (width, height): enough for a processor to count tokens."""
-    images = tuple(Image.new("RGB", size) for size in image_sizes)
-    if clip_size is None:
-        return DecodedMedia(images)
-    width, height = clip_size
-    frames = np.zeros((num_frames, height, width, 3), dtype=np.uint8)
-    return DecodedMedia(images, (VideoClip(frames, np.arange(num_frames) * 1.0, 1.0, num_frames, float(num_frames)),))
+def blank_media(media: Sequence[BlankMedium]) -> DecodedMedia:
+    """Black pictures and clips: enough for a processor to count tokens."""
+    return DecodedMedia(tuple(_blank(medium) for medium in media))
+
+
+class BlankMedium(NamedTuple):
+    """The size of a picture (no frames) or of a clip."""
+
+    width: int
+    height: int
+    num_frames: int = 0
+
+
+def _blank(medium: BlankMedium) -> Shown:
+    width, height, count = medium
+    if not count:
+        return (Image.new("RGB", (width, height)),)
+    frames = np.zeros((count, height, width, 3), dtype=np.uint8)
+    return VideoClip(frames, np.arange(count) * 1.0, 1.0, count, float(count))
 
 
 @contextmanager
@@ -145,19 +176,26 @@ def refusals(where: str) -> Iterator[None]:
 
 
 def call_processor(
-    processor: ProcessorMixin, text: str, media: DecodedMedia, *, add_special_tokens: bool, where: str
-) -> dict[str, Tensor]:
+    processor: ProcessorMixin,
+    text: str,
+    media: DecodedMedia,
+    *,
+    add_special_tokens: bool,
+    where: str,
+    replacements: bool = False,
+) -> dict[str, Any]:
     """The processor's own tensors of one conversation, a batch of one.
 
     Args:
         text: rendered by the chat template, with one placeholder per medium.
         add_special_tokens: whether the tokenizer puts its begin-of-text token before it.
         where: names the query.
+        replacements: also say what stands for each placeholder (`text_replacement_offsets`).
 
     Raises:
         DataError: the processor refuses the query.
     """
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = {"text_kwargs": {"return_text_replacement_offsets": True}} if replacements else {}
     if media.images:
         arguments["images"] = [list(media.images)]
     if media.clips:

@@ -7,7 +7,7 @@ breaks) and of a video the first frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from PIL import Image
@@ -34,14 +34,22 @@ class Thumbnails:
         return self._processor.apply_chat_template(*arguments, **named)
 
     def __call__(
-        self, text: list[str], images: Sequence[Sequence[Image.Image]], *, return_tensors: str, **named: Any
+        self,
+        text: list[str],
+        images: Sequence[Sequence[Image.Image]],
+        *,
+        return_tensors: str,
+        text_kwargs: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> dict[str, Any]:
         """Token ids of a text with its pictures' placeholders expanded, and the thumbnails."""
         (shown,) = images
         views = self._processor.image_processor(images=[[image] for image in shown], return_tensors=return_tensors)
         expanded = [one.replace(self.image_token, self.image_token * self._num_tokens) for one in text]
         tokens = self.tokenizer(expanded, return_tensors=return_tensors, **named)
-        return {**tokens, THUMBNAILS: views["pixel_values"][:, 0]}
+        offsets = [[{"replacement": self.image_token * self._num_tokens}] * len(shown)] if text_kwargs else None
+        told = {} if offsets is None else {"text_replacement_offsets": offsets}
+        return {**tokens, **told, THUMBNAILS: views["pixel_values"][:, 0]}
 
 
 def with_protocol(processor: Any, protocol: Protocol, family: str) -> Any:

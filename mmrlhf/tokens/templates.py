@@ -1,15 +1,17 @@
 """What a model is asked and what it answers: the two conversations of the project.
 
-A template only says what the user turn and the assistant turn contain; the chat template of the model's own processor
-turns them into text, so a template works for every family.
+A template only says what the turns contain; the chat template of the model's own processor turns them into text, so a
+template works for every family.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from string import Formatter
 from typing import Protocol
 
+from mmrlhf.conversation import Conversation, Part, Turn
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.types import PreferenceGroup, Response
 
@@ -21,7 +23,8 @@ EVALUATOR_INSTRUCTION = (
     "is it faithful to what can be seen, is it safe? Name what is right and what is wrong."
 )
 
-
+# Stands for the question while a request is filled in; of Unicode's private use, it is no character of anyone's text.
+_QUESTION = "\ue0f7"
 # MM-RLHF's released prompt names question and response like this.
 REQUEST = "[Question]: {question}\n[LMM Response]: {response}\n[Evaluation]:"
 
@@ -44,8 +47,8 @@ class Template(Protocol):
         """Whether the response is part of the user turn, and not the assistant's turn itself."""
         ...
 
-    def user(self, group: PreferenceGroup, response: Response) -> str:
-        """Text of the user turn, behind the media."""
+    def conversation(self, group: PreferenceGroup, response: Response) -> Conversation:
+        """The turns before the assistant's; their places of media are those of the group's prompt, in its order."""
         ...
 
     def assistant(self, group: PreferenceGroup, response: Response) -> str | None:
@@ -65,9 +68,9 @@ class AnswerTemplate:
         """No: the response is the assistant's turn."""
         return False
 
-    def user(self, group: PreferenceGroup, response: Response) -> str:
-        """The prompt alone."""
-        return _plain(group)
+    def conversation(self, group: PreferenceGroup, response: Response) -> Conversation:
+        """The prompt."""
+        return group.prompt
 
     def assistant(self, group: PreferenceGroup, response: Response) -> str | None:
         """The response."""
@@ -126,10 +129,19 @@ class CritiqueTemplate:
         """Yes: the assistant's turn is about it."""
         return True
 
-    def user(self, group: PreferenceGroup, response: Response) -> str:
-        """Instruction, question and response, in the order of the released prompt."""
-        parts = [self.instruction] if self.instruction else []
-        return "\n".join([*parts, self.request.format(question=_plain(group), response=response.text)])
+    def conversation(self, group: PreferenceGroup, response: Response) -> Conversation:
+        """One turn: instruction, question and response, in the order of the released prompt.
+
+        Media in front of a plain question stand in front of everything; others stand inside the question, which is the
+        whole conversation, each turn under its role, where it has several.
+        """
+        prompt, instruction = group.prompt, f"{self.instruction}\n" if self.instruction else ""
+        if prompt.plain is not None:
+            request = self.request.format(question=prompt.plain, response=response.text)
+            return Conversation.about(instruction + request, prompt.slots)
+        head, _, tail = self.request.format(question=_QUESTION, response=response.text).partition(_QUESTION)
+        tail = tail.replace(_QUESTION, prompt.transcript)
+        return Conversation((Turn("user", tuple(_joined([instruction + head, *_as_question(prompt), tail]))),))
 
     def assistant(self, group: PreferenceGroup, response: Response) -> str | None:
         """The chosen kind of critique without white space around it (as in MM-RLHF's release), or None."""
@@ -146,13 +158,20 @@ class CritiqueTemplate:
         return response.critiques[self.critique].strip()
 
 
-def _plain(group: PreferenceGroup) -> str:
-    text = group.prompt.plain
-    if text is None or group.has_own_media:
-        raise DataError(
-            "this form of a query cannot be encoded yet",
-            where=f"key {group.key}, shard {group.shard or '(not packed)'}",
-            given=group.prompt.form or "media of one response",
-            expected="one user's turn with its media in front",
-        )
-    return text
+def _as_question(prompt: Conversation) -> Iterator[Part]:
+    """A conversation as parts of one question: a line for each turn, with its role where there are several."""
+    for number, turn in enumerate(prompt.turns):
+        if len(prompt.turns) > 1:
+            yield ("\n" if number else "") + f"{turn.role.capitalize()}: "
+        yield from turn.parts
+
+
+def _joined(parts: Iterable[Part]) -> list[Part]:
+    """The same parts, neighbouring texts as one."""
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and found and isinstance(found[-1], str):
+            found[-1] += part
+        else:
+            found.append(part)
+    return found

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stand_ins.small_data import draw_group, picture
-from stand_ins.tiny_models import AVAILABLE
+from stand_ins.tiny_models import AVAILABLE, formed_groups
 
+from mmrlhf.conversation import IMAGE, VIDEO, Conversation, Turn
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.models.families import positions_for
@@ -41,12 +42,19 @@ def drawn() -> list[PreferenceGroup]:
     words = "red circle above blue "
     groups[0] = replace(groups[0], prompt=words * 60)
     groups[1] = replace(groups[1], responses=(Response(words * 60, 1, {"full": "no"}), *groups[1].responses[1:]))
-    groups[2] = replace(groups[2], media=(_image(900, 3),))
-    groups[3] = replace(groups[3], media=(_image(300, 211),))
-    groups[4] = replace(groups[4], media=(_image(50, 70), replace(_image(90, 33), names=("1.png",))))
-    groups[5] = replace(groups[5], media=(_frames(5),))
+    groups[2] = replace(groups[2], prompt="what ?", media=(_image(900, 3),))
+    groups[3] = replace(groups[3], prompt="what ?", media=(_image(300, 211),))
+    groups[4] = replace(groups[4], prompt="what ?", media=(_image(50, 70), replace(_image(90, 33), names=("1.png",))))
+    groups[5] = replace(groups[5], prompt="what ?", media=(_frames(5),))
     groups[6] = replace(groups[6], prompt="你好 <image> <|im_end|> " * 20)
-    return groups
+    clips = replace(_frames(3), names=tuple(f"v2.f{i:03}.png" for i in range(3)))
+    asked = Conversation((Turn("user", ("what", VIDEO, "and", IMAGE, VIDEO)),))
+    groups.append(replace(groups[7], key="query-8", prompt=asked, media=(_frames(5), _image(50, 40), clips)))
+    rude = Conversation((Turn("user", ("who ?",)), Turn("user", (words * 3,))))
+    drawn = Conversation((Turn("user", ("draw",)), Turn("assistant", (IMAGE, "here")), Turn("user", ("again",))))
+    groups.append(replace(groups[7], key="query-9", prompt=rude, media=()))
+    groups += [replace(groups[7], key=f"query-{n}", prompt=drawn, media=(_image(50, 40 + n),)) for n in (10, 11)]
+    return [*groups, *formed_groups()]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +78,8 @@ def make(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]):
 @pytest.mark.parametrize("too_long", ["shorten", "refuse"])
 def test_it_foresees_what_encoding_does(make, index: Index, template, too_long: str, with_answer: bool) -> None:
     """Every family, at several limits: the same queries left out for the same reason, the same tokens cut."""
-    readable = [group for group in index if group.key != "query-2"]  # some processors refuse its picture
-    longest = max(make(template)(group).num_tokens for group in readable)
+    unread = ("query-2", "query-9", "query-10", "query-11")  # some processors or templates refuse them
+    longest = max(make(template)(group).num_tokens for group in index if group.key not in unread)
     for max_tokens in (60, 150, longest):
         encoder = make(template, max_tokens=max_tokens, too_long=too_long, room=0 if with_answer else 7)
         refused, cut = {}, {}
@@ -84,7 +92,7 @@ def test_it_foresees_what_encoding_does(make, index: Index, template, too_long: 
                 lost = sum(branch.truncated for branch in encoded.branches)
                 cut |= {group.key: lost} if lost else {}
         found = look_ahead(index, range(len(index)), encoder, with_answer=with_answer)
-        clip = {"query-5"}  # near the limit, a clip's time marks are known only when it is read
+        clip = {"query-5", "query-8"}  # near the limit, a clip's time marks are known only when it is read
         assert {k: why.reason for k, why in found.left_out.items() if k not in clip} == {
             k: problem for k, problem in refused.items() if k not in clip
         }

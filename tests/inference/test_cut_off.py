@@ -28,7 +28,7 @@ def judge_of(folder, *, max_tokens: int, too_long: str = "shorten") -> RewardMod
 @pytest.fixture(scope="module")
 def query() -> PreferenceGroup:
     responses = (Response("red", critiques={"full": "no"}), Response(LONG, critiques={"full": "yes"}))
-    return replace(draw_group(1), media=(), responses=responses)
+    return replace(draw_group(1).without_media(), responses=responses)
 
 
 def test_the_request_and_the_critique_s_room_stay(critic, query) -> None:

@@ -54,7 +54,7 @@ def pictures(*sizes: tuple[int, int]) -> tuple[Media, ...]:
 def test_scores_are_those_of_the_first_views_features(folder, sizes) -> None:
     """Against the stock parts: tower and projector on the thumbnail, put where the picture's tokens are."""
     judge = ask(folder, "released", device="cpu")
-    group = replace(draw_group(1), media=pictures(*sizes))
+    group = replace(draw_group(1), prompt="what is it ?", media=pictures(*sizes))
     encoded = judge.encoder(group)
     backbone = judge.model.backbone
     views = encoded.media[THUMBNAILS]
@@ -79,7 +79,9 @@ def test_of_a_clip_it_sees_the_first_frame(folder) -> None:
     judge = ask(folder, "released", device="cpu")
     shots = pictures((60, 50), (60, 50), (60, 50))
     clip = Media("frames", ("f0.png", "f1.png", "f2.png"), tuple(shot.data[0] for shot in shots))
-    whole, first = (judge.encoder(replace(draw_group(1), media=media)) for media in ((clip,), shots[:1]))
+    whole, first = (
+        judge.encoder(replace(draw_group(1), prompt="what is it ?", media=media)) for media in ((clip,), shots[:1])
+    )
     assert torch.equal(whole.media[THUMBNAILS], first.media[THUMBNAILS])
     assert torch.equal(whole.prefix_ids, first.prefix_ids)
 
@@ -88,7 +90,7 @@ def test_critiques_are_written_from_it_and_tables_do_not_mix(folder, small_shard
     released, trained = ask(folder, "released", device="cpu"), ask(folder, "trained", device="cpu")
     assert released.critiques.max_tokens == RELEASED_CRITIQUE == 4096
     released.critiques = replace(released.critiques, max_tokens=4)
-    group = replace(draw_group(1), media=pictures((150, 90)))
+    group = replace(draw_group(1), prompt="what is it ?", media=pictures((150, 90)))
     ((given,), (verdicts,)) = released.score_groups([group], critique_source="given"), released.score_groups([group])
     assert len(given) == len(verdicts) == len(group.responses)
     index = Index.load(small_shards)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from stand_ins.built_models import build
-from stand_ins.tiny_models import AVAILABLE
+from stand_ins.tiny_models import AVAILABLE, formed_groups
 
 from mmrlhf.models import decoding as generation
 from mmrlhf.models.decoding import generate
@@ -29,11 +29,13 @@ def test_greedy_equals_stock_generate(
     head = model.backbone.get_output_embeddings()
     head.weight = torch.nn.Parameter(torch.randn_like(head.weight))
     end = encoder.tokenizer.eos_token_id
+    groups = groups + formed_groups()
     found = generate(model, [encoder.context(g) for g in groups], max_new_tokens=10, end_tokens=[end])
     for group, written in zip(groups, found, strict=True):
         asked = group.responses if template.name == "critique" else group.responses[:1]
         assert len(written) == len(asked)
         for response, ids in zip(asked, written, strict=True):
+            response = response if template.name == "critique" else replace(response, media=())
             inputs, _ = encoder.stock_inputs(group, response, with_answer=False)
             never = {"suppress_tokens": placeholders(model) or None}
             stock = model.backbone.generate(**inputs, max_new_tokens=10, do_sample=False, **never)[0]
@@ -82,7 +84,7 @@ def test_samples_follow_the_model_s_probabilities(
     head = model.backbone.get_output_embeddings()
     torch.manual_seed(1)
     head.weight = torch.nn.Parameter(torch.randn_like(head.weight) * 0.3)
-    group = replace(groups[0], media=())
+    group = groups[0].without_media()
     inputs, _ = encoder.stock_inputs(group, group.responses[0], with_answer=False)
     with torch.no_grad():
         logits = model.backbone(**inputs).logits[0, -1].double()

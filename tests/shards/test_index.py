@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins.sample_groups import make_group
+from stand_ins.sample_groups import make_group, picture
 
+from mmrlhf.conversation import IMAGE, VIDEO, Conversation, Turn
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.records.members import group_to_sample
 from mmrlhf.shards.adopt import adopt_tars
+from mmrlhf.shards.checking import shard_rows, verify_shard
 from mmrlhf.shards.index import Index
+from mmrlhf.shards.manifest import read_index
 from mmrlhf.shards.writer import write_shards
+from mmrlhf.types import Media, Response
 
 GROUPS = [make_group(f"key-{number}", num_images=number % 3, num_responses=2 + number % 3) for number in range(40)]
 
@@ -179,3 +186,36 @@ def test_folders_without_tars_are_refused(tmp_path: Path) -> None:
         adopt_tars(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no such folder"):
         Index.load(tmp_path / "nowhere")
+
+
+def own(shade: int) -> tuple[Media, ...]:
+    return (Media("image", (f"r{shade:08x}.jpg",), (picture(9, shade, shade=shade),)),)
+
+
+def test_a_conversation_and_media_of_responses_keep_their_form(tmp_path: Path) -> None:
+    turns = Turn("system", ("be kind",)), Turn("user", ("see", IMAGE, "and", VIDEO)), Turn("assistant", ("<image>",))
+    clip = Media("frames", ("f000.jpg", "f001.jpg"), (picture(10, 8), picture(10, 8)))
+    more = dataclasses.replace(clip, names=("v2.f000.jpg", "v2.f001.jpg"))
+    prompt = Conversation((*turns, Turn("user", (VIDEO, "?"))))
+    talk = dataclasses.replace(make_group("talk"), prompt=prompt, media=(make_group("x").media[0], clip, more))
+    said = tuple(Response("same", rank=n + 1, media=own(n + 1) if n else ()) for n in range(3))
+    pictures = dataclasses.replace(make_group("own"), responses=said)
+    write_shards([talk, pictures], tmp_path)
+    index = Index.load(tmp_path)
+    assert [dataclasses.replace(group, shard="") for group in index] == [talk, pictures]
+    unread = index.read(1, media=False)
+    assert [each.data for each in unread.media] == [()] and [r.hash for r in unread.responses] == [r.hash for r in said]
+    entries = index.entries[0], index.entries[1]
+    assert [entry.form for entry in entries] == ["system:t user:titv assistant:t user:vt", ""]
+    assert (entries[0].num_turns, entries[0].more_clips) == (4, ((2, 2, 10, 8),))
+    assert entries[1].own_media == ((0, 0), (1, 0), (1, 0)) and entries[1].num_images == 3
+    rows = shard_rows(read_index(tmp_path)[2], index.shards[0].name)
+    assert verify_shard(tmp_path, index.shards[0], rows, media=True) == []
+
+
+def test_a_set_of_plain_queries_is_written_as_before_there_were_others(packed: Path) -> None:
+    """Without columns that would say nothing; so an index of an earlier version reads as it did."""
+    stored = pq.read_table(packed / "index.parquet").schema.names
+    assert "rank_range" in stored and not {"form", "more_clips", "own_media"} & set(stored)
+    record = json.loads(group_to_sample(GROUPS[1])["json"])
+    assert record["prompt"] == "question key-1" and all("media" not in each for each in record["responses"])

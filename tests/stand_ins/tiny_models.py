@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmrlhf.conversation import IMAGE, Conversation, Turn
 from mmrlhf.models.random_checkpoints import FAMILIES, build_tiny, is_available
 from mmrlhf.types import Media, PreferenceGroup, Response
 
@@ -79,6 +81,27 @@ def groups() -> list[PreferenceGroup]:
             "video", "what happens ?", responses("a", "b moves left", "c", "d e f g h"), (frames(4, 60, 50, 10),)
         ),
         PreferenceGroup("text", "no picture ?", responses("fine answer"), ()),
+    ]
+
+
+def formed_groups() -> list[PreferenceGroup]:
+    """Two pictures between words in several turns; and answers of which two have their own picture."""
+    turns = (
+        Turn("user", ("first", IMAGE, "then")),
+        Turn("assistant", ("a red circle",)),
+        Turn("user", ("and", IMAGE, "?")),
+    )
+    own = [
+        replace(one, media=(image(50, 60 + 10 * n, n),) if n else ())
+        for n, one in enumerate(responses("a", "b", "a c"))
+    ]
+    return [
+        PreferenceGroup(
+            "talk", Conversation(turns), responses("same", "quite different"), (image(60, 50, 1), image(90, 70, 2))
+        ),
+        PreferenceGroup(
+            "own", Conversation((Turn("user", ("look at", IMAGE, "what ?")),)), tuple(own), (image(60, 50, 3),)
+        ),
     ]
 
 

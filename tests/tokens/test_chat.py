@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoProcessor
 
+from mmrlhf.conversation import Conversation
 from mmrlhf.errors import ModelError
 from mmrlhf.processes import work_limit
 from mmrlhf.tokens import chat
@@ -27,7 +28,7 @@ def test_a_template_that_loops_is_refused(
     processor.chat_template += LOOP if where == "always" else condition
     start = time.process_time()
     with pytest.raises(ModelError, match="does not come to an end"):
-        chat.Chat(processor).prompt("boo")
+        chat.Chat(processor).prompt(Conversation.about("boo"))
     assert time.process_time() - start < 20
     assert signal.getsignal(signal.SIGVTALRM) == signal.SIG_DFL
 

@@ -175,9 +175,12 @@ def test_estimate_is_close(encoder_of, groups: list[PreferenceGroup]) -> None:
             num_responses=len(group.responses),
             image_sizes=sizes[group.key],
             video_size=(60, 50) if group.key == "video" else None,
+            duration=4.0,
             num_frames=4 if group.key == "video" else 0,
             text_chars=group.prompt.num_chars + sum(len(r.text) for r in group.responses),
             critique_chars=0,
+            more_clips=(),
+            own_media=(),
         )
         true = encoder(group).num_tokens
         assert 0.5 * true < encoder.estimate_tokens(entry) < 2.2 * true + 16 * len(group.responses)
@@ -233,7 +236,9 @@ def test_an_estimate_asks_about_sizes_that_exist(tiny_folders: dict[str, Path]) 
     encoder = Encoder(processor, template=AnswerTemplate(), positions=positions_for(backbone))
 
     def estimate(width: int, height: int) -> int:
-        entry = SimpleNamespace(image_sizes=((width, height),), video_size=None, num_frames=0)
+        entry = SimpleNamespace(
+            image_sizes=((width, height),), video_size=None, num_frames=0, more_clips=(), own_media=(), num_responses=1
+        )
         return encoder.estimate_visual_tokens(entry)  # type: ignore[arg-type]
 
     group = PreferenceGroup("k", "", responses("a"), (image(65, 12990),))

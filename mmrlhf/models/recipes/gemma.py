@@ -15,10 +15,15 @@ from transformers import (
 
 from mmrlhf.models.recipes.recipe import Recipe, TinySize, text_settings, token_id
 
-# Gemma calls the assistant "model" and trims every text.
+# Gemma calls the assistant "model", trims every text, puts a system turn in front of the first question, and refuses
+# turns that do not alternate.
 _TEMPLATE = (
-    "{{ '<bos>' }}{% for message in messages %}"
+    "{{ '<bos>' }}{% set first = '' %}{% if messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'][0]['text'] + '\n\n' %}{% set messages = messages[1:] %}{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
     "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{{ first if loop.first else '' }}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<start_of_image>' }}"
     "{% elif part['type'] == 'text' %}{{ part['text'] | trim }}{% endif %}{% endfor %}"
     "{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"

@@ -19,15 +19,29 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from mmrlhf.models.recipes.recipe import Recipe, TinySize, chat_template, text_settings, token_id
+from mmrlhf.models.recipes.recipe import Recipe, TinySize, text_settings, token_id
 
-# Of llava-v1.6-mistral: instruction brackets, no begin token (the tokenizer writes it), no generation prompt.
+# ChatML with the media of a turn in front of its texts.
+_ONEVISION_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'video' %}{{ '<video>' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}"
+    "{{ ('\n' if message['role'] == 'user' else '') + part['text'] }}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# Of llava-v1.6-mistral: instruction brackets, no begin token (the tokenizer writes it), no generation prompt; pictures
+# of a question in front of its texts, none elsewhere.
 _MISTRAL_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}"
+    "{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ '<<SYS>>\n' + message['content'][0]['text'] + '\n<</SYS>>\n\n' }}"
+    "{% elif message['role'] == 'user' %}{{ '[INST] ' }}"
     "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
     "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{{ ' [/INST]' }}"
-    "{% else %}{% for part in message['content'] if part['type'] == 'text' %}{{ ' ' + part['text'] }}{% endfor %}"
-    "{{ '</s>' }}{% endif %}{% endfor %}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ ' ' + part['text'] }}{% endfor %}{{ '</s>' }}"
+    "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
 )
 
 
@@ -65,7 +79,7 @@ def _onevision(size: TinySize, tokenizer: Qwen2Tokenizer) -> tuple[PreTrainedCon
         tokenizer=tokenizer,
         num_image_tokens=(size.image // size.patch) ** 2,
         vision_feature_select_strategy="full",
-        chat_template=chat_template("<image>", "<video>", before_text="\\n", turn_end=""),
+        chat_template=_ONEVISION_TEMPLATE,
     )
     return config, processor
 

@@ -135,14 +135,13 @@ def token_id(tokenizer: Qwen2Tokenizer, token: str) -> int:
     return found
 
 
-def chat_template(image: str, video: str, *, before_text: str = "", turn_end: str = "\n") -> str:
-    """ChatML as most families write it: one line per turn, media first, then text, closed by <|im_end|>."""
+def chat_template(image: str, video: str) -> str:
+    """ChatML as most families write it: one line per turn, its parts in their order, closed by <|im_end|>."""
     return (
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-        "{% for part in message['content'] if part['type'] == 'image' %}{{ '" + image + "' }}{% endfor %}"
-        "{% for part in message['content'] if part['type'] == 'video' %}{{ '" + video + "' }}{% endfor %}"
-        "{% for part in message['content'] if part['type'] == 'text' %}"
-        "{{ ('" + before_text + "' if message['role'] == 'user' else '') + part['text'] }}{% endfor %}"
-        "{{ '<|im_end|>" + turn_end + "' }}{% endfor %}"
+        "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '" + image + "' }}"
+        "{% elif part['type'] == 'video' %}{{ '" + video + "' }}"
+        "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
