@@ -49,7 +49,8 @@ def run(
 
     Args:
         tasks: benchmarks.
-        limit: documents of each at most, drawn at random; limits: of some, instead.
+        limit: documents of each at most, drawn at random.
+        limits: of some of them, in place of `limit`.
         folders: benchmark -> folder of its Parquet files, instead of the hub.
         revisions: benchmark -> revision of its data set on the hub.
         drawn: draw stand-ins in the published columns instead of reading real data.
