@@ -65,6 +65,7 @@ def save_policy(
     with _room_for(folder, weights):
         model.backbone.save_pretrained(folder, state_dict=weights)
         _save_config(model.backbone, folder, dtype)
+        _plain_rotations(folder / "config.json")
         processor.save_pretrained(folder)
         _plain_tokenizer_config(folder / "tokenizer_config.json")
         if card is not None:
@@ -249,6 +250,29 @@ def _valid(config: GenerationConfig) -> GenerationConfig:
         plain.validate(strict=True)
         log.info("generation_config: settings of sampling are left out, as it is greedy (%s)", first_line(error))
         return plain
+
+
+def _plain_rotations(path: Path) -> None:
+    """Say the rotary embedding's settings in the names of transformers 4.x, too, in which checkpoints are published.
+
+    transformers 5 writes them as `rope_parameters` alone, of which 4.x reads nothing: it would take its own defaults.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for config in (content, *(value for value in content.values() if isinstance(value, dict))):
+        rope = config.get("rope_parameters")
+        if isinstance(rope, dict):
+            config.update(_older_rotations(rope))
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _older_rotations(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_parameters`, of all layers or by kind of layer, as `rope_theta`, `rope_local_base_freq`, `rope_scaling`."""
+    full = rope.get("full_attention", rope)
+    found = {"rope_theta": full["rope_theta"]} if "rope_theta" in full else {}
+    if "sliding_attention" in rope:
+        found["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    scaling = {name: value for name, value in full.items() if name != "rope_theta"}
+    return found if scaling in ({}, {"rope_type": "default"}) else found | {"rope_scaling": scaling}
 
 
 def _plain_tokenizer_config(path: Path) -> None:

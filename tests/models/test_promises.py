@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from stand_ins import broken_checkpoints as broken
 from stand_ins.built_models import build
 from stand_ins.tiny_models import AVAILABLE, lora_on
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig
 
 from mmrlhf.errors import ModelError, UserError
 from mmrlhf.models import export
@@ -242,8 +242,40 @@ def test_code_in_a_folder_is_never_run(tiny_folders: dict[str, Path], tmp_path: 
     assert not witness.exists()
 
 
+def turn_at(path: Path, theta: float) -> None:
+    """Give a checkpoint's language model another base of its rotary embedding."""
+    content = json.loads(path.read_text())
+    text = content.get("text_config", content)
+    for rope in (text["rope_parameters"], *text["rope_parameters"].values()):
+        if isinstance(rope, dict) and "rope_theta" in rope:
+            rope["rope_theta"] = theta
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "gemma3", "qwen2_5_vl"])
+def test_rotations_are_written_in_the_names_that_checkpoints_are_published_with(
+    family: str, tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """A reader that does not know `rope_parameters` turns as the model does; ours reads the same config again."""
+    start = broken.copy_checkpoint(tiny_folders[family], tmp_path / "start")
+    turn_at(start / "config.json", 5e5)
+    model, encoder = build(start)
+    save_policy(model, encoder.processor, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]
+    assert written["rope_theta"] == 5e5
+    if family == "gemma3":
+        assert written["rope_local_base_freq"] == 5e5
+    if family == "qwen2_5_vl":
+        stored = json.loads((start / "config.json").read_text())["text_config"]["rope_parameters"]
+        assert written["rope_scaling"]["mrope_section"] == stored["mrope_section"]
+    folders = (start, tmp_path / "out")
+    before, after = (AutoConfig.from_pretrained(folder).get_text_config().rope_parameters for folder in folders)
+    assert after == before
+
+
 READ_BACK = """
 import json, sys, torch, transformers
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 folder = sys.argv[1]
 model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
@@ -251,20 +283,23 @@ processor = AutoProcessor.from_pretrained(folder)
 ids = processor.tokenizer("what is in the picture ?", return_tensors="pt").input_ids
 with torch.no_grad():
     logits = model(input_ids=ids).logits
-size = model.config.vision_config.image_size
-size = size if isinstance(size, int) else size[0]
 torch.manual_seed(0)
-tower = model.model.vision_tower
-pixels = torch.randn(1, 3, size, size)
-with torch.no_grad():
-    states = tower(pixels).last_hidden_state
+if hasattr(model.model, "visual"):
+    processed = processor.image_processor(images=[Image.linear_gradient("L").convert("RGB")], return_tensors="pt")
+    with torch.no_grad():
+        states = model.model.visual.patch_embed(processed["pixel_values"])
+else:
+    size = model.config.vision_config.image_size
+    size = size if isinstance(size, int) else size[0]
+    with torch.no_grad():
+        states = model.model.vision_tower(torch.randn(1, 3, size, size)).last_hidden_state
 bad = [len(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")]
 print(json.dumps([transformers.__version__, bad, logits[0, -1].tolist(), states.flatten()[:500].tolist()]))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llava_onevision", "llava_next", "gemma3", "internvl"])
+@pytest.mark.parametrize("family", ["llava_onevision", "llava_next", "gemma3", "internvl", "qwen2_5_vl", "qwen3_vl"])
 def test_an_older_transformers_reads_the_same_model(family: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     """Needs transformers 4.57 with its hub library and tokenizers in a folder of their own:
 
@@ -274,7 +309,9 @@ def test_an_older_transformers_reads_the_same_model(family: str, tiny_folders: d
     older = os.environ.get("MMRLHF_OLDER_TRANSFORMERS")
     if not older:
         pytest.skip("MMRLHF_OLDER_TRANSFORMERS names no folder with an older transformers")
-    model, encoder = build(tiny_folders[family], lora_rank=2, **lora_on(family, ("language",)))
+    start = broken.copy_checkpoint(tiny_folders[family], tmp_path / "start")
+    turn_at(start / "config.json", 5e5)  # nobody's default
+    model, encoder = build(start, lora_rank=2, **lora_on(family, ("language",)))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
