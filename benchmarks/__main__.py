@@ -5,13 +5,24 @@ Each module says how to run it alone, and on a GPU.
 
 from importlib.util import find_spec
 
-from benchmarks import data_plane, equivalence, pair_forward, report, scoring_rate, step_memory, sweep_overhead, vs_trl
+from benchmarks import (
+    data_plane,
+    equivalence,
+    pair_forward,
+    reading,
+    report,
+    scoring_rate,
+    step_memory,
+    sweep_overhead,
+    vs_trl,
+)
 
 if __name__ == "__main__":
     pair_forward.main([])
     step_memory.main(["--shape", "mini", "--visual", "0", "1176"])
     scoring_rate.main()
     data_plane.main()
+    reading.main([])
     equivalence.main()
     report.main([])
     sweep_overhead.main(["--small"])

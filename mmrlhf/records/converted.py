@@ -8,18 +8,19 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmrlhf.errors import DataError
-from mmrlhf.records.conversations import is_pair
 from mmrlhf.records.draft import Drafts
 from mmrlhf.records.json_text import Row, as_row
 from mmrlhf.records.own import find_function
+from mmrlhf.records.pair_forms import is_pair
 from mmrlhf.records.pair_rows import import_pairs
 from mmrlhf.records.ranked_rows import import_ranked
-from mmrlhf.records.sources import OnBadLine, RowSource, files_source, find_tables
+from mmrlhf.records.sources import OnBadLine, files_source, find_tables
 
 Convert = Callable[[dict[str, Any]], Mapping[str, Any]]
 LAYOUT = "Parquet files, a jsonl file or a JSON array, whose rows the function `convert` understands"
@@ -30,6 +31,7 @@ def import_converted(
     *,
     convert: str,
     file: str | None = None,
+    media_folder: str = "",
     on_bad_line: OnBadLine = "reject",
     media: bool = True,
     source: str = "",
@@ -42,30 +44,19 @@ def import_converted(
         convert: `module.function`, importable from the current folder. A row that it cannot read (it raises a KeyError,
             IndexError, TypeError or ValueError) is a bad row, with what it raised as the reason.
         file: name or pattern of the tables below root; by default all Parquet files, else the only jsonl or json file.
+        media_folder: folder below root that media paths are relative to.
         on_bad_line, media, source, licence: as in `import_ranked`.
 
     Raises:
         ConfigError: no such function.
-        DataError: no such folder or file, bad rows (unless rejected), no records.
+        DataError: no such folder or file; while drafts are taken, bad rows (unless rejected), or no records.
     """
     root, function = Path(root), find_function(convert, setting="importer.convert")
     rows = files_source(find_tables(root, file, LAYOUT), root if root.is_dir() else root.parent)
-    converted = convert_rows(rows, lambda row, where: _applied(function, row, where, convert))
-    read = import_pairs if is_pair(converted.first()) else import_ranked
+    rows = replace(rows, root=rows.root / media_folder)
+    first, converted = rows.converted(lambda row, where: _applied(function, row, where, convert)).begun()
+    read = import_pairs if is_pair(first) else import_ranked
     return read(converted, on_bad_line=on_bad_line, media=media, source=source, licence=licence)
-
-
-def convert_rows(rows: RowSource, convert: Callable[[Row, str], Row]) -> RowSource:
-    """The same source with every good row, and its place, passed through a function that may raise DataError."""
-
-    def read() -> Iterator[tuple[str, Row | DataError]]:
-        for where, row in rows.read():
-            try:
-                yield where, row if isinstance(row, DataError) else convert(row, where)
-            except DataError as error:
-                yield where, error
-
-    return RowSource(rows.name, rows.root, read)
 
 
 def _applied(function: Convert, row: Row, where: str, name: str) -> Row:

@@ -1,7 +1,7 @@
 """Media that lie inside a record (a Parquet column, base64 in JSON) instead of in a file of their own.
 
 A record keeps only where they lie and their hash; the bytes are read again when they are packed, so that a table of
-many gigabytes passes through without being held in memory.
+many gigabytes passes through without being held in memory. What a program yields lies nowhere: its bytes are kept.
 """
 
 from __future__ import annotations
@@ -9,39 +9,69 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import io
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from mmrlhf.errors import DataError
-from mmrlhf.records.json_text import parse_row
+from mmrlhf.records.json_arrays import read_row_at
+from mmrlhf.records.json_text import Kept
 
-_IMAGE_COLUMN = {"bytes", "path"}
-_DATA_URL = re.compile(r"data:(?:image|video)/[\w.+-]+;base64,")
+Steps = tuple[str | int, ...]
+_DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
+# how base64 of JPEG, PNG, GIF, WebP and MP4 files begins
+_BASE64_OF_MEDIA = re.compile(r"/9j/|iVBORw0KGgo|R0lGOD|UklGR|AAAA\w{4,6}Z0eX")
+_MAY_EMBED = re.compile(rb'"bytes"|;base64,|"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|AAAA\w{4,6}Z0eX)')
+_SHORTEST_BASE64 = 100
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """One media file inside a record.
+class Place:
+    """Where a value lies in a file of records.
 
     Args:
-        file: the table or JSON-lines file.
-        at: row of a Parquet file, or byte at which a line of JSON begins.
+        file: the table or file of JSON.
+        at: row of a Parquet or Arrow file, or byte at which a record of JSON begins.
         steps: the way from the record to the value, e.g. ("images", 0, "bytes").
-        digest: 16 hex digits that identify the bytes.
-        name: what the record calls the file, or "".
     """
 
     file: Path
     at: int
-    steps: tuple[str | int, ...]
+    steps: Steps
+
+    def value(self) -> Any:
+        """Read the value again; raises what reading a file that has changed raises."""
+        suffix, steps = self.file.suffix.lower(), self.steps
+        if suffix in (".parquet", ".arrow"):
+            read = _parquet_cell if suffix == ".parquet" else _arrow_cell
+            value, steps = read(self.file, str(steps[0]), self.at), steps[1:]
+        else:
+            value = read_row_at(self.file, self.at)
+        for step in steps:
+            value = value[step]
+        return value
+
+
+@dataclass(frozen=True)
+class Embedded(Kept):
+    """One media file inside a record.
+
+    Args:
+        digest: 16 hex digits that identify the bytes.
+        source: where they lie, or the bytes themselves.
+        name: what the record calls the file, or "".
+    """
+
     digest: str
+    source: Place | bytes = field(repr=False)
     name: str = ""
 
     def __str__(self) -> str:
@@ -53,55 +83,80 @@ class Embedded:
         Raises:
             DataError: the file changed since the record was read.
         """
+        if isinstance(self.source, bytes):
+            return self.source
         try:
-            data = to_bytes(self._value())
+            data = to_bytes(self.source.value())
         except (OSError, pa.ArrowException, IndexError, KeyError, TypeError, DataError) as error:
-            raise self._changed(f"{type(error).__name__}: {error}") from error
+            raise self._changed(self.source, f"{type(error).__name__}: {error}") from error
         if data is None or digest_of(data) != self.digest:
-            raise self._changed("other bytes")
+            raise self._changed(self.source, "other bytes")
         return data
 
-    def _value(self) -> Any:
-        value: Any
-        if self.file.suffix.lower() == ".parquet":
-            value, steps = _parquet_cell(self.file, str(self.steps[0]), self.at), self.steps[1:]
-        else:
-            with self.file.open("rb") as stream:
-                stream.seek(self.at)
-                value, steps = parse_row(stream.readline(), str(self.file)), self.steps
-        for step in steps:
-            value = value[step]
-        return value
-
-    def _changed(self, given: str) -> DataError:
-        return DataError("embedded media changed while they were packed", where=f"{self.file}:{self.at}", given=given)
+    def _changed(self, place: Place, given: str) -> DataError:
+        where = f"{place.file}:{place.at}"
+        return DataError("embedded media changed while they were packed", where=where, given=given)
 
 
-def embed_media(row: Mapping[str, Any], file: Path, at: int) -> dict[str, Any]:
-    """Return a record whose embedded media are `Embedded` and whose media in files are paths, wherever they stand.
+def may_embed(raw: bytes) -> bool:
+    """Say whether JSON may hold media; `embed_media` changes nothing where it may not."""
+    return _MAY_EMBED.search(raw) is not None
 
-    `{"bytes": ..., "path": ...}` (Hugging Face's image column), raw bytes, and base64 (alone under `bytes`, or as a
-    data URL) are understood; anything else stays as it is, for the importer to complain about.
+
+def embed_media(row: Mapping[str, Any], file: Path | None = None, at: int = 0) -> dict[str, Any]:
+    """Return a record whose embedded media are `Embedded` and whose media in files are paths, at any depth.
+
+    `{"bytes": ..., "path": ...}` (Hugging Face's image column), raw bytes, data URLs, base64 that begins as pictures
+    and clips do, and what Pillow has opened are understood; anything else stays as it is, for the importer to complain
+    about.
+
+    Args:
+        file, at: where the record lies, as in `Place`; without a file the bytes are kept.
     """
-    return {name: value if name == "meta" else _embed(value, file, at, (name,)) for name, value in row.items()}
+    source = None if file is None else partial(Place, file, at)
+    return {name: value if name == "meta" else _embed(value, source, (name,)) for name, value in row.items()}
 
 
-def _embed(value: Any, file: Path, at: int, steps: tuple[str | int, ...]) -> Any:
-    if isinstance(value, list):
-        return [_embed(item, file, at, (*steps, number)) for number, item in enumerate(value)]
-    name = ""
+def _embed(value: Any, source: Callable[[Steps], Place] | None, steps: Steps) -> Any:
+    if isinstance(value, str):
+        data = _media_in_text(value)
+        return value if data is None else _embedded(data, source, steps)
+    if isinstance(value, bytes):
+        return _embedded(value, source, steps)
+    if isinstance(value, Image.Image):
+        return _embedded(_png(value), source, steps)
+    if isinstance(value, list | tuple):
+        return [_embed(item, source, (*steps, number)) for number, item in enumerate(value)]
     if isinstance(value, Mapping):
-        if not value or not value.keys() <= _IMAGE_COLUMN:
-            return {key: _embed(item, file, at, (*steps, key)) for key, item in value.items()}
-        path, content = value.get("path"), value.get("bytes")
-        name = path if isinstance(path, str) else ""
-        if content is None:
-            return path if name else value
-        value, steps = content, (*steps, "bytes")
-    elif isinstance(value, str) and not _DATA_URL.match(value):
-        return value
-    data = to_bytes(value)
-    return value if data is None else Embedded(file, at, steps, digest_of(data), name)
+        if "bytes" in value and value.keys() <= {"bytes", "path"}:
+            return _image_struct(value, source, (*steps, "bytes"))
+        return {name: _embed(item, source, (*steps, name)) for name, item in value.items()}
+    return value
+
+
+def _image_struct(value: Mapping[str, Any], source: Callable[[Steps], Place] | None, steps: Steps) -> Any:
+    """What Hugging Face's image and video columns hold: bytes, or else a path, or neither where there is no medium."""
+    name = value.get("path") if isinstance(value.get("path"), str) else ""
+    if value["bytes"] is None:
+        return name or None
+    data = to_bytes(value["bytes"])
+    return value if data is None else _embedded(data, source, steps, str(name))
+
+
+def _embedded(data: bytes, source: Callable[[Steps], Place] | None, steps: Steps, name: str = "") -> Embedded:
+    return Embedded(digest_of(data), data if source is None else source(steps), name)
+
+
+def _media_in_text(text: str) -> bytes | None:
+    if _DATA_URL.match(text) or (len(text) >= _SHORTEST_BASE64 and _BASE64_OF_MEDIA.match(text)):
+        return to_bytes(text)
+    return None
+
+
+def _png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format="PNG")
+    return out.getvalue()
 
 
 def to_bytes(value: Any) -> bytes | None:
@@ -141,3 +196,21 @@ def _row_group(file: Path, _changed: int, group: int, column: str) -> pa.Chunked
     """One column of a row group: records come up in the order of the file, so neighbours share it."""
     with pq.ParquetFile(file) as table:
         return table.read_row_group(group, columns=[column]).column(column)
+
+
+def _arrow_cell(file: Path, column: str, row: int) -> Any:
+    return _arrow_table(file, file.stat().st_mtime_ns).column(column)[row].as_py()
+
+
+@lru_cache(maxsize=8)
+def _arrow_table(file: Path, _changed: int) -> pa.Table:
+    """An Arrow file as it lies on the disk: the rows are in memory only where they are looked at."""
+    return open_arrow(file).read_all()
+
+
+def open_arrow(file: Path) -> pa.RecordBatchStreamReader | pa.RecordBatchFileReader:
+    """Open an Arrow file of either sort (a stream, as `save_to_disk` writes it, or a file with an index)."""
+    try:
+        return pa.ipc.open_stream(pa.memory_map(str(file)))
+    except pa.ArrowInvalid:
+        return pa.ipc.open_file(pa.memory_map(str(file)))

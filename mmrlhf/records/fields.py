@@ -48,7 +48,7 @@ def text_field(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
             where=f"{where}:{name}",
             given=f"fields {sorted(row)}",
             expected=" or ".join(names),
-            fix="repair the record, name another file (file=...), or set on_bad_line=reject to leave it out",
+            fix="repair the record, or name another file",
         )
     if not isinstance(value, str):
         raise wrong_type(where, name, value, "text")
@@ -151,7 +151,7 @@ def wrong_type(where: str, name: str, value: object, expected: str) -> DataError
         where=f"{where}:{name}",
         given=f"{type(value).__name__} {str(value)[:80]!r}",
         expected=expected,
-        fix="repair the record, name another file (file=...), or set on_bad_line=reject to leave it out",
+        fix="repair the record, or name another file",
     )
 
 

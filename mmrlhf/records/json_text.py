@@ -15,6 +15,14 @@ Row = dict[str, Any]
 DEEPEST = 100
 
 
+class Kept:
+    """What JSON does not hold and a record may: it stays as it is where a record is made plain."""
+
+
+class TwiceError(ValueError):
+    """An object has two values under one name."""
+
+
 def parse_row(raw: bytes, where: str) -> Row:
     """Read one line of JSON as an object; numbers that are not finite, which JSON cannot hold, count as missing values.
 
@@ -22,20 +30,6 @@ def parse_row(raw: bytes, where: str) -> Row:
         DataError: not UTF-8, not JSON, not an object, text that no UTF-8 file can hold, or nested too deeply.
     """
     return as_row(_parse(raw, where, "one JSON object per line"), where)
-
-
-def parse_array(raw: bytes, where: str) -> list[Any]:
-    """Read a file that is one JSON array; its items are checked by `as_row`.
-
-    Raises:
-        DataError: not UTF-8, not JSON, not an array, text that no UTF-8 file can hold, or nested too deeply.
-    """
-    items = _parse(raw, where, "a JSON array of records")
-    if not isinstance(items, list):
-        raise DataError(
-            "file is not a JSON array", where=where, given=type(items).__name__, expected="[{...}, {...}, ...]"
-        )
-    return items
 
 
 def as_row(value: Any, where: str) -> Row:
@@ -70,25 +64,30 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     # Bytes stay: media may lie inside a record; anywhere else they are a field of the wrong type.
-    return value if value is None or isinstance(value, bool | int | str | bytes) else str(value)
+    return value if value is None or isinstance(value, bool | int | str | bytes | Kept) else str(value)
 
 
 def _parse(raw: bytes, where: str, expected: str) -> Any:
     try:
-        value = _DECODER.decode(raw.decode("utf-8-sig"))
+        value = DECODER.decode(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(
             "line is not JSON",
             where=where,
             given=f"{raw[:60].decode(errors='replace')!r} ({error})",
             expected=expected,
-            fix="repair the line, or set on_bad_line=reject to leave it out and list it in the report",
+            fix="repair the line",
         ) from error
+    check_value(raw, value, where)
+    return value
+
+
+def check_value(raw: bytes, value: Any, where: str) -> None:
+    """Raise DataError for what these bytes can say and nothing can write: half of a surrogate pair, endless nesting."""
     if raw.count(b"[") + raw.count(b"{") > DEEPEST:
         _check_depth(value, where)
     if b"\\ud" in raw.lower():
         _check_text(value, where)
-    return value
 
 
 def _finite(text: str) -> float | None:
@@ -96,8 +95,18 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that says each thing once: of two values under one name, one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise TwiceError(f"the field {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
 # Made once: with these arguments `json.loads` would make a decoder for every record.
-_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
+PLAIN = json.JSONDecoder()
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda _: None, parse_float=_finite)
 
 
 def _check_depth(value: Any, where: str) -> None:

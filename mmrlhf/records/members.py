@@ -11,10 +11,10 @@ from typing import Any, get_args
 
 from mmrlhf.conversation import IMAGE, VIDEO, Conversation
 from mmrlhf.errors import DataError
-from mmrlhf.records.conversations import as_pair, is_pair
 from mmrlhf.records.fields import MAX_NUMBER, MAX_RANK, MEDIA, check_responses, media_fields
 from mmrlhf.records.json_text import parse_row
-from mmrlhf.records.ranked_record import from_pair, parse_ranked
+from mmrlhf.records.pair_forms import is_pair, ranked_pair
+from mmrlhf.records.ranked_record import parse_ranked
 from mmrlhf.types import Media, MediaKind, PreferenceGroup, Response
 
 SCHEMA_VERSION = 1
@@ -74,7 +74,7 @@ def group_from_members(
     """Put a group together from its record and its media members.
 
     Records without a schema number are other people's: they are read like a ranked record or a pair of any form that
-    `as_pair` knows, and all members that look like images, frames or a video become their media.
+    `ranked_pair` knows, and all members that look like images, frames or a video become their media.
 
     Args:
         json_bytes: the member `json`.
@@ -227,7 +227,7 @@ def _foreign_group(
 ) -> PreferenceGroup:
     if key is None:
         raise ValueError("a record without a schema needs the sample's key")
-    row = from_pair(as_pair(row, where), where) if is_pair(row) else row
+    row = ranked_pair(row, where) if is_pair(row) else row
     found = _media_members(members, where)
     named = {item.slot for item in media_fields(row, where)}
     if not named <= {media.slot for media in found}:

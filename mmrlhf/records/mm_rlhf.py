@@ -9,9 +9,10 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from mmrlhf.records.conversations import is_pair
 from mmrlhf.records.draft import Draft, Drafts, Rejection
+from mmrlhf.records.pair_forms import is_pair
 from mmrlhf.records.pair_rows import import_pairs
 from mmrlhf.records.ranked_rows import any_row_fits, import_ranked
 from mmrlhf.records.sources import OnBadLine, RowSource, file_source, find_file
@@ -30,34 +31,36 @@ def import_released(
     root: Path | str,
     *,
     file: str | None = None,
+    media_folder: str = "",
     on_bad_line: OnBadLine = "error",
     media: bool = True,
     source: str = "",
     licence: str = "",
 ) -> Drafts:
-    """Read a folder in the released layout; every line is checked before the first draft is handed out.
+    """Read a folder in the released layout.
 
     A data.jsonl of which no line is in this layout is passed over, with a warning, if there is a dpo_pairs.jsonl.
 
     Args:
         root: the folder; media paths in the records are relative to it.
         file: the jsonl file below root; by default data.jsonl, else dpo_pairs.jsonl.
+        media_folder: folder below root that media paths are relative to.
         on_bad_line: "error" stops at the first bad line, "reject" lists it in the report.
         media: false reads the records as text only.
         source, licence: kept in every group that does not name its own.
 
     Raises:
-        DataError: no such folder or file, bad lines (unless rejected), no records.
+        DataError: no such folder or file; while drafts are taken, bad lines (unless rejected), or no records.
     """
     path = find_file(Path(root), file, FILES, LAYOUT)
-    rows, pairs = file_source(path), path.with_name(FILES[1])
-    if is_pair(rows.first()):
-        return import_pairs(rows, on_bad_line=on_bad_line, media=media, source=source, licence=licence)
-    if file is None and path != pairs and pairs.is_file() and not any_row_fits(rows):
-        instead = file_source(pairs)
-        drafts = import_pairs(instead, on_bad_line=on_bad_line, media=media, source=source, licence=licence)
-        return _instead(rows, drafts)
-    return import_ranked(rows, on_bad_line=on_bad_line, media=media, source=source, licence=licence)
+    pairs, folder = path.with_name(FILES[1]), path.parent / media_folder
+    first, rows = file_source(path, folder).begun()
+    options: dict[str, Any] = {"on_bad_line": on_bad_line, "media": media, "source": source, "licence": licence}
+    if is_pair(first):
+        return import_pairs(rows, **options)
+    if file is None and path != pairs and pairs.is_file() and not any_row_fits(file_source(path, folder)):
+        return _instead(rows, import_pairs(file_source(pairs, folder), **options))
+    return import_ranked(rows, **options)
 
 
 def _instead(unread: RowSource, drafts: Drafts) -> Drafts:

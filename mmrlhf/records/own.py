@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.records.conversations import is_pair
 from mmrlhf.records.draft import Drafts
+from mmrlhf.records.pair_forms import is_pair
 from mmrlhf.records.pair_rows import import_pairs
 from mmrlhf.records.ranked_rows import import_ranked
 from mmrlhf.records.sources import OnBadLine, items_source
@@ -34,8 +34,8 @@ def import_own(
 ) -> Drafts:
     """Read what a function of the user's yields.
 
-    The function is called several times, because records are checked before the first is packed; it has to yield the
-    same records each time. An exception that it raises is its own and is not caught.
+    The function is called once, and its records pass one by one. Media may be paths below root, or lie inside: bytes,
+    `{"bytes": ...}`, data URLs and Pillow's images. An exception that it raises is its own and is not caught.
 
     Args:
         root: what the function is called with; media paths are relative to it.
@@ -44,12 +44,12 @@ def import_own(
 
     Raises:
         ConfigError: no such function.
-        DataError: bad records (unless rejected), or none.
+        DataError: while drafts are taken, bad records (unless rejected), or none.
     """
     root = Path(root)
     own: OwnFunction = find_function(function)
-    rows = items_source(lambda: own(root), root, function)
-    read = import_pairs if is_pair(rows.first()) else import_ranked
+    first, rows = items_source(lambda: own(root), root, function).begun()
+    read = import_pairs if is_pair(first) else import_ranked
     return read(rows, on_bad_line=on_bad_line, media=media, source=source, licence=licence)
 
 

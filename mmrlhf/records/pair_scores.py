@@ -61,8 +61,9 @@ def read_pair_scores(path: Path) -> PairScores:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for where, row in file_source(path).rows("error"):
-        assert not isinstance(row, DataError)
+    for where, row in file_source(path).read():
+        if isinstance(row, DataError):
+            raise row
         yield where, row
 
 

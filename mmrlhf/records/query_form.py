@@ -53,7 +53,7 @@ def read_question(row: Mapping[str, Any], fields: Sequence[MediaItem], where: st
             where=f"{where}:{name}",
             given=f"turns of {', '.join(turn.role for turn in turns) or 'nobody'}",
             expected="a user's turn last: its answers are compared",
-            fix="repair the record, or set on_bad_line=reject to leave it out",
+            fix="repair the record",
         )
     answers = sum(count_placeholders(turn.text) for turn in turns if turn.role != "user")
     notes = {AS_TEXT: answers} if answers else {}
@@ -108,5 +108,5 @@ def _mismatch(places: list[Slot], shown: list[Slot], named: bool, where: str) ->
         where=where,
         given=f"places in the prompt for {of(places)}; in the media fields {of(shown)}{beside}",
         expected="one medium for every <image> and <video> (or none of these: then media stand in front)",
-        fix="repair the record, or set on_bad_line=reject to leave it out; media=false reads records as text only",
+        fix="repair the record (media=false reads records as text only)",
     )

@@ -31,8 +31,9 @@ def read_questions(path: Path) -> list[Draft]:
     if not path.is_file():
         raise DataError("no such file of responses", where=path, expected=LAYOUT)
     drafts = []
-    for where, row in file_source(path).rows("error"):
-        assert not isinstance(row, DataError)
+    for where, row in file_source(path).read():
+        if isinstance(row, DataError):
+            raise row
         drafts.append(_draft(row, path, where))
     if not drafts:
         raise DataError("a file of responses without a line", where=path, expected=LAYOUT)

@@ -137,19 +137,6 @@ def _check_own(question: Question, shared: tuple[MediaItem, ...], answers: list[
             )
 
 
-def from_pair(row: Row, where: str) -> Row:
-    """Turn a record of one pair, `chosen` and `rejected` texts, into a ranked one.
-
-    Raises:
-        DataError: a text is missing.
-    """
-    texts = [text_field(row, (name,), where) for name in ("chosen", "rejected")]
-    tie = bool(row.get("is_tie"))
-    responses = [{"text": text, "rank": 1 if tie else place} for place, text in enumerate(texts, start=1)]
-    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected", "is_tie")}
-    return {**rest, "responses": responses}
-
-
 def _answers(row: Row, where: str, media: bool) -> list[_Answer]:
     value = row.get("responses")
     if not isinstance(value, list) or not value:

@@ -1,28 +1,46 @@
-"""Rows that hold a query with all its responses; every row is checked before the first draft is handed out."""
+"""Rows of the full layout to drafts, in one pass: each row is checked, handed out, and forgotten.
+
+What has to be remembered over all rows, which ids and queries there were, lies on the disk
+(`mmrlhf.records.external`), and so do the rows themselves where those of one query are put together: then the first
+draft comes after the last row has been read. Memory does not grow with the number of rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import chain
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from mmrlhf.errors import DataError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.records.draft import Draft, Drafts, Rejection, query_hash, query_key, rejection
-from mmrlhf.records.fields import id_field
+from mmrlhf.records.external import FirstPlaces, Grouping
+from mmrlhf.records.fields import id_field, optional_text, pick
+from mmrlhf.records.json_text import Row
 from mmrlhf.records.media_paths import category_of
+from mmrlhf.records.merged_records import MergedRecord
 from mmrlhf.records.ranked_record import RankedRecord, parse_ranked
 from mmrlhf.records.sources import OnBadLine, RowSource, checked
 from mmrlhf.types import PreferenceGroup
 
+GroupBy = Literal["id", "query"]
 LAYOUT = 'records {"id", "prompt", "image", "images", "video" or "videos", "responses": [{"text", "rank", ...}]}'
-_OTHER_LAYOUT = "name the file with pairs, data.importer.file=dpo_pairs.jsonl, or bring the records into this layout"
+_ID = ("id", "question_id")
 
 
-class _Seen(NamedTuple):
-    """What the first reading keeps of a row: which query it is, or why it is left out."""
+class NothingFitsError(DataError):
+    """No row of an input is a record of its layout: the input is of another."""
+
+
+class _Read(NamedTuple):
+    """A row that was read: which query it is of, and what it says."""
 
     id: str
     query: str
-    rejection: Rejection | None
+    where: str
+    record: RankedRecord
+    source: str
+    licence: str
 
 
 def import_ranked(
@@ -33,90 +51,150 @@ def import_ranked(
     source: str = "",
     licence: str = "",
 ) -> Drafts:
-    """Read ranked records twice: once to check them all, once to hand them out, so that none is held in memory.
+    """Read ranked records, each a query with all its responses; a query that comes up again under its id is rejected.
 
     Args:
-        rows: the records.
+        rows: the records, which are read once.
         on_bad_line: "error" stops at the first bad row, "reject" lists it in the report.
         media: false reads the records as text only.
         source, licence: kept in every group that does not name its own.
 
     Raises:
-        DataError: a bad row (unless rejected), no rows, or none that is a ranked record.
+        DataError: while drafts are taken: a bad row (unless rejected), no rows, or none that is a ranked record.
     """
-    seen = _check_all(rows, on_bad_line, media)
-    _require_records(rows, seen)
-    shared: dict[str, set[str]] = {}
-    for line in seen.values():
-        shared.setdefault(line.id, set()).add(line.query)
+    reader = _Reader(media, source, licence, rows.root, None)
+    return Drafts(reader.drafts(rows, on_bad_line, LAYOUT), rows.count())
 
-    def items() -> Iterator[Draft | Rejection]:
-        for where, row in rows.rows("reject"):
-            line = seen.get(where)
-            if line is not None and line.rejection is not None:
-                yield line.rejection
+
+def import_grouped(
+    rows: RowSource,
+    *,
+    group_by: GroupBy,
+    on_bad_line: OnBadLine = "error",
+    media: bool = True,
+    source: str = "",
+    licence: str = "",
+    layout: str = LAYOUT,
+) -> Drafts:
+    """Read records of which several may be of one query, and put those together, in the order of first appearance.
+
+    Rows wait on the disk, in the folder for temporary files, until all are read: their texts, not their media.
+
+    Args:
+        rows: records in the full layout, which are read once; an id is only required to group by it.
+        group_by: "query" puts rows with the same prompt and media together, "id" only those that also share an id.
+        on_bad_line, media, source, licence: as in `import_ranked`. Two equal answers are always a rejection.
+        layout: what is expected, for errors.
+
+    Raises: as `import_ranked`.
+    """
+    if group_by not in ("id", "query"):
+        raise ConfigError("importer cannot work with these settings", given=group_by, expected="group_by id or query")
+    reader = _Reader(media, source, licence, rows.root, group_by)
+    return Drafts(reader.drafts(rows, on_bad_line, layout), rows.count())
+
+
+class _Reader:
+    """One pass over rows."""
+
+    def __init__(self, media: bool, source: str, licence: str, root: Path, group_by: GroupBy | None) -> None:
+        self._media, self._source, self._licence, self._root = media, source, licence, root
+        self._group_by: GroupBy | None = group_by
+        self._seen = FirstPlaces()
+
+    def drafts(self, rows: RowSource, on_bad_line: OnBadLine, layout: str) -> Iterator[Draft | Rejection]:
+        waiting: Grouping[_Read] = Grouping()
+        first_bad: Rejection | None = None
+        fit = False
+        for where, row in rows.rows(on_bad_line):
+            try:
+                if isinstance(row, DataError):
+                    raise row
+                read = self._read(row, where)
+            except DataError as error:
+                found = rejection(_id_of(row), checked(error, on_bad_line), where)
+                first_bad = first_bad or found
+                yield found
                 continue
-            record = None if line is None or isinstance(row, DataError) else _parse_again(row, where, line, media)
-            if line is None or record is None or isinstance(row, DataError):
-                yield Rejection(line.id if line else "?", "row changed while it was read", where)
-                continue
-            key = query_key(line.id, line.query, len(shared[line.id]))
-            yield Draft(
-                line.id,
-                _group(record, key, str(row.get("source") or source), str(row.get("licence") or licence)),
-                rows.root,
-                record.media if media else (),
-                record.own_media,
-                where,
-                record.notes,
-                record.problems,
-            )
+            fit = True
+            if self._group_by is None:
+                yield self._once(read)
+            elif _equal_answers(row):
+                yield Rejection(read.id, "chosen and rejected are the same text", where)
+            else:
+                waiting.add(f"{read.id if self._group_by == 'id' else ''}\0{read.query}", read)
+        if not fit:
+            raise _nothing_fits(rows, first_bad, layout)
+        for group in waiting.groups():
+            yield from self._together(group, on_bad_line)
 
-    return Drafts(items(), len(seen))
+    def _read(self, row: Row, where: str) -> _Read:
+        record = parse_ranked(row, where, media=self._media)
+        # answers about media of their own are another query than the same words about others
+        query = query_hash(record.prompt, record.media or [item for items in record.own_media for item in items])
+        named = pick(row, _ID)[1] is not None
+        record_id = id_field(row, where) if named or self._group_by != "query" else query
+        source, licence = (optional_text(row, (name,), where) for name in ("source", "licence"))
+        return _Read(record_id, query, where, record, source or self._source, licence or self._licence)
 
+    def _once(self, read: _Read) -> Draft | Rejection:
+        before = self._seen.add(f"query\0{read.id}\0{read.query}", read.where)
+        if before != read.where:
+            return Rejection(read.id, "query occurs twice", f"{read.where}, first {before}")
+        return self._draft(read, read.record)
 
-def _parse_again(row: dict, where: str, line: _Seen, media: bool) -> RankedRecord | None:
-    """The record, if it is still the one that was checked."""
-    try:
-        record = parse_ranked(row, where, media=media)
-    except DataError:
-        return None
-    return record if query_hash(record.prompt, record.media) == line.query else None
+    def _together(self, group: Iterator[_Read], on_bad_line: OnBadLine) -> Iterator[Draft | Rejection]:
+        """One draft of all rows of a query; a row that has more answers than can be compared is left out."""
+        first = next(group)
+        merged = MergedRecord(first.record)
+        for read in chain([first], group):
+            try:
+                merged.add(read.record, read.where)
+            except DataError as error:
+                yield rejection(read.id, checked(error, on_bad_line), read.where)
+        yield self._draft(first, merged.result())
 
-
-def _check_all(rows: RowSource, on_bad_line: OnBadLine, media: bool) -> dict[str, _Seen]:
-    """Read every row once, so that a bad one stops the import before anything is written."""
-    seen: dict[str, _Seen] = {}
-    first_place: dict[tuple[str, str], str] = {}
-    for where, row in rows.rows(on_bad_line):
-        if isinstance(row, DataError):
-            seen[where] = _Seen("?", where, rejection("?", row, where))
-            continue
-        try:
-            record_id, record = id_field(row, where), parse_ranked(row, where, media=media)
-        except DataError as error:
-            seen[where] = _Seen("?", where, rejection(row.get("id", "?"), checked(error, on_bad_line), where))
-            continue
-        query = query_hash(record.prompt, record.media)
-        before = first_place.setdefault((record_id, query), where)
-        again = before != where
-        seen[where] = _Seen(
-            record_id, query, Rejection(record_id, "query occurs twice", f"{where}, first {before}") if again else None
-        )
-    return seen
-
-
-def _require_records(rows: RowSource, seen: dict[str, _Seen]) -> None:
-    """One broken row is the row's fault; all of them mean that the file is of another layout."""
-    if not seen:
-        raise DataError("data file has no records", where=rows.name, given="no rows", expected=LAYOUT)
-    bad = [(where, line.rejection) for where, line in seen.items() if line.rejection is not None]
-    if len(bad) == len(seen):
-        where, first = bad[0]
-        raise DataError(
-            "no line of the file is a record of this layout",
-            where=where, given=f"{first.reason}: {first.where}", expected=LAYOUT, fix=_OTHER_LAYOUT,
+    def _draft(self, first: _Read, record: RankedRecord) -> Draft:
+        # of several queries under one id the first keeps it as its key
+        shared = self._seen.add(f"id\0{first.id}", first.query) != first.query
+        media = record.media if self._media else ()
+        return Draft(
+            first.id,
+            PreferenceGroup(
+                key=query_key(first.id, first.query, 2 if shared else 1),
+                prompt=record.prompt,
+                responses=record.responses,
+                category=record.category or category_of(media or record.media),
+                source=first.source,
+                licence=first.licence,
+                pairs=record.pairs,
+                meta=record.meta,
+            ),
+            self._root, media, record.own_media if self._media else (), first.where, record.notes, record.problems,
         )  # fmt: skip
+
+
+def _id_of(row: Row | DataError) -> object:
+    value = None if isinstance(row, DataError) else pick(row, _ID)[1]
+    return "?" if value is None else value
+
+
+def _equal_answers(row: Row) -> bool:
+    answers = row["responses"]
+    return len(answers) == 2 and all(
+        answers[0].get(name) == answers[1].get(name) for name in ("text", "image", "images", "video", "videos")
+    )
+
+
+def _nothing_fits(rows: RowSource, first_bad: Rejection | None, layout: str) -> DataError:
+    """One broken row is the row's fault; all of them mean that the file is of another layout."""
+    if first_bad is None:
+        return DataError("data file has no records", where=rows.name, given="no rows", expected=layout)
+    return NothingFitsError(
+        "no line of the file is a record of this layout",
+        where=first_bad.where, given=first_bad.reason, expected=layout,
+        fix="repair the records, or choose their layout: data=auto knows it by their fields",
+    )  # fmt: skip
 
 
 def any_row_fits(rows: RowSource) -> bool:
@@ -129,16 +207,3 @@ def any_row_fits(rows: RowSource) -> bool:
         except DataError:
             continue
     return False
-
-
-def _group(record: RankedRecord, key: str, source: str, licence: str) -> PreferenceGroup:
-    return PreferenceGroup(
-        key=key,
-        prompt=record.prompt,
-        responses=record.responses,
-        category=record.category or category_of(record.media),
-        source=source,
-        licence=licence,
-        pairs=record.pairs,
-        meta=record.meta,
-    )

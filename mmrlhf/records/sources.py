@@ -1,10 +1,15 @@
-"""Where rows come from: JSON lines, a JSON array, Parquet tables, or a function of the user's; read the same way."""
+"""Where rows come from: JSON lines, a JSON array, Parquet or Arrow tables, or a function of the user's.
+
+All are read the same way, once, row by row.
+"""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.files import read_regular
-from mmrlhf.records.embedded import embed_media
-from mmrlhf.records.json_text import Row, as_row, parse_array, parse_row, plain_row
+from mmrlhf.records.embedded import embed_media, may_embed, open_arrow
+from mmrlhf.records.json_arrays import is_array, read_items
+from mmrlhf.records.json_text import Row, as_row, parse_row, plain_row
+from mmrlhf.records.saved_folders import saved_tables
 
 OnBadLine = Literal["error", "reject"]
 TABLES = (".jsonl", ".json", ".parquet")
@@ -23,21 +29,28 @@ _ROWS_AT_ONCE = 64
 _LONGEST_REASON = 300
 # what Arrow and Python say of a value that Python cannot hold
 _NO_VALUE = (ValueError, ArithmeticError, pa.ArrowException)
+_BLOCK = 1 << 16
+_PACKED = (".gz", ".zip", ".tar", ".tgz", ".zst", ".xz", ".bz2", ".7z", ".rar")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+Read = Callable[[], Iterator[tuple[str, Row | DataError]]]
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """Rows that can be read as often as needed.
+    """Rows that are read one after the other.
 
     Args:
         name: what to call them in an error.
         root: folder that media paths are relative to.
-        read: begins another pass: (place, row or what is wrong with it) one after the other.
+        read: begins a pass: (place, row or what is wrong with it) one after the other.
+        count: says how many rows there are, where that is cheap to know; 0 elsewhere.
     """
 
     name: str
     root: Path
-    read: Callable[[], Iterator[tuple[str, Row | DataError]]]
+    read: Read
+    count: Callable[[], int] = lambda: 0
 
     def rows(self, on_bad_line: OnBadLine) -> Iterator[tuple[str, Row | DataError]]:
         """Yield (place, row); a bad row comes as the error that describes it, or is raised.
@@ -50,20 +63,41 @@ class RowSource:
         for where, row in self.read():
             yield where, checked(row, on_bad_line) if isinstance(row, DataError) else row
 
-    def first(self) -> Row:
-        """The first row that can be read, or an empty one."""
-        return next((row for _, row in self.read() if not isinstance(row, DataError)), {})
+    def begun(self) -> tuple[Row, RowSource]:
+        """The first row that can be read, or an empty one, and the same source, whose next pass goes on from there."""
+        rows, passed, first = self.read(), [], {}
+        for item in rows:
+            passed.append(item)
+            if not isinstance(item[1], DataError):
+                first = item[1]
+                break
+        passes = iter([chain(passed, rows)])
+        return first, replace(self, read=lambda: next(passes, None) or self.read())
+
+    def converted(self, convert: Callable[[Row, str], Row]) -> RowSource:
+        """The same source with every good row, and its place, passed through a function that may raise DataError."""
+
+        def read() -> Iterator[tuple[str, Row | DataError]]:
+            for where, row in self.read():
+                try:
+                    yield where, row if isinstance(row, DataError) else convert(row, where)
+                except DataError as error:
+                    yield where, error
+
+        return replace(self, read=read)
 
 
 def checked(error: DataError, on_bad_line: OnBadLine) -> DataError:
     """Raise the error, or hand it back where bad lines are to be rejected."""
     if on_bad_line == "error":
+        instead = "set on_bad_line=reject to leave it out and list it in the report"
+        error.fix = f"{error.fix}, or {instead}" if error.fix else instead  # the only place that knows it would help
         raise error
     return error
 
 
 def file_source(path: Path, root: Path | None = None, *, name: str | None = None) -> RowSource:
-    """Read one file by its extension: `.jsonl`, `.json` (an array) or `.parquet`.
+    """Read one file: `.parquet` and `.arrow` by their names, JSON by what it holds: an array, or one record a line.
 
     Args:
         path: the file.
@@ -71,29 +105,56 @@ def file_source(path: Path, root: Path | None = None, *, name: str | None = None
         name: what to call the file in an error; by default its name.
     """
     name = name or path.name
-    read = {".parquet": _parquet_rows, ".json": _array_rows}.get(path.suffix.lower(), _line_rows)
-    return RowSource(name, root or path.parent, lambda: read(path, name))
+    kind = path.suffix.lower()
+    read, count = {".parquet": (_parquet_rows, _parquet_count), ".arrow": (_arrow_rows, _arrow_count)}.get(
+        kind, (_json_rows, _line_count)
+    )
+    return RowSource(name, root or path.parent, lambda: read(path, name), lambda: count(path))
 
 
 def files_source(paths: list[Path], root: Path) -> RowSource:
     """Read several files as one, in this order; places name files relative to the root."""
     parts = [file_source(path, root, name=path.relative_to(root).as_posix()) for path in paths]
-    name = parts[0].name if len(parts) == 1 else f"{len(parts)} files, {parts[0].name} ... {parts[-1].name}"
-    return RowSource(name, root, lambda: (item for part in parts for item in part.read()))
+    if len(parts) == 1:
+        return parts[0]
+    return joined(parts, root, f"{len(parts)} files, {parts[0].name} ... {parts[-1].name}")
+
+
+def joined(parts: list[RowSource], root: Path, name: str) -> RowSource:
+    """Read several sources as one, in this order."""
+
+    def count() -> int:
+        counts = [part.count() for part in parts]
+        return sum(counts) if all(counts) else 0
+
+    return RowSource(name, root, lambda: (item for part in parts for item in part.read()), count)
 
 
 def items_source(items: Callable[[], Iterable[Any]], root: Path, name: str) -> RowSource:
-    """Read what a function yields; anything but a mapping is a bad row."""
+    """Read what a function yields, embedded media too; anything but a mapping is a bad row."""
 
     def read() -> Iterator[tuple[str, Row | DataError]]:
         for number, item in enumerate(items(), start=1):
             where = f"{name}:{number}"
             try:
-                yield where, plain_row(item if isinstance(item, Mapping) else as_row(item, where), where)
+                row = item if isinstance(item, Mapping) else as_row(item, where)
+                yield where, plain_row(embed_media(row), where)
             except DataError as error:
                 yield where, error
+            except RecursionError as error:
+                yield where, DataError("record contains itself", where=where, given=str(error))
 
     return RowSource(name, root, read)
+
+
+def _json_rows(path: Path, name: str) -> Iterator[tuple[str, Row | DataError]]:
+    with path.open("rb") as stream:
+        if stream.read(2) in _UTF16:
+            raise DataError(
+                "file of records is UTF-16", where=path, expected="UTF-8",
+                fix=f"write it again: iconv -f UTF-16 -t UTF-8 {name}",
+            )  # fmt: skip
+    yield from (_array_rows if is_array(path) else _line_rows)(path, name)
 
 
 def _line_rows(path: Path, name: str) -> Iterator[tuple[str, Row | DataError]]:
@@ -105,38 +166,79 @@ def _line_rows(path: Path, name: str) -> Iterator[tuple[str, Row | DataError]]:
                 continue
             where = f"{name}:{number}"
             try:
-                yield where, embed_media(parse_row(raw, where), path, at)
+                row = parse_row(raw, where)
+                yield where, embed_media(row, path, at) if may_embed(raw) else row
             except DataError as error:
                 yield where, error
 
 
 def _array_rows(path: Path, name: str) -> Iterator[tuple[str, Row | DataError]]:
-    for number, item in enumerate(parse_array(read_regular(path, what="file of records"), name), start=1):
+    for number, (at, value, raw) in enumerate(read_items(path, name), start=1):
         where = f"{name}:{number}"
         try:
-            yield where, as_row(item, where)
+            row = value if isinstance(value, DataError) else as_row(value, where)
+            yield where, embed_media(row, path, at) if isinstance(row, dict) and may_embed(raw) else row
         except DataError as error:
             yield where, error
 
 
+def _line_count(path: Path) -> int:
+    """Lines of a file that is no array: counting them is reading without looking."""
+    if is_array(path):
+        return 0
+    with path.open("rb") as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK), b""))
+
+
 def _parquet_rows(path: Path, name: str) -> Iterator[tuple[str, Row | DataError]]:
+    def batches() -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(path) as table:
+            yield from table.iter_batches(batch_size=_ROWS_AT_ONCE)
+
+    return _table_rows(batches(), path, name)
+
+
+def _arrow_rows(path: Path, name: str) -> Iterator[tuple[str, Row | DataError]]:
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in open_arrow(path):
+            for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
+                yield batch.slice(start, _ROWS_AT_ONCE)
+
+    return _table_rows(batches(), path, name)
+
+
+def _table_rows(batches: Iterator[pa.RecordBatch], path: Path, name: str) -> Iterator[tuple[str, Row | DataError]]:
     number = 0
     try:
-        with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE):
-                for row in _python_rows(batch):
-                    number += 1
-                    where = f"{name}:{number}"
-                    try:
-                        yield where, embed_media(plain_row(row(), where), path, number - 1)
-                    except _NO_VALUE as error:
-                        yield where, error if isinstance(error, DataError) else _unreadable(where, error)
+        for batch in batches:
+            for row in _python_rows(batch):
+                number += 1
+                where = f"{name}:{number}"
+                try:
+                    yield where, embed_media(plain_row(row(), where), path, number - 1)
+                except _NO_VALUE as error:
+                    yield where, error if isinstance(error, DataError) else _unreadable(where, error)
     except (OSError, *_NO_VALUE) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            "Parquet file cannot be read", where=f"{name}:{number + 1}", given=str(error)[:300], fix="fetch it again"
-        ) from error
+            f"{path.suffix[1:].capitalize()} file cannot be read",
+            where=f"{name}:{number + 1}", given=str(error)[:300], fix="fetch it again",
+        ) from error  # fmt: skip
+
+
+def _parquet_count(path: Path) -> int:
+    try:
+        return pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowException):
+        return 0  # reading it says what is wrong
+
+
+def _arrow_count(path: Path) -> int:
+    try:
+        return sum(batch.num_rows for batch in open_arrow(path))
+    except (OSError, pa.ArrowException):
+        return 0
 
 
 def _python_rows(batch: pa.RecordBatch) -> list[Callable[[], Row]]:
@@ -167,23 +269,24 @@ def find_file(root: Path, file: str | None, known: tuple[str, ...], layout: str)
     for name in wanted:
         if (root / name).is_file():
             return root / name
-    raise _no_file(root, " or ".join(wanted), layout)
+    raise _no_file(root, " or ".join(wanted), layout, ", or let data=auto say which layout the folder has")
 
 
 def find_tables(root: Path, file: str | None, layout: str) -> list[Path]:
     """Return the tables to import, by name: those that match the pattern `file`, else the only kind there is.
 
-    Without a pattern, all Parquet files below the root count (or the root itself, if it is a file), else the one
-    `.jsonl` or `.json` file in it; several of those are no choice that a program should make.
+    Without a pattern, all Parquet files below the root count (or the root itself, if it is a file), else the Arrow
+    files of a folder that `datasets` saved, else the one `.jsonl` or `.json` file in it; several of those are no choice
+    that a program should make.
 
     Raises:
-        DataError: no such folder, nothing found, or several files of rows.
+        DataError: no such folder, nothing found, or several files of rows, or parts of a saved data set.
     """
     if root.is_file():
         return [root]
     _require_folder(root, layout)
     found = _match(root, file or "**/*.parquet")
-    found = [path for path in found if path.is_file()]
+    found = [path for path in found if path.is_file()] or (saved_tables(root) if file is None else [])
     if not file and not found:
         found = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES and path.is_file())
         if len(found) > 1:
@@ -191,7 +294,7 @@ def find_tables(root: Path, file: str | None, layout: str) -> list[Path]:
                 "data folder has several files of records",
                 where=root,
                 given=", ".join(path.name for path in found[:_MOST_SHOWN]),
-                fix="name one, or a pattern: data.importer.file=NAME",
+                fix="name one, or a pattern: importer.file=NAME",
             )
     if not found:
         raise _no_file(root, file or "*.parquet, *.jsonl or *.json", layout)
@@ -218,14 +321,15 @@ def _require_folder(root: Path, layout: str) -> None:
         )  # fmt: skip
 
 
-def _no_file(root: Path, wanted: str, layout: str) -> DataError:
+def _no_file(root: Path, wanted: str, layout: str, instead: str = "") -> DataError:
     names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
     shown = ", ".join(names[:_MOST_SHOWN]) + (f" and {len(names) - _MOST_SHOWN} more" if names[_MOST_SHOWN:] else "")
+    packed = [name for name in names if name.endswith(_PACKED)]
     return DataError(
         f"data folder has no {wanted}",
         where=root,
         given=shown or "an empty folder",
         expected=layout,
-        fix="give the folder one level up or down, name the file with data.importer.file=..., or choose another layout "
-        "(data=llava_pairs, data=preference_rows, data=rlaif_v)",
-    )
+        fix=f"unpack {packed[0]} first" if packed
+        else f"give the folder one level up or down, or name the file: importer.file=NAME{instead}",
+    )  # fmt: skip

@@ -65,7 +65,7 @@ def test_rows_become_pairs_and_what_cannot_is_listed_with_its_reason(here: Path)
     assert set(reasons) == {"rows.jsonl:2", "rows.jsonl:3", "rows.jsonl:4"}
     assert "KeyError: 'answers'" in reasons["rows.jsonl:2"] and "ValueError" in reasons["rows.jsonl:3"]
     with pytest.raises(DataError, match=r"convert_of_the_test.pair cannot read this row(.|\n)*rows.jsonl:2"):
-        import_converted(here / "data", convert="convert_of_the_test.pair", on_bad_line="error")
+        list(import_converted(here / "data", convert="convert_of_the_test.pair", on_bad_line="error"))
 
 
 def test_parquet_rows_become_ranked_records(here: Path) -> None:
@@ -77,7 +77,7 @@ def test_parquet_rows_become_ranked_records(here: Path) -> None:
 def test_what_is_no_record_and_no_function_is_said(here: Path) -> None:
     root = _table(here, [{"id": 1}])
     with pytest.raises(DataError, match="not a JSON object"):
-        import_converted(root, convert="convert_of_the_test.number", on_bad_line="error")
+        list(import_converted(root, convert="convert_of_the_test.number", on_bad_line="error"))
     with pytest.raises(ConfigError, match=r"importer\.convert"):
         import_converted(root, convert="convert_of_the_test.missing")
 

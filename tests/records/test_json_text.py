@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from mmrlhf.errors import DataError
-from mmrlhf.records.json_text import DEEPEST, parse_array, parse_row, plain_row
+from mmrlhf.records.json_arrays import read_items
+from mmrlhf.records.json_text import DEEPEST, parse_row, plain_row
 
 
 def nested(levels: int) -> bytes:
@@ -17,12 +20,20 @@ def nested(levels: int) -> bytes:
     return b'{"a":' + b'[{"b":' * half + b"[" * odd + b"]" * odd + (b"" if odd else b"1") + b"}]" * half + b"}"
 
 
+def item(raw: bytes, where: str) -> object:
+    """The only item of an array in a file."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"[" + raw + b"]")
+        file.flush()
+        [found] = read_items(Path(file.name), where)
+    if isinstance(found.value, DataError):
+        raise found.value
+    return found.value
+
+
 @pytest.mark.parametrize(
-    "read",
-    [parse_row, lambda raw, where: parse_array(b"[" + raw[5:-1] + b"]", where),
-     lambda raw, where: plain_row(json.loads(raw), where)],
-    ids=["line", "array", "table"],
-)  # fmt: skip
+    "read", [parse_row, item, lambda raw, where: plain_row(json.loads(raw), where)], ids=["line", "array", "table"]
+)
 def test_a_record_is_nested_as_deeply_as_it_can_be_written(read: Callable[[bytes, str], object]) -> None:
     """At 975 levels Python reads a record here, and cannot write it thirty calls further down."""
     assert json.dumps(read(nested(DEEPEST), "f:1"))
@@ -31,6 +42,8 @@ def test_a_record_is_nested_as_deeply_as_it_can_be_written(read: Callable[[bytes
             read(nested(levels), "f:1")
     with pytest.raises(DataError):
         read(nested(900), "f:1")
+    with pytest.raises(DataError):
+        item(nested(100_000), "f:1")
     with pytest.raises(DataError):
         parse_row(nested(100_000), "f:1")
 

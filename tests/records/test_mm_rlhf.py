@@ -88,15 +88,15 @@ def test_repeated_texts_merge_and_no_pair_is_lost(tmp_path_factory: Any, answers
 def test_unknown_structure_names_file_line_and_field(tmp_path: Path, fields: dict[str, Any], place: str) -> None:
     write_records(tmp_path, "data.jsonl", [record(), record("q2", **fields)])
     with pytest.raises(DataError, match=place):
-        import_released(tmp_path)
+        list(import_released(tmp_path))
     items = list(import_released(tmp_path, on_bad_line="reject"))
     assert isinstance(items[0], Draft) and isinstance(items[1], Rejection) and items[1].id == "q2"
 
 
 def test_a_file_of_another_layout_is_an_error_even_if_bad_lines_are_rejected(tmp_path: Path) -> None:
     write_records(tmp_path, "data.jsonl", [{"id": 1, "conversations": []}] * 2)
-    with pytest.raises(DataError, match=r"importer\.file=dpo_pairs\.jsonl") as error:
-        import_released(tmp_path, on_bad_line="reject")
+    with pytest.raises(DataError, match=r"data=auto") as error:
+        list(import_released(tmp_path, on_bad_line="reject"))
     assert "'prompt'" in str(error.value)
 
 
@@ -148,7 +148,7 @@ def test_pairs_are_read_where_no_line_of_data_jsonl_fits(tmp_path: Path, caplog:
         assert first.where == "dpo_pairs.jsonl:1"
         assert first.notes[UNREAD_LINES] == 3 and UNREAD_LINES not in second.notes
     with pytest.raises(DataError):
-        import_released(tmp_path, file="data.jsonl")
+        list(import_released(tmp_path, file="data.jsonl"))
 
 
 def test_one_line_that_fits_is_enough_to_stay_with_data_jsonl(tmp_path: Path) -> None:
@@ -156,4 +156,4 @@ def test_one_line_that_fits_is_enough_to_stay_with_data_jsonl(tmp_path: Path) ->
     write_records(tmp_path, "dpo_pairs.jsonl", [PAIR])
     assert [draft.where for draft in drafts(tmp_path, on_bad_line="reject")] == ["data.jsonl:2"]
     with pytest.raises(DataError, match="data.jsonl:1"):
-        import_released(tmp_path)
+        list(import_released(tmp_path))

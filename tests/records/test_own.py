@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
 import pytest
+from stand_ins.sample_groups import write_pictures
 
+from mmrlhf.conversation import IMAGE, Conversation, Turn
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.media.images import decode_image
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.own import find_function, import_own
 
@@ -53,13 +57,42 @@ def test_pairs_are_regrouped_and_bad_records_listed(here: Path) -> None:
     [draft] = [item for item in items if isinstance(item, Draft)]
     assert len(draft.group.responses) == 3 and draft.media[0].ref == here.name
     with pytest.raises(DataError, match="own_pairs.read:3"):
-        import_own(here, function="own_pairs.read", on_bad_line="error")
+        list(import_own(here, function="own_pairs.read", on_bad_line="error"))
+
+
+def test_media_may_lie_in_what_it_yields_and_prompts_be_conversations(here: Path) -> None:
+    """Bytes, an image column, a data URL and what Pillow has opened; the function is called once."""
+    (here / "own_media.py").write_text(
+        "import base64, io\n"
+        "from PIL import Image\n"
+        "calls = []\n"
+        "def read(root):\n"
+        "    calls.append(root)\n"
+        "    data = (root / 'a.jpg').read_bytes()\n"
+        "    url = 'data:image/jpeg;base64,' + base64.b64encode(data).decode()\n"
+        "    column, opened = {'bytes': data, 'path': None}, Image.open(io.BytesIO(data))\n"
+        "    for number, image in enumerate([data, column, url, opened]):\n"
+        "        parts = [{'type': 'text', 'text': 'see '}, {'type': 'image', 'image': image}]\n"
+        "        turns = [{'role': 'system', 'content': 'be kind'}, {'role': 'user', 'content': parts}]\n"
+        "        answers = [{'text': 'a', 'rank': 1}, {'text': 'b', 'rank': 2}]\n"
+        "        yield {'id': number, 'prompt': turns, 'responses': answers}\n"
+    )
+    write_pictures(here, "a.jpg")
+    drafts = [item for item in import_own(here, function="own_media.read") if isinstance(item, Draft)]
+    groups = [pickle.loads(pickle.dumps(draft)).load() for draft in drafts]
+    assert {group.prompt for group in groups} == {
+        Conversation((Turn("system", ("be kind",)), Turn("user", ("see ", IMAGE))))
+    }
+    data = (here / "a.jpg").read_bytes()
+    assert [group.media[0].data[0] == data for group in groups] == [True, True, True, False]
+    assert decode_image(groups[3].media[0].data[0], where="x").tobytes() == decode_image(data, where="x").tobytes()
+    assert len(find_function("own_media.read").__globals__["calls"]) == 1
 
 
 def test_its_own_mistakes_are_not_caught(here: Path) -> None:
     (here / "own_wrong.py").write_text("def read(root):\n    yield {}['id']\n\n\nnumber = 3\n")
     with pytest.raises(KeyError):
-        import_own(here, function="own_wrong.read")
+        list(import_own(here, function="own_wrong.read"))
     for name in ("own_wrong.number", "own_wrong.missing", "nowhere.read", "read", "", "own_wrong."):
         with pytest.raises(ConfigError, match="importer cannot be found"):
             find_function(name)

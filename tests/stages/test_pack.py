@@ -108,13 +108,17 @@ def test_contradictions_are_listed_and_kept(tmp_path: Path) -> None:
     assert listed["id"] == "1" and listed["where"] == "dpo_pairs.jsonl:1"
 
 
-def test_a_bad_line_stops_before_anything_is_written(raw: Path, tmp_path: Path) -> None:
-    write_records(raw, "data.jsonl", [record(0), "{"])
-    with pytest.raises(DataError, match=r"data\.jsonl:2"):
-        run(tmp_path / "out", root=raw, importer=import_released, runtime=QUIET)
-    assert files(tmp_path / "out") == {}
-    summary = run(tmp_path / "out", root=raw, importer=partial(import_released, on_bad_line="reject"), runtime=QUIET)
-    assert summary["groups"] == 1 and summary["rejected"] == 1
+def test_a_bad_line_stops_before_there_is_a_set(raw: Path, tmp_path: Path) -> None:
+    """Rows are read once, so shards before it are finished; they are used again when it has been repaired."""
+    write_records(raw, "data.jsonl", [record(0), record(1), "{"])
+    with pytest.raises(DataError, match=r"data\.jsonl:3"):
+        run(tmp_path / "out", root=raw, importer=import_released, max_groups_per_shard=1, runtime=QUIET)
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
+    assert len(finished) == 2 and not (tmp_path / "out" / "manifest.json").exists()
+    reject = partial(import_released, on_bad_line="reject")
+    summary = run(tmp_path / "out", root=raw, importer=reject, max_groups_per_shard=1, runtime=QUIET)
+    assert summary["groups"] == 2 and summary["rejected"] == 1
+    assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
 
 
 def test_nothing_usable_is_an_error(shared_data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stand_ins.sample_groups import picture
 
 from mmrlhf.errors import DataError
 from mmrlhf.records.draft import Draft, Rejection
-from mmrlhf.records.judge_benchmarks import import_multimodal_rewardbench, import_vl_rewardbench
+from mmrlhf.records.layouts.read import import_layout
 
 
 def vl_row(record_id: str, ranking: list[int], **fields: Any) -> dict[str, Any]:
@@ -23,6 +24,10 @@ def vl_row(record_id: str, ranking: list[int], **fields: Any) -> dict[str, Any]:
         "models": ["A", "B"], "judge": "human", "rationale": None, "query_source": "COCO", "meta": {"note": "x"},
         "human_error_analysis": ["recognition(object)"], **fields,
     }  # fmt: skip
+
+
+import_vl_rewardbench = partial(import_layout, layout="vl_rewardbench")
+import_multimodal_rewardbench = partial(import_layout, layout="multimodal_rewardbench", file="all_data.json")
 
 
 def groups(items) -> list[Draft]:
@@ -47,7 +52,10 @@ def test_the_repositorys_json_lines(tmp_path: Path) -> None:
     assert [draft.group.category for draft in found] == ["hallucination", "reasoning", "general"]
     assert sorted(texts(found[0]), key=lambda item: item[1] or 0) == [("a cat", 1), ("a dog", 2)]
     assert sorted(texts(found[1]), key=lambda item: item[1] or 0) == [("a dog", 1), ("a cat", 2)]
-    assert found[0].load().media[0].data == (picture(),) and not found[0].notes
+    assert found[0].load().media[0].data == (picture(),)
+    about = ("query_source", "human_error_analysis", "rationale", "judge")
+    assert found[0].notes.keys() == {f"ignored field: {name}" for name in about}
+    assert [response.model for response in found[0].group.responses] == ["B", "A"]
 
 
 def test_the_hubs_table_with_pictures_inside(tmp_path: Path) -> None:
@@ -64,7 +72,7 @@ def test_the_hubs_table_with_pictures_inside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "problem"),
-    [({"human_ranking": [1, 1]}, "human_ranking"), ({"response": ["a"]}, "response"), ({"query": None}, "query")],
+    [({"human_ranking": [1, 1]}, "human_ranking"), ({"response": ["a"]}, "response"), ({"query": None}, "question")],
 )
 def test_a_row_that_does_not_say_which_is_better(tmp_path: Path, fields: dict, problem: str) -> None:
     rows = [vl_row("a-1", [0, 1]), {**vl_row("a-2", [0, 1]), **fields}]
