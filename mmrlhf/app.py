@@ -39,6 +39,7 @@ from mmrlhf.composition.config import (
     CONF,
     distributed_names,
     make,
+    make_runtime,
     read_code_policy,
     read_folder,
     read_runtime,
@@ -283,7 +284,7 @@ def invoke(call: StageCall) -> Mapping[str, Any]:
     arguments = make(call.settings, f"stages.{call.stage}")
     quieten_libraries()
     about = {name: value for name, value in call.runtime.items() if name != COMMAND}  # a command may hold ${...}
-    runtime = Runtime(**make(about, "runtime"), command=str(call.runtime.get(COMMAND, "")))
+    runtime = Runtime(**make_runtime(about), command=str(call.runtime.get(COMMAND, "")))
     loggers = runtime.loggers
     if isinstance(loggers, Loggers):
         loggers.config = hide_credentials({"stage": call.stage, **call.settings})

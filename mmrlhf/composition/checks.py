@@ -20,7 +20,7 @@ from mmrlhf.chain.order import (
     wants_path,
     with_paths,
 )
-from mmrlhf.composition.config import check_declared, is_open, make, plain_settings
+from mmrlhf.composition.config import check_declared, is_open, make, make_runtime, plain_settings
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded, is_remote
 from mmrlhf.trees import leaves, named_leaves
@@ -63,7 +63,7 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
     for node in chain:
         _check_inputs(node, inputs)
     check_protocols(chain)
-    make(runtime, "runtime")
+    make_runtime(runtime)
     for node in chain:
         arguments = make(node.settings, f"stages.{node.name}")
         module = stage_module(node.target)

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -21,6 +22,7 @@ from mmrlhf.chain.order import suggestion
 from mmrlhf.chain.store import CodePolicy
 from mmrlhf.composition import source
 from mmrlhf.composition.rounds import in_round, round_names, split_name
+from mmrlhf.composition.trainer import new_trainer
 from mmrlhf.errors import ConfigError, UserError
 from mmrlhf.files import expanded, is_remote
 from mmrlhf.ranges import check_arguments
@@ -245,6 +247,13 @@ def make(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         check_declared(target, node, f"{where}.{path}")
     with causes(where):
         return instantiate(dict(settings), _convert_="all")
+
+
+def make_runtime(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Make what the settings of the Runtime describe; Lightning, seconds to import, waits for who makes the Trainer."""
+    trainer = {name: value for name, value in settings["trainer"].items() if not str(name).startswith("_")}
+    made = make({**settings, "trainer": trainer}, "runtime")
+    return {**made, "trainer": partial(new_trainer, **made["trainer"])}
 
 
 def check_declared(target: Callable[..., Any], settings: Mapping[str, Any], where: str) -> None:

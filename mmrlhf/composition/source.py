@@ -1,9 +1,9 @@
 """Where Hydra reads conf/: the files as they are, and before each of them the defaults of the objects it describes.
 
-A file that says `_target_` gets one more entry, first in its defaults list: `signature-of-NAME`, which holds what the
-file leaves out of the object's parameters. So a setting is said once, in the signature, and every parameter can be set
-from the command line by its plain name and is listed by `--cfg job`. First in the list, because whatever a file says,
-and whatever it inherits, wins over a signature's default.
+A file that says `_target_` is read with what it leaves out of the object's parameters. So a setting is said once, in
+the signature, and every parameter can be set from the command line by its plain name and is listed by `--cfg job`.
+Where a file inherits from others, that is an entry of its own, `signature-of-NAME`, first in the defaults list, because
+whatever a file says or inherits wins over a signature's default.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ class SettingsSource(ConfigSource):
         config, missing = _read(file)
         if name.startswith(_PREFIX):
             content = OmegaConf.create(dict(missing))
-        else:
+        elif _inherits(config):
             content = config.copy()
-            if missing:
-                entries = list(content.pop("defaults", ["_self_"]))
-                content["defaults"] = [_PREFIX + name.removesuffix(".yaml"), *entries]
+            content["defaults"] = [_PREFIX + name.removesuffix(".yaml"), *content.pop("defaults")]
+        else:
+            content = OmegaConf.merge(dict(missing), config)
+            assert isinstance(content, DictConfig)
         _open_mappings(content, _read(file)[0])
         with file.open(encoding="utf-8") as text:
             header = ConfigSource._get_header_dict(text.read(512))
@@ -73,7 +74,7 @@ class SettingsSource(ConfigSource):
         """Say whether there is such a file, or signatures that add to it."""
         group, name = _split(config_path)
         file = self._file(group + name.removeprefix(_PREFIX))
-        return file.is_file() and (not name.startswith(_PREFIX) or bool(_read(file)[1]))
+        return file.is_file() and (not name.startswith(_PREFIX) or _inherits(_read(file)[0]))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """Name the files and folders of a folder."""
@@ -113,6 +114,10 @@ def _open_mappings(content: DictConfig, described: DictConfig) -> None:
                 mapping = OmegaConf.select(content, f"{path}.{name}".lstrip("."), throw_on_resolution_failure=False)
                 if isinstance(mapping, DictConfig):
                     OmegaConf.set_struct(mapping, False)
+
+
+def _inherits(config: DictConfig) -> bool:
+    return list(config.get("defaults", ["_self_"])) != ["_self_"]
 
 
 def _split(config_path: str) -> tuple[str, str]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmrlhf.chain.order import suggestion
 from mmrlhf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 # the machine, and how it is watched
 ALLOWED = (
@@ -97,6 +100,13 @@ def decisive_callbacks(runtime: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     Ours look on, and so does a class that says `changes_result = False`.
     """
     return [callback for callback in runtime.get("callbacks") or () if not _looks_on(callback)]
+
+
+def new_trainer(**settings: Any) -> Trainer:
+    """Make Lightning's Trainer: the command's settings of the machine, and a stage's of its training."""
+    from lightning import Trainer
+
+    return Trainer(**settings)
 
 
 def _looks_on(callback: Any) -> bool:

@@ -100,7 +100,8 @@ def _has_parts(key: str, known: Collection[str]) -> bool:
 def _unread_of_object(
     node: Mapping[str, Any], path: str, target: str, known: Collection[str]
 ) -> Iterator[tuple[str, str | None]]:
-    accepted = _accepted(target)
+    # What the package's own files give a library's object is right, and asking its class would import it in every run.
+    accepted = None if node.keys() <= _keys_in_files().get(target, frozenset()) else _accepted(target)
     for name, value in node.items():
         if accepted is not None and name not in accepted and not _SPECIAL.fullmatch(str(name)):
             near = difflib.get_close_matches(str(name), accepted, n=3, cutoff=0.6)
@@ -115,6 +116,18 @@ def _unread_of_object(
     for inner, item in described_objects({name: value for name, value in node.items()}):
         if inner:
             yield from _unread_of_object(item, f"{path}.{inner}", str(item["_target_"]), known)
+
+
+@cache
+def _keys_in_files() -> dict[str, frozenset[str]]:
+    """What the package's files give the objects of libraries, whose signatures are not read but imported."""
+    keys: dict[str, frozenset[str]] = {}
+    for file in CONF.rglob("*.yaml"):
+        for _, node in described_objects(yaml.safe_load(file.read_text(encoding="utf-8")) or {}):
+            target = str(node["_target_"])
+            if parameters(target) is None:
+                keys[target] = keys.get(target, frozenset()) | node.keys()
+    return keys
 
 
 @cache
