@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ Measures = Mapping[str, Sequence[float]]
 class HeldOutAnswers(L.Callback):
     """Writes `step-N.jsonl` (one row a query), logs means as `heldout/NAME`, and sends a table with pictures to W&B.
 
-    `heldout/NAME_gain` is the mean difference to the reference's answers.
+    `heldout/NAME_gain` is the mean difference to the reference's answers. A query without a number (nan) is in no mean.
 
     Args:
         folder: where the files go.
@@ -96,7 +97,9 @@ class HeldOutAnswers(L.Callback):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         means = {f"heldout/{name}": _mean(values) for name, values in measures.items()}
         for name, values in before["measures"].items():
-            means[f"heldout/{name}_gain"] = means[f"heldout/{name}"] - _mean(values)
+            gains = [now - then for now, then in zip(measures[name], values, strict=True)]
+            means[f"heldout/{name}_gain"] = _mean(gains)
+        means = {name: mean for name, mean in means.items() if not math.isnan(mean)}
         for target in trainer.loggers:
             target.log_metrics(means, step=step)
         log_samples(trainer.loggers, [self._shown(*both) for both in zip(self._samples, rows, strict=True)],
@@ -113,4 +116,6 @@ def _plain(measures: Measures) -> dict[str, list[float]]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    """The mean of the queries that have a number; nan where none has."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -122,6 +122,7 @@ def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrained
             fit, another family than `settings.family`, or layers that cannot be packed.
     """
     backbone, processor = _load(path, settings, "cpu"), load_processor(path)
+    _check_head(backbone, path)
     reason = check_packable(backbone)
     if reason and settings.layout == "packed":
         raise ModelError(
@@ -188,6 +189,18 @@ def load_tensors(tensors: Mapping[str, Tensor], config: Any, *, where: object) -
         )
     check_loading(info, total=len(backbone.state_dict()), model=type(backbone).__name__, where=where)
     return backbone
+
+
+def _check_head(backbone: PreTrainedModel, path: str | Path) -> None:
+    """Refuse logits that are more than a linear map of the hidden states: log-probabilities here would be others."""
+    cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)
+    if cap is not None:
+        raise ModelError(
+            "this model caps its logits, which is not done here: its log-probabilities would be wrong",
+            where=str(path),
+            given=f"final_logit_softcapping={cap}",
+            expected="null, as in the families of docs/families.md",
+        )
 
 
 @contextmanager

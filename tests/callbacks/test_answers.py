@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +50,21 @@ def test_answers_lie_beside_the_references(tmp_path: Path) -> None:
     assert [(row["reference"], row["answer"]) for row in rows] == [("a", "aaa"), ("bb", "bbbb")]
     assert rows[1]["length_reference"] == 2 and rows[1]["length"] == 4
     assert trainer.logged == [(7, {"heldout/length": 3.5, "heldout/length_gain": 2.0})]
+
+
+def test_a_query_without_a_number_is_in_no_mean(tmp_path: Path) -> None:
+    """A reward model that refuses one query's picture costs that query, not the curve; a gain is of the same queries."""
+    found = iter([[1.0, float("nan"), 5.0], [4.0, 7.0, float("nan")]])
+    samples = [{**SAMPLES[0], "key": f"query-{i}"} for i in range(3)]
+    texts = ["a", "b", "c"]
+    callback = HeldOutAnswers(
+        tmp_path, samples, answer=lambda _: texts, measure=lambda _: {"reward": next(found), "quality": [math.nan] * 3}
+    )
+    module: Any = SimpleNamespace(model=nn.Dropout())
+    callback.on_train_start(Trainer(0), module)  # type: ignore[arg-type]
+    trainer = Trainer(7)
+    callback.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert trainer.logged == [(7, {"heldout/reward": 5.5, "heldout/reward_gain": 3.0})]
 
 
 def test_a_resumed_run_finds_the_references_answers(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from stand_ins import broken_checkpoints as broken
 from stand_ins.tiny_models import AVAILABLE
 from transformers import AutoConfig
 
@@ -77,3 +79,12 @@ def test_the_context_is_the_checkpoint_s_unless_it_is_set(tiny_folders: dict[str
     silent = SimpleNamespace(model_type="other", get_text_config=SimpleNamespace)
     with pytest.raises(ModelError, match="model.settings.max_tokens"):
         context_length(ModelSettings(), silent)
+
+
+def test_capped_logits_are_refused(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    """The head alone is read here: of such a model every log-probability would be another than the stock forward's."""
+    folder = broken.copy_checkpoint(tiny_folders["gemma3"], tmp_path / "model")
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    broken.edit_json(folder / "config.json", text_config={**text, "final_logit_softcapping": 30.0})
+    with pytest.raises(ModelError, match=r"final_logit_softcapping=30"):
+        load_backbone(folder, ModelSettings())
