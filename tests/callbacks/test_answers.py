@@ -53,7 +53,7 @@ def test_answers_lie_beside_the_references(tmp_path: Path) -> None:
 
 
 def test_a_query_without_a_number_is_in_no_mean(tmp_path: Path) -> None:
-    """A reward model that refuses one query's picture costs that query, not the curve; a gain is of the same queries."""
+    """A reward model that refuses one query's picture costs that query and no curve; a gain is of the same queries."""
     found = iter([[1.0, float("nan"), 5.0], [4.0, 7.0, float("nan")]])
     samples = [{**SAMPLES[0], "key": f"query-{i}"} for i in range(3)]
     texts = ["a", "b", "c"]
