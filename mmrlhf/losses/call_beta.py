@@ -49,7 +49,8 @@ class BetaDPO(Objective):
         gap = self.beta * z
         if len(gap) == 0:
             return PairScale.fill(inputs, b=self.beta)
-        kept = max(1, int(len(gap) * (1 - self.filtered)))
+        # 20 * (1 - 0.9) is a little less than 2 in floating point
+        kept = max(1, int(len(gap) * (1 - self.filtered) + 1e-9))
         nearest = _quantised((z - z.mean()).abs()).argsort(stable=True)[:kept]
         beta = self.beta * (1 + self.alpha * (gap[nearest].mean() - self.baseline))
         keep = torch.zeros_like(gap).index_fill(0, nearest, 1.0)

@@ -31,6 +31,12 @@ def test_alpha_zero_is_dpo_on_the_kept_pairs() -> None:
     torch.testing.assert_close(BetaDPO(alpha=0.0, filtered=0.0)(inputs).loss, DPO()(inputs).loss)
 
 
+@pytest.mark.parametrize(("number", "filtered", "kept"), [(20, 0.9, 2), (10, 0.9, 1), (5, 0.2, 4), (7, 0.5, 3)])
+def test_the_share_of_pairs_that_stays_is_exact(number: int, filtered: float, kept: int) -> None:
+    gaps = [float(gap) for gap in range(number)]
+    assert int((BetaDPO(filtered=filtered).scale(inputs_of(gaps)).a > 0).sum()) == kept
+
+
 def test_baseline_is_where_beta_is_beta_zero() -> None:
     torch.testing.assert_close(BetaDPO(baseline=0.1, filtered=0.0)(inputs_of([1.0, 1.0])).beta, torch.full((2,), 0.1))
 
