@@ -7,10 +7,11 @@ from collections.abc import Coroutine
 from importlib import resources
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from mmrlhf.serving.desk import Desk
@@ -34,6 +35,7 @@ T = TypeVar("T")
 REWARDS, OPENRLHF, LLAMA_FACTORY = "/v1/rewards", "/get_reward", "/v1/score/evaluation"
 ASKING = frozenset({REWARDS, OPENRLHF, LLAMA_FACTORY})
 TELLING = frozenset({"/health", "/ready", "/metrics", "/docs", "/openapi.json"})
+_BEARER = HTTPBearer(auto_error=False)
 _SCRIPT, _STYLE = "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"
 _STATUSES = {
     400: "not JSON",
@@ -77,7 +79,10 @@ def _add_asking(app: FastAPI, desk: Desk, most_queries: int, errors: dict[int | 
             problem = f"{number} queries; the limit is {most_queries} (limits.max_queries)"
             raise Refusal(413, "too_many_queries", problem, field=field)
 
-    @app.post(REWARDS, responses=errors, summary="Rewards, critiques and scores of K responses")
+    # the gate has looked at the token; this lets the description say so, and its page send one
+    asking: dict[str, Any] = {"responses": errors, "tags": ["rewards"], "dependencies": [Depends(_BEARER)]}
+
+    @app.post(REWARDS, **asking, summary="Rewards, critiques and scores of K responses")
     async def rewards(asked: RewardRequest, request: Request) -> RewardAnswer:
         verdicts = await timely(request, desk.judge(asked.messages, asked.responses))
         data = [
@@ -93,7 +98,7 @@ def _add_asking(app: FastAPI, desk: Desk, most_queries: int, errors: dict[int | 
         ]
         return RewardAnswer(model=desk.name, data=data)
 
-    @app.post(OPENRLHF, responses=errors, summary="OpenRLHF's remote reward model (--remote_rm_url)")
+    @app.post(OPENRLHF, **asking, summary="OpenRLHF's remote reward model (--remote_rm_url)")
     async def get_reward(asked: OpenRLHFRequest, request: Request) -> OpenRLHFAnswer:
         check_number(len(asked.query), "query")
         queries = []
@@ -108,7 +113,7 @@ def _add_asking(app: FastAPI, desk: Desk, most_queries: int, errors: dict[int | 
         logs = {name: [verdict.dimensions[name] for verdict in verdicts] for name in names}
         return OpenRLHFAnswer(rewards=found, scores=found, extra_logs=logs)
 
-    @app.post(LLAMA_FACTORY, responses=errors, summary="LLaMA-Factory's reward server (reward_model_type: api)")
+    @app.post(LLAMA_FACTORY, **asking, summary="LLaMA-Factory's reward server (reward_model_type: api)")
     async def score_evaluation(asked: ScoreRequest, request: Request) -> ScoreAnswer:
         check_number(len(asked.messages), "messages")
         queries = []
@@ -121,15 +126,20 @@ def _add_asking(app: FastAPI, desk: Desk, most_queries: int, errors: dict[int | 
 
 
 def _add_telling(app: FastAPI, desk: Desk, measures: Measures) -> None:
-    @app.get("/health", summary="Whether the process answers")
+    @app.get("/health", tags=["server"], summary="Whether the process answers")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready", summary="Whether queries are taken", responses={503: {"description": "loading or stopping"}})
+    @app.get(
+        "/ready",
+        tags=["server"],
+        summary="Whether queries are taken",
+        responses={503: {"description": "loading or stopping"}},
+    )
     async def ready() -> JSONResponse:
         return JSONResponse({"status": desk.state, "model": desk.name}, 200 if desk.state == "ready" else 503)
 
-    @app.get("/metrics", summary="Counts for Prometheus", response_class=Response)
+    @app.get("/metrics", tags=["server"], summary="Counts for Prometheus", response_class=Response)
     async def metrics() -> Response:
         return Response(measures.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
