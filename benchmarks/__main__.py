@@ -1,4 +1,4 @@
-"""Run every benchmark at a size that a CPU can take: `python -m benchmarks` (about twenty minutes on two cores).
+"""Run every benchmark at a size that a CPU can take: `python -m benchmarks` (about twenty-five minutes on two cores).
 
 Each module says how to run it alone, and on a GPU.
 """
@@ -12,6 +12,7 @@ from benchmarks import (
     reading,
     report,
     scoring_rate,
+    serving,
     step_memory,
     sweep_overhead,
     vs_trl,
@@ -21,6 +22,7 @@ if __name__ == "__main__":
     pair_forward.main([])
     step_memory.main(["--shape", "mini", "--visual", "0", "1176"])
     scoring_rate.main()
+    serving.main(["--queries", "24", "--rounds", "1"])
     data_plane.main()
     reading.main([])
     equivalence.main()
