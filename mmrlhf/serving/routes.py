@@ -98,7 +98,7 @@ def _add_asking(app: FastAPI, desk: Desk, most_queries: int, errors: dict[int | 
         ]
         return RewardAnswer(model=desk.name, data=data)
 
-    @app.post(OPENRLHF, **asking, summary="OpenRLHF's remote reward model (--remote_rm_url)")
+    @app.post(OPENRLHF, **asking, summary="OpenRLHF's remote reward model")
     async def get_reward(asked: OpenRLHFRequest, request: Request) -> OpenRLHFAnswer:
         check_number(len(asked.query), "query")
         queries = []
