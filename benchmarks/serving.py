@@ -105,7 +105,8 @@ def running(folder: Path) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        found = re.search(r"http://\S+:\d+", process.stdout.readline())
+        said = (re.search(r"http://\S+:\d+", line) for line in process.stdout)
+        found = next((address for address in said if address), None)
         assert found, "the server did not start"
         while httpx.get(f"{found[0]}/ready", trust_env=False).status_code != 200:
             time.sleep(0.1)

@@ -23,7 +23,8 @@ FILES = {
 
 def exists(name: str) -> bool:
     """Whether a name is that of a file, or the end of one's path (`feed/plan.py`)."""
-    return any(file == name or file.endswith(f"/{name}") for file in FILES)
+    path = name.removeprefix("../")
+    return any(file == path or file.endswith(f"/{path}") for file in FILES)
 
 
 def named_files(text: str) -> set[str]:

@@ -83,9 +83,9 @@ def running(folder: Path, *words: str, **variables: str) -> Iterator[tuple[subpr
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+:\d+", line)
-        assert found, line + process.stdout.read()
+        said = (re.search(r"http://\S+:\d+", line) for line in process.stdout)
+        found = next((address for address in said if address), None)
+        assert found, "it ended without an address"
         yield process, found[0]
     finally:
         process.kill()
