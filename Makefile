@@ -4,6 +4,7 @@
 # check   linter, formatter in check mode, type checker
 # format  rewrite the code in house format
 # bench   measure speed and memory, here and against pair-by-pair training
+# benchmarks-env  an environment with lmms-eval in .venv-benchmarks, for benchmarks that are its tasks
 #
 # The first word makes .venv; it is made again when pyproject.toml or constraints.txt change.
 # Use another interpreter with `make PYTHON=python3.12 demo`, or an environment of your own with `make VENV=/path/to/venv demo`.
@@ -13,7 +14,7 @@ VENV ?= .venv
 MINUTES ?= 5
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := demo
-.PHONY: demo test fuzz check format bench
+.PHONY: demo test fuzz check format bench benchmarks-env
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python run.py
@@ -35,6 +36,14 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks
+
+# the new environment sees this one's packages, so that nothing is installed twice and no pin moves
+benchmarks-env: $(INSTALLED)
+	test -x .venv-benchmarks/bin/python || $(VENV)/bin/python -m venv .venv-benchmarks
+	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > .venv-benchmarks/shared.txt
+	.venv-benchmarks/bin/python -c 'import shutil, sysconfig; shutil.move(".venv-benchmarks/shared.txt", sysconfig.get_path("purelib") + "/zz_shared.pth")'
+	.venv-benchmarks/bin/python -m pip install --quiet --disable-pip-version-check --no-deps lmms-eval==0.7.3
+	.venv-benchmarks/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-benchmarks.txt
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'

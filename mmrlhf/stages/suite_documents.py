@@ -14,9 +14,10 @@ from mmrlhf.files import expanded, read_regular
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.suites.columns import COLUMNS, Columns
 from mmrlhf.suites.documents import Document, DocumentStore
+from mmrlhf.suites.harness import PREFIX, Harness, Order, described, forget_media, read_questions, standin_place
 from mmrlhf.suites.own_benchmarks import OWN
 from mmrlhf.suites.published_rows import fetch, read_rows
-from mmrlhf.suites.standins import write_standin
+from mmrlhf.suites.standins import STANDINS, write_standin
 from mmrlhf.summaries.suites import SuiteDocuments
 from mmrlhf.terminal.progress import track
 
@@ -42,6 +43,7 @@ def run(
     skip_absent: bool = False,
     longest_answer: Count | None = None,
     prompts: Mapping[str, str] | None = None,
+    harness: str = ".venv-benchmarks/bin/python",
     seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def run(
         skip_absent: leave out, and list, benchmarks that cannot be read; false: that ends the run.
         prompts: benchmark -> file with the words that its judge is asked with, `{}` for contents, question, reference
             and answer (MMHal-Bench's official prompt).
+        harness: Python of the environment that has lmms-eval, for its tasks: those that we have not, and `lmms:NAME`.
         longest_answer: tokens that an answer may have at most, where a benchmark allows more.
         seed: chooses documents, draws stand-ins.
 
@@ -68,11 +71,25 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     store, absent, counts = DocumentStore(out), dict[str, str](), dict[str, int]()
     found: list[Document] = []
+    orders = {
+        task: Order(
+            task, (limits or {}).get(task, limit), seed, (folders or {}).get(task), (revisions or {}).get(task), drawn
+        )
+        for task in tasks
+        if task not in BENCHMARKS
+    }
+    if orders:
+        for order in orders.values() if drawn else ():
+            _draw(out, order.bare, order.limit, seed)
+        Harness(harness).write_documents(out, list(orders.values()))
     for task in track(list(tasks), "benchmarks", enabled=runtime.progress):
         most = (limits or {}).get(task, limit)
         try:
-            folder = _folder(out, task, most, folders or {}, revisions or {}, drawn, seed)
-            own = list(_documents(store, task, folder, most, longest_answer, (prompts or {}).get(task), seed))
+            if task in orders:
+                own = list(_their_documents(store, orders[task], out, longest_answer))
+            else:
+                folder = _folder(out, task, most, folders or {}, revisions or {}, drawn, seed)
+                own = list(_documents(store, task, folder, most, longest_answer, (prompts or {}).get(task), seed))
         except (DataError, HubError) as error:
             absent[task] = f"{error.problem}: {error.given or error.where}"
             continue
@@ -92,12 +109,33 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if not tasks:
         raise ConfigError("a suite has no benchmark", where="suite.tasks", expected="[pope, mmstar]")
     for task in tasks:
-        if task not in BENCHMARKS:
+        if task not in BENCHMARKS and not task.startswith(PREFIX) and (near := suggestion(task, BENCHMARKS)):
             raise ConfigError(
                 "there is no such benchmark",
                 where="suite.tasks", given=task,
-                expected="one of " + ", ".join(BENCHMARKS), fix=suggestion(task, BENCHMARKS),
+                expected="one of " + ", ".join(BENCHMARKS) + ", or a task of lmms-eval", fix=near,
             )  # fmt: skip
+
+
+def _draw(out: Path, task: str, limit: int | None, seed: int) -> Path:
+    """The stand-in of a benchmark, drawn."""
+    if task not in STANDINS:
+        raise ConfigError(
+            "there is no stand-in of this benchmark",
+            where="suite.tasks", given=task, expected="one of " + ", ".join(STANDINS), fix="suite.drawn=false",
+        )  # fmt: skip
+    return write_standin(task, standin_place(out, task), documents=limit or 60, seed=seed)
+
+
+def _their_documents(store: DocumentStore, order: Order, out: Path, longest: int | None) -> Iterator[Document]:
+    """What the harness asks, its pictures stored once."""
+    title, dimension = described(order.task)
+    for name, asked, most in read_questions(order.task, order.place(out)):
+        yield Document(
+            order.task, name, title, dimension, asked.prompt, store.keep(asked.media), asked.truth,
+            min(most, longest or most),
+        )  # fmt: skip
+    forget_media(order, out)
 
 
 def _folder(
@@ -112,7 +150,7 @@ def _folder(
     if task in folders:
         return Path(folders[task])
     if drawn:
-        return write_standin(task, out / "drawn" / task, documents=limit or 60, seed=seed)
+        return _draw(out, task, limit, seed)
     return fetch(BENCHMARKS[task], revisions.get(task))
 
 
@@ -135,8 +173,13 @@ def _documents(
         )
 
 
+def _published(task: str) -> str:
+    columns = BENCHMARKS.get(task)
+    return f"{columns.repo}, {columns.split}" if columns is not None else "lmms-eval's own"
+
+
 def _absent(absent: Mapping[str, str]) -> UserError:
-    wanted = [f"{task}: {BENCHMARKS[task].repo}, {BENCHMARKS[task].split}; {why}" for task, why in absent.items()]
+    wanted = [f"{task}: {_published(task)}; {why}" for task, why in absent.items()]
     return DataError(
         "benchmarks are not there",
         where="suite.tasks",

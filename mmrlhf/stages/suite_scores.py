@@ -10,8 +10,9 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.stages.suite_answers import read_answers
 from mmrlhf.suites.document_scores import write_results
 from mmrlhf.suites.documents import DocumentStore
+from mmrlhf.suites.harness import FORM, Harness
 from mmrlhf.suites.judge_endpoint import Judge, JudgeSettings
-from mmrlhf.suites.marking import score_all, summarise
+from mmrlhf.suites.marking import score_all, score_theirs, summarise
 from mmrlhf.summaries.suites import SCHEMA, SuiteScores
 
 # another number builds the stage anew, whatever `code` says
@@ -26,6 +27,7 @@ def run(
     documents: Path,
     answers: Path,
     judge: JudgeSettings | None = None,
+    harness: str = ".venv-benchmarks/bin/python",
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/scores.jsonl`: a score for every answer, or why there is none.
@@ -34,12 +36,19 @@ def run(
         documents: the questions (stage `suite_documents`).
         answers: a policy's answers to them (stage `suite_answers`).
         judge: who judges, and within which limits.
+        harness: Python of the environment that has lmms-eval, where its tasks are among the benchmarks.
     """
     out.mkdir(parents=True, exist_ok=True)
     store = DocumentStore(documents)
     asked = store.read()
     counted = Judge(judge or JudgeSettings(), Path(runtime.verdicts), runtime.progress)
-    results = score_all(asked, read_answers(answers, asked), store, counted)
+    said = read_answers(answers, asked)
+    theirs = [document for document in asked if document.truth["form"] == FORM]
+    found = score_all([document for document in asked if document.truth["form"] != FORM], said, store, counted)
+    if theirs:
+        found += score_theirs(theirs, said, store, counted, Harness(harness), out)
+    by_key = {f"{result.task}~{result.document}": result for result in found}
+    results = [by_key[document.key] for document in asked]
     write_results(out, results)
     summary = SuiteScores(SCHEMA, summarise(results))
     use = counted.use()

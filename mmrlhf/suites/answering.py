@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, Dataset
 
+from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text
 from mmrlhf.inference.policy import Policy
@@ -61,9 +62,9 @@ class QuestionTemplate:
         """Yes: the questions are what differs between branches."""
         return True
 
-    def user(self, group: PreferenceGroup, response: Response) -> str:
-        """The question."""
-        return response.text
+    def conversation(self, group: PreferenceGroup, response: Response) -> Conversation:
+        """The question, behind the media."""
+        return Conversation.about(response.text, group.prompt.slots)
 
     def assistant(self, group: PreferenceGroup, response: Response) -> str | None:
         """Nothing: the policy answers."""
@@ -174,11 +175,12 @@ class _Contexts(Dataset):
 
     def _encode(self, documents: Sequence[Document]) -> EncodedGroup:
         prompts = dict.fromkeys(document.prompt for document in documents)
+        media = self.store.media(documents[0])
         group = PreferenceGroup(
             key=documents[0].key,
-            prompt="",
+            prompt=Conversation.about("", [each.slot for each in media]),
             responses=tuple(Response(prompt) for prompt in prompts),
-            media=self.store.media(documents[0]),
+            media=media,
         )
         return self.encoder.context(group)
 

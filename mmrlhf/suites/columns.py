@@ -145,7 +145,7 @@ def _mmbench(row: Row) -> Asked:
     options = [str(text) for text in given.values() if text not in (None, "", "nan")]
     there = "There are several options:"
     hint = f"{row['hint']} " if row.get("hint") not in (None, "", "nan") else ""
-    prompt = f"{hint}{row['question']} {there}\n{options_text(options)}\n{LETTER}"
+    prompt = f"{hint}{row['question']} {there}\n{options_text(options)}\n\n{LETTER}"
     return Asked(prompt, (image(row["image"]),), {"form": "letter", "answer": row["answer"], "options": options})
 
 
@@ -174,8 +174,6 @@ def _mmmu_pro(row: Row) -> Asked:
     prompt = f"{row['question']}\n{options_text(options)}\n\n{post}"
     shown = [n for n in range(1, 8) if f"<image {n}>" in prompt]
     media = tuple(image(row[f"image_{n}"], f"image_{n}") for n in shown)
-    for n in shown:
-        prompt = prompt.replace(f"<image {n}>", f"image {n}")
     return Asked(prompt, media, truth)
 
 

@@ -101,7 +101,7 @@ class Judge:
         # the same question of several documents is asked once
         unique = {self._digest(messages): messages for messages in missing.values()}
         came: dict[str, Answer] = {}
-        asked = self._endpoint().ask(unique.items(), temperature=0.0, max_tokens=self.settings.max_tokens)
+        asked = self.endpoint().ask(unique.items(), temperature=0.0, max_tokens=self.settings.max_tokens)
         for digest, answer in track(asked, "judging (verdicts)", len(unique), enabled=self.progress):
             came[digest] = answer
             self._counts["asked"] += 1
@@ -140,7 +140,8 @@ class Judge:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{digest}.json"
 
-    def _endpoint(self) -> ChatEndpoint:
+    def endpoint(self) -> ChatEndpoint:
+        """Who is asked; raises ConfigError where nobody judges."""
         own = self.settings
         if own.url is None or own.model is None:
             raise ConfigError(
@@ -154,7 +155,7 @@ class Judge:
         )  # fmt: skip
 
     def _check_cost(self, requests: Mapping[str, Messages]) -> None:
-        self._endpoint()
+        self.endpoint()
         read = sum(tokens_of(messages) for messages in requests.values())
         written = len(requests) * self.settings.max_tokens
         cost = self._cost(read, written)

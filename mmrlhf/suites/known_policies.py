@@ -15,6 +15,7 @@ from typing import Literal
 from mmrlhf.ranges import Natural, Share, check_fields
 from mmrlhf.suites.answer_forms import FORMS
 from mmrlhf.suites.documents import Document
+from mmrlhf.suites.harness import FORM, PREFIX
 from mmrlhf.suites.judged_forms import JUDGED
 
 Style = Literal["plain", "sentence", "verbose", "markdown"]
@@ -57,15 +58,22 @@ class Oracle:
 
     def knows(self, document: Document) -> bool:
         """Whether it answers this document right."""
-        drawn = hashlib.sha256(f"{self.seed} {document.key}".encode()).digest()
+        drawn = hashlib.sha256(f"{self.seed} {document.key.removeprefix(PREFIX)}".encode()).digest()
         share = (self.by_task or {}).get(document.task, self.p)
         return int.from_bytes(drawn[:6], "big") / 2**48 < share
 
     def answer(self, document: Document) -> str:
         """A right or wrong answer to this document, in the style."""
-        form = (FORMS | JUDGED)[document.truth["form"]]
-        text = (form.right if self.knows(document) else form.wrong)(document.truth)
+        text = self._text(document)
         if document.truth["form"] == "letter" and self.style == "verbose":
             option = document.truth["options"][string.ascii_uppercase.index(text)]
             text = f"{text}. {option}"
         return _STYLES[self.style](text)
+
+    def _text(self, document: Document) -> str:
+        if document.truth["form"] == FORM:
+            target = document.truth["target"]
+            right = str(target[0] if isinstance(target, list) and target else target)
+            return right if self.knows(document) else "zebra"
+        form = (FORMS | JUDGED)[document.truth["form"]]
+        return (form.right if self.knows(document) else form.wrong)(document.truth)

@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from mmrlhf.suites.answering import Said
 from mmrlhf.suites.comparison import estimate, share
 from mmrlhf.suites.document_scores import Result
 from mmrlhf.suites.documents import Document, DocumentStore
+from mmrlhf.suites.gateway import gateway
+from mmrlhf.suites.harness import Harness, HarnessScore, known_tasks, needs_judge, read_orders, read_scores
 from mmrlhf.suites.judge_endpoint import Judge
 from mmrlhf.suites.judged_forms import JUDGED, NoVerdict
 from mmrlhf.suites.objects import false_objects
@@ -64,7 +67,7 @@ def score(document: Document, said: Said) -> Result:
 def score_all(
     documents: Sequence[Document], said: Mapping[str, Said], store: DocumentStore, judge: Judge
 ) -> list[Result]:
-    """Results of all documents, in their order; those that need a judge are asked benchmark by benchmark.
+    """Results of documents, in their order; those that need a judge are asked benchmark by benchmark.
 
     Raises:
         DataError: more verdicts of a benchmark are missing than may.
@@ -126,6 +129,49 @@ def _picture_part(data: bytes) -> dict[str, Any]:
     picture.save(buffer, "PNG")
     address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return {"type": "image_url", "image_url": {"url": address}}
+
+
+def score_theirs(
+    documents: Sequence[Document],
+    said: Mapping[str, Said],
+    store: DocumentStore,
+    judge: Judge,
+    harness: Harness,
+    out: Path,
+) -> list[Result]:
+    """Results of documents of lmms-eval's tasks, by their own code, with our judge in place of theirs.
+
+    Raises:
+        DataError: a task cannot be scored, or too many of its verdicts are missing.
+        ConfigError: there is no environment of lmms-eval, or a task needs a judge and there is none.
+    """
+    tasks = dict.fromkeys(document.task for document in documents)
+    if any(needs_judge(task) for task in tasks):
+        judge.endpoint()
+    answers: dict[str, dict[str, str]] = {task: {} for task in tasks}
+    for document in documents:
+        if not said[document.key].reason:
+            answers[document.task][document.name] = said[document.key].text
+    patterns = {task: own["verdict"] for task, own in known_tasks().items() if "verdict" in own}
+    found: dict[str, Result] = {}
+    with gateway(judge, patterns) as judged:
+        harness.score(store.folder, out, answers, judged)
+        orders = [order for order in read_orders(store.folder) if order.task in answers]
+        scores = {order.task: read_scores(order.task, order.place(out), judged) for order in orders}
+    for document in documents:
+        theirs = scores[document.task].get(document.name, HarnessScore(None, UNANSWERED))
+        found[document.key] = _their_result(document, said[document.key], theirs)
+    for task in tasks:
+        missing = {key: r.reason for key, r in found.items() if r.task == task and r.reason == NO_VERDICT}
+        _check_missing(task, missing, len(answers[task]), judge.settings.max_missing)
+    return list(found.values())
+
+
+def _their_result(document: Document, said: Said, theirs: HarnessScore) -> Result:
+    result = blank(document, said)
+    if said.reason or theirs.score is None:
+        return replace(result, reason=said.reason or theirs.reason)
+    return replace(result, score=theirs.score, strict=theirs.score, reason="")
 
 
 def _check_missing(task: str, missing: Mapping[str, str], asked: int, share_allowed: float) -> None:

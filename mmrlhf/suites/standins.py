@@ -60,8 +60,8 @@ def _table(rows: Rows) -> pa.Table:
     """Rows as a table whose pictures the `datasets` library knows as such."""
     table = pa.Table.from_pylist(rows)
     pictures = [name for name in table.column_names if pa.types.is_struct(table.schema.field(name).type)]
-    if not pictures:
-        return table
+    stored = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    table = table.cast(pa.schema([pa.field(f.name, stored if f.name in pictures else f.type) for f in table.schema]))
     kinds: dict[str, Any] = {name: _kind(table.schema.field(name).type) for name in table.column_names}
     kinds |= {name: {"_type": "Image"} for name in pictures}
     return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": kinds}})})

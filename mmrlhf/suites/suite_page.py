@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError
 from mmrlhf.reporting import plots
 from mmrlhf.reporting.page_style import environment, style
@@ -48,7 +49,8 @@ def example_card(pair: Pair, document: Document | None, store: DocumentStore) ->
     }  # fmt: skip
     try:
         media = store.media(document) if document is not None else ()
-        group = PreferenceGroup(key=old.document, prompt="", responses=(Response(""),), media=media)
+        prompt = Conversation.about("", [each.slot for each in media])
+        group = PreferenceGroup(key=old.document, prompt=prompt, responses=(Response(""),), media=media)
         return {**card, **picture_cards(read_pictures(group))}
     except DataError:  # a page shows what can be shown
         return card

@@ -1,0 +1,191 @@
+"""lmms-eval's tasks: how a document's number is found, the gateway, and (slow) the real thing on stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pytest
+from stand_ins.chat_endpoint import chat_server, said
+
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.stages import suite_answers, suite_documents, suite_scores
+from mmrlhf.suites.document_scores import read_results
+from mmrlhf.suites.documents import Document, DocumentStore
+from mmrlhf.suites.gateway import gateway
+from mmrlhf.suites.harness import PREFIX, Harness, described, known_tasks, needs_judge, number_of
+from mmrlhf.suites.judge_endpoint import Judge, JudgeSettings
+from mmrlhf.suites.known_policies import Constant, Oracle
+
+# an environment that `make benchmarks-env` has made
+PYTHON = Path(os.environ.get("MMRLHF_BENCHMARKS_PYTHON", ".venv-benchmarks/bin/python"))
+needs_harness = pytest.mark.skipif(
+    not PYTHON.exists(), reason=f"no environment with lmms-eval at {PYTHON}: make benchmarks-env"
+)
+
+
+@pytest.fixture
+def runtime(tmp_path) -> Runtime:
+    trainer = partial(L.Trainer, accelerator="cpu")
+    return Runtime(trainer=trainer, progress=False, verdicts=tmp_path / "verdicts")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "place", "number"),
+    [
+        ({"acc": 1}, None, 1.0),
+        ({"a": {"id": 3, "score": 0.5}, "b": 1}, None, 0.5),
+        ({"a": {"pred": "B", "answer": "b "}}, "a.pred == a.answer", 1.0),
+        ({"a": {"pred": "", "answer": "B"}}, "a.pred == a.answer", 0.0),
+        ({"a": {"pred": None, "answer": "B"}}, "a.pred == a.answer", None),
+        ({"a": {"scores": [7, 5]}}, "a.scores.1", 5.0),
+        ({"a": {"true_false": True}}, "a.true_false", 1.0),
+        ({"a": {"score": float("nan")}}, "a.score", None),
+        ({"a": {"score": "high"}}, "a.score", None),
+        ({"a": {"score": 1}}, "b.score", None),
+        ({"a": "text"}, None, None),
+    ],
+)
+def test_a_documents_number(metrics, place, number):
+    assert number_of(metrics, place) == number
+
+
+def test_what_is_known_of_tasks():
+    assert described("lmms:pope") == ("POPE", "hallucination") and described("new_task") == ("new_task", "other")
+    assert needs_judge("wildvision_0617") and not needs_judge("lmms:pope") and not needs_judge("new_task")
+    assert all({"title", "dimension", "score"} <= set(own) for own in known_tasks().values())
+
+
+def post(address: str, content: object) -> tuple[int, dict]:
+    request = urllib.request.Request(address, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_the_gateway_takes_both_spellings_and_remembers_who_has_no_verdict(tmp_path):
+    """Two spellings of the address, one question: asked once. Words without a verdict leave a document without one."""
+    with chat_server() as server:
+        judge = Judge(JudgeSettings(server.url, "ours", retries=0), tmp_path)
+        with gateway(judge, {"wild": r"\[\[.*\]\]"}) as found:
+            asked = {"model": "theirs", "messages": [{"role": "user", "content": "[[A>B]]"}]}
+            urllib.request.urlopen(f"{found.address}/document/wild/3").read()
+            one = post(f"{found.address}/v1/chat/completions", asked)
+            other = post(f"{found.address}/v1/chat/completions/chat/completions", asked)
+            assert one == other and one[1]["choices"][0]["message"]["content"] == "[[A>B]]"
+            assert [(seen[2]["model"], seen[0]) for seen in server.seen] == [("ours", "/v1/chat/completions")]
+            urllib.request.urlopen(f"{found.address}/document/wild/4").read()
+            prose = {"messages": [{"role": "user", "content": "I like both"}]}
+            assert post(f"{found.address}/v1/chat/completions", prose)[0] == 400
+            server.faults = [("status", 500)]
+            urllib.request.urlopen(f"{found.address}/document/wild/5").read()
+            assert (
+                post(f"{found.address}/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})[0] == 400
+            )
+            # asked again at once: refused at once
+            assert (
+                post(f"{found.address}/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})[0] == 400
+            )
+            assert list(found.missing) == ["wild/4", "wild/5"] and len(server.seen) == 3
+            assert post(f"{found.address}/v1/completions", asked)[0] == 404
+            assert post(f"{found.address}/v1/chat/completions", {"model": "x"})[0] == 400
+
+
+def test_without_the_environment_one_screen_says_how_to_make_it(tmp_path, runtime):
+    with pytest.raises(ConfigError, match="lmms-eval") as caught:
+        suite_documents.run(tmp_path, tasks=["hallusion_bench_image"], harness="nowhere/python", runtime=runtime)
+    assert caught.value.fix is not None and "make benchmarks-env" in str(caught.value.fix)
+    with pytest.raises(DataError, match="program failed"):
+        Harness("/bin/false").write_documents(tmp_path, [])
+
+
+# ---- the real harness on stand-ins
+
+TASKS = [
+    "ai2d", "chartqa", "docvqa_val", "infovqa_val", "websrc_val", "ocrbench", "textvqa_val", "pope", "mme", "mmstar",
+    "seedbench_2_plus", "vqav2_val", "realworldqa", "mmmu_pro_standard", "mmmu_pro_vision", "mmbench_en_dev",
+]  # fmt: skip
+
+
+class SameAnswers:
+    """Says to the harness's documents what an oracle says to ours of the same name."""
+
+    def __init__(self, folder: Path, oracle: Oracle) -> None:
+        self.ours = {(d.task, d.name): d for d in DocumentStore(folder).read()}
+        self.oracle = oracle
+
+    def answer(self, document: Document) -> str:
+        return self.oracle.answer(self.ours[document.task.removeprefix(PREFIX), document.name])
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> Path:
+    """The same stand-ins as we read them and as lmms-eval does."""
+    out = tmp_path_factory.mktemp("both")
+    runtime = Runtime(trainer=partial(L.Trainer, accelerator="cpu"), progress=False)
+    tasks = [*TASKS, *(f"lmms:{task}" for task in TASKS)]
+    suite_documents.run(out, tasks=tasks, limit=12, drawn=True, harness=str(PYTHON.absolute()), runtime=runtime)
+    return out
+
+
+@pytest.mark.slow
+@needs_harness
+def test_questions_are_those_of_the_harness(both):
+    found = {(d.task, d.name): d for d in DocumentStore(both).read()}
+    ours = [d for (task, _), d in found.items() if not task.startswith("lmms:")]
+    compared = set()
+    for document in ours:
+        theirs = found.get((f"lmms:{document.task}", document.name))
+        if theirs is not None:
+            compared.add(document.task)
+            assert theirs.prompt == document.prompt, document.task
+            assert len(theirs.media) == len(document.media)
+    assert compared == set(TASKS)
+
+
+@pytest.mark.slow
+@needs_harness
+@pytest.mark.parametrize("style", ["plain", "sentence"])
+def test_strict_scores_are_those_of_the_harness(both, tmp_path, runtime, style):
+    """The same oracle: what we call strict is what lmms-eval's own code says, document by document."""
+    known = SameAnswers(both, Oracle(p=0.5, style=style))
+    suite_answers.run(tmp_path / "answers", documents=both, known=known, runtime=runtime)
+    asked = {"documents": both, "answers": tmp_path / "answers", "harness": str(PYTHON.absolute())}
+    suite_scores.run(tmp_path / "scores", **asked, runtime=runtime)
+    found = {(r.task, r.document): r for r in read_results(tmp_path / "scores")}
+    compared, without = set(), set()
+    for (task, name), theirs in found.items():
+        if task.startswith(PREFIX):
+            ours = found[task.removeprefix(PREFIX), name]
+            (without if theirs.score is None else compared).add(ours.task)
+            assert theirs.score is None or theirs.score == pytest.approx(ours.strict), (ours, theirs)
+    # WebSRC and MMBench give numbers over all documents alone
+    assert without == {"websrc_val", "mmbench_en_dev"} and compared == set(TASKS) - without
+
+
+@pytest.mark.slow
+@needs_harness
+def test_a_failed_judge_is_no_score_where_the_harness_gives_one(tmp_path, runtime):
+    """Its LLaVA-W counts failed verdicts as [-1, -1], 100.0 on average; here such documents end the scoring."""
+    documents, harness = tmp_path / "documents", str(PYTHON.absolute())
+    suite_documents.run(
+        documents, tasks=["lmms:llava_in_the_wild"], limit=3, drawn=True, harness=harness, runtime=runtime
+    )
+    suite_answers.run(tmp_path / "answers", documents=documents, known=Constant("A picture."), runtime=runtime)
+    with chat_server() as server:
+        asked = {"documents": documents, "answers": tmp_path / "answers", "harness": harness, "runtime": runtime}
+        judge = JudgeSettings(server.url, "judge", retries=0)
+        server.faults = [("body", said("I like it"))]
+        with pytest.raises(DataError, match="verdicts are missing"):
+            suite_scores.run(tmp_path / "scores", judge=judge, **asked)
+        server.faults = [("body", said("8 4\nfine"))] * 3
+        suite_scores.run(tmp_path / "scores", judge=judge, **asked)
+    assert [result.score for result in read_results(tmp_path / "scores")] == [4.0] * 3
