@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image
 
@@ -13,7 +13,7 @@ from mmrlhf.media.images import FORMATS, decode_image
 from mmrlhf.records.embedded import Embedded
 from mmrlhf.records.fields import MediaRef
 from mmrlhf.records.media_paths import locate, locate_video, missing
-from mmrlhf.records.members import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order
+from mmrlhf.records.member_names import IMAGE_SUFFIXES, OTHER_SUFFIXES, VIDEO_SUFFIXES, natural_order, suffix_of
 from mmrlhf.types import Media
 
 _SHORT = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}
@@ -44,13 +44,12 @@ def read_video(root: Path, ref: MediaRef, where: str) -> tuple[str, bytes, str] 
         DataError: as `read_image`.
     """
     if isinstance(ref, Embedded):
-        suffix = PurePosixPath(ref.name).suffix[1:].lower()
         data = _not_empty(ref.read(), f"{where}:{ref}")
-        return suffix if suffix in VIDEO_SUFFIXES else "mp4", data, f"{where}:video"
+        return _video_suffix(ref.name), data, f"{where}:video"
     path = locate_video(root, ref)
     if path.is_dir():
         return path
-    return path.suffix[1:].lower(), read_file(path), str(path)
+    return _video_suffix(path.name), read_file(path), str(path)
 
 
 def read_file(path: Path) -> bytes:
@@ -66,10 +65,15 @@ def _not_empty(data: bytes, where: object) -> bytes:
 
 def frame_folder(folder: Path) -> Media:
     """Read a video that is given as a folder of frames, all of them; which are used is decided when they are read."""
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     paths = sorted(
-        (path for path in folder.iterdir() if path.suffix[1:].lower() in IMAGE_SUFFIXES),
-        key=lambda path: natural_order(path.name),
+        (path for path in files if suffix_of(path.name) in IMAGE_SUFFIXES), key=lambda path: natural_order(path.name)
     )
+    unknown = [path for path in files if suffix_of(path.name) not in IMAGE_SUFFIXES | OTHER_SUFFIXES]
+    if unknown:
+        raise DataError(
+            "video folder has a file that is no frame", where=min(unknown), expected="numbered image files, and texts"
+        )
     if not paths:
         raise DataError("video folder has no frames", where=folder, expected="numbered image files")
     data = [read_file(path) for path in paths]
@@ -83,6 +87,11 @@ def frame_names(suffixes: list[str]) -> tuple[str, ...]:
     """Member names of frames, in order: f000.jpg, f001.jpg, ..."""
     width = max(3, len(str(len(suffixes) - 1)))
     return tuple(f"f{number:0{width}d}.{suffix}" for number, suffix in enumerate(suffixes))
+
+
+def _video_suffix(name: str) -> str:
+    """A member's suffix: the file's own where it is that of a clip; the decoder goes by the content."""
+    return suffix_of(name) if "." in name and suffix_of(name) in VIDEO_SUFFIXES else "mp4"
 
 
 def _image_suffix(path: Path) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from mmrlhf.conversation import IMAGE
 from mmrlhf.errors import DataError
 from mmrlhf.records.fields import MediaItem
-from mmrlhf.records.members import VIDEO_SUFFIXES
+from mmrlhf.records.member_names import VIDEO_SUFFIXES
 from mmrlhf.text import one_line
 
 # A longer value is no path: file systems take names of 255 bytes, and people write a few folders.

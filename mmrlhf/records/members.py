@@ -7,24 +7,20 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
-from mmrlhf.conversation import IMAGE, VIDEO, Conversation
+from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError
-from mmrlhf.records.fields import MAX_NUMBER, MAX_RANK, MEDIA, check_responses, media_fields
+from mmrlhf.records.fields import MAX_NUMBER, MAX_RANK, check_responses
+from mmrlhf.records.foreign_samples import foreign_group, take_media
 from mmrlhf.records.json_text import parse_row
-from mmrlhf.records.pair_forms import is_pair, ranked_pair
-from mmrlhf.records.ranked_record import parse_ranked
-from mmrlhf.types import Media, MediaKind, PreferenceGroup, Response
+from mmrlhf.types import Media, PreferenceGroup, Response
 
 SCHEMA_VERSION = 1
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
-VIDEO_SUFFIXES = ("mp4", "mov", "mkv", "webm", "avi")
 # A tar name holds 100 characters; the longest member suffix is shorter than the remaining 24.
 MAX_KEY_LENGTH = 76
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-_FRAME = re.compile(r"f\d+\.(\w+)")
 _FIELDS = frozenset({"schema", "key", "prompt", "responses", "media", "category", "source", "licence", "pairs", "meta"})
 
 _RESPONSE_FIELDS = {field.name for field in fields(Response)} - {"media"}
@@ -36,12 +32,6 @@ def safe_key(raw: str) -> str:
     if cleaned == raw and raw:
         return raw
     return f"{cleaned}-{hashlib.blake2b(raw.encode(), digest_size=5).hexdigest()}"
-
-
-def natural_order(name: str) -> list[int | str]:
-    """Sort key under which `2.jpg` comes before `10.jpg`."""
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if position % 2 else part for position, part in enumerate(parts)]
 
 
 def group_to_sample(group: PreferenceGroup) -> dict[str, Any]:
@@ -73,8 +63,7 @@ def group_from_members(
 ) -> PreferenceGroup:
     """Put a group together from its record and its media members.
 
-    Records without a schema number are other people's: they are read like a ranked record or a pair of any form that
-    `ranked_pair` knows, and all members that look like images, frames or a video become their media.
+    Records without a schema number are other people's (`mmrlhf.records.foreign_samples`).
 
     Args:
         json_bytes: the member `json`.
@@ -88,7 +77,7 @@ def group_from_members(
     where = f"{shard}:{key or '?'}:json"
     row = parse_row(json_bytes, where)
     if "schema" not in row:
-        return _foreign_group(row, members, shard, key, where)
+        return foreign_group(row, members, shard, key, where)
     if row["schema"] != SCHEMA_VERSION:
         raise DataError(
             "record has another schema version",
@@ -162,7 +151,7 @@ def _is_response(record: Mapping[str, Any]) -> bool:
 def _own_group(row: dict[str, Any], members: Mapping[str, bytes | None], shard: str) -> PreferenceGroup:
     place = f"{shard}:{row['key']}"
     media, *own = (
-        tuple(_take_media(media["kind"], media["names"], members, place) for media in each)
+        tuple(take_media(media["kind"], media["names"], members, place) for media in each)
         for each in (row["media"], *(response.get("media", ()) for response in row["responses"]))
     )
     responses = zip(row["responses"], own, strict=True)
@@ -205,64 +194,3 @@ def _response_record(response: Response) -> dict[str, Any]:
 
 def _media_record(media: Media) -> dict[str, Any]:
     return {"kind": media.kind, "names": list(media.names)}
-
-
-def _take_media(kind: str, names: list[str], members: Mapping[str, bytes | None], where: str) -> Media:
-    missing = [name for name in names if name not in members]
-    if missing or kind not in get_args(MediaKind):
-        raise DataError(
-            "sample lacks a member" if missing else "unknown kind of media",
-            where=f"{where}:{missing[0] if missing else kind}",
-            given=f"members {sorted(members)}",
-            expected=f"{kind} members {names}",
-            fix="pack the shard again, or fetch it again if it was copied",
-        )
-    data = [members[name] for name in names]
-    read = tuple(each for each in data if each is not None)
-    return Media(kind, tuple(names), read if len(read) == len(data) else ())  # pyright: ignore[reportArgumentType]
-
-
-def _foreign_group(
-    row: dict[str, Any], members: Mapping[str, bytes | None], shard: str, key: str | None, where: str
-) -> PreferenceGroup:
-    if key is None:
-        raise ValueError("a record without a schema needs the sample's key")
-    row = ranked_pair(row, where) if is_pair(row) else row
-    found = _media_members(members, where)
-    named = {item.slot for item in media_fields(row, where)}
-    if not named <= {media.slot for media in found}:
-        raise DataError(
-            "sample lacks a member",
-            where=where, given=f"members {sorted(members)}", expected="the media that the record names",
-        )  # fmt: skip
-    # The members are the media, whatever their files were called when the record was written.
-    by_name = {media.names[0]: media for media in found}
-    fields: dict[str, Any] = {name: value for name, value in row.items() if name not in MEDIA}
-    for name, slot in (("images", IMAGE), ("videos", VIDEO)):
-        fields[name] = [media.names[0] for media in found if media.slot == slot]
-    record = parse_ranked(fields, where)
-    return PreferenceGroup(
-        key=key,
-        prompt=record.prompt,
-        responses=record.responses,
-        media=tuple(by_name[str(item.ref)] for item in record.media),
-        category=record.category or "unknown",
-        source=str(row.get("source") or ""),
-        licence=str(row.get("licence") or ""),
-        pairs=record.pairs,
-        meta=record.meta,
-        shard=shard,
-    )
-
-
-def _media_members(members: Mapping[str, bytes | None], where: str) -> list[Media]:
-    """Pictures in the order of their numbers, then the video: what looks like them by its suffix."""
-    names = sorted(members, key=natural_order)
-    frames = [name for name in names if (match := _FRAME.fullmatch(name)) and match[1] in IMAGE_SUFFIXES]
-    images = [name for name in names if name.rpartition(".")[2] in IMAGE_SUFFIXES and name not in frames]
-    videos = [name for name in names if name.rpartition(".")[2] in VIDEO_SUFFIXES]
-    if len(videos) + bool(frames) > 1:
-        raise DataError("sample has more than one video", where=where, given=f"members {names}", expected="one video")
-    media = [_take_media("image", [name], members, where) for name in images]
-    media += [_take_media("video", [name], members, where) for name in videos]
-    return media + ([_take_media("frames", frames, members, where)] if frames else [])

@@ -58,6 +58,8 @@ SCHEMA = pa.schema(
 DEFAULTS: Mapping[str, Any] = {"form": "", "more_clips": [], "own_media": []}
 _BLOCK = tarfile.BLOCKSIZE
 _WEBDATASET_META = re.compile(r"__[^/]*__($|/)")
+# what macOS puts beside every file
+_OF_A_MAC = re.compile(r"(?:\./)?__MACOSX/|(?:.*/)?\._")
 _REPAIR = "copy or fetch the shard again, or pack it again"
 
 
@@ -143,7 +145,7 @@ def _members(path: Path, stream: BinaryIO) -> Iterator[tuple[str, str, int, byte
                     expected=f"plain files of at most {LARGEST_FILE} bytes",
                     fix="write the tar without --sparse",
                 )
-            key, suffix = base_plus_ext(info.name)
+            key, suffix = (None, None) if _OF_A_MAC.match(info.name) else base_plus_ext(info.name)
             if key is None or suffix is None or not info.isreg():
                 logger.warning("%s: %s is no member of a sample, webdataset ignores it too", path.name, info.name)
                 continue

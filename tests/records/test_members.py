@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins.sample_groups import make_group, picture
+from stand_ins.sample_groups import make_group
 
 from mmrlhf.errors import DataError
 from mmrlhf.records.fields import MAX_NUMBER, MAX_RESPONSES
-from mmrlhf.records.members import MAX_KEY_LENGTH, group_from_members, group_to_sample, natural_order, safe_key
+from mmrlhf.records.member_names import natural_order
+from mmrlhf.records.members import MAX_KEY_LENGTH, group_from_members, group_to_sample, safe_key
 from mmrlhf.types import Media, PreferenceGroup, Response
 
 texts = st.text(max_size=20)
@@ -109,25 +110,6 @@ def test_records_of_another_shape_are_refused(change: dict[str, Any]) -> None:
     sample["json"] = json.dumps({**json.loads(sample["json"]), **change}).encode()
     with pytest.raises(DataError, match=r"s\.tar:k"):
         unpack(sample)
-
-
-def test_other_peoples_records_find_their_media() -> None:
-    record = {"prompt": "p", "responses": [{"text": "a", "rank": 1}, {"text": "b", "rank": 2}], "category": "mcq"}
-    sample = {"__key__": "k", "json": json.dumps(record).encode()}
-    group = unpack(sample, **{"10.png": b"c", "2.png": b"b", "png": b"a", "txt": b"?"})
-    assert [item.names for item in group.media] == [("2.png",), ("10.png",), ("png",)]
-    assert group.key == "k" and group.category == "mcq" and group.ranked_pairs() == ((0, 1),)
-    clip = unpack(sample, **{"f1.jpg": b"b", "f0.jpg": b"a"})
-    assert [(item.kind, item.names) for item in clip.media] == [("frames", ("f0.jpg", "f1.jpg"))]
-    with pytest.raises(DataError, match="more than one video"):
-        unpack(sample, mp4=b"a", mkv=b"b")
-
-
-def test_other_peoples_records_that_name_absent_media_are_refused() -> None:
-    record = {"prompt": "p", "image": "long/1.jpg", "responses": [{"text": "a"}]}
-    with pytest.raises(DataError, match="lacks a member"):
-        unpack({"__key__": "k", "json": json.dumps(record).encode()})
-    assert unpack({"__key__": "k", "json": json.dumps(record).encode()}, jpg=picture()).media[0].names == ("jpg",)
 
 
 @pytest.mark.parametrize(
