@@ -81,8 +81,13 @@ def run(
     if orders:
         for order in orders.values() if drawn else ():
             _draw(out, order.bare, order.limit, seed)
-        Harness(harness).write_documents(out, list(orders.values()))
-    for task in track(list(tasks), "benchmarks", enabled=runtime.progress):
+        try:
+            Harness(harness).write_documents(out, list(orders.values()))
+        except ConfigError as error:
+            if not skip_absent:
+                raise
+            absent = {task: error.problem for task in orders}
+    for task in track([task for task in tasks if task not in absent], "benchmarks", enabled=runtime.progress):
         most = (limits or {}).get(task, limit)
         try:
             if task in orders:

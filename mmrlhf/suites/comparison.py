@@ -43,7 +43,7 @@ def compare(before: Sequence[Result], after: Sequence[Result]) -> SuiteCompariso
             uncompared[task] = ", ".join(f"{count} x {reason}" for reason, count in left_out.items())
     adjusted = holm([row.p for row in found.values()])
     rows = {task: replace(row, p_holm=p) for (task, row), p in zip(found.items(), adjusted, strict=True)}
-    return SuiteComparison(SCHEMA, rows, uncompared, _dimensions(rows))
+    return SuiteComparison(SCHEMA, rows, uncompared, _dimensions(rows), _together(list(rows.values())))
 
 
 def pairs_by_task(before: Sequence[Result], after: Sequence[Result]) -> dict[str, list[Pair]]:
@@ -139,6 +139,11 @@ def _dimensions(rows: Mapping[str, Paired]) -> dict[str, Dimension]:
     found: dict[str, Dimension] = {}
     for name in dict.fromkeys(row.dimension for row in rows.values()):
         own = [row for row in rows.values() if row.dimension == name]
-        known = [(Interval(*vars(row.standardised).values()), row.pictures) for row in own if row.standardised]
-        found[name] = Dimension(len(own), maybe(mean_of_independent(known)))
+        found[name] = Dimension(len(own), _together(own))
     return found
+
+
+def _together(rows: Sequence[Paired]) -> Estimate | None:
+    """The mean of benchmarks' standardised differences; their documents are others, so that their errors add up."""
+    known = [(Interval(*vars(row.standardised).values()), row.pictures) for row in rows if row.standardised]
+    return maybe(mean_of_independent(known))

@@ -79,6 +79,8 @@ def dimension_rows(found: SuiteComparison) -> list[list[str]]:
     rows = [["dimension", "benchmarks", "standardised difference"]]
     for name, row in found.dimensions.items():
         rows.append([name, str(row.benchmarks), with_interval(row.standardised, sign="+") if row.standardised else ""])
+    if found.overall is not None:
+        rows.append(["all", str(len(found.benchmarks)), with_interval(found.overall, sign="+")])
     return rows
 
 

@@ -130,9 +130,15 @@ class Dimension(Summary):
 
 @dataclass(frozen=True)
 class SuiteComparison(Summary):
-    """Stages `report_benchmarks` and `compare`; uncompared: benchmarks without a common document, with why."""
+    """Stages `report_benchmarks` and `compare`.
+
+    Args:
+        uncompared: benchmarks without a common document, with why.
+        overall: the mean of all benchmarks' standardised differences, each counting once.
+    """
 
     schema: int
     benchmarks: Mapping[str, Paired]
     uncompared: Mapping[str, str]
     dimensions: Mapping[str, Dimension]
+    overall: Estimate | None = None

@@ -103,6 +103,9 @@ def test_without_the_environment_one_screen_says_how_to_make_it(tmp_path, runtim
     with pytest.raises(ConfigError, match="lmms-eval") as caught:
         suite_documents.run(tmp_path, tasks=["hallusion_bench_image"], harness="nowhere/python", runtime=runtime)
     assert caught.value.fix is not None and "make benchmarks-env" in str(caught.value.fix)
+    asked = {"tasks": ["pope", "lmms:pope"], "limit": 2, "drawn": True, "skip_absent": True}
+    found = suite_documents.run(tmp_path / "skipped", **asked, harness="nowhere/python", runtime=runtime)
+    assert found["documents"] == {"pope": 2} and "lmms-eval" in found["absent"]["lmms:pope"]
     with pytest.raises(DataError, match="program failed"):
         Harness("/bin/false").write_documents(tmp_path, [])
 
