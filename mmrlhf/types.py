@@ -182,6 +182,7 @@ class PackedBatch:
     branch 0 is the group's prefix, otherwise 1 + the response's index in the row. label_ids (N,) are predicted from
     row positions predict_at (N,) and belong to response label_response (N,). last_token (R,) is each response's last
     row position, group_of_response (R,) its group. pairs (P, 2) hold response indices (chosen, rejected).
+    content (R,) numbers what responses say: two of a group share a number where a cut has made them the same.
     media: one mapping of processor tensors per group, branch_media: one per response, for media of its own.
     columns: (R,) float tensors. group_weight (G,): 0 marks a group that only fills up the step.
     """
@@ -203,6 +204,7 @@ class PackedBatch:
     response_hashes: tuple[str, ...]
     num_images: tuple[int, ...]
     num_videos: tuple[int, ...]
+    content: Tensor
     truncated_tokens: int = 0
     branch_media: tuple[Mapping[str, Tensor], ...] = ()
     branch_images: tuple[int, ...] = ()
@@ -229,6 +231,12 @@ class PackedBatch:
     def num_tokens(self) -> int:
         """T, the length of the row."""
         return self.input_ids.shape[0]
+
+    @property
+    def equal_pairs(self) -> int:
+        """Pairs of which a cut made both sides the same, so that there is nothing to compare."""
+        same = self.content[self.pairs[:, 0]] == self.content[self.pairs[:, 1]]
+        return int((same & (self.group_weight[self.group_of_response[self.pairs[:, 0]]] > 0)).sum())
 
     @property
     def num_responses(self) -> int:

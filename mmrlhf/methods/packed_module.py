@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -79,7 +80,7 @@ class PackedModule(L.LightningModule, ABC):
         self.train_metrics: dict[str, float] = {}
         self.validation_metrics: dict[str, float] = {}
         self.validated_step = -1
-        self._truncated_tokens = 0
+        self._cuts = Counter[str]()
         self._frozen_base: str | None = None
         self.stage = type(self).__name__
 
@@ -139,7 +140,8 @@ class PackedModule(L.LightningModule, ABC):
             for micro_batch, own in zip(micro_batches, counts, strict=True):
                 self._backward(micro_batch.to(self.device), own.to(self.device), divisors, record)
         norm = self._reduce_gradients()
-        self._truncated_tokens += sum(micro.truncated_tokens for micro in batch.micro_batches)
+        self._cuts["truncated_tokens"] += sum(micro.truncated_tokens for micro in batch.micro_batches)
+        self._cuts["equal_pairs"] += sum(micro.equal_pairs for micro in batch.micro_batches)
         metrics = record.reduce(self._all_reduce)
         metrics["loss"] = self._total_loss(metrics)
         metrics |= {"gradient_norm": float(norm), "lr": self._update_lr(), "groups": float(batch.num_groups)}
@@ -280,13 +282,14 @@ class PackedModule(L.LightningModule, ABC):
         )
         self.validated_step = self.trainer.global_step
 
-    def truncated_tokens(self) -> int:
-        """Response tokens cut off so far, over all ranks and resumes; every rank has to call this."""
-        return sum(gather_ranks(self._truncated_tokens))
+    def cuts(self) -> dict[str, int]:
+        """Response tokens cut off, and pairs made equal by it, over all ranks and resumes; asked by every rank."""
+        found = gather_ranks(dict(self._cuts))
+        return {name: sum(own.get(name, 0) for own in found) for name in ("truncated_tokens", "equal_pairs")}
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["truncated_tokens"] = self.truncated_tokens()
+        checkpoint["cuts"] = self.cuts()
         checkpoint["train_metrics"] = dict(self.train_metrics)
         checkpoint["state_dict"] = without_frozen(self, checkpoint["state_dict"])
         if self._frozen_base is None:  # what is frozen does not change
@@ -300,8 +303,8 @@ class PackedModule(L.LightningModule, ABC):
             require_frozen(self, checkpoint[FROZEN])
         else:
             checkpoint["state_dict"] = with_frozen(self, checkpoint["state_dict"], checkpoint[FROZEN])
-        # The stored count is the sum over ranks, so one rank carries it on.
-        self._truncated_tokens = checkpoint["truncated_tokens"] if self.trainer.is_global_zero else 0
+        # The stored counts are sums over ranks, so one rank carries them on.
+        self._cuts = Counter(checkpoint["cuts"] if self.trainer.is_global_zero else {})
 
     def _gather_scores(self) -> PairScores | None:
         scored = [scores for share in gather_ranks(self._heldout) for scores in share]

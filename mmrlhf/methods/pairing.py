@@ -58,11 +58,13 @@ class PairScheme:
 def candidate_pairs(batch: PackedBatch, scheme: PairScheme) -> tuple[Tensor, Tensor]:
     """The pairs (Q, 2) that a scheme chooses from, and the ranks (R,) behind them.
 
+    Pairs that a cut has made equal are none: their gradient is 0, and their loss would hide that of the others.
+
     Raises: ConfigError where the scheme needs rewards and the batch has none.
     """
     pairs, ranks, group = batch.pairs, batch.columns["rank"], batch.group_of_response
     if not scheme.needs_margin:
-        return pairs, ranks
+        return _differing(pairs, batch.content), ranks
     reward = batch.columns.get(REWARD)
     if reward is None:
         raise ConfigError(
@@ -83,19 +85,24 @@ def candidate_pairs(batch: PackedBatch, scheme: PairScheme) -> tuple[Tensor, Ten
         ranks = ranks.index_add(0, decided[:, 1], torch.full_like(gap[gap != 0], 1 / (len(ranks) + 1)))
     if scheme.min_margin is not None:
         pairs = pairs[reward[pairs[:, 0]] - reward[pairs[:, 1]] > scheme.min_margin]
-    return pairs, ranks
+    return _differing(pairs, batch.content), ranks
+
+
+def _differing(pairs: Tensor, content: Tensor) -> Tensor:
+    return pairs[content[pairs[:, 0]] != content[pairs[:, 1]]]
 
 
 def weighted_pairs(batch: PackedBatch, scheme: PairScheme) -> PairIndex:
     """The micro-batch's pairs of positive weight (P,); pairs of groups that only fill up the step are left out."""
     candidates, ranks = candidate_pairs(batch, scheme)
+    tied = tied_pairs(ranks, batch.group_of_response) if scheme.ties == "even" else None
     pairs = build_pairs(
         candidates,
         ranks,
         batch.group_of_response,
         scheme=scheme.scheme,
         weighting=scheme.weighting,
-        ties=tied_pairs(ranks, batch.group_of_response) if scheme.ties == "even" else None,
+        ties=None if tied is None else _differing(tied, batch.content),
         group_weight=batch.group_weight,
     )
     kept = pairs.weight > 0

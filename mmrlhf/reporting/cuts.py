@@ -9,6 +9,7 @@ from typing import Any
 _CUTS = (
     ("responses_shortened", "responses were shortened"),
     ("truncated_tokens", "tokens were cut off responses"),
+    ("equal_pairs", "times a pair was left out because the cut had made its two responses the same"),
     ("critiques_cut", "critiques reached their longest length and end there"),
     ("num_cut_off", "answers reached their longest length and end there"),
 )

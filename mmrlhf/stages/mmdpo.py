@@ -45,7 +45,7 @@ METHODS: dict[type[Objective], type[PreferenceModule]] = {
 }
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("model/config.json", "metrics.json")
 

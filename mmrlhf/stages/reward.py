@@ -36,7 +36,7 @@ from mmrlhf.training.workbench import Workbench, open_workbench
 log = logging.getLogger(__name__)
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("model/config.json", f"{MODEL}/{CARD_FILE}", f"{MODEL}/{HEAD_FILE}", "metrics.json")
 

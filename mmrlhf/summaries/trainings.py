@@ -47,7 +47,7 @@ class TrainingSummary(Summary):
     Args:
         train, validation: what the last step and the last validation logged.
         heldout: pair accuracy on held-out queries; None for methods without pairs.
-        truncated_tokens: of responses that were too long.
+        truncated_tokens: of responses that were too long; equal_pairs: times a pair that it made equal was left out.
         critique, critique_source: of a reward model only; objective: of preference training only.
     """
 
@@ -59,6 +59,7 @@ class TrainingSummary(Summary):
     validation: Mapping[str, float]
     heldout: Accuracy | None
     truncated_tokens: int
+    equal_pairs: int
     quarantined: Quarantined
     data: TrainingData
     critique: str | None = None

@@ -58,6 +58,7 @@ def pack_groups(groups: Sequence[EncodedGroup]) -> PackedBatch:
         response_hashes=tuple(branch.response_hash for group in groups for branch in group.branches),
         num_images=tuple(group.num_images for group in groups),
         num_videos=tuple(group.num_videos for group in groups),
+        content=_content(groups),
         truncated_tokens=sum(branch.truncated for group in groups for branch in group.branches),
         branch_media=tuple(branch.media for group in groups for branch in group.branches),
         branch_images=tuple(branch.num_images for group in groups for branch in group.branches),
@@ -73,7 +74,7 @@ def select_responses(batch: PackedBatch, keep: Tensor) -> PackedBatch:
     token = (batch.branch_of_token == 0) | keep[(batch.branch_of_token - 1).clamp(min=0)]
     place, number = token.cumsum(0) - 1, keep.cumsum(0) - 1
     label, pair = keep[batch.label_response], keep[batch.pairs].all(1)
-    branch = batch.branch_of_token[token]
+    branch, content = batch.branch_of_token[token], batch.content[keep]
     hashes = [name for name, kept in zip(batch.response_hashes, keep.tolist(), strict=True) if kept]
     return replace(
         batch,
@@ -89,6 +90,8 @@ def select_responses(batch: PackedBatch, keep: Tensor) -> PackedBatch:
         pairs=number[batch.pairs[pair]],
         columns={name: values[keep] for name, values in batch.columns.items()},
         response_hashes=tuple(hashes),
+        # the first of those that are kept
+        content=(content[:, None] == content[None]).int().argmax(1),
         branch_media=_kept(batch.branch_media, keep),
         branch_images=_kept(batch.branch_images, keep),
     )
@@ -96,6 +99,18 @@ def select_responses(batch: PackedBatch, keep: Tensor) -> PackedBatch:
 
 def _kept(values: tuple[T, ...], keep: Tensor) -> tuple[T, ...]:
     return tuple(value for value, kept in zip(values, keep.tolist(), strict=bool(values)) if kept)
+
+
+def _content(groups: Sequence[EncodedGroup]) -> Tensor:
+    """The first response of the group that reads the same (R,); each its own where nothing was cut."""
+    content: list[int] = []
+    for group in groups:
+        offset, first = len(content), dict[object, int]()
+        was_cut = any(branch.truncated for branch in group.branches)
+        for number, branch in enumerate(group.branches):
+            reads = tuple(branch.ids.tolist()) if was_cut and not branch.media else number
+            content.append(first.setdefault(reads, offset + number))
+    return torch.tensor(content)
 
 
 def _branch_of_token(groups: Sequence[EncodedGroup]) -> Tensor:

@@ -106,7 +106,7 @@ def train(
         train=dict(module.train_metrics),
         validation=dict(module.validation_metrics),
         heldout=heldout_report(module, bench.categories),
-        truncated_tokens=module.truncated_tokens(),
+        **module.cuts(),
         quarantined=bench.quarantine.summary(),
         data=TrainingData(
             **bench.data.describe(),

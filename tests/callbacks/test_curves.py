@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from stand_ins.toy_training import Numbers, Toy, build_trainer
 
 from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
-from mmrlhf.callbacks.curves import CurveLogger, read_curves
+from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.callbacks.preemption import Preemption
 from mmrlhf.errors import DataError
+from mmrlhf.summaries.curve_file import read_curves
 
 NAMES = st.text(st.characters(codec="ascii", exclude_categories=("Cc",)), min_size=1, max_size=12)
 

@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mmrlhf.callbacks import histograms
-from mmrlhf.callbacks.histograms import (
-    FILE_NAME,
-    NUM_BINS,
-    Histogram,
-    PairHistograms,
-    count,
-    log_histograms,
-    read_histograms,
-)
+from mmrlhf.callbacks.histograms import NUM_BINS, PairHistograms, count, log_histograms
 from mmrlhf.errors import DataError
+from mmrlhf.summaries.histogram_file import FILE_NAME, Histogram, read_histograms
 
 
 class Record(dict):

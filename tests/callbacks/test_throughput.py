@@ -7,8 +7,9 @@ import torch
 from stand_ins.toy_training import Toy, build_trainer
 from torch.utils.data import DataLoader
 
-from mmrlhf.callbacks.curves import CurveLogger, read_curves
+from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.callbacks.throughput import Throughput, count_work, peak_memory
+from mmrlhf.summaries.curve_file import read_curves
 from mmrlhf.types import PackedBatch, StepBatch
 
 
@@ -23,7 +24,7 @@ def make_packed(group_tokens, group_responses, weights):
         predict_at=empty, label_response=empty, last_token=torch.zeros(len(group_of_response), dtype=torch.long),
         group_of_response=group_of_response, pairs=torch.zeros(0, 2, dtype=torch.long),
         group_weight=torch.tensor(weights), media={}, columns={}, keys=("k",) * len(weights), response_hashes=(),
-        num_images=(), num_videos=(),
+        num_images=(), num_videos=(), content=torch.arange(len(group_of_response)),
     )  # fmt: skip
 
 

@@ -138,4 +138,4 @@ def test_truncated_tokens_are_counted() -> None:
     ]
     module = build_method("sft", ToyModel(), 2)
     fit(quiet_trainer(), module, steps)
-    assert module.truncated_tokens() == 6
+    assert module.cuts() == {"truncated_tokens": 6, "equal_pairs": 0}

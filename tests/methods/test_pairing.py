@@ -79,6 +79,37 @@ def test_pairs_of_a_query_share_a_weight_of_one(ranks: list[int], ties: str) -> 
     assert not weights or sum(weights.values()) == pytest.approx(1.0)
 
 
+def alike(group: EncodedGroup, *places: int) -> EncodedGroup:
+    """The group with responses that a cut has made the same as the first of them."""
+    first = replace(group.branches[places[0]], truncated=3)
+    return replace(group, branches=tuple(first if i in places else b for i, b in enumerate(group.branches)))
+
+
+@pytest.mark.parametrize("scheme", ["all", "hardest", "adjacent", "best_vs_rest"])
+def test_pairs_that_a_cut_made_equal_are_none(scheme: str) -> None:
+    """Best and worst of three read the same: the others are compared, and weigh what the query weighs."""
+    group = alike(rewarded(1, (1, 2, 3), (0.0, 1.0, 2.0)), 0, 2)
+    whole, chosen = select(rewarded(1, (1, 2, 3), (0.0, 1.0, 2.0)), scheme="all"), select(group, scheme=scheme)
+    assert (0, 2) in whole and chosen and (0, 2) not in chosen
+    assert set(chosen) <= set(whole)
+    assert sum(select(group, scheme=scheme, weighting="query").values()) == pytest.approx(1)
+    assert (2, 0) not in select(group, rank_by="reward")
+    batch = pack_groups([rewarded(2, (1, 2, 3), (0.0, 1.0, 2.0)), group])
+    assert batch.equal_pairs == 1 and batch.content.tolist() == [0, 1, 2, 3, 4, 3]
+
+
+def test_a_query_that_is_all_alike_has_no_pair_and_ties_of_one_text_are_no_ties() -> None:
+    assert not select(alike(rewarded(1, (1, 2, 2), (0.0, 1.0, 2.0)), 0, 1, 2), ties="even")
+    assert (1, 2) not in select(alike(TIED, 1, 2), ties="even") and (1, 2) in select(TIED, ties="even")
+
+
+def test_equal_tokens_without_a_cut_stay_apart() -> None:
+    """Texts that differ and are tokenized alike are the data's; only what was cut here is left out here."""
+    group = TIED
+    same = replace(group, branches=tuple(group.branches[0] for _ in group.branches))
+    assert pack_groups([same]).equal_pairs == 0
+
+
 def test_rewards_rank_what_nobody_ranked() -> None:
     nan = float("nan")
     group = replace(rewarded(1, (nan, nan, nan), (0.5, 2.0, -1.0)), pairs=())

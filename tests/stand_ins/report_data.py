@@ -184,6 +184,7 @@ def make_training(folder: Path, stage: str, seconds: float, curves: dict[str, An
         validation={},
         heldout=None,
         truncated_tokens=0,
+        equal_pairs=0,
         quarantined=NONE_LEFT_OUT,
         data=TrainingData(groups_per_epoch=64, steps_per_epoch=8, padded_per_epoch=0, excluded={}, epochs=[]),
     )
