@@ -181,6 +181,12 @@ def listed_items(scene: Scene) -> list[str]:
     return sorted(filled, key=lambda item: order[item.split()[-2]])
 
 
+def listing(scene: Scene) -> str:
+    """All things with their cells (see `listed_items`); a clip's event comes last."""
+    text = " , ".join(listed_items(scene)) + " ."
+    return f"{text} {scene.event} ." if scene.event else text
+
+
 def parse_claims(text: str) -> list[Claim | None]:
     """Read a text's sentences as claims, None for those that are not one. Never raises."""
     sentences = [" ".join(part.lower().split()) for part in re.split(r"[.\n;]", text)]

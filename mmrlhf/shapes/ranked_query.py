@@ -12,6 +12,7 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.shapes import critique
 from mmrlhf.shapes.annotators import DIMENSIONS, TOP_QUALITY, AnnotatorSettings, annotate
 from mmrlhf.shapes.claims import Claim, hops
+from mmrlhf.shapes.forms import form_of
 from mmrlhf.shapes.prompts import category_of
 from mmrlhf.shapes.queries import TwinQuery, draw_query, pick_claims
 from mmrlhf.shapes.safety import checks as safety_checks
@@ -31,13 +32,18 @@ class PreferenceSettings:
         num_objects: fewest and most things in a scene; a clip has at least 3.
         length_bias: 0: no response has the filler sentence, length says nothing; above 0: good responses (2 or 3 true
             claims) have it with probability (1 + length_bias) / 2, others with (1 - length_bias) / 2.
+        other_forms: share of twins whose queries are conversations, have pictures between words, or a picture of one
+            response (`mmrlhf.shapes.forms`); the others are the same whatever the share.
     """
 
     num_objects: tuple[int, int] = (2, 4)
     length_bias: float = 0.0
     annotators: AnnotatorSettings = field(default_factory=AnnotatorSettings)
+    other_forms: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.other_forms <= 1:
+            raise ConfigError("bad share of other forms", given=self.other_forms, expected="0 (none) to 1")
         if not 0 <= self.length_bias <= 1:
             raise ConfigError("bad length bias", given=self.length_bias, expected="0 (none) to 1")
 
@@ -46,12 +52,15 @@ class PreferenceSettings:
 class Drawn:
     """A row of data.jsonl without its media path, the scene to draw, and the seed of its pixels.
 
-    The pixels have a generator of their own, so that text and labels do not depend on how a scene is drawn.
+    `form` is how it is asked (`mmrlhf.shapes.forms`), `other` the scene of a second picture. The pixels have a
+    generator of their own, so that text and labels do not depend on how a scene is drawn.
     """
 
     row: dict[str, Any]
     scene: Scene
     pixel_seed: tuple[int, ...]
+    form: str = ""
+    other: Scene | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,9 @@ def draw_preference(num_groups: int, seed: int, settings: PreferenceSettings) ->
             if 2 * number + side < num_groups:
                 twin = f"{category}-{number:06d}"
                 row = _row(rng, query, side, answers, settings, twin, name)
-                yield Drawn(row, query.scenes[side], (seed, 2, number, side))
+                form = form_of(number, settings.other_forms)
+                other = query.scenes[1 - side if form == "between" else side] if form else None
+                yield Drawn(row, query.scenes[side], (seed, 2, number, side), form, other)
 
 
 def _draw_answers(rng: np.random.Generator, query: TwinQuery) -> list[_Answer]:

@@ -25,7 +25,8 @@ class WorldStatistics:
         self._categories[row["category"]] += 1
         self._num_responses[len(responses)] += 1
         self._quality.update(quality)
-        self._add_words("prompt", row["prompt"])
+        asked = row["prompt"]
+        self._add_words("prompt", asked if isinstance(asked, str) else asked[-1]["content"])
         for response in responses:
             self._add_words("response", response["text"])
             if "full" in response["critiques"]:

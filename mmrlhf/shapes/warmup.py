@@ -14,7 +14,7 @@ import numpy as np
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.shapes.annotators import TOP_QUALITY
-from mmrlhf.shapes.claims import RELATIONS, Claim, hops, listed_items, seen_at, seen_count, seen_thing
+from mmrlhf.shapes.claims import RELATIONS, Claim, hops, listed_items, listing, seen_at, seen_count, seen_thing
 from mmrlhf.shapes.prompts import LIST_PICTURE, LIST_VIDEO, category_of
 from mmrlhf.shapes.queries import TwinQuery, draw_query, pick_claims
 from mmrlhf.shapes.ranked_query import Drawn
@@ -89,12 +89,6 @@ def _exercise(task: str, rng: np.random.Generator, query: TwinQuery, truth: floa
         claims = pick_claims(rng, query, [0 if r else 1 for r in right])
         text = " ".join(claim.text() for claim in claims)
     return query.prompt, text, {"quality": [int(right.sum())], "hops": hops(query.kinds)}
-
-
-def listing(scene: Scene) -> str:
-    """All things with their cells (see `listed_items`); a clip's event comes last."""
-    text = " , ".join(listed_items(scene)) + " ."
-    return f"{text} {scene.event} ." if scene.event else text
 
 
 def _questions(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:

@@ -19,9 +19,10 @@ import numpy as np
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.shapes.draw import encode_image, encode_video, render
+from mmrlhf.shapes.forms import in_form
 from mmrlhf.shapes.prompts import SHARES
 from mmrlhf.shapes.ranked_query import Drawn, PreferenceSettings, draw_preference
-from mmrlhf.shapes.scene import NUM_CELLS
+from mmrlhf.shapes.scene import NUM_CELLS, Scene
 from mmrlhf.shapes.statistics import WorldStatistics
 from mmrlhf.shapes.warmup import WarmupSettings, draw_warmup
 from mmrlhf.terminal.progress import track
@@ -115,22 +116,35 @@ def _pair_file(root: Path, kind: WorldKind) -> Any:
 
 
 def _write_media(root: Path, drawn: Drawn, settings: WorldSettings) -> dict[str, Any]:
-    """Write the picture or clip; the row gets its path, right behind its id."""
-    scene, row = drawn.scene, dict(drawn.row)
-    rng = np.random.default_rng(list(drawn.pixel_seed))
+    """Write the picture or clip, and another where the form has two; the row gets its path, right behind its id."""
+    row, kind = dict(drawn.row), "video" if drawn.scene.event else "image"
+    name = f"{row['category']}/{row['id']}"
+    path = _write_scene(root, name, drawn.scene, drawn.pixel_seed, settings)
+    shown = {"id": row.pop("id"), kind: path, **row}
+    if not drawn.form or drawn.other is None:
+        return shown
+    other = _write_scene(root, f"{name}-2", drawn.other, (*drawn.pixel_seed, 1), settings)
+    return in_form(drawn.form, shown, drawn.scene, other)
+
+
+def _write_scene(root: Path, name: str, scene: Scene, seed: tuple[int, ...], settings: WorldSettings) -> str:
+    """Draw a scene as a picture or clip; its path below the root."""
     shown = scene.frames(NUM_FRAMES) if scene.event else [scene.cells]
-    frames = render(shown, rng, jitter=settings.jitter, noise=settings.noise)
+    frames = render(shown, np.random.default_rng(list(seed)), jitter=settings.jitter, noise=settings.noise)
     suffix = "mp4" if scene.event else settings.image_format
-    path = f"{row['category']}/{row['id']}.{suffix}"
     content = encode_video(frames) if scene.event else encode_image(frames[0], settings.image_format)
-    (root / path).write_bytes(content)
-    return {"id": row.pop("id"), "video" if scene.event else "image": path, **row}
+    (root / f"{name}.{suffix}").write_bytes(content)
+    return f"{name}.{suffix}"
 
 
 def pair_rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of dpo_pairs.jsonl of one row of data.jsonl: every two responses, better one first, ties marked."""
-    media = {name: row[name] for name in ("image", "video") if name in row}
-    for one, other in combinations(row["responses"], 2):
+    """The rows of dpo_pairs.jsonl of one row of data.jsonl: every two responses, better one first, ties marked.
+
+    Pairs of responses with media of their own have no place in that layout.
+    """
+    media = {name: row[name] for name in ("image", "images", "video") if name in row}
+    shared = [response for response in row["responses"] if not {"image", "video"} & response.keys()]
+    for one, other in combinations(shared, 2):
         chosen, rejected = (one, other) if one["rank"] <= other["rank"] else (other, one)
         yield {
             "id": row["id"],

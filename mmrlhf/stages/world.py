@@ -34,6 +34,7 @@ def run(
     rank_by: RankBy = "one",
     flip_rate: Share = 0.0,
     length_bias: Share = 0.0,
+    other_forms: Share = 0.0,
     warmup_truth: Share = 0.6,
     warmup_mix: Mapping[str, NonNegative] | None = None,
     image_format: str = "png",
@@ -55,6 +56,8 @@ def run(
         rank_by: `one`: the first annotator's overall scores rank; `mean`: the mean of all annotators'.
         flip_rate: share of records whose ranking is turned upside down.
         length_bias: how much longer good responses are, 0 to 1; at 0 length says nothing.
+        other_forms: share of ranked queries that are conversations, have pictures between words, or a picture of one
+            response; the others stay the same.
         warmup_truth: probability that a claim of a warm-up answer is true.
         warmup_mix: shares of the warm-up's listings, questions and answers; None: 0.25, 0.6 and 0.15.
         image_format: `png` (lossless) or `jpg`.
@@ -70,7 +73,9 @@ def run(
     annotators = AnnotatorSettings(sigma=sigma, num_annotators=num_annotators, rank_by=rank_by, flip_rate=flip_rate)
     mix = {} if warmup_mix is None else {"mix": dict(warmup_mix)}
     settings = WorldSettings(
-        preference=PreferenceSettings(num_objects=objects, length_bias=length_bias, annotators=annotators),
+        preference=PreferenceSettings(
+            num_objects=objects, length_bias=length_bias, annotators=annotators, other_forms=other_forms
+        ),
         warmup=WarmupSettings(num_objects=objects, truth=warmup_truth, **mix),
         image_format=image_format,
         jitter=jitter,

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.records.draft import Draft
+from mmrlhf.records.mm_rlhf import import_released
+from mmrlhf.shapes import judge
+from mmrlhf.shapes.forms import FORMS
 from mmrlhf.shapes.prompts import SHARES
 from mmrlhf.shapes.ranked_query import PreferenceSettings
 from mmrlhf.shapes.world import WorldKind, WorldSettings, write_world
@@ -55,6 +59,29 @@ def test_pair_rows_are_all_pairs_better_one_first(root: Path) -> None:
         chosen, rejected = ranks[pair["id"]][pair["chosen"]], ranks[pair["id"]][pair["rejected"]]
         assert chosen == rejected if pair["is_tie"] else chosen < rejected
     assert {pair["is_tie"] for pair in pairs} == {True, False}
+
+
+def test_other_forms_leave_the_others_as_they_are_and_read_as_they_say(root: Path, tmp_path: Path) -> None:
+    settings = WorldSettings(preference=PreferenceSettings(other_forms=0.25))
+    write_world(tmp_path, num_groups=80, seed=0, settings=settings)
+    plain, rows = read(root / "data.jsonl"), read(tmp_path / "data.jsonl")
+    forms = [row["meta"].get("form", "") for row in rows]
+    assert {form: forms.count(form) for form in FORMS} == {"between": 8, "turns": 6, "own": 6}
+    drafts = [item for item in import_released(tmp_path) if isinstance(item, Draft)]
+    assert len(drafts) == 80
+    for before, row, form, draft in zip(plain, rows, forms, drafts, strict=True):
+        assert [r["text"] for r in row["responses"]] == [r["text"] for r in before["responses"]]
+        if not form:
+            assert row == before
+            path = row.get("image") or row["video"]
+            assert (root / path).read_bytes() == (tmp_path / path).read_bytes()
+        group = draft.load()
+        assert group.has_own_media == (form == "own")
+        said = {"between": r"user:(titit|tvt)", "turns": r"system:t user:[iv]t assistant:t user:t"}
+        assert re.fullmatch(said.get(form, ""), group.prompt.form)
+        assert judge.quality(group.meta, group.responses[0].text) == judge.quality(
+            before["meta"], group.responses[0].text
+        )
 
 
 @pytest.mark.parametrize("kind", ["preference", "warmup"])
