@@ -15,7 +15,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.cards import trained_media
 from mmrlhf.inference.passes import decode_text, forward_groups, untrained
 from mmrlhf.inference.probes import encoder_of
-from mmrlhf.inference.question import Picture, ask
+from mmrlhf.inference.question import Picture, Prompt, ask
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.media.damage import Damage
 from mmrlhf.models.decoding import generate
@@ -72,7 +72,7 @@ class Policy:
     def answer(
         self,
         media: Picture | Sequence[Picture] | None,
-        prompt: str,
+        prompt: Prompt,
         *,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -96,7 +96,7 @@ class Policy:
     def answers(
         self,
         media: Picture | Sequence[Picture] | None,
-        prompt: str,
+        prompt: Prompt,
         *,
         num_samples: int = 4,
         max_new_tokens: int = 256,
@@ -121,7 +121,9 @@ class Policy:
         )
         return [decode_text(self.encoder.processor, one.ids) for one in written]
 
-    def logprob(self, media: Picture | Sequence[Picture] | None, prompt: str, responses: Sequence[str]) -> list[float]:
+    def logprob(
+        self, media: Picture | Sequence[Picture] | None, prompt: Prompt, responses: Sequence[str]
+    ) -> list[float]:
         """Log-probability of each response in nats: the sum over its tokens, the end of the turn included.
 
         Args:

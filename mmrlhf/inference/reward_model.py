@@ -20,7 +20,7 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.inference.cards import trained_media, trained_model, trained_template
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text, encode_usable, forward_groups, untrained
 from mmrlhf.inference.probes import encoder_of
-from mmrlhf.inference.question import Picture, ask
+from mmrlhf.inference.question import Picture, Prompt, ask
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict, verdicts_on
 from mmrlhf.models.decoding import generate
@@ -164,7 +164,7 @@ class RewardModel:
         )
 
     def score(
-        self, media: Picture | Sequence[Picture] | None, prompt: str, responses: Sequence[str]
+        self, media: Picture | Sequence[Picture] | None, prompt: Prompt, responses: Sequence[str]
     ) -> list[tuple[float, str]]:
         """Score the responses to one prompt: (reward, critique) each.
 

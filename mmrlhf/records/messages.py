@@ -26,7 +26,7 @@ _KINDS = {
 }
 _TEXTS = ("text", "input_text", "output_text")
 # Where a part holds what it shows; each may be an object that holds it under "url".
-_HOLDERS = ("image", "image_url", "video", "video_url", "url", "path", "bytes")
+HOLDERS = ("image", "image_url", "video", "video_url", "url", "path", "bytes")
 _PLACEHOLDER = re.compile(r"<(image|video)>")
 _LEADING = re.compile(r"\s*(?:<(?:image|video)>\s*)+")
 
@@ -108,7 +108,7 @@ def _part(part: Any, where: str) -> str | Slot | MediaItem:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise wrong_type(where, "part", part, "a text, image or video")
     slot = _KINDS[kind]
-    held = next((part[name] for name in _HOLDERS if part.get(name)), None)
+    held = next((part[name] for name in HOLDERS if part.get(name)), None)
     held = held.get("url") if isinstance(held, Mapping) else held
     if held is None:
         return slot

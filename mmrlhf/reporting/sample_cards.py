@@ -19,6 +19,7 @@ from mmrlhf.media.images import decode_image
 from mmrlhf.media.video import decode_frames, decode_video
 from mmrlhf.reporting.accuracy import true_qualities
 from mmrlhf.reporting.inputs import pair_betas, read_group
+from mmrlhf.reporting.turn_cards import turn_cards
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.types import Media, PreferenceGroup
@@ -33,11 +34,12 @@ Answer = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Pictures:
-    """What can be shown of a query: its images, or frames of its video; and how many cannot be decoded."""
+    """What can be shown of media: images, or frames of a video; how many of each, and how many cannot be decoded."""
 
     images: Sequence[Image.Image] = ()
     is_video: bool = False
     unreadable: int = 0
+    counts: Sequence[int] = ()
 
 
 def choose_rows(index: Index, wanted: Sequence[str], number: int, *, seed: int) -> list[int]:
@@ -86,6 +88,7 @@ def build_sample(
     return {
         **query_sample(group, pictures),
         "shown": pictures,
+        "turns": turn_cards(group.prompt, pictures.counts),
         "responses": ordered,
         "pairs": sorted(pairs, key=lambda pair: (pair["chosen"], pair["rejected"])),
         "answers": [(name, row) for name, row in (("before", first), ("after", last)) if row],
@@ -99,7 +102,11 @@ def sample_card(sample: Mapping[str, Any]) -> dict[str, Any]:
     known = [item["reward"] for item in sample["responses"] if item["reward"] is not None]
     low, span = (min(known), (max(known) - min(known)) or 1.0) if known else (0.0, 1.0)
     responses = [
-        {**item, "reward_share": 0 if item["reward"] is None else round(4 + 96 * (item["reward"] - low) / span)}
+        {
+            **item,
+            "reward_share": 0 if item["reward"] is None else round(4 + 96 * (item["reward"] - low) / span),
+            "own": picture_cards(item["own"])["pictures"],
+        }
         for item in sample["responses"]
     ]
     return {**sample, "responses": responses, **picture_cards(sample["shown"])}
@@ -148,6 +155,7 @@ def _responses(group: PreferenceGroup, rewards: SideCar | None) -> list[dict[str
             "critique": critique[i],
             "given_critique": response.critiques.get("full") or response.critiques.get("short") or "",
             "quality": known[i],
+            "own": _pictures(response.media, f"{group.shard}:{group.key}"),
         }
         for i, response in enumerate(group.responses)
     ]
@@ -178,7 +186,7 @@ def query_sample(group: PreferenceGroup, pictures: Pictures) -> dict[str, Any]:
     return {
         "key": group.key,
         "category": group.category,
-        "prompt": group.prompt.question,
+        "prompt": group.prompt.transcript,
         "image": images[0] if images and not is_video else None,
         "frames": list(images) if is_video else [],
     }
@@ -186,16 +194,22 @@ def query_sample(group: PreferenceGroup, pictures: Pictures) -> dict[str, Any]:
 
 def read_pictures(group: PreferenceGroup) -> Pictures:
     """Decode a group's images, or four frames of its video; what cannot be decoded is counted, and named in the log."""
+    return _pictures(group.media, f"{group.shard}:{group.key}")
+
+
+def _pictures(shown: Sequence[Media], where: str) -> Pictures:
     images: list[Image.Image] = []
-    unreadable = 0
-    where = f"{group.shard}:{group.key}"
-    for decode in (each for media in group.media for each in _decoders(media, where)):
-        try:
-            images += decode()
-        except DataError as error:
-            log.warning("not shown: %s", error)
-            unreadable += 1
-    return Pictures(images, any(media.kind != "image" for media in group.media), unreadable)
+    unreadable, counts = 0, []
+    for media in shown:
+        before = len(images)
+        for decode in _decoders(media, where):
+            try:
+                images += decode()
+            except DataError as error:
+                log.warning("not shown: %s", error)
+                unreadable += 1
+        counts.append(len(images) - before)
+    return Pictures(images, any(media.kind != "image" for media in shown), unreadable, counts)
 
 
 def _decoders(media: Media, where: str) -> list[Callable[[], list[Image.Image]]]:

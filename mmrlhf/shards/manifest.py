@@ -95,8 +95,8 @@ def _with_defaults(table: pa.Table) -> pa.Table:
         if name not in table.schema.names:
             values = pa.array([nothing] * len(table), SCHEMA.field(name).type)
             table = table.append_column(SCHEMA.field(name), values)
-    known = [name for name in SCHEMA.names if name in table.schema.names]
-    return table.select([*known, *(name for name in table.schema.names if name not in known)])
+    in_order = sorted(table.schema.names) == sorted(SCHEMA.names)
+    return table.select(SCHEMA.names) if in_order else table
 
 
 def set_of_shard(shard: str) -> str:

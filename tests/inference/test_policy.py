@@ -12,7 +12,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmrlhf import Policy, PreferenceGroup
+from mmrlhf.conversation import IMAGE, Conversation
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.inference.question import ask
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.export import save_policy
 from mmrlhf.models.load import ModelSettings
@@ -94,3 +96,39 @@ def test_what_cannot_be_asked_is_said(small_policy: Path, policy: Policy, image:
     short = PassSettings(model=ModelSettings(max_tokens=120))
     with pytest.raises(DataError, match="longer than the model's context"):
         Policy.from_pretrained(small_policy, short, device="cpu").logprob(None, QUESTION, ["red " * 300])
+
+
+def test_messages_are_asked_as_the_stock_template_says_them(policy: Policy, image: bytes, tmp_path: Path) -> None:
+    """Parts that hold a picture, and parts that stand for the given ones, in their order."""
+    (tmp_path / "a.png").write_bytes(image)
+    other = Image.new("RGB", (60, 40))
+    messages = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "red ?"}, {"type": "image", "image": other}]},
+        {"role": "assistant", "content": "no"},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]},
+    ]
+    group = ask(tmp_path / "a.png", messages, ["yes"])
+    assert group.prompt.form == "system:t user:ti assistant:t user:it" and group.media[1].data == (image,)
+    processor = policy.encoder.processor
+    parts = [[{**part, "type": part["type"]} for part in turn["content"]] if isinstance(turn["content"], list) else
+             [{"type": "text", "text": turn["content"]}] for turn in messages]  # fmt: skip
+    turns = [{"role": turn["role"], "content": content} for turn, content in zip(messages, parts, strict=True)]
+    text = processor.apply_chat_template(turns, add_generation_prompt=True)
+    pixels = Image.open(io.BytesIO(image)).convert("RGB")
+    wanted = processor(images=[[other, pixels]], text=[text], return_tensors="pt")["input_ids"][0]
+    context = policy.encoder.context(group)
+    assert torch.equal(torch.cat([context.prefix_ids, context.branches[0].ids]), wanted)
+    assert policy.answer(image, messages, max_new_tokens=4) == policy.answer(
+        [other, image], group.prompt, max_new_tokens=4
+    )
+    in_front = ask(image, [{"role": "user", "content": QUESTION}], ["yes"])
+    assert in_front.prompt == ask(image, QUESTION, ["yes"]).prompt
+
+
+def test_other_media_than_a_conversation_has_places_for_are_refused(policy: Policy, image: bytes) -> None:
+    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "?"}]}]
+    with pytest.raises(DataError, match=r"2 images(?s:.)*1 image"):
+        policy.answer(image, asked)
+    with pytest.raises(DataError, match=r"media(?s:.)*0 \(none\)(?s:.)*1 \(image\)"):
+        policy.answer(None, Conversation.about(QUESTION, [IMAGE]))
