@@ -65,22 +65,22 @@ def test_each_is_one_file_and_a_short_yaml() -> None:
 
 
 def test_the_loss_is_what_its_paper_says(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """APO-zero, arXiv 2408.06266: (1 - sigmoid(beta r_w)) + sigmoid(beta r_l), r the log-ratio to the reference."""
+    """SPPO, arXiv 2405.00675, with hard labels: (r_w - 1 / (2 beta))^2 + (r_l + 1 / (2 beta))^2, r the log-ratio."""
     from mmrlhf.losses.objective import PairInputs
 
     monkeypatch.syspath_prepend(str(here))
     import my_losses  # type: ignore[import-not-found]
 
     policy, reference = torch.randn(2, 9), torch.randn(2, 9)
-    terms = my_losses.APOZero(beta=0.3)(PairInputs(policy[0], policy[1], reference[0], reference[1]))
-    chosen, rejected = 0.3 * (policy - reference)
-    torch.testing.assert_close(terms.loss, (1 - chosen.sigmoid()) + rejected.sigmoid())
+    terms = my_losses.SPPO(beta=0.3)(PairInputs(policy[0], policy[1], reference[0], reference[1]))
+    chosen, rejected = policy - reference
+    torch.testing.assert_close(terms.loss, (chosen - 0.5 / 0.3) ** 2 + (rejected + 0.5 / 0.3) ** 2)
 
 
 @pytest.mark.slow  # trains
 def test_a_loss_trains(here: Path) -> None:
-    found = run(here, command("apo_zero"), "mmdpo", "scale=tiny", "stage=mmdpo")
-    assert found["objective"] == "APOZero" and found["steps"] == 2
+    found = run(here, command("sppo"), "mmdpo", "scale=tiny", "stage=mmdpo")
+    assert found["objective"] == "SPPO" and found["steps"] == 2
 
 
 @pytest.mark.slow  # trains

@@ -27,7 +27,7 @@ class PairInputs:
 
     *_logprob: sum of the policy's token log-probabilities, in nats; reference_*: the same under the reference model,
     or None where no reference was run; margin: reward of the chosen minus reward of the rejected response, or None;
-    *_tokens: how many tokens were summed.
+    *_tokens: how many tokens were summed; chosen_reward: the chosen response's own reward, or None.
     """
 
     chosen_logprob: Tensor
@@ -37,6 +37,7 @@ class PairInputs:
     margin: Tensor | None = None
     chosen_tokens: Tensor | None = None
     rejected_tokens: Tensor | None = None
+    chosen_reward: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shapes({item.name: getattr(self, item.name) for item in fields(self)})
@@ -156,6 +157,10 @@ class Objective:
         logit = scale.b * (chosen - rejected) - scale.m
         return scale.a * (scale.q * self.link(logit) + (1 - scale.q) * self.link(-logit))
 
+    def sft_term(self, inputs: PairInputs) -> Tensor:
+        """What `sft_weight` weighs, (P,): the chosen response's negative log-likelihood per token."""
+        return token_nll(inputs)
+
     def __call__(self, inputs: PairInputs, scale: PairScale | None = None) -> PairTerms:
         """Score every pair, with a scale that was found before (over more pairs than this call's) or its own.
 
@@ -170,7 +175,7 @@ class Objective:
         check_shapes({"chosen score": chosen, "b": scale.b, "m": scale.m, "a": scale.a, "q": scale.q})
         loss = self.pair_loss(chosen, rejected, scale)
         if self.sft_weight > 0:
-            loss = loss + self.sft_weight * token_nll(inputs)
+            loss = loss + self.sft_weight * self.sft_term(inputs)
         reward_chosen, reward_rejected = scale.b * chosen.detach(), scale.b * rejected.detach()
         logit = scale.b * (chosen - rejected).detach()
         return PairTerms(loss, logit, scale.b, reward_chosen, reward_rejected)

@@ -122,6 +122,7 @@ def pair_inputs(
         margin=None if reward is None else (reward[chosen] - reward[rejected]).float(),
         chosen_tokens=outputs.num_tokens[chosen],
         rejected_tokens=outputs.num_tokens[rejected],
+        chosen_reward=None if reward is None else reward[chosen].float(),
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from mmrlhf.errors import ConfigError, DataError, UserError
-from mmrlhf.losses.objective import Objective, PairInputs, given, token_nll
+from mmrlhf.losses.objective import Objective, PairInputs, given
 from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.heldout import PairScores
 from mmrlhf.methods.optim import OptimSettings
@@ -215,7 +215,7 @@ class PreferenceModule(PackedModule):
         sums = {"preference": (weight * terms.loss).sum()}
         if self._objective.sft_weight > 0:
             # The objective adds the two up; apart, each has its own curve.
-            sums["sft"] = self._objective.sft_weight * (weight * token_nll(inputs)).sum()
+            sums["sft"] = self._objective.sft_weight * (weight * self._objective.sft_term(inputs)).sum()
             sums["preference"] = sums["preference"] - sums["sft"]
         return sums | self.sums_over_responses(batch, counts, responses, record), responses
 

@@ -3,14 +3,15 @@
 Run where TRL is installed: `pip install trl==1.16.0`, then `python tests/losses/make_trl_numbers.py`.
 
 `DPOTrainer._compute_loss`, `CPOTrainer.cpo_loss` and `RewardTrainer.compute_loss` run unchanged on stand-ins for the
-trainer and the model, one pair at a time, because they return means. Each response has its log-probability spread
-evenly over its tokens.
+trainer and the model, one pair at a time, because they return means (AOT, which compares a batch, on all of them).
+Each response has its log-probability spread evenly over its tokens.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,10 +38,15 @@ def main() -> None:
         "sigmoid_norm": {"beta": 5.0},
         "wpo": {"loss_types": ["sigmoid"], "use_weighting": True},
         "mpo": {"loss_types": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
+        "apo_zero": {},
+        "apo_down": {},
+        "exo_pair": {"label_smoothing": 0.2},
+        "nca_pair": {},
     }
     numbers = {
-        name: [dpo_loss(i, **{"loss_types": [name], **settings}) for i in range(8)] for name, settings in dpo.items()
+        name: [dpo_loss([i], **{"loss_types": [name], **settings}) for i in range(8)] for name, settings in dpo.items()
     }
+    numbers["aot_mean"] = [dpo_loss(range(8), loss_types=["aot"], label_smoothing=0.2)]
     per_token = [
         torch.tensor(sums, dtype=torch.float64) / torch.tensor(counts)
         for sums, counts in ((CHOSEN, CHOSEN_TOKENS), (REJECTED, REJECTED_TOKENS))
@@ -68,7 +74,7 @@ def main() -> None:
 
 
 def dpo_loss(
-    i: int,
+    rows: Sequence[int],
     *,
     loss_types: list[str],
     loss_weights: list[float] | None = None,
@@ -76,13 +82,13 @@ def dpo_loss(
     label_smoothing: float = 0.0,
     use_weighting: bool = False,
 ) -> float:
-    """TRL's DPO loss of pair i."""
+    """TRL's DPO loss of some pairs: their mean."""
     from trl import DPOTrainer  # pyright: ignore[reportMissingImports]
 
-    counts = torch.tensor([CHOSEN_TOKENS[i], REJECTED_TOKENS[i]])
+    counts = torch.tensor([column[i] for column in (CHOSEN_TOKENS, REJECTED_TOKENS) for i in rows])
     length = int(counts.max()) + 1
     mask = (torch.arange(length) >= 1) & (torch.arange(length) <= counts[:, None])
-    sums = torch.tensor([CHOSEN[i], REJECTED[i]], dtype=torch.float64)
+    sums = torch.tensor([column[i] for column in (CHOSEN, REJECTED) for i in rows], dtype=torch.float64)
     per_token = torch.where(mask[:, 1:], (sums / counts)[:, None], 0.0)
     nothing = torch.zeros_like(per_token)
     outputs = SimpleNamespace(
@@ -104,11 +110,11 @@ def dpo_loss(
         _total_train_tokens=0,
     )
     inputs = {
-        "input_ids": torch.ones(2, length, dtype=torch.long),
-        "attention_mask": torch.ones(2, length, dtype=torch.long),
+        "input_ids": torch.ones(len(counts), length, dtype=torch.long),
+        "attention_mask": torch.ones(len(counts), length, dtype=torch.long),
         "completion_mask": mask.long(),
-        "ref_chosen_logps": torch.tensor([REFERENCE_CHOSEN[i]], dtype=torch.float64),
-        "ref_rejected_logps": torch.tensor([REFERENCE_REJECTED[i]], dtype=torch.float64),
+        "ref_chosen_logps": torch.tensor([REFERENCE_CHOSEN[i] for i in rows], dtype=torch.float64),
+        "ref_rejected_logps": torch.tensor([REFERENCE_REJECTED[i] for i in rows], dtype=torch.float64),
     }
     compute: Any = DPOTrainer._compute_loss
     return float(compute(trainer, lambda **_: outputs, inputs, False))

@@ -1,4 +1,4 @@
-"""beta-DPO, ODPO, mDPO and Plackett-Luce beside what their authors' code computes.
+"""beta-DPO, ODPO, mDPO, Plackett-Luce and the rivals of MM-DPO beside what their authors' code computes.
 
 The numbers come from derivations in numpy and float64, written down here from the formulas that the public code
 evaluates; no code of theirs is copied. Read were
@@ -6,23 +6,35 @@ evaluates; no code of theirs is copied. Read were
 - beta-DPO: junkangwu/beta-DPO, `trainers.py` (its preference loss with `mode_loss=beta_DPO`, the masked mean);
 - ODPO: rycolab/odpo, `trainers.py` (its preference loss with `offset`);
 - mDPO: luka-group/mDPO, `mdpo_trainer.py` (its `dpo_loss`);
-- Plackett-Luce: allegro/allRank, `listMLE.py`: the same likelihood, from learning to rank, with descending labels.
+- Plackett-Luce: allegro/allRank, `listMLE.py`: the same likelihood, from learning to rank, with descending labels;
+- DA-DPO: Artanic30/DA-DPO, `llava/train/da_dpo.py` (its `dpo_loss`);
+- MADPO: sirano1004/Margin-Apative-Direct-Preference-Optimization, `utils/loss_functions.py`;
+- Uni-DPO: pspdada/Uni-DPO, `Math/train/scripts/trainer.py` (its `uni_dpo_loss`);
+- gamma-PO: sunjie279/gammaPO, `scripts/xpo_trainer.py` (`gm-dpo`, without the queue of earlier gaps);
+- AMaPO: Shiroha-Offical/AMaPO, `scripts/amapo_trainer.py` (its `amapo_loss`).
 
 `docs/losses.md` says where ours differ.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from mmrlhf.losses.adaptive_margin import AMaPO
 from mmrlhf.losses.call_beta import BetaDPO
+from mmrlhf.losses.difficulty_beta import DADPO
+from mmrlhf.losses.dynamic_margin import GammaPO
 from mmrlhf.losses.image_conditional import MDPO, anchor, image_conditional
+from mmrlhf.losses.margin_weight import MADPO
 from mmrlhf.losses.objective import PairInputs
 from mmrlhf.losses.offset import ODPO
 from mmrlhf.losses.plackett_luce import plackett_luce
+from mmrlhf.losses.quality_weight import UniDPO
 
 CHOSEN = np.array([-41.0, -12.5, -77.25, -30.0, -5.5, -18.0])
 REJECTED = np.array([-44.0, -11.0, -80.0, -52.0, -6.25, -17.5])
@@ -30,6 +42,7 @@ REFERENCE_CHOSEN = np.array([-43.0, -12.0, -78.0, -33.0, -6.5, -18.5])
 REFERENCE_REJECTED = np.array([-43.5, -11.5, -77.5, -34.0, -6.0, -19.0])
 DAMAGED = np.array([-46.0, -12.25, -79.0, -30.5, -9.0, -17.0])
 REFERENCE_DAMAGED = np.array([-46.5, -12.0, -80.0, -33.0, -9.5, -18.0])
+CHOSEN_TOKENS, REJECTED_TOKENS = np.array([20, 6, 30, 12, 3, 9]), np.array([22, 5, 40, 20, 4, 7])
 REWARDS = np.array([[2.5, 0.5], [1.0, 0.75], [3.0, -1.0], [0.25, 0.125], [1.5, 0.5], [4.0, 1.5]])
 
 
@@ -45,6 +58,9 @@ def inputs() -> PairInputs:
         tensor(REFERENCE_CHOSEN),
         tensor(REFERENCE_REJECTED),
         margin=tensor(REWARDS[:, 0] - REWARDS[:, 1]),
+        chosen_tokens=tensor(CHOSEN_TOKENS),
+        rejected_tokens=tensor(REJECTED_TOKENS),
+        chosen_reward=tensor(REWARDS[:, 0]),
     )
 
 
@@ -135,3 +151,67 @@ def test_plackett_luce_is_list_mle(seed: int) -> None:
     scores, labels = rng.normal(0, 3, 7), rng.permutation(7).astype(float)
     found = plackett_luce(tensor(scores), tensor(7 - labels), torch.zeros(7, dtype=torch.long), num_groups=1)
     close(found, np.array([list_mle(scores, labels)]))
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    return np.exp(log_sigmoid(values))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_da_dpo(inputs: PairInputs, alpha: float) -> None:
+    """beta times (|difference of the two scores| + 1) alpha, on the log-ratio gap; negative differences, too."""
+    margin = (REWARDS[:, 0] - REWARDS[:, 1]) * np.array([1, -1, 1, -1, 1, 1])
+    expected = -log_sigmoid(0.1 * (np.abs(margin) + 1) * alpha * gaps())
+    close(DADPO(beta=0.1, alpha=alpha)(replace(inputs, margin=tensor(margin))).loss, expected)
+
+
+@pytest.mark.parametrize("tau", [0.6, 2.0])
+def test_madpo(inputs: PairInputs, tau: float) -> None:
+    """The first response is the chosen one; below -tau a pair weighs 1."""
+    margin = (REWARDS[:, 0] - REWARDS[:, 1]) * np.array([1, -1, 1, -1, 1, -1])
+    odds = (3.0 - 1) / (1 - 0.25)
+    c = 0.25 + (3.0 - 0.25) / (1 + odds * np.exp(1.5 * (np.abs(margin) - tau)))
+    weight = np.where(margin > -tau, sigmoid(c * margin) / sigmoid(margin), 1.0)
+    ours = MADPO(beta=0.1, c_max=3.0, c_min=0.25, steepness=1.5, tau=tau)
+    close(ours(replace(inputs, margin=tensor(margin))).loss, -weight * log_sigmoid(0.1 * gaps()))
+    assert (margin < -tau).any()
+
+
+def test_uni_dpo(inputs: PairInputs) -> None:
+    """With lengths taken out (`dpo_length_norm`): three log-sigmoid factors, and lambda times a masked NLL."""
+    beta, eta, tau, gamma, weight, good = 2.0, 0.7, 0.4, 3.0, 0.2, 1.2
+    chosen, rejected = CHOSEN / CHOSEN_TOKENS, REJECTED / REJECTED_TOKENS
+    reference_chosen, reference_rejected = REFERENCE_CHOSEN / CHOSEN_TOKENS, REFERENCE_REJECTED / REJECTED_TOKENS
+    policy, reference = chosen - rejected, reference_chosen - reference_rejected
+    quality = sigmoid(eta * (REWARDS[:, 0] - REWARDS[:, 1]))
+    performance = (1 - sigmoid(beta * policy - tau)) ** gamma
+    wanted = (reference_chosen > chosen) & (REWARDS[:, 0] >= good)
+    expected = -quality * performance * log_sigmoid(beta * (policy - reference)) - weight * wanted * chosen
+    ours = UniDPO(beta=beta, eta=eta, tau=tau, gamma=gamma, sft_weight=weight, good_reward=good)
+    found = ours(replace(inputs, reference_chosen=tensor(REFERENCE_CHOSEN)))
+    close(found.loss, expected)
+
+
+@pytest.mark.parametrize("target", [0.5, 4.0])
+def test_gamma_po(inputs: PairInputs, target: float) -> None:
+    """Twenty steps of mirror descent on the shares, of size min(1/2 / tau, 1); ours is where they lead."""
+    rewards, tau, shares = 0.1 * gaps(), 10.0, np.full(6, 1 / 6)
+    size = min(0.5 / tau, 1.0)
+    for _ in range(20):
+        slope = tau * (1 + np.log(6 * (shares + 1e-10))) + target * sigmoid(target * 6 * shares - rewards)
+        shares = shares * np.exp(-size * slope)
+        shares = shares / shares.sum()
+    offset = target * (6 * shares - 1)
+    ours = GammaPO(beta=0.1, target_margin=target, tau=tau)
+    np.testing.assert_allclose(ours.scale(inputs).m.numpy(), offset, atol=1e-5)
+    np.testing.assert_allclose(ours(inputs).loss.numpy(), -log_sigmoid(rewards - offset), rtol=1e-5)
+    assert np.abs(offset).max() > 0.005
+
+
+def test_amapo(inputs: PairInputs) -> None:
+    """The batch's mean and its standard deviation with n - 1, of the policy's own gaps per token."""
+    gap = CHOSEN / CHOSEN_TOKENS - REJECTED / REJECTED_TOKENS
+    mean, deviation = gap.mean(), gap.std(ddof=1)
+    margin = 2.5 * np.where(gap - mean < 0, np.exp((mean - gap) / deviation * mean), 0.0)
+    close(AMaPO(beta=2.5)(inputs).loss, -log_sigmoid(2.5 * gap - margin))
+    assert 0 < (margin > 0).sum() < 6

@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmrlhf.losses.anchored import APODown, APOZero
 from mmrlhf.losses.bradley_terry import bradley_terry, centring
 from mmrlhf.losses.dpo import DPO, ConservativeDPO, RobustDPO
 from mmrlhf.losses.length_normalised import LengthNormalisedDPO, SimPO
 from mmrlhf.losses.likelihood_weight import WPO
 from mmrlhf.losses.mixture import MPO
 from mmrlhf.losses.mmdpo import MMDPO
+from mmrlhf.losses.noise_contrastive import NCA
 from mmrlhf.losses.objective import Objective, PairInputs
+from mmrlhf.losses.optimal_transport import AOT
 from mmrlhf.losses.other_links import IPO, HingeDPO
+from mmrlhf.losses.reverse_kl import EXO
 
 TRL = json.loads(Path(__file__).with_name("trl_numbers.json").read_text())
 MATCHES: dict[str, Objective] = {
@@ -28,6 +32,10 @@ MATCHES: dict[str, Objective] = {
     "wpo": WPO(beta=0.1),
     "mpo": MPO(beta=0.1),
     "simpo": SimPO(beta=2.0, target_margin=1.0),
+    "apo_zero": APOZero(beta=0.1),
+    "apo_down": APODown(beta=0.1),
+    "exo_pair": EXO(beta=0.1, label_smoothing=0.2),
+    "nca_pair": NCA(beta=0.1),
 }
 
 
@@ -39,6 +47,12 @@ def inputs() -> PairInputs:
 @pytest.mark.parametrize("name", MATCHES)
 def test_losses_match(name: str, inputs: PairInputs) -> None:
     torch.testing.assert_close(MATCHES[name](inputs).loss, torch.tensor(TRL["losses"][name]), rtol=1e-5, atol=1e-5)
+
+
+def test_sorted_gaps_match(inputs: PairInputs) -> None:
+    """TRL's AOT is of a batch: the pairs' mean."""
+    found = AOT(beta=0.1, label_smoothing=0.2)(inputs).loss.mean()
+    torch.testing.assert_close(found, torch.tensor(TRL["losses"]["aot_mean"][0]), rtol=1e-5, atol=1e-5)
 
 
 def test_mmdpo_without_margin_effect_is_trls_dpo(inputs: PairInputs) -> None:
