@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
-from stand_ins.commands import start
+from stand_ins.commands import PROJECT, environment, start
 
 pytestmark = pytest.mark.slow
 ORACLE = "{_target_: mmrlhf.suites.known_policies.Oracle, p: %s, style: %s}"
@@ -32,3 +36,27 @@ def test_a_benchmark_that_is_not_there_is_one_screen(tmp_path):
         tmp_path, "stage=suite_documents", "logger=none", "suite=lite", "suite.tasks=[pope,mmstar]", expected=2
     )
     assert "suite.folders={pope: DIR, mmstar: DIR}" in told.replace("\n", "").replace("  ", "")
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(tmp_path, small_policy):
+    """SIGKILL once a window of answers is there: the same command keeps it and answers the rest."""
+    words = [
+        "stage=suite_answers_before", "logger=none", "trainer=cpu", "suite=standins", "suite.limit=12",
+        "suite.tasks=[pope,mme,mmstar,ai2d,videomme]", "suite.longest_answer=8", f"inputs.policy={small_policy}",
+    ]  # fmt: skip
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    command = [sys.executable, str(PROJECT / "run.py"), *words, f"paths.artifacts={killed}/artifacts"]
+    process = subprocess.Popen(command, cwd=killed, env=environment(), stdout=subprocess.DEVNULL)
+    while not (parts := list(killed.glob("artifacts/suite_answers_before/*/parts/*.json"))) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    written = {part.name: part.stat().st_mtime_ns for part in parts}
+    for folder in (killed, whole):
+        start(folder, *words, f"paths.artifacts={folder}/artifacts", expected=0)
+    texts = [next(folder.glob("artifacts/suite_answers_before/*/answers.jsonl")) for folder in (killed, whole)]
+    assert texts[0].read_bytes() == texts[1].read_bytes() and len(texts[0].read_text().split("\n")) == 61
+    kept = {part.name: part.stat().st_mtime_ns for part in texts[0].parent.glob("parts/*.json")}
+    assert 0 < len(written) < len(kept) and written.items() <= kept.items()

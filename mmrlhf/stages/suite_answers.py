@@ -16,8 +16,9 @@ from mmrlhf.inference.passes import BATCHES_PER_WINDOW, describe_source
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.parts import Parts
+from mmrlhf.ranges import Count
 from mmrlhf.records.quarantine import Quarantine
-from mmrlhf.suites.answering import Answerer, Asked, Said, answer_window, contexts_of, said_from, windows_of
+from mmrlhf.suites.answering import MAX_PIXELS, Answerer, Asked, Said, answer_window, contexts_of, said_from, windows_of
 from mmrlhf.suites.documents import Document, DocumentStore
 from mmrlhf.summaries.suites import SuiteAnswers
 from mmrlhf.terminal.progress import track
@@ -37,6 +38,7 @@ def run(
     policy: Path | str | None = None,
     known: Answerer | None = None,
     passes: PassSettings | None = None,
+    max_pixels: Count = MAX_PIXELS,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/answers.jsonl`: for every document the answer at temperature 0, or why there is none.
@@ -48,6 +50,7 @@ def run(
         policy: the model that answers.
         known: answers instead of a model (`mmrlhf.suites.known_policies`), to check the table.
         passes: how the model is asked.
+        max_pixels: largest picture that is read; a larger one is counted among those that cannot be.
     """
     out.mkdir(parents=True, exist_ok=True)
     store, passes = DocumentStore(documents), passes or PassSettings()
@@ -58,14 +61,14 @@ def run(
         "documents": path_token(documents),
         "policy": describe_source(policy) if known is None and policy is not None else repr(known),
         **{name: getattr(model, name) for name in ("precision", "layout", "max_tokens")},
-        "media": repr(passes.media), "window": passes.groups_per_batch * BATCHES_PER_WINDOW,
+        "media": repr(passes.media), "max_pixels": max_pixels, "window": passes.groups_per_batch * BATCHES_PER_WINDOW,
     }  # fmt: skip
     parts = Parts(out / PARTS, made_by, what="answers to benchmarks")
     with share_pass(runtime) as ranks:
         own = [int(number) for number in ranks.share(np.arange(len(windows)))]
         missing = [number for number in own if parts.read(_name(number)) is None]
         if missing:
-            asked = known or Asked(policy, passes, _longest(found), ranks.device, runtime.num_workers)
+            asked = known or Asked(policy, passes, _longest(found), ranks.device, runtime.num_workers, max_pixels)
             for number in track(missing, "answering (windows)", len(missing), enabled=runtime.progress):
                 said, seconds = answer_window(asked, store, windows[number])
                 parts.write(_name(number), {"said": {k: v.to_json() for k, v in said.items()}, "seconds": seconds})

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from mmrlhf.conversation import Conversation
@@ -27,6 +29,8 @@ from mmrlhf.types import EncodedGroup, PreferenceGroup, Response
 
 # questions about one picture that are answered side by side
 MOST_QUESTIONS = 32
+# MME-RealWorld has pictures above the 89 million pixels at which Pillow suspects an attack; 400 million are 1.2 GB
+MAX_PIXELS = 400_000_000
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,17 @@ def windows_of(documents: Sequence[Document], size: int) -> list[list[list[Docum
     return windows
 
 
+@contextmanager
+def pictures_up_to(pixels: int) -> Iterator[None]:
+    """Let pictures have at most so many pixels while the block lasts; above it they are refused as unreadable."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 class Asked:
     """A policy with the encoder of questions.
 
@@ -107,22 +122,34 @@ class Asked:
         policy, passes: as in `Policy.from_pretrained`; a prompt that does not fit is refused, never shortened.
         room: tokens of the longest answer.
         num_workers: processes that read and encode ahead.
+        max_pixels: largest picture.
     """
 
-    def __init__(self, policy: str | Any, passes: PassSettings, room: int, device: Any, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        policy: str | Any,
+        passes: PassSettings,
+        room: int,
+        device: Any,
+        num_workers: int = 0,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         settings = replace(passes, model=replace(passes.model, too_long="refuse"))
         self.policy = Policy.from_pretrained(policy, settings, room=room + 1, device=device)
         encoder = self.policy.encoder
         self.encoder: Encoder = encoder_of(
             self.policy.model, encoder.processor, template=QuestionTemplate(), media=encoder.media, room=room + 1
         )
-        self.passes, self.num_workers = passes, num_workers
+        self.passes, self.num_workers, self.max_pixels = passes, num_workers, max_pixels
 
     def answer(self, store: DocumentStore, contexts: Sequence[Sequence[Document]]) -> Iterator[dict[str, Said]]:
         """Yield what is said to a few contexts at a time: key -> answer, or why there is none."""
         size = self.passes.groups_per_batch
         loader = DataLoader(
-            _Contexts(store, self.encoder, contexts), batch_size=size, collate_fn=list, num_workers=self.num_workers
+            _Contexts(store, self.encoder, contexts, self.max_pixels),
+            batch_size=size,
+            collate_fn=list,
+            num_workers=self.num_workers,
         )
         for batch in loader:
             said: dict[str, Said] = {}
@@ -150,8 +177,10 @@ class Asked:
 class _Contexts(Dataset):
     """Contexts encoded: [(documents, group)], and the keys of documents that cannot be asked with why."""
 
-    def __init__(self, store: DocumentStore, encoder: Encoder, contexts: Sequence[Sequence[Document]]) -> None:
-        self.store, self.encoder, self.contexts = store, encoder, contexts
+    def __init__(
+        self, store: DocumentStore, encoder: Encoder, contexts: Sequence[Sequence[Document]], max_pixels: int
+    ) -> None:
+        self.store, self.encoder, self.contexts, self.max_pixels = store, encoder, contexts, max_pixels
 
     def __len__(self) -> int:
         return len(self.contexts)
@@ -182,7 +211,8 @@ class _Contexts(Dataset):
             responses=tuple(Response(prompt) for prompt in prompts),
             media=media,
         )
-        return self.encoder.context(group)
+        with pictures_up_to(self.max_pixels):
+            return self.encoder.context(group)
 
 
 def answer_window(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import read_lines, read_regular, write_bytes, written
+from mmrlhf.files import read_lines, read_regular, written
 from mmrlhf.types import Media, MediaKind
 
 DOCUMENTS, MEDIA = "documents.jsonl", "media"
@@ -87,10 +87,11 @@ class DocumentStore:
     def _keep_file(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
         path = self._path(digest)
-        if digest not in self._kept and not path.exists():
+        if digest not in self._kept:
+            # each run writes all of them, so that none is left from a run that was cut off; flushed with the artefact
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, data)
-        self._kept.add(digest)
+            path.write_bytes(data)
+            self._kept.add(digest)
         return digest
 
     def _path(self, digest: str) -> Path:

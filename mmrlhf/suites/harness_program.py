@@ -34,13 +34,15 @@ def load_task(manager: Any, order: dict[str, Any]) -> tuple[Any, list[int]]:
     load = importlib.import_module("lmms_eval.utils").load_yaml_config
     written = load(manager.task_index[name]["yaml_path"], mode="full")
     split = written.get("test_split") or written["validation_split"]
-    changes: dict[str, Any] = {}
+    # most tasks ask for a login, also where the data are public; a token that is there is used anyhow
+    settings = {key: value for key, value in (written.get("dataset_kwargs") or {}).items() if key != "token"}
+    changes: dict[str, Any] = {"dataset_kwargs": settings}
     if order.get("data"):
         # its own names of files and splits do not matter then
         files = {"data_files": {split: str(Path(order["data"]) / "**" / "*.parquet")}}
         changes |= {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": files}
     elif order.get("revision"):
-        changes |= {"dataset_kwargs": {"revision": order["revision"]}}
+        changes |= {"dataset_kwargs": {**settings, "revision": order["revision"]}}
     (task,) = manager.load_task_or_group([{"task": name, **changes}], "chat").values()
     if not hasattr(task, "doc_to_messages") or task.OUTPUT_TYPE != GENERATE:
         raise ValueError(f"{name} is no task whose answers are texts")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmrlhf.errors import DataError
 from mmrlhf.inference.policy import Policy
@@ -110,3 +111,15 @@ def test_documents_share_a_prefix_by_picture_and_length(drawn):
     assert all(len({d.task for context in window for d in context}) == 1 for window in windows)
     many = [documents[0]] * (answering.MOST_QUESTIONS + 1)
     assert [len(context) for context in contexts_of(many)] == [answering.MOST_QUESTIONS, 1]
+
+
+def test_large_pictures_are_read_up_to_a_bound(tmp_path, drawn, small_policy, runtime, monkeypatch):
+    """Pillow's own limit does not count, ours does: 2,304 pixels pass 3,000 and not 2,000."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    runtime.max_damaged = 1.0
+    asked = {"documents": drawn, "policy": small_policy, "passes": PASSES, "runtime": runtime}
+    found = suite_answers.run(tmp_path / "large", **asked, max_pixels=3000)
+    assert found["answered"] == 26 and Image.MAX_IMAGE_PIXELS == 1000
+    found = suite_answers.run(tmp_path / "small", **asked, max_pixels=2000)
+    assert found["answered"] == 6, "clips alone"
+    assert [row["reason"] for row in found["quarantined"]["reasons"]] == ["image cannot be decoded"]

@@ -11,12 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.metrics.paired import planned_detectable
 from mmrlhf.stages import report_benchmarks, suite_answers, suite_documents, suite_scores
 from mmrlhf.suites.answer_forms import FORMS
+from mmrlhf.suites.answering import Said
 from mmrlhf.suites.columns import COLUMNS
-from mmrlhf.suites.documents import Document, DocumentStore
+from mmrlhf.suites.comparison import compare
+from mmrlhf.suites.documents import Document, DocumentStore, StoredMedia
 from mmrlhf.suites.judged_forms import JUDGED
 from mmrlhf.suites.known_policies import Constant, Oracle
+from mmrlhf.suites.marking import score
 from mmrlhf.suites.standins import STANDINS
 from mmrlhf.summaries.kinds import KINDS
 
@@ -121,6 +125,29 @@ def test_a_part_of_a_benchmark_is_drawn_from_all_of_it(tmp_path, drawn, runtime)
     assert len(names[0]) == 10 and names[0] == sorted(names[0]) and names[0] != names[1] and max(names[0]) > 12
     whole = {d.name: d.digest for d in documents_of(drawn) if d.task == "mmstar"}
     assert all(whole[d.name] == d.digest for d in documents_of(first))
+
+
+def document(number: int) -> Document:
+    """One of many questions, three to a picture."""
+    media = (StoredMedia("image", ("0.png",), (f"{number // 3}",)),)
+    truth = {"form": "yes_no", "answer": "yes"}
+    return Document("pope", str(number), "POPE", "hallucination", f"question {number}", media, truth, 4)
+
+
+def test_known_effects_are_found_with_the_stated_power():
+    """Two oracles that know nothing of each other, .6 and .6 + what 300 documents detect: found about 4 times in 5."""
+    documents = [document(number) for number in range(300)]
+    changing = 2 * 0.6 * 0.4
+    effect = planned_detectable(300, changing=changing)
+    found, stated = [], []
+    for seed in range(40):
+        known = [Oracle(p=p, seed=2 * seed + n) for n, p in enumerate((0.6, 0.6 + effect))]
+        results = [[score(d, Said(oracle.answer(d))) for d in documents] for oracle in known]
+        row = compare(results[0], results[1]).benchmarks["pope"]
+        found.append(row.p < 0.05)
+        stated.append(row.detectable)
+    assert 0.55 < np.mean(found) < 0.95
+    assert np.mean(stated) == pytest.approx(effect, rel=0.1)
 
 
 # ---- what bad input gets
