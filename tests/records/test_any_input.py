@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from mmrlhf.errors import UserError
 from mmrlhf.records.draft import Draft, Drafts, Rejection
 from mmrlhf.records.fields import MediaItem
+from mmrlhf.records.layouts.read import import_layout
 from mmrlhf.records.members import group_from_members, group_to_sample
 from mmrlhf.records.mm_rlhf import import_released
 from mmrlhf.records.own import import_own
@@ -134,7 +136,11 @@ def with_stand_ins(draft: Draft) -> PreferenceGroup:
     return replace(draft.group, media=read(draft.media, ""), responses=said)
 
 
-READERS: dict[str, Callable[..., Drafts]] = {"released": import_released, "preference rows": import_preference_rows}
+READERS: dict[str, Callable[..., Drafts]] = {
+    "released": import_released,
+    "preference rows": import_preference_rows,
+    "any layout": partial(import_layout, layout="auto"),
+}
 
 
 @pytest.mark.parametrize("reader", READERS)

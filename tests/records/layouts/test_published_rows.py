@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from stand_ins.sample_groups import picture
 
 from mmrlhf.composition.config import CONF
@@ -18,8 +20,13 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.layouts.known_layouts import LAYOUTS, known_by
 from mmrlhf.records.layouts.read import import_layout
+from mmrlhf.records.ranked_record import parse_ranked
 from mmrlhf.types import PreferenceGroup
 
+scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=4)
+anything = st.recursive(
+    scalars, lambda one: st.lists(one, max_size=2) | st.dictionaries(st.text(max_size=3), one, max_size=2)
+)
 COLUMN = {"bytes": picture(), "path": "0.jpg"}
 
 
@@ -284,6 +291,26 @@ def test_a_row_that_does_not_fit_is_refused_by_field(name: str, tmp_path: Path) 
     found = list(import_layout(root, layout=name, on_bad_line="reject"))
     rejections = [item for item in found if isinstance(item, Rejection)]
     assert len(rejections) == 1 and ":2" in rejections[0].where and len(found) == 2
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@given(data=st.data())
+def test_whatever_stands_in_a_field_is_read_or_refused(name: str, data: st.DataObject) -> None:
+    """One field, or a part of it, is something else."""
+    row = json.loads(json.dumps(ROWS[name], default=lambda value: "x"))
+    field = data.draw(st.sampled_from(sorted(row)))
+    value, other = row[field], data.draw(anything)
+    if isinstance(value, list) and value and data.draw(st.booleans()):
+        value[data.draw(st.integers(0, len(value) - 1))] = other
+    elif isinstance(value, dict) and data.draw(st.booleans()):
+        value[data.draw(st.sampled_from(sorted(value)))] = other
+    else:
+        row[field] = other
+    try:
+        next(known_by(row), None)
+        assert parse_ranked(LAYOUTS[name].convert(row, "f:1"), "f:1").responses
+    except DataError as error:
+        assert str(error.where).startswith("f:1")
 
 
 def test_four_rated_answers_have_ranks_scores_reasons_and_a_critique(tmp_path: Path) -> None:
