@@ -78,7 +78,7 @@ def response_hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class PreferenceGroup:
-    """One query: media, prompt and K >= 1 responses; the unit of data everywhere.
+    """One query: media, prompt and K responses; the unit of data everywhere. K = 0 is a query still to be answered.
 
     `prompt` is the conversation so far; a text is made one user's turn with the media in front. `media` are in the
     order of its places. `pairs` are explicit (chosen, rejected) response indices and only given where ranks cannot say

@@ -18,7 +18,13 @@ os.environ["WANDB_SILENT"] = "true"
 PROJECT = Path(__file__).resolve().parents[1]
 
 # models, shards and groups that the tests of several rooms share
-pytest_plugins = ["stand_ins.http_store", "stand_ins.served_model", "stand_ins.small_data", "stand_ins.tiny_models"]
+pytest_plugins = [
+    "stand_ins.http_store",
+    "stand_ins.served_model",
+    "stand_ins.small_data",
+    "stand_ins.small_encoder",
+    "stand_ins.tiny_models",
+]
 
 # `default`: the same examples on every machine, and no failure because a machine is slow. `fuzz` (`make fuzz`): others
 # each time, many more of them, and what once failed is tried first

@@ -22,7 +22,7 @@ FLOORS = (
     ("shapes", "shards", "methods", "callbacks", "expansion"),
     ("feed", "chain"),
     ("inference", "reporting"),
-    ("training", "sweeps", "suites", "serving"),
+    ("training", "sweeps", "suites", "serving", "curation"),
     ("stages",),
     ("composition",),
     ("app",),

@@ -47,7 +47,8 @@ def foreign_group(row: dict[str, Any], members: Members, shard: str, key: str | 
     fields: dict[str, Any] = {name: value for name, value in row.items() if name not in MEDIA}
     for name, slot in (("images", IMAGE), ("videos", VIDEO)):
         fields[name] = [each.names[0] for each in media if each.slot == slot]
-    record = parse_ranked(fields, where)
+    # a tar may hold queries that are still to be answered
+    record = parse_ranked(fields, where, answered=False)
     return PreferenceGroup(
         key=key,
         prompt=record.prompt,

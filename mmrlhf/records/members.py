@@ -110,8 +110,6 @@ def _wrong_fields(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any
     if not isinstance(row["responses"], list) or not isinstance(row["media"], list):
         yield "responses, media", (row["responses"], row["media"]), "lists"
         return
-    if not row["responses"]:
-        yield "responses", [], "at least one"
     check_responses(len(row["responses"]), f"{where}:responses")
     for number, response in enumerate(row["responses"]):
         if not isinstance(response, dict) or not _is_response(response):

@@ -75,7 +75,7 @@ class _Answer:
         return self.response.text, *(str(item.ref) for item in self.media)
 
 
-def parse_ranked(row: Row, where: str, *, media: bool = True) -> RankedRecord:
+def parse_ranked(row: Row, where: str, *, media: bool = True, answered: bool = True) -> RankedRecord:
     """Check one record and put it into the project's types.
 
     Responses with the same text (and media of their own) are merged into one. Where they had different ranks that is a
@@ -83,13 +83,14 @@ def parse_ranked(row: Row, where: str, *, media: bool = True) -> RankedRecord:
 
     Args:
         media: false reads it as text only.
+        answered: false lets it have no responses: a query that is still to be answered.
 
     Raises:
         DataError: a required field is missing, a field has another structure, or the prompt shows another number of
             media than there are.
     """
     prompt_field(row, where)
-    given = _answers(row, where, media)
+    given = _answers(row, where, media, answered)
     fields = media_fields(row, where)
     # Where all media are those of responses, the prompt's places are theirs.
     own = next((answer.media for answer in given if answer.media), ())
@@ -114,7 +115,7 @@ def parse_ranked(row: Row, where: str, *, media: bool = True) -> RankedRecord:
 
 def _notes(row: Row, question: Question, given: list[_Answer], num_answers: int) -> dict[str, int]:
     notes = Counter({f"ignored field: {name}": 1 for name in row.keys() - _RECORD_FIELDS})
-    for item in row["responses"]:
+    for item in row.get("responses") or ():
         notes.update(f"ignored field: responses.{name}" for name in item.keys() - _RESPONSE_FIELDS)
     notes.update(question.notes)
     notes[AS_TEXT] += sum(count_placeholders(answer.response.text) for answer in given)
@@ -137,8 +138,10 @@ def _check_own(question: Question, shared: tuple[MediaItem, ...], answers: list[
             )
 
 
-def _answers(row: Row, where: str, media: bool) -> list[_Answer]:
+def _answers(row: Row, where: str, media: bool, answered: bool) -> list[_Answer]:
     value = row.get("responses")
+    if not answered and value in (None, []):
+        return []
     if not isinstance(value, list) or not value:
         raise wrong_type(where, "responses", value, f"a list with at least one response; fields found: {sorted(row)}")
     check_responses(len(value), f"{where}:responses")

@@ -48,8 +48,10 @@ def import_ranked(
     *,
     on_bad_line: OnBadLine = "error",
     media: bool = True,
+    answered: bool = True,
     source: str = "",
     licence: str = "",
+    layout: str = LAYOUT,
 ) -> Drafts:
     """Read ranked records, each a query with all its responses; a query that comes up again under its id is rejected.
 
@@ -57,13 +59,15 @@ def import_ranked(
         rows: the records, which are read once.
         on_bad_line: "error" stops at the first bad row, "reject" lists it in the report.
         media: false reads the records as text only.
+        answered: false lets records have no responses.
         source, licence: kept in every group that does not name its own.
+        layout: what is expected, for errors.
 
     Raises:
         DataError: while drafts are taken: a bad row (unless rejected), no rows, or none that is a ranked record.
     """
-    reader = _Reader(media, source, licence, rows.root, None)
-    return Drafts(reader.drafts(rows, on_bad_line, LAYOUT), rows.count())
+    reader = _Reader(media, source, licence, rows.root, None, answered)
+    return Drafts(reader.drafts(rows, on_bad_line, layout), rows.count())
 
 
 def import_grouped(
@@ -97,7 +101,16 @@ def import_grouped(
 class _Reader:
     """One pass over rows."""
 
-    def __init__(self, media: bool, source: str, licence: str, root: Path, group_by: GroupBy | None) -> None:
+    def __init__(
+        self,
+        media: bool,
+        source: str,
+        licence: str,
+        root: Path,
+        group_by: GroupBy | None,
+        answered: bool = True,
+    ) -> None:
+        self._answered = answered
         self._media, self._source, self._licence, self._root = media, source, licence, root
         self._group_by: GroupBy | None = group_by
         self._seen = FirstPlaces()
@@ -129,7 +142,7 @@ class _Reader:
             yield from self._together(group, on_bad_line)
 
     def _read(self, row: Row, where: str) -> _Read:
-        record = parse_ranked(row, where, media=self._media)
+        record = parse_ranked(row, where, media=self._media, answered=self._answered)
         # answers about media of their own are another query than the same words about others
         query = query_hash(record.prompt, record.media or [item for items in record.own_media for item in items])
         named = pick(row, _ID)[1] is not None

@@ -21,7 +21,7 @@ from mmrlhf.files import LARGEST_FILE
 _MEMBERS = ("names", "offsets", "sizes", "crc32")
 # column -> the least and the most that it may hold (a record is read whole, so there are no more characters than bytes)
 _RANGES: Mapping[str, tuple[float, float]] = {
-    "num_responses": (1, math.inf), "num_pairs": (0, math.inf), "num_images": (0, math.inf),
+    "num_responses": (0, math.inf), "num_pairs": (0, math.inf), "num_images": (0, math.inf),
     "num_frames": (0, math.inf), "duration": (0, sys.float_info.max), "text_chars": (0, LARGEST_FILE),
     "critique_chars": (0, LARGEST_FILE), "split_hash": (0, math.nextafter(1, 0)), "rank_range": (0, math.inf),
 }  # fmt: skip

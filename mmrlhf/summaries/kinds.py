@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mmrlhf.summaries.curations import QueryFeaturesSummary
 from mmrlhf.summaries.datasets import ExpandSummary, PackSummary, PublishSummary
 from mmrlhf.summaries.evaluations import EvaluateSummary, GenerateSummary, ReportSummary
 from mmrlhf.summaries.scores import (
@@ -20,6 +21,7 @@ from mmrlhf.summaries.trainings import TrainingSummary
 
 KINDS: Mapping[str, type[Summary]] = {
     "pack": PackSummary,
+    "query_features": QueryFeaturesSummary,
     "expand": ExpandSummary,
     "sft": TrainingSummary,
     "reward": TrainingSummary,

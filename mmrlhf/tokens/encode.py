@@ -239,7 +239,7 @@ class Encoder:
     def _asked(self, group: PreferenceGroup) -> tuple[Response, ...]:
         """Responses whose contexts differ: one, where the user's turn shows none, asked with the group's media."""
         if not self.template.shows_response:
-            return (replace(group.responses[0], media=()),)
+            return (replace(group.responses[0], media=()) if group.responses else Response(""),)
         contexts = {(self.template.conversation(group, response), response.media) for response in group.responses}
         return group.responses[:1] if len(contexts) == 1 else group.responses
 
@@ -458,7 +458,15 @@ def _shown_by(decoded: DecodedMedia, tensors: Mapping[str, Tensor]) -> dict[str,
 
 
 def _check_places(group: PreferenceGroup, responses: Sequence[Response]) -> None:
-    """Refuse a group that has no medium for a place of its prompt, or no place for a medium."""
+    """Refuse a group without responses, without a medium for a place of its prompt, or a place for a medium."""
+    if not responses:
+        raise DataError(
+            "a query has no response",
+            where=place_of(group),
+            given="a query that is still to be answered",
+            expected="at least one response",
+            fix="let models answer it first, or leave such queries out: data.selection.responses=[1,null]",
+        )
     for response in responses:
         shown = [media.slot.kind for media in group.shown_to(response)]
         places = [slot.kind for slot in group.prompt.slots]

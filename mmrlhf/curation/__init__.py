@@ -1,0 +1,1 @@
+"""Sets of queries: features, near duplicates, clusters, and a diverse sample of them."""
