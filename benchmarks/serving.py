@@ -46,6 +46,7 @@ from benchmarks.measure import MIB, median_ratio, report
 from benchmarks.scoring_rate import SIZE
 from benchmarks.workload import WORDS
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.conversation import IMAGE, Conversation
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.forward import PackedModel
@@ -82,7 +83,11 @@ def make_queries(count: int) -> list[PreferenceGroup]:
         texts = [" ".join(rng.choice(WORDS, int(rng.integers(20, 60)))) for _ in range(NUM_RESPONSES)]
         responses = tuple(Response(text, rank=rank) for rank, text in enumerate(texts, 1))
         media = (Media("image", ("0.png",), (buffer.getvalue(),)),)
-        queries.append(PreferenceGroup(f"query-{number}", f"describe picture {number}", responses, media))
+        queries.append(
+            PreferenceGroup(
+                f"query-{number}", Conversation.about(f"describe picture {number}", [IMAGE]), responses, media
+            )
+        )
     return queries
 
 

@@ -140,7 +140,8 @@ def read_stage(config: DictConfig, name: str) -> dict[str, Any]:
 
 def stage_names(config: DictConfig) -> list[str]:
     """Name all stages, those of rounds included."""
-    return [*section(config, "stages"), *round_names(list(section(config, "rounds.stages")), num_rounds(config))]
+    of_rounds = round_names([str(name) for name in section(config, "rounds.stages")], num_rounds(config))
+    return [*map(str, section(config, "stages")), *of_rounds]
 
 
 def num_rounds(config: DictConfig) -> int:

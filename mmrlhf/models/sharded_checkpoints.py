@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
@@ -20,6 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from typing_extensions import override
 
 from mmrlhf.models.trained_state import without_frozen
@@ -44,7 +45,7 @@ class TrainedShards(ModelParallelStrategy):
         path = Path(self.broadcast(filepath))
         path.mkdir(parents=True, exist_ok=True)
         optimizers = {_optimizer(number): state for number, state in enumerate(checkpoint.pop(_OPTIMIZER, []))}
-        dcp.save({_MODEL: checkpoint.pop(_MODEL), **optimizers}, checkpoint_id=path)
+        save({_MODEL: checkpoint.pop(_MODEL), **optimizers}, checkpoint_id=path)
         if self.is_global_zero:
             torch.save(checkpoint, path / REST)
 
@@ -54,11 +55,11 @@ class TrainedShards(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         assert self.model is not None
         state: dict[str, Tensor] = without_frozen(self.model, get_model_state_dict(self.model))
-        dcp.load({_MODEL: state}, checkpoint_id=path)
+        load({_MODEL: state}, checkpoint_id=path)
         self.model.load_state_dict(state, strict=False)  # the rest is frozen, and there
         for number, optimizer in enumerate(self.optimizers):
             name, own = _optimizer(number), get_optimizer_state_dict(self.model, optimizer)
-            dcp.load({name: own}, checkpoint_id=path)
+            load({name: own}, checkpoint_id=path)
             options = StateDictOptions(cpu_offload=True)
             set_optimizer_state_dict(self.model, optimizer, optim_state_dict=own, options=options)
         return torch.load(path / REST, weights_only=False)

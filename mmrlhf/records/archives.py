@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from mmrlhf.errors import DataError
 from mmrlhf.records.tars import tar_members
@@ -91,7 +91,8 @@ def _unpack_zip(archive: Path, root: Path, watch: Watch) -> int:
 
 def _unpack_tar(archive: Path, root: Path, watch: Watch) -> int:
     packed = archive.name.lower().endswith(("gz", "tgz"))
-    with (gzip.open if packed else open)(archive, "rb") as stream:
+    with gzip.open(archive) if packed else archive.open("rb") as file:
+        stream = cast(IO[bytes], file)
         found = [member for member in tar_members(stream) if not member.isdir()]
         while stream.read(_BLOCK):
             pass  # to the end, where gzip compares its checksum

@@ -49,6 +49,7 @@ class Place:
 
     def value(self) -> Any:
         """Read the value again; raises what reading a file that has changed raises."""
+        value: Any
         suffix, steps = self.file.suffix.lower(), self.steps
         if suffix in (".parquet", ".arrow"):
             read = _parquet_cell if suffix == ".parquet" else _arrow_cell

@@ -95,7 +95,7 @@ def _split(text: str) -> Iterator[str | Slot]:
     for found in _PLACEHOLDER.finditer(text):
         if found.start() > start:
             yield text[start : found.start()]
-        yield Slot(found[1])
+        yield Slot("image" if found[1] == "image" else "video")
         start = found.end()
     if start < len(text) or start == 0:
         yield text[start:]

@@ -61,7 +61,8 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
     """Connects to addresses that were looked at, and to no other."""
 
     def __init__(self, resolve: Resolve, private: bool) -> None:
-        self._plain, self._resolve, self._private = httpcore.AnyIOBackend(), resolve, private
+        self._resolve, self._private = resolve, private
+        self._plain: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()
 
     @override
     async def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
@@ -187,7 +188,11 @@ class Addresses:
         return url
 
     async def _get(self, url: httpx.URL, field: str) -> bytes:
-        headers = {"Host": url.netloc.decode(), "Accept": "image/*, video/*", "Accept-Encoding": "identity"}
+        headers: dict[str | bytes, str | bytes] = {
+            "Host": url.netloc.decode(),
+            "Accept": "image/*, video/*",
+            "Accept-Encoding": "identity",
+        }
         seconds = self._limits.fetch_timeout
         timeouts = {"connect": seconds, "read": seconds, "write": seconds, "pool": seconds}
         target = httpcore.URL(

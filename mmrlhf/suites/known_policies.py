@@ -75,5 +75,5 @@ class Oracle:
             target = document.truth["target"]
             right = str(target[0] if isinstance(target, list) and target else target)
             return right if self.knows(document) else "zebra"
-        form = (FORMS | JUDGED)[document.truth["form"]]
+        form = {**FORMS, **JUDGED}[document.truth["form"]]
         return (form.right if self.knows(document) else form.wrong)(document.truth)

@@ -195,8 +195,8 @@ def summarise(results: Sequence[Result]) -> dict[str, BenchmarkScore]:
 def _benchmark(results: Sequence[Result]) -> BenchmarkScore:
     scored = [result for result in results if result.score is not None]
     pictures = [result.picture for result in scored]
-    strict = [result.strict for result in scored]
-    known = bool(scored) and all(value is not None for value in strict)
+    strict = [result.strict for result in scored if result.strict is not None]
+    known = bool(scored) and len(strict) == len(scored)
     return BenchmarkScore(
         title=results[0].title,
         dimension=results[0].dimension,
@@ -204,7 +204,9 @@ def _benchmark(results: Sequence[Result]) -> BenchmarkScore:
         scored=len(scored),
         pictures=len(set(pictures)),
         left_out=dict(Counter(result.reason for result in results if result.score is None)),
-        score=estimate(mean_interval([r.score for r in scored], groups=pictures)) if scored else None,
+        score=estimate(mean_interval([r.score for r in scored if r.score is not None], groups=pictures))
+        if scored
+        else None,
         strict=estimate(mean_interval(strict, groups=pictures)) if known else None,
         parsed=share([result.parsed for result in scored]) if scored else None,
         words=float(np.mean([result.words for result in results])),

@@ -36,7 +36,7 @@ def write_standin(task: str, folder: Path, *, documents: int, seed: int) -> Path
         if isinstance(clip := row.pop("video", None), bytes):
             (folder / "videos").mkdir(exist_ok=True)
             (folder / "videos" / f"{row['videoID']}.mp4").write_bytes(clip)
-    columns = (COLUMNS | OWN)[task]
+    columns = {**COLUMNS, **OWN}[task]
     place = folder / columns.subset if columns.subset else folder
     place.mkdir(exist_ok=True)
     with written(place / f"{columns.split}-00000-of-00001.parquet") as part:

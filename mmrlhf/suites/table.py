@@ -20,7 +20,7 @@ _SHORT = (1, 2, 4, 5, 6, 7)
 
 def comparison_rows(found: SuiteComparison) -> list[list[str]]:
     """Rows of text, heading first: scores with 95% intervals over pictures, differences in the same unit."""
-    rows = [list(HEADINGS)]
+    rows: list[list[str]] = [[*HEADINGS]]
     rows += [_row(row) for row in found.benchmarks.values()]
     empty = [""] * (len(HEADINGS) - 3)
     return rows + [["", task, f"not compared: {why}", *empty] for task, why in found.uncompared.items()]

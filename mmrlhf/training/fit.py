@@ -98,6 +98,7 @@ def train(
             problem = f"stopped by {preemption.cause} behind the last step; run it again to continue"
             raise TrainingInterrupted(problem, preemption.received)
     _check_steps(trainer.global_step, bench.data.total_steps, stage, out)
+    cuts = module.cuts()
     summary = TrainingSummary(
         steps=trainer.global_step,
         groups_per_step=bench.schedule.groups_per_step,
@@ -106,7 +107,8 @@ def train(
         train=dict(module.train_metrics),
         validation=dict(module.validation_metrics),
         heldout=heldout_report(module, bench.categories),
-        **module.cuts(),
+        truncated_tokens=cuts["truncated_tokens"],
+        equal_pairs=cuts["equal_pairs"],
         quarantined=bench.quarantine.summary(),
         data=TrainingData(
             **bench.data.describe(),

@@ -67,7 +67,7 @@ class Described:
         for name in ("conversations", "chosen", "rejected"):
             if isinstance(found.get(name), list | dict):
                 found[name] = self._messages(found[name], f"{where}:{fields[name]}")
-        if isinstance(found.get("tools"), str) and not found["tools"].strip():
+        if isinstance(tools := found.get("tools"), str) and not tools.strip():
             found["tools"] = None
         return ranked_pair({**left, **found}, where)
 

@@ -52,6 +52,7 @@ def vlfeedback(row: Row, where: str) -> Row:
         if not isinstance(said, Mapping) or not all(isinstance(each, Mapping) for each in said.values()):
             raise wrong_type(place, "annotations", said, "an object of aspects with Rating and Rationale")
         ratings = {aspect: _rating(each.get("Rating")) for aspect, each in said.items()}
+        known = [rating for rating in ratings.values() if rating is not None]
         rationales = {aspect: each["Rationale"] for aspect, each in said.items() if each.get("Rationale")}
         responses.append(
             {
@@ -62,7 +63,7 @@ def vlfeedback(row: Row, where: str) -> Row:
                 "critiques": {"short": "\n".join(f"{a}: {text}" for a, text in rationales.items())}
                 if rationales
                 else {},
-                "mean": None if not ratings or None in ratings.values() else sum(ratings.values()) / len(ratings),
+                "mean": sum(known) / len(known) if known and len(known) == len(ratings) else None,
             }
         )
     means = [response.pop("mean") for response in responses]
