@@ -246,7 +246,7 @@ def test_a_steps_memory_is_predicted_within_a_tenth(
     """Of the tensors that live at once in a step: when backward begins, or when it ends with all gradients."""
     settings = ModelSettings(**changes)
     ours = OurStep(wider_policy, settings)
-    groups = [replace(draw_group(n), media=(image(56, 56),)) for n in range(3)]
+    groups = [replace(draw_group(n), prompt="what is it ?", media=(image(56, 56),)) for n in range(3)]
     long = [replace(g, responses=tuple(replace(r, text=" red" * 20) for r in g.responses)) for g in groups]
     encoded = [ours.encoder(group) for group in long]
     batch = pack_groups(encoded)
@@ -314,7 +314,9 @@ def test_pictures_count_at_their_own_size(tmp_path: Path) -> None:
     policy, shards = tmp_path / "policy", tmp_path / "shards"
     size = TinySize(hidden=16, layers=1, heads=2, vision_hidden=16, vision_layers=1, published=True)
     build_tiny("qwen2_5_vl", policy, texts=["red blue"] * 20, size=size)
-    write_shards([replace(draw_group(number), media=(image(1000, 700),)) for number in range(4)], shards)
+    write_shards(
+        [replace(draw_group(number), prompt="what is it ?", media=(image(1000, 700),)) for number in range(4)], shards
+    )
     found = look_ahead(shards, policy, schedule=replace(SCHEDULE, token_budget=4000, holdout=0.0))
     assert 4 * 900 <= found.visual_tokens <= 4 * (900 + 16)
     assert found.largest_micro_batch <= found.visual_tokens + found.text_tokens
