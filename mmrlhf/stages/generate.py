@@ -44,10 +44,12 @@ from mmrlhf.types import PreferenceGroup, Response
 log = logging.getLogger(__name__)
 
 SHARDS, ANSWERS = "shards", "answers"
+# in the meta of an answered query: how often each of its responses was drawn
+DRAWN = "drawn"
 Judge = Callable[[Mapping[str, Any], str], float]
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("shards/manifest.json", "metrics.json")
 
@@ -64,6 +66,7 @@ def run(
     val_limit: Natural | None = 256,
     selection: Selection | None = None,
     num_samples: Natural = 4,
+    least_distinct: Count = 2,
     temperature: NonNegative = 1.0,
     max_new_tokens: Count = 256,
     seed: Natural = 0,
@@ -82,6 +85,7 @@ def run(
         holdout, limit, val_limit: share of held-out queries; at most so many training and held-out queries.
         selection: which queries, as in training.
         num_samples, temperature, max_new_tokens, seed: of the answers.
+        least_distinct: queries with fewer different answers are left out.
     """
     check_settings({"num_samples": num_samples, "temperature": temperature})
     index, passes = Index.load(shards), passes or PassSettings()
@@ -107,7 +111,7 @@ def run(
         return {}
     finished = (_finished(parts, number) for number in range(len(windows)))
     answers = {key: texts for part in finished for key, texts in part["said"].items()}
-    counts, quality = _write(out, index, usable(index, rows, quarantine), answers, judge)
+    counts, quality = _write(out, index, usable(index, rows, quarantine), answers, judge, least_distinct)
     summary = GenerateSummary(**counts, quality_of_distinct_answers=quality, quarantined=quarantine.summary())
     return summary.write(out)
 
@@ -170,9 +174,14 @@ def _answer(policy: Policy, batch: Sequence[Any], **writing: Any) -> dict[str, l
 
 
 def _write(
-    out: Path, index: Index, rows: np.ndarray, answers: Mapping[str, Sequence[str]], judge: Judge | None
+    out: Path,
+    index: Index,
+    rows: np.ndarray,
+    answers: Mapping[str, Sequence[str]],
+    judge: Judge | None,
+    least_distinct: int,
 ) -> tuple[dict[str, int], float | None]:
-    """Write the queries that have two different answers as shards; counts, and the mean quality of distinct answers."""
+    """Write the queries that have enough different answers as shards; counts, and distinct answers' mean quality."""
     shutil.rmtree(out / SHARDS, ignore_errors=True)
     counts = {"queries": len(rows), "queries_without_a_choice": 0, "answers": 0, "distinct_answers": 0}
     quality: list[float] = []
@@ -186,29 +195,31 @@ def _write(
             counts["distinct_answers"] += len(distinct)
             truth = [judge(group.meta, text) for text in distinct] if judge is not None and group.meta else None
             quality.extend(truth or [])
-            if len(distinct) < 2:
+            if len(distinct) < least_distinct:
                 counts["queries_without_a_choice"] += 1
                 continue
-            yield _with_answers(group, distinct, truth)
+            yield _with_answers(group, distinct, [texts.count(text) for text in distinct], truth)
 
     write_shards(answered(), out / SHARDS)
     left_out = counts["queries_without_a_choice"]
     if left_out == len(rows):
         raise DataError(
-            "the policy answers every query in one way only",
+            "the policy answers every query in one way only" if least_distinct > 1 else "the policy answers nothing",
             where=out,
             given=f"{len(rows)} queries",
-            expected="at least one query with two different answers",
+            expected=f"at least one query with {least_distinct} different answers",
             fix="raise rounds.stages.generate.temperature or num_samples",
         )
     if left_out:
-        log.warning("%d of %d queries got no two different answers and are left out", left_out, len(rows))
+        log.warning("%d of %d queries got fewer than %d different answers", left_out, len(rows), least_distinct)
     return counts, float(np.mean(quality)) if quality else None
 
 
-def _with_answers(group: PreferenceGroup, texts: Sequence[str], quality: Sequence[float] | None) -> PreferenceGroup:
-    """The same query with the policy's answers, and their true qualities in place of the old responses'."""
-    meta = {name: value for name, value in group.meta.items() if name != "quality"}
+def _with_answers(
+    group: PreferenceGroup, texts: Sequence[str], drawn: Sequence[int], quality: Sequence[float] | None
+) -> PreferenceGroup:
+    """The same query with the policy's answers, how often each was drawn, and true qualities in place of the old ones."""
+    meta = {name: value for name, value in group.meta.items() if name != "quality"} | {DRAWN: list(drawn)}
     meta |= {"quality": list(quality)} if quality is not None else {}
     responses = tuple(Response(text, model="policy") for text in texts)
     return replace(group, responses=responses, pairs=None, meta=meta)

@@ -75,6 +75,39 @@ class GenerateSummary(Summary):
 
 
 @dataclass(frozen=True)
+class BestOf(Summary):
+    """What the judge's choice among n answers is worth, over the queries with that many; gains are against n = 1.
+
+    kl_bound: nats from the policy at most; quality: where the truth is known.
+    """
+
+    n: int
+    kl_bound: float
+    queries: int
+    reward: Estimate
+    reward_gain: Estimate
+    quality: Estimate | None
+    quality_gain: Estimate | None
+
+
+@dataclass(frozen=True)
+class BestOfNSummary(Summary):
+    """Stage `best_of_n`; the curves of queries that training does not see, and of the others.
+
+    best_n: where the truth is highest on held-out queries; quality_lost: truth there minus truth at the largest n, above
+    0 where the judge is over-optimised.
+    """
+
+    queries: int
+    answers: int
+    queries_without_rewards: int
+    heldout: Sequence[BestOf]
+    train: Sequence[BestOf]
+    best_n: int | None
+    quality_lost: Estimate | None
+
+
+@dataclass(frozen=True)
 class Round(Summary):
     """One round of self-improvement on held-out queries; round 0 is the policy before the first one."""
 

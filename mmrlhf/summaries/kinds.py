@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mmrlhf.summaries.curations import QueryFeaturesSummary
 from mmrlhf.summaries.datasets import ExpandSummary, PackSummary, PublishSummary
-from mmrlhf.summaries.evaluations import EvaluateSummary, GenerateSummary, ReportSummary
+from mmrlhf.summaries.evaluations import BestOfNSummary, EvaluateSummary, GenerateSummary, ReportSummary
 from mmrlhf.summaries.scores import (
     AnnotationsSummary,
     CalibrateSummary,
@@ -33,6 +33,7 @@ KINDS: Mapping[str, type[Summary]] = {
     "score_file": ScoreFileSummary,
     "calibrate": CalibrateSummary,
     "generate": GenerateSummary,
+    "best_of_n": BestOfNSummary,
     "evaluate": EvaluateSummary,
     "report": ReportSummary,
     "publish": PublishSummary,
