@@ -1,9 +1,9 @@
 """Best of n: what the judge's choice among n answers is worth, estimated from the answers that were drawn.
 
 Follows: Nakano et al. 2021, "WebGPT" (arXiv 2112.09332), appendix I, for the estimate from all subsets of the answers;
-Stiennon et al. 2020, "Learning to summarize from human feedback" (arXiv 2009.01325), for the distance log n - (n - 1) / n,
-which is an upper bound of the KL (Beirami et al. 2024, arXiv 2401.01879); Gao et al. 2022, "Scaling laws for reward model
-overoptimization" (arXiv 2210.10760), for reading both curves side by side.
+Stiennon et al. 2020, "Learning to summarize from human feedback" (arXiv 2009.01325), for the distance
+log n - (n - 1) / n, which is an upper bound of the KL (Beirami et al. 2024, arXiv 2401.01879); Gao et al. 2022,
+"Scaling laws for reward model overoptimization" (arXiv 2210.10760), for reading both curves side by side.
 Differs in: answers that were drawn several times, and answers with equal rewards, count as often as they are.
 """
 

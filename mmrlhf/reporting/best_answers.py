@@ -78,10 +78,12 @@ def _estimate(found: Interval) -> Estimate:
 
 
 def best_of_table(summary: BestOfNSummary) -> Table:
-    """The curves as a table for the terminal."""
-    table = new_table(*COLUMNS, right=COLUMNS[1:])
-    for split, row in _rows(summary):
-        add_row(table, split, row.n, f"{row.kl_bound:.2f}", row.queries, *map(_said, _measures(row)))
+    """The curve as a table for the terminal: of held-out queries, where there are any."""
+    shown = summary.heldout or summary.train
+    title = f"best of n, {'held-out' if summary.heldout else 'training'} queries (the page has all)"
+    table = new_table("n", "KL at most", "queries", "reward", "gain", "quality", "gain", title=title, fold=True)
+    for row in shown:
+        add_row(table, row.n, f"{row.kl_bound:.2f}", row.queries, *map(_said, _measures(row)))
     return table
 
 
@@ -100,17 +102,9 @@ def page(summary: BestOfNSummary) -> str:
     """One HTML page: what it comes to, the pictures, the table."""
     rows = [(split, row, *_measures(row)) for split, row in _rows(summary)]
     shown = summary.heldout or summary.train
-    return (
-        environment()
-        .get_template("best_of_n.html.j2")
-        .render(
-            css=style(),
-            summary=summary,
-            rows=rows,
-            said=_said,
-            pictures=[_curve(shown, name) for name in _known(shown)],
-        )
-    )
+    pictures = [_curve(shown, name) for name in _known(shown)]
+    template = environment().get_template("best_of_n.html.j2")
+    return template.render(css=style(), summary=summary, rows=rows, said=_said, pictures=pictures)
 
 
 def _rows(summary: BestOfNSummary) -> list[tuple[str, BestOf]]:
@@ -142,10 +136,8 @@ def _curve(rows: Sequence[BestOf], name: str) -> Markup:
     figure, axes = new_axes(4.6, 2.8)
     distance = [row.kl_bound for row in rows]
     found = [_ends(getattr(row, name)) for row in rows]
-    mean = np.array([value for value, _, _ in found], dtype=float)
-    low, high = (
-        np.array([m if end[i] is None else end[i] for m, end in zip(mean, found, strict=True)], float) for i in (1, 2)
-    )
+    mean = [value for value, _, _ in found]
+    low, high = ([ends[0] if ends[side] is None else ends[side] for ends in found] for side in (1, 2))
     colour = SERIES[0 if name == "reward" else 1]
     axes.fill_between(distance, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.plot(distance, mean, "o-", color=colour, markersize=4)

@@ -218,7 +218,7 @@ def _write(
 def _with_answers(
     group: PreferenceGroup, texts: Sequence[str], drawn: Sequence[int], quality: Sequence[float] | None
 ) -> PreferenceGroup:
-    """The same query with the policy's answers, how often each was drawn, and true qualities in place of the old ones."""
+    """The same query with the policy's answers, how often each was drawn, and their true qualities."""
     meta = {name: value for name, value in group.meta.items() if name != "quality"} | {DRAWN: list(drawn)}
     meta |= {"quality": list(quality)} if quality is not None else {}
     responses = tuple(Response(text, model="policy") for text in texts)

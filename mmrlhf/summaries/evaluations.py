@@ -94,8 +94,8 @@ class BestOf(Summary):
 class BestOfNSummary(Summary):
     """Stage `best_of_n`; the curves of queries that training does not see, and of the others.
 
-    best_n: where the truth is highest on held-out queries; quality_lost: truth there minus truth at the largest n, above
-    0 where the judge is over-optimised.
+    best_n: where the truth is highest on held-out queries; quality_lost: truth there minus truth at the largest n,
+    above 0 where the judge is over-optimised.
     """
 
     queries: int
