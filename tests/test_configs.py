@@ -31,10 +31,10 @@ GIVEN_LATER = {"out", "runtime"}
 
 
 @cache
-def _compose(*overrides: str) -> DictConfig:
+def _compose(*overrides: str, name: str = "config") -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
+        return hydra.compose(name, list(overrides))
 
 
 def _name(file: Path) -> str:
@@ -296,8 +296,10 @@ def _commands() -> Iterator[str]:
 
 @pytest.mark.parametrize("command", sorted(set(_commands())))
 def test_proposed_commands_compose(command: str) -> None:
-    words = [word for word in shlex.split(command)[2:] if not word.startswith("-") and "=" in word]
-    _compose(*[word.split(",")[0] if "," in word else word for word in words])
+    typed = shlex.split(command)[2:]
+    words = [word for word in typed if not word.startswith("-") and "=" in word]
+    name = "serve" if typed[:1] == ["serve"] else "config"
+    _compose(*[word.split(",")[0] if "," in word else word for word in words], name=name)
 
 
 def test_no_file_names_a_place_on_some_machine() -> None:
