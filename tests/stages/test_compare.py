@@ -10,7 +10,10 @@ import pytest
 
 from mmrlhf.errors import DataError
 from mmrlhf.stages import compare
+from mmrlhf.suites.comparison import compare as pairwise
 from mmrlhf.suites.document_scores import Result, read_results, write_results
+from mmrlhf.suites.published import published, with_published
+from mmrlhf.suites.table import comparison_rows
 from mmrlhf.summaries.suites import SuiteComparison
 
 
@@ -113,3 +116,14 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "scores.jsonl").write_text('{"task": "x"}\n')
     with pytest.raises(DataError, match="lacks a field"):
         read_results(tmp_path)
+
+
+def test_the_papers_numbers_stand_beside_ours_with_a_warning(tmp_path):
+    """It states one row of its table in its text, and says nothing of the others here."""
+    old, new = ([*results("mmerealworld", marks), *results("pope", marks)] for marks in ([0, 1], [1, 1]))
+    found = with_published(pairwise(old, new))
+    row, other = found.benchmarks["mmerealworld"], found.benchmarks["pope"]
+    assert (row.published_before, row.published_after) == (48.4, 47.0) and row.published_note == "other harness"
+    assert other.published_before is None and "48.4 -> 47 (other harness)" in comparison_rows(found)[1]
+    assert published()["dimensions"] == {"conversation": 19.5, "safety": 60.0}
+    assert SuiteComparison.from_json(found.to_json(), where="here") == found
