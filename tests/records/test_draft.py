@@ -107,6 +107,23 @@ def test_a_real_video_is_kept_or_turned_into_frames(shared_data: Path) -> None:
     assert group.meta["video"]["duration"] > 0 and len(group.meta["video"]["timestamps"]) == 2
 
 
+@pytest.mark.parametrize("name", ["clip", "clip.", "._mp4", "a.json", "a.MOV", "a.b_c", ".mp4"])
+def test_a_clip_is_a_member_by_what_it_holds_and_not_by_its_name(tmp_path: Path, shared_data: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((shared_data / "video" / "video_90.mov").read_bytes())
+    [media] = draft(tmp_path, video=name).load(num_frames=1).media
+    assert media.names == ("mov" if name == "a.MOV" else "mp4",)
+
+
+@pytest.mark.parametrize("name", ["7.psd", "frames"])
+def test_a_file_that_is_no_frame_is_named(tmp_path: Path, name: str) -> None:
+    """A frame that is left out would be a gap that nobody sees."""
+    write_pictures(tmp_path / "v", "0.jpg", "1.jpg")
+    for beside in (".DS_Store", "times.txt", name):
+        (tmp_path / "v" / beside).write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"no frame(?s:.)*{name}"):
+        draft(tmp_path, video="v").load()
+
+
 def test_a_corrupt_video_is_refused(shared_data: Path) -> None:
     with pytest.raises(DataError):
         draft(shared_data, video="video/corrupted.mp4").load()
