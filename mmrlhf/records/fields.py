@@ -131,7 +131,21 @@ def _media_field(row: Mapping[str, Any], names: Sequence[str], slot: Slot, where
     value = [value] if isinstance(value, str | Embedded) else value
     if not isinstance(value, list) or not all(isinstance(item, str | Embedded) and item for item in value):
         raise wrong_type(where, name, value, f"one {slot.kind} or a list, each a path or embedded bytes")
+    _say_the_same(row, names[:2], slot, where)
     return tuple(MediaItem(slot, item) for item in value)
+
+
+def _say_the_same(row: Mapping[str, Any], names: Sequence[str], slot: Slot, where: str) -> None:
+    """A list and a single one beside it name the same; a path beside bytes (`image_path`) is where they came from."""
+    several, single = (row.get(name) or [] for name in names)
+    singles = [single] if isinstance(single, str | Embedded) else single
+    known = {str(item) for item in several} if isinstance(several, list) else {str(several)}
+    if several and singles and not (isinstance(singles, list) and {str(item) for item in singles} <= known):
+        raise DataError(
+            f"two fields name different {slot.kind}s",
+            where=f"{where}:{names[1]}", given=f"{str(single)[:80]!r}, which is not among {names[0]}",
+            expected="all of them in one field, in their order", fix="repair the record",
+        )  # fmt: skip
 
 
 def check_responses(number: int, where: str) -> None:

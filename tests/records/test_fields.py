@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrlhf.errors import DataError
+from mmrlhf.records.embedded import embed_media
 from mmrlhf.records.fields import id_field, media_fields, number_map, rank_field, text_map
 from mmrlhf.records.json_text import parse_row
 
@@ -79,3 +80,13 @@ def test_an_empty_field_hides_no_filled_one(empty: object) -> None:
 def test_sound_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"f:1:audios(?s:.)*no sound"):
         media_fields({"audios": "a.wav"}, "f:1")
+
+
+def test_two_fields_that_name_different_media_are_refused() -> None:
+    """Neither goes away in silence; a path beside bytes is where they came from, as in RLAIF-V."""
+    assert len(media_fields({"images": ["a.png", "b.png"], "image": "a.png"}, "f:1")) == 2
+    inside = embed_media({"image": b"x", "image_path": "a.png"})
+    assert [item.ref for item in media_fields(inside, "f:1")] == [inside["image"]]
+    for row in ({"images": ["a.png"], "image": "b.png"}, {"videos": ["a.mp4"], "video": ["a.mp4", "b.mp4"]}):
+        with pytest.raises(DataError, match=r"two fields name different(?s:.)*b\."):
+            media_fields(row, "f:1")
