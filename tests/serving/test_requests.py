@@ -22,6 +22,7 @@ from stand_ins.clips import make_clip
 from stand_ins.served_model import Served, served
 from stand_ins.small_data import WORDS
 
+from mmrlhf.conversation import IMAGE, Conversation, Turn
 from mmrlhf.serving.limits import Limits
 from mmrlhf.types import Media, PreferenceGroup, Response
 
@@ -84,6 +85,43 @@ def test_a_clip_is_read(judge_served: Served) -> None:
 def test_a_text_stands_for_one_part(judge_served: Served) -> None:
     plain = {"messages": [{"role": "user", "content": "red ?"}], "responses": ["no"]}
     assert judge_served.ask(plain).json() == judge_served.ask(asked(words("red ?"), responses=["no"])).json()
+
+
+CONVERSATIONS = {
+    "a system turn": [("system", ["be brief"]), ("user", ["red ?"])],
+    "a picture between words": [("user", ["this ", IMAGE, " what ?"])],
+    "an earlier answer": [("user", [IMAGE, "red ?"]), ("assistant", ["yes"]), ("user", [IMAGE, "and ?"])],
+}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_a_conversation_keeps_its_form(judge_served: Served, name: str) -> None:
+    """Turns, and pictures in their places, each its own."""
+    colours, media, messages = iter(("red", "blue")), [], []
+    for role, parts in CONVERSATIONS[name]:
+        content = []
+        for part in parts:
+            if part == IMAGE:
+                media.append(Media("image", ("0",), (png(colour=next(colours)),)))
+                content.append(picture(media[-1].data[0]))
+            else:
+                content.append(words(str(part)))
+        messages.append({"role": role, "content": content})
+    conversation = Conversation(tuple(Turn(role, tuple(parts)) for role, parts in CONVERSATIONS[name]))
+    responses = tuple(map(Response, ("a circle", "no")))
+    verdicts = judge_served.judge.score_groups([PreferenceGroup("k", conversation, responses, tuple(media))])[0]
+    found = judge_served.ask({"messages": messages, "responses": ["a circle", "no"]})
+    rewards = [item["reward"] for item in found.json()["data"]]
+    assert rewards == pytest.approx([verdict.reward for verdict in verdicts], abs=1e-4)
+
+
+def test_a_system_turn_of_a_trainer_counts(judge_served: Served) -> None:
+    query = "<|im_start|>system\nbe brief<|im_end|>\n" + chatml("red ?", "no")
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "red ?"}]
+    (want,) = judge_served.ask({"messages": messages, "responses": ["no"]}).json()["data"]
+    found = judge_served.ask({"query": [query]}, "/get_reward").json()["rewards"]
+    assert found == pytest.approx([want["reward"]], abs=1e-4)
+    assert found != pytest.approx(expected(judge_served, "red ?", ["no"]), abs=1e-4)
 
 
 def chatml(prompt: str, response: str) -> str:
