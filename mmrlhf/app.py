@@ -10,8 +10,7 @@ import io
 import logging
 import os
 import sys
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,24 +21,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mmrlhf.callbacks.loggers import Loggers, wandb_folders
+from mmrlhf.callbacks.loggers import wandb_folders
 from mmrlhf.chain.disk_errors import disk_errors
 from mmrlhf.chain.forecast import forecast_chain
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
-from mmrlhf.chain.order import Node, plan_chain, stage_function, with_paths
+from mmrlhf.chain.order import plan_chain
 from mmrlhf.chain.provenance import as_typed, command_line, program, typed_command
 from mmrlhf.chain.runner import Runner
-from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.shares import has_share, job_shares, take_share
-from mmrlhf.chain.store import Artifact, Store, plain
-from mmrlhf.chain.worker import StageCall, work_on
+from mmrlhf.chain.store import Artifact, Store
+from mmrlhf.chain.worker import work_on
+from mmrlhf.composition.calls import COMMAND, invoke, quieten_libraries, show_plan
 from mmrlhf.composition.checks import check_chain, check_checkpoints
 from mmrlhf.composition.compose import with_search_path
 from mmrlhf.composition.config import (
     CONF,
     distributed_names,
-    make,
-    make_runtime,
     read_code_policy,
     read_folder,
     read_runtime,
@@ -55,10 +52,10 @@ from mmrlhf.composition.overrides import explain, raised_by_hydra
 from mmrlhf.composition.proposals import propose
 from mmrlhf.composition.serve_command import SERVE, serve_or_explain
 from mmrlhf.composition.trainer import check_trainer, decisive_callbacks
-from mmrlhf.composition.typed_key import named_keys, place_argument
+from mmrlhf.composition.typed_key import named_keys
 from mmrlhf.composition.unread import check_read
 from mmrlhf.errors import UserError
-from mmrlhf.files import hide_credentials, mask_files, short_path, write_json
+from mmrlhf.files import mask_files, short_path
 from mmrlhf.processes import Group, TrainingInterrupted, leave_group
 from mmrlhf.reporting.outcome import record_failure, record_outcome, show_error, show_forecast, show_outcome
 from mmrlhf.sweeps.results import flatten, searched
@@ -67,7 +64,6 @@ from mmrlhf.terminal.log_lines import LineFormatter
 log = logging.getLogger(__name__)
 
 _QUIET_RANK = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled")
-COMMAND = "command"  # in the runtime's settings
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
@@ -261,56 +257,6 @@ def run_chain(
         else:
             log.info("this job is done: %s", short_path(folder))
     return artifacts
-
-
-def show_plan(chain: Sequence[Node], runner: Runner, folder: Path) -> None:
-    """Print what every training stage would do and leave it in `plan.json`; nothing is trained."""
-    from mmrlhf.training.preview import as_record, preview_chain, show_previews
-
-    def made(node: Node) -> dict[str, Any]:
-        return make(node.settings, f"stages.{node.name}")
-
-    previews = preview_chain(chain, runner, make=made)
-    if runner.group.rank == 0:
-        show_previews(previews)
-        write_json(folder / "plan.json", {name: as_record(preview) for name, preview in previews.items()})
-
-
-def invoke(call: StageCall) -> Mapping[str, Any]:
-    """Make the objects that a call's settings describe and call its stage function."""
-    from mmrlhf.terminal.progress import progress_switch
-
-    function = stage_function(call.target)
-    arguments = make(call.settings, f"stages.{call.stage}")
-    quieten_libraries()
-    about = {name: value for name, value in call.runtime.items() if name != COMMAND}  # a command may hold ${...}
-    runtime = Runtime(**make_runtime(about), command=str(call.runtime.get(COMMAND, "")))
-    loggers = runtime.loggers
-    if isinstance(loggers, Loggers):
-        loggers.config = hide_credentials({"stage": call.stage, **call.settings})
-    try:
-        with progress_switch(runtime.progress), disk_errors(Path(call.out)):
-            summary = function(Path(call.out), **with_paths(function, arguments), runtime=runtime)
-        if isinstance(loggers, Loggers):
-            loggers.record(dict(flatten(plain(summary))))
-        return summary
-    except UserError as error:
-        raise place_argument(error, call.settings, f"stages.{call.stage}") from error.__cause__
-    finally:
-        if isinstance(loggers, Loggers):
-            loggers.finish()
-
-
-def quieten_libraries() -> None:
-    """Leave the terminal to our own lines; called after a stage's imports, on which libraries set these."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # advice on worker processes (runtime.num_workers is a setting of ours), and Lightning's use of an old torch name
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
-    transformers = sys.modules.get("transformers")
-    if transformers is not None:
-        transformers.utils.logging.disable_progress_bar()
 
 
 def _write_anything() -> None:
