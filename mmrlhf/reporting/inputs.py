@@ -192,10 +192,11 @@ def reward_table(path: str | Path | None) -> SideCar | None:
 class PairTable:
     """Margins (P,) and categories (P,) of the data's ranked pairs, the rewards (R,) of all their responses.
 
-    betas (P,) is None where no objective was given.
+    betas (P,) is None where no objective was given; length_gaps (P,): characters of the chosen minus the rejected one.
     """
 
     margins: np.ndarray
+    length_gaps: np.ndarray
     betas: np.ndarray | None
     rewards: np.ndarray
     category: np.ndarray
@@ -211,6 +212,7 @@ def read_pairs(
     margins: list[float] = []
     values: list[float] = []
     category: list[str] = []
+    gaps: list[int] = []
     rows = scored_rows(index, rewards, limit=limit, seed=seed)
     for row in rows:
         group = read_group(index, int(row), media=False)
@@ -221,10 +223,12 @@ def read_pairs(
         pairs = group.ranked_pairs()
         margins += [reward[chosen] - reward[rejected] for chosen, rejected in pairs]
         category += [group.category] * len(pairs)
+        lengths = [len(response.text) for response in group.responses]
+        gaps += [lengths[chosen] - lengths[rejected] for chosen, rejected in pairs]
     if not margins:
         return None
     betas = pair_betas(margins, objective) if objective is not None else None
-    return PairTable(np.array(margins), betas, np.array(values), np.array(category), len(rows))
+    return PairTable(np.array(margins), np.array(gaps), betas, np.array(values), np.array(category), len(rows))
 
 
 def scored_rows(index: Index, rewards: SideCar, *, limit: int, seed: int = 0) -> np.ndarray:

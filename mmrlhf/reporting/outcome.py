@@ -103,6 +103,15 @@ def results_table(found: ReportSummary) -> Table | None:
     return table if table.row_count else None
 
 
+def findings_table(found: ReportSummary) -> Table | None:
+    """The signs of failure that a run shows, with what to do; None where it shows none."""
+    table = new_table("sign", "what was seen", "what to do", title="diagnosis", fold=True)
+    for finding in found.findings or ():
+        if finding.seen:
+            add_row(table, finding.sign, finding.saw, finding.advice)
+    return table if table.row_count else None
+
+
 def rounds_table(found: ReportSummary) -> Table | None:
     """What every round of self-improvement left on held-out queries; None for a run without rounds."""
     rows = [(row.round, row.measures()) for row in found.rounds or ()]
@@ -158,7 +167,9 @@ def _tables(artifact: Artifact) -> list[Table]:
         )
 
         return [pack_table(found)]
-    tables = (results_table(found), rounds_table(found)) if isinstance(found, ReportSummary) else ()
+    tables = (
+        (results_table(found), rounds_table(found), findings_table(found)) if isinstance(found, ReportSummary) else ()
+    )
     return [table for table in tables if table is not None]
 
 

@@ -19,6 +19,7 @@ from mmrlhf.ranges import Count, Natural
 from mmrlhf.reporting import plots, sections
 from mmrlhf.reporting.categories import CATEGORIES, write_categories
 from mmrlhf.reporting.cuts import cut_line
+from mmrlhf.reporting.diagnosis import diagnose, diagnosis_section
 from mmrlhf.reporting.headline import build_cards, headline
 from mmrlhf.reporting.inputs import (
     PairTable,
@@ -35,6 +36,7 @@ from mmrlhf.reporting.reward_sections import annotation_section, judge_section
 from mmrlhf.reporting.round_section import read_rounds, rounds_section, write_rounds
 from mmrlhf.reporting.sample_cards import build_sample, choose_rows, sample_card
 from mmrlhf.reporting.sections import Answers, Section
+from mmrlhf.reporting.signs import Thresholds
 from mmrlhf.reporting.training_section import training_section
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
@@ -50,6 +52,7 @@ MOST_ENTRIES = 40  # of a mapping or list in the settings and results shown
 ANNOTATED = 2000  # at most so many queries enter the agreement of annotators
 CONTENTS = (
     ("overview", "Overview"),
+    ("diagnosis", "Diagnosis"),
     ("policy", "Policy"),
     ("rounds", "Rounds"),
     ("reward", "Reward model"),
@@ -62,7 +65,7 @@ CONTENTS = (
 )
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 2
+VERSION = 3
 # what is in a finished artefact; checked before it is published
 PROMISES = ("report.html", "metrics.json")
 
@@ -82,6 +85,7 @@ def run(
     rounds: Sequence[str | Path] = (),
     others: Mapping[str, str | Path] | None = None,
     objective: Objective | None = None,
+    diagnosis: Thresholds | None = None,
     title: str = "Multimodal preference alignment",
     num_samples: Natural = 12,
     max_queries: Count = 2000,
@@ -100,6 +104,7 @@ def run(
         rounds: evaluations after every round of self-improvement; `before` is where the first one started.
         others: further stages, name -> folder, whose times, settings and results are listed.
         objective: what turns margins into betas.
+        diagnosis: from where on a number is a sign of failure.
         title: of the page.
         num_samples: queries shown with picture and responses.
         max_queries: at most so many queries enter the histograms of margins, betas and rewards.
@@ -127,7 +132,9 @@ def run(
         samples = _samples(index, rewards, objective, answers, num_samples, seed, runtime)
         _log_samples(out, samples, runtime)
     page = _page(stages, index, rewards, pairs, answers, objective, seed)
-    summary = headline(stages, pairs, answers)
+    findings = diagnose(stages, index, pairs, answers, objective, diagnosis or Thresholds())
+    page["diagnosis"] = diagnosis_section(findings)
+    summary = replace(headline(stages, pairs, answers), findings=findings)
     if rounds:
         rows = read_rounds(before, rounds)
         write_rounds(out / "rounds.csv", rows)

@@ -122,6 +122,16 @@ class Round(Summary):
         return {"quality": self.quality, "reward": self.reward, "kl": self.kl, "length": self.length}
 
 
+@dataclass(frozen=True)
+class Finding(Summary):
+    """A sign of a failure: whether a run shows it (None: nothing to tell it from), what was seen, and what to do."""
+
+    sign: str
+    seen: bool | None
+    saw: str
+    advice: str
+
+
 _ENDS = ("_low", "_high")
 
 
@@ -156,6 +166,7 @@ class ReportSummary(Summary):
     beta_max: float | None = None
     stage_seconds: float | None = None
     rounds: Sequence[Round] | None = None
+    findings: Sequence[Finding] | None = None
 
     @classmethod
     def flat_names(cls) -> list[str]:
