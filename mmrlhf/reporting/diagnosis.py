@@ -14,7 +14,7 @@ from mmrlhf.metrics.repetition import repeated_share
 from mmrlhf.reporting import signs
 from mmrlhf.reporting.accuracy import NO_CRITIQUE
 from mmrlhf.reporting.inputs import AnswerPair, PairTable, RunStages, StageResult, paired_answers
-from mmrlhf.reporting.sections import Answers, Section, difference
+from mmrlhf.reporting.sections import Answers, Section, difference, missing
 from mmrlhf.reporting.signs import Thresholds
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.evaluations import EvaluateSummary, Finding
@@ -49,6 +49,8 @@ def diagnose(
 
 def diagnosis_section(findings: Sequence[Finding]) -> Section:
     """The signs as rows of a table: seen ones first, then those that were looked for, then the unknown ones."""
+    if all(found.seen is None for found in findings):
+        return missing("no stage has left numbers that show a sign of failure", "python run.py")
     rows = sorted(findings, key=lambda found: {True: 0, False: 1, None: 2}[found.seen])
     words = {True: "seen", False: "not seen", None: "unknown"}
     return {

@@ -134,7 +134,8 @@ def run(
     page = _page(stages, index, rewards, pairs, answers, objective, seed)
     findings = diagnose(stages, index, pairs, answers, objective, diagnosis or Thresholds())
     page["diagnosis"] = diagnosis_section(findings)
-    summary = replace(headline(stages, pairs, answers), findings=findings)
+    told = findings if any(finding.seen is not None for finding in findings) else None
+    summary = replace(headline(stages, pairs, answers), findings=told)
     if rounds:
         rows = read_rounds(before, rounds)
         write_rounds(out / "rounds.csv", rows)

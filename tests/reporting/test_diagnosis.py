@@ -238,6 +238,7 @@ def test_safety_advice_follows_from_what_is_missing(index: Index) -> None:
 
 def test_what_cannot_be_told_is_said_to_be_unknown(index: Index) -> None:
     found = diagnose(RunStages(), None, None, ({}, {}), None, Thresholds())
+    assert "missing" in diagnosis_section(found)
     assert [finding.seen for finding in found] == [None] * 7 and all(finding.saw for finding in found)
     run = Run(index)
     run.margins, run.lengths = run.margins[:10], run.lengths[:10]

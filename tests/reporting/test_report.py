@@ -233,7 +233,7 @@ def test_the_numbers_are_those_of_the_inputs(artefacts, whole):
 def test_with_nothing_at_all_every_section_says_what_to_run(tmp_path):
     assert run(tmp_path, runtime=RUNTIME) == {}
     page = (tmp_path / "report.html").read_text()
-    assert page.count('class="missing"') == 7 and "python run.py stage=score" in page
+    assert page.count('class="missing"') == 8 and "python run.py stage=score" in page
     assert not Outline(page).wrong
 
 
