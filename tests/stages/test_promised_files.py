@@ -36,7 +36,7 @@ def test_a_world_that_stopped_half_way_is_not_published(
 ) -> None:
     world.run(tmp_path / "whole", num_groups=2, num_warmup=0, seed=0, runtime=runtime)
     check_promises(_world(), tmp_path / "whole")
-    monkeypatch.setattr(world, "track", lambda rows, *args, **kwargs: _stops_at_the_second(rows))
+    monkeypatch.setattr("mmrlhf.shapes.world.track", lambda rows, *args, **kwargs: _stops_at_the_second(rows))
     with pytest.raises(OSError, match="disk"):
         world.run(tmp_path / "half", num_groups=2, num_warmup=0, seed=0, runtime=runtime)
     with pytest.raises(DataError, match=r"nothing is published[\s\S]*no metrics\.json"):
