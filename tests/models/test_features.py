@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from stand_ins.built_models import assert_same, build, gradients
-from stand_ins.tiny_models import AVAILABLE, image, responses
+from stand_ins.tiny_models import AVAILABLE, formed_groups, image, responses
 
 from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.models.families import vision_modules
@@ -46,14 +46,14 @@ def test_kept_features_change_nothing(
     """Forward and gradient equal those without files, when they are written and when they are read; then no tower."""
     plain, encoder = build(tiny_folders[family], layout=layout, **FROZEN)
     model, _ = with_cache(tiny_folders[family], tmp_path, layout=layout)
-    batch = pack_groups([encoder(group) for group in groups])
+    batch = pack_groups([encoder(group) for group in groups + formed_groups()])
     expected = plain(batch)
     expected_gradients = gradients(plain, expected)
     calls = tower_calls(model)
     written = model(batch)
     torch.testing.assert_close(written.logprob, expected.logprob, rtol=2e-6, atol=2e-5)
     assert_same(gradients(model, written), expected_gradients)
-    assert calls and len(list(tmp_path.rglob("*.safetensors"))) == 3
+    assert calls and len(list(tmp_path.rglob("*.safetensors"))) == 6  # two of the queries show the same
     calls.clear()
     read = model(batch)
     assert torch.equal(read.logprob, written.logprob) and not calls

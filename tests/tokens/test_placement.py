@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from stand_ins.tiny_models import AVAILABLE, frames, image, responses
+from stand_ins.tiny_models import AVAILABLE, formed_groups, frames, image, responses
 
 from mmrlhf.conversation import IMAGE, VIDEO, Conversation, Part, Slot, Turn
 from mmrlhf.errors import DataError
+from mmrlhf.media.damage import DAMAGED, Damage, damaged_only
+from mmrlhf.methods.image_conditional import has_media
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.load import ModelSettings, load_backbone
 from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings, decode_media
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate
 from mmrlhf.types import Media, PreferenceGroup
@@ -59,10 +62,11 @@ def make_group(prompt: Conversation, **fields: Any) -> PreferenceGroup:
     return PreferenceGroup("k", prompt, responses("a red circle", "no"), tuple(media), **fields)
 
 
-def encoder_of(folder: Path, template: Any = None) -> Encoder:
+def encoder_of(folder: Path, template: Any = None, **options: Any) -> Encoder:
     backbone, processor = load_backbone(folder, ModelSettings())
     settings = MediaSettings(num_frames=2)
-    return Encoder(processor, template=template or AnswerTemplate(), positions=positions_for(backbone), media=settings)
+    asked = template or AnswerTemplate()
+    return Encoder(processor, template=asked, positions=positions_for(backbone), media=settings, **options)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +181,19 @@ def test_media_of_one_response_are_in_its_branch(family: str, encoders: dict[str
         assert torch.equal(*at)
     asked = encoder.context(group)
     assert len(asked.branches) == 1 and torch.equal(asked.media["pixel_values"], alone[0].media["pixel_values"])
+
+
+def test_media_of_responses_are_damaged_in_their_branches(tiny_folders: dict[str, Path]) -> None:
+    """mDPO's damaged copy of each, beside the original, for the group that has them."""
+    encoder = encoder_of(tiny_folders["llava_onevision"], damage=Damage("blank"))
+    _, own = formed_groups()
+    text = PreferenceGroup("text", Conversation.about("why ?"), responses("a"))
+    batch = pack_groups([encoder(text), encoder(own)])
+    assert has_media(batch).tolist() == [0, 1] and batch.branch_images == (0, 1, 1, 1)
+    for tensors in batch.branch_media[1:]:
+        spoilt = damaged_only(tensors)
+        assert spoilt.keys() == {name for name in tensors if not name.startswith(DAMAGED)}
+        assert spoilt["pixel_values"].unique().numel() < tensors["pixel_values"].unique().numel()
 
 
 def test_a_query_without_media_of_its_own_cannot_be_asked(encoders: dict[str, Encoder]) -> None:
