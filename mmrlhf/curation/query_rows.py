@@ -170,6 +170,10 @@ class Queries:
         """A row's key, which no other has."""
         return self._table.column("key")[row].as_py()
 
+    def keys(self) -> pa.Array:
+        """All keys (N,)."""
+        return self._table.column("key").combine_chunks()
+
     def read(self, row: int) -> PreferenceGroup:
         """One query under its key, its media read and decoded once.
 

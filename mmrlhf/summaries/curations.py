@@ -21,3 +21,39 @@ class QueryFeaturesSummary(Summary):
     dim: int
     encoder: str
     digest: str
+
+
+@dataclass(frozen=True)
+class TypeShare(Summary):
+    """Queries of one type: in the pool, kept, wanted, and sampled."""
+
+    pool: int
+    kept: int
+    wanted: int
+    sampled: int
+
+
+@dataclass(frozen=True)
+class CurateSummary(Summary):
+    """Stage `curate`: what fell and why, shares of types, and how diverse the sample is.
+
+    close_to: benchmark -> queries that fell for it; lost: reason -> chosen queries that could not be read any more;
+    effective_clusters: as many equally large clusters would be as diverse (of the kept pool, and of the sample);
+    cosine_mean, cosine_low: from a query of the pool to its nearest in the sample, mean and 1% quantile.
+    """
+
+    arm: str
+    pool: int
+    fell: Mapping[str, int]
+    close_to: Mapping[str, int]
+    crowded: int
+    types: Mapping[str, TypeShare]
+    wanted: int
+    groups: int
+    lost: Mapping[str, int]
+    clusters: int
+    effective_clusters_of_pool: float
+    effective_clusters: float
+    cosine_mean: float
+    cosine_low: float
+    digest: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmrlhf.summaries.curations import QueryFeaturesSummary
+from mmrlhf.summaries.curations import CurateSummary, QueryFeaturesSummary
 from mmrlhf.summaries.datasets import ExpandSummary, PackSummary, PublishSummary
 from mmrlhf.summaries.evaluations import BestOfNSummary, EvaluateSummary, GenerateSummary, ReportSummary
 from mmrlhf.summaries.scores import (
@@ -22,6 +22,7 @@ from mmrlhf.summaries.trainings import TrainingSummary
 KINDS: Mapping[str, type[Summary]] = {
     "pack": PackSummary,
     "query_features": QueryFeaturesSummary,
+    "curate": CurateSummary,
     "expand": ExpandSummary,
     "sft": TrainingSummary,
     "reward": TrainingSummary,
