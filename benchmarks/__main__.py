@@ -6,6 +6,7 @@ Each module says how to run it alone, and on a GPU.
 from importlib.util import find_spec
 
 from benchmarks import (
+    curation,
     data_plane,
     equivalence,
     pair_forward,
@@ -26,6 +27,7 @@ if __name__ == "__main__":
     data_plane.main()
     reading.main([])
     equivalence.main()
+    curation.main([])
     report.main([])
     sweep_overhead.main(["--small"])
     if find_spec("trl") is None:
