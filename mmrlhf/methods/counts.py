@@ -18,18 +18,21 @@ class Counts:
 
     divisors: for each part of the loss, a scalar that is summed over the step and divides that part's sum;
     pairs: the pairs that are compared; ties: pairs of equal rank, for methods that use them; scale: the objective's
-    say on each pair where it needs the whole step to know it.
+    say on each pair where it needs the whole step to know it; kl: the step's mean log-ratio, for methods that compare
+    with it, a scalar.
     """
 
     divisors: Mapping[str, Tensor]
     pairs: PairIndex | None = None
     ties: PairIndex | None = None
     scale: PairScale | None = None
+    kl: Tensor | None = None
 
     def to(self, device: torch.device) -> Counts:
         """Move everything to a device."""
         divisors = {name: value.to(device, torch.float32) for name, value in self.divisors.items()}
-        return replace(self, divisors=divisors, pairs=_move(self.pairs, device), ties=_move(self.ties, device))
+        kl = None if self.kl is None else self.kl.to(device)
+        return replace(self, divisors=divisors, pairs=_move(self.pairs, device), ties=_move(self.ties, device), kl=kl)
 
 
 def _move(pairs: PairIndex | None, device: torch.device) -> PairIndex | None:

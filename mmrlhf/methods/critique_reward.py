@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from mmrlhf.losses.bradley_terry import bradley_terry, centring, tie_loss
-from mmrlhf.losses.pairs import tied_pairs
+from mmrlhf.losses.pairs import listed_ranks, tied_pairs
+from mmrlhf.losses.plackett_luce import plackett_luce
 from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.heldout import PairScores
+from mmrlhf.methods.listwise import require_whole_ranking
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.packed_module import PackedModule
-from mmrlhf.methods.pairing import PairScheme, pair_scores, weighted_pairs
+from mmrlhf.methods.pairing import PairScheme, candidate_pairs, pair_scores, weighted_pairs
 from mmrlhf.methods.sft import label_counts
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.ranges import NonNegative, check_fields
@@ -35,13 +37,15 @@ class RewardWeights:
 
     Args:
         critique: next-token loss of the critique: the mean over its tokens, then over what `critique_over` says.
-        score: Bradley-Terry loss of the scores, mean over pairs.
+        score: loss of the scores: what `score_over` says.
         tie: squared difference of the scores of responses that share a rank, mean over such pairs.
         centring: squared sum of a pair's scores (keeps scores around zero), mean over pairs.
         dimensions: Bradley-Terry loss on each annotated dimension's own score, mean over the pairs of all dimensions.
         critique_over: `responses`: mean over responses, each once; `pairs`: mean over pairs of the chosen's plus the
             rejected's, as in the released code: twice as much where each response is in one pair, and a response in
             several pairs counts in each.
+        score_over: `pairs`: Bradley-Terry, mean over pairs; `ranking`: the list-wise cross-entropy of a query's whole
+            ranking under Plackett-Luce, mean over queries with one; for two responses the two are the same.
     """
 
     critique: NonNegative = 1.0
@@ -50,6 +54,7 @@ class RewardWeights:
     centring: NonNegative = 0.0
     dimensions: NonNegative = 0.0
     critique_over: Literal["responses", "pairs"] = "responses"
+    score_over: Literal["pairs", "ranking"] = "pairs"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -84,7 +89,9 @@ class CritiqueRewardModule(PackedModule):
     ) -> None:
         super().__init__(model, optim, total_steps=total_steps, seed=seed, precision=precision)
         self._pairs, self._dimensions = pairs or PairScheme(), tuple(dimensions)
-        self._critique_over = weights.critique_over
+        self._critique_over, self._score_over = weights.critique_over, weights.score_over
+        if self._score_over == "ranking":
+            require_whole_ranking(self._pairs)
         parts = {
             "critique": weights.critique,
             "score": weights.score,
@@ -108,7 +115,7 @@ class CritiqueRewardModule(PackedModule):
         on_dimensions = [pairs.weight.sum() for pairs in self._dimension_pairs(batch)]
         divisors = {
             "critique": compared if self._critique_over == "pairs" else _critique_weight(batch).sum(),
-            "score": compared,
+            "score": compared if self._score_over == "pairs" else _ranked_weight(batch, pairs).sum(),
             "ties": ties.weight.sum(),
             "centring": compared,
             "dimensions": torch.stack(on_dimensions).sum() if on_dimensions else compared.new_zeros(()),
@@ -140,7 +147,7 @@ class CritiqueRewardModule(PackedModule):
         nll = -outputs.logprob / outputs.num_tokens.clamp(min=1)
         sums = {
             "critique": self._critique_sum(nll, written, pairs),
-            "score": (pairs.weight * bradley_terry(chosen, rejected)).sum(),
+            "score": self._score_sum(batch, rewards, pairs),
             "ties": (ties.weight * tie_loss(rewards[ties.chosen], rewards[ties.rejected])).sum(),
             "centring": (pairs.weight * centring(chosen, rejected)).sum(),
             "dimensions": self._compare_dimensions(batch, scores[:, 1:], record),
@@ -150,6 +157,14 @@ class CritiqueRewardModule(PackedModule):
         record.add("critique_nll_per_token", nll, written * outputs.num_tokens)
         record.add("reward", rewards, batch.group_weight[batch.group_of_response], spread=True)
         return sums, rewards
+
+    def _score_sum(self, batch: PackedBatch, rewards: Tensor, pairs: PairIndex) -> Tensor:
+        """The ranking loss's sum, of the rewards (R,)."""
+        if self._score_over == "pairs":
+            return (pairs.weight * bradley_terry(rewards[pairs.chosen], rewards[pairs.rejected])).sum()
+        group = batch.group_of_response
+        ranks = listed_ranks(*candidate_pairs(batch, self._pairs), group)
+        return (batch.group_weight * plackett_luce(rewards, ranks, group, num_groups=len(batch.keys))).sum()
 
     def _critique_sum(self, nll: Tensor, written: Tensor, pairs: PairIndex) -> Tensor:
         """The critiques' sum, of their losses per token and weights (R,)."""
@@ -171,6 +186,11 @@ class CritiqueRewardModule(PackedModule):
         """For each dimension, the pairs that its annotated scores tell apart."""
         columns = [batch.columns[f"score_{name}"] for name in self._dimensions]
         return [scored_pairs(column, batch.group_of_response, batch.group_weight) for column in columns]
+
+
+def _ranked_weight(batch: PackedBatch, pairs: PairIndex) -> Tensor:
+    """Weight of each group (G,), 0 for one without two responses of different rank."""
+    return torch.zeros_like(batch.group_weight).index_fill(0, pairs.group, 1.0) * batch.group_weight
 
 
 def _ties(rank: Tensor, group_of_response: Tensor, group_weight: Tensor) -> PairIndex:

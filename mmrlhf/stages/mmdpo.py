@@ -18,11 +18,13 @@ from mmrlhf.inference.passes import describe_source, untrained
 from mmrlhf.losses.image_conditional import MDPO
 from mmrlhf.losses.objective import Objective
 from mmrlhf.losses.plackett_luce import PlackettLuce
+from mmrlhf.losses.prospect import KTO, KTOByReward
 from mmrlhf.media.damage import Damage
 from mmrlhf.methods.image_conditional import ImageConditionalModule
 from mmrlhf.methods.listwise import RankingModule, require_whole_ranking
 from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKENS, REWARD, PairScheme
 from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
+from mmrlhf.methods.single_responses import SingleResponseModule
 from mmrlhf.models.dropout import silence_dropout
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import PARTS, ModelSettings, load_backbone
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 METHODS: dict[type[Objective], type[PreferenceModule]] = {
     PlackettLuce: RankingModule,
     MDPO: ImageConditionalModule,
+    KTO: SingleResponseModule,
+    KTOByReward: SingleResponseModule,
 }
 
 # another number builds the stage anew, whatever `code` says
@@ -101,7 +105,7 @@ def run(
         tables += _reference_tables(reference, facts, damage)
     bench = open_workbench(
         shards, policy, AnswerTemplate(), training, tables=tables, damage=damage,
-        needs_pairs=pairs.rank_by == "annotators", runtime=runtime,
+        needs_pairs=pairs.rank_by == "annotators" and not isinstance(objective, KTOByReward), runtime=runtime,
     )  # fmt: skip
     if not base_dropout and silence_dropout(bench.model.backbone):
         log.info("the checkpoint's own dropout is off (base_dropout=true keeps it)")
@@ -166,6 +170,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             given="null",
             expected="a table of rewards",
             fix="margin=reward_model, margin=human or inputs.rewards=FOLDER; or margin=implicit",
+        )
+    if implicit and isinstance(objective, KTOByReward):
+        raise ConfigError(
+            "KTOByReward labels responses by their rewards, and the policy's own are all 0 at the first step",
+            where="margin, method",
+            given="margin=implicit",
+            expected="rewards of a reward model or of annotators",
+            fix="margin=reward_model or margin=human; or method=kto, which goes by ranks",
         )
     if implicit and objective.jumps_at_equal_rewards is not None:
         raise ConfigError(

@@ -46,6 +46,7 @@ def main() -> None:
     numbers = {
         name: [dpo_loss([i], **{"loss_types": [name], **settings}) for i in range(8)] for name, settings in dpo.items()
     }
+    numbers["kto"] = kto_losses(kl=1.5)
     numbers["aot_mean"] = [dpo_loss(range(8), loss_types=["aot"], label_smoothing=0.2)]
     per_token = [
         torch.tensor(sums, dtype=torch.float64) / torch.tensor(counts)
@@ -118,6 +119,44 @@ def dpo_loss(
     }
     compute: Any = DPOTrainer._compute_loss
     return float(compute(trainer, lambda **_: outputs, inputs, False))
+
+
+def kto_losses(*, kl: float) -> list[float]:
+    """TRL's KTO loss of every chosen response, then of every rejected one, for a KL that the batch is said to have."""
+    from trl import KTOTrainer  # pyright: ignore[reportMissingImports]
+
+    found = []
+    for sums, references, label in ((CHOSEN, REFERENCE_CHOSEN, True), (REJECTED, REFERENCE_REJECTED, False)):
+        for own, reference in zip(sums, references, strict=True):
+            per_token = torch.tensor([[own]], dtype=torch.float64)
+            nothing = torch.zeros_like(per_token)
+            outputs = SimpleNamespace(log_probs=per_token, entropy=nothing, mean_logits=nothing)
+            trainer = SimpleNamespace(
+                model=SimpleNamespace(training=False),
+                accelerator=stand_in_accelerator(),
+                aux_loss_enabled=False,
+                precompute_ref_logps=True,
+                calculate_KL=True,
+                _compute_kl_logps=lambda model, batch: torch.tensor([kl], dtype=torch.float64),
+                loss_type="kto",
+                beta=0.1,
+                desirable_weight=1.0,
+                undesirable_weight=1.5,
+                _metrics={"eval": defaultdict(list)},
+                _total_train_tokens=0,
+                _tp_size=1,
+            )
+            inputs = {
+                "input_ids": torch.ones(1, 2, dtype=torch.long),
+                "attention_mask": torch.ones(1, 2, dtype=torch.long),
+                "completion_mask": torch.tensor([[0, 1]]),
+                "label": torch.tensor([label]),
+                "ref_logps": torch.tensor([reference], dtype=torch.float64),
+                "ref_KL_logps": torch.zeros(1, dtype=torch.float64),
+            }
+            compute: Any = KTOTrainer._compute_loss
+            found.append(float(compute(trainer, lambda outputs=outputs, **_: outputs, inputs, False)))
+    return found
 
 
 def cpo_losses(

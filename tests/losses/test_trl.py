@@ -19,6 +19,7 @@ from mmrlhf.losses.noise_contrastive import NCA
 from mmrlhf.losses.objective import Objective, PairInputs
 from mmrlhf.losses.optimal_transport import AOT
 from mmrlhf.losses.other_links import IPO, HingeDPO
+from mmrlhf.losses.prospect import KTO
 from mmrlhf.losses.reverse_kl import EXO
 
 TRL = json.loads(Path(__file__).with_name("trl_numbers.json").read_text())
@@ -53,6 +54,12 @@ def test_sorted_gaps_match(inputs: PairInputs) -> None:
     """TRL's AOT is of a batch: the pairs' mean."""
     found = AOT(beta=0.1, label_smoothing=0.2)(inputs).loss.mean()
     torch.testing.assert_close(found, torch.tensor(TRL["losses"]["aot_mean"][0]), rtol=1e-5, atol=1e-5)
+
+
+def test_kto_matches_once_the_kl_is_given(inputs: PairInputs) -> None:
+    objective, labels = KTO(beta=0.1, undesirable_weight=1.5), torch.tensor([1.0] * 8 + [0.0] * 8)
+    found = objective.response_loss(torch.cat(objective.scores(inputs)), labels, torch.tensor(1.5))
+    torch.testing.assert_close(found, torch.tensor(TRL["losses"]["kto"]), rtol=1e-5, atol=1e-5)
 
 
 def test_mmdpo_without_margin_effect_is_trls_dpo(inputs: PairInputs) -> None:

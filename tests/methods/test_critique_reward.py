@@ -8,6 +8,7 @@ import pytest
 import torch
 from stand_ins.packed_toy import ToyModel, make_group
 
+from mmrlhf.errors import ConfigError
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme
@@ -38,6 +39,23 @@ def test_parts_by_hand() -> None:
     torch.testing.assert_close(found["score"], (softplus(r[1] - r[0]) + softplus(r[2] - r[0])) / 2)
     torch.testing.assert_close(found["ties"], (r[1] - r[2]) ** 2)
     torch.testing.assert_close(found["centring"], ((r[0] + r[1]) ** 2 + (r[0] + r[2]) ** 2) / 2)
+
+
+def test_ranking_at_once_by_hand() -> None:
+    """Ranks 2, 1, 3: log(e^r1 + e^r0 + e^r2) - r1 + log(e^r0 + e^r2) - r0; the mean over queries with a ranking."""
+    groups = [make_group(1, (2, 1, 3)), make_group(2, (1, 2)), make_group(3, (1, 1)), make_group(4, weight=0.0)]
+    r = ToyModel().score(ToyModel()(pack_groups(groups))).detach()
+    first = r[:3].logsumexp(0) - r[1] + r[[0, 2]].logsumexp(0) - r[0]
+    second = torch.nn.functional.softplus(r[4] - r[3])
+    module = CritiqueRewardModule(ToyModel(), RewardWeights(score_over="ranking"), OptimSettings(), total_steps=1)
+    torch.testing.assert_close(losses(module, groups)["score"], (first + second) / 2)
+    pair = [make_group(2, (1, 2))]
+    torch.testing.assert_close(losses(module, pair)["score"], losses(build(), pair)["score"])
+    with pytest.raises(ConfigError, match="whole ranking"):
+        CritiqueRewardModule(
+            ToyModel(), RewardWeights(score_over="ranking"), OptimSettings(), total_steps=1,
+            pairs=PairScheme(scheme="hardest"),
+        )  # fmt: skip
 
 
 def test_the_released_weighting_by_hand() -> None:

@@ -74,3 +74,10 @@ def test_losses_that_are_continuous_at_equal_rewards_take_implicit_margins() -> 
 def test_a_ranking_takes_no_chosen_pairs() -> None:
     with pytest.raises(ConfigError, match="whole ranking"):
         check("method=plackett_luce", "pairs=hardest")
+
+
+def test_responses_are_not_labelled_by_rewards_that_are_all_zero_at_first() -> None:
+    with pytest.raises(ConfigError, match="labels responses by their rewards"):
+        check("margin=implicit", "method=kto_by_reward")
+    check("margin=implicit", "method=kto")
+    check("margin=human", "method=kto_by_reward")
