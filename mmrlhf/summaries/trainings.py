@@ -59,7 +59,7 @@ class TrainingSummary(Summary):
     validation: Mapping[str, float]
     heldout: Accuracy | None
     truncated_tokens: int
-    equal_pairs: int
+    equal_pairs: int = 0
     quarantined: Quarantined
     data: TrainingData
     critique: str | None = None

@@ -6,9 +6,6 @@ the processor would have produced for that response alone, whatever the template
 
 A family whose processor reads no videos gets a clip's frames as pictures.
 
-The media of a group are processed once. The processor's own call expands the first response's placeholders; the other
-responses share that head, because a placeholder is a special token and the tokens behind it do not depend on it.
-
 Media of one response are processed for that response alone. Then no media are in the prefix: the branches begin before
 the first of them.
 """
@@ -16,8 +13,7 @@ the first of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -26,27 +22,25 @@ import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from mmrlhf.conversation import Conversation, Slot
-from mmrlhf.errors import DataError, ModelError
-from mmrlhf.media.damage import DAMAGED, Damage
+from mmrlhf.conversation import Conversation
+from mmrlhf.errors import DataError
+from mmrlhf.media.damage import Damage
 from mmrlhf.tokens.chat import MARK, Chat
 from mmrlhf.tokens.length import LengthLimit, place_of
+from mmrlhf.tokens.places import check_places, naming
 from mmrlhf.tokens.processing import (
     BlankMedium,
     DecodedMedia,
     MediaSettings,
-    call_processor,
     decode_media,
-    media_tensors,
     refusals,
 )
+from mmrlhf.tokens.sequences import SequenceMaker, Sequences, Slots
 from mmrlhf.tokens.templates import Template
-from mmrlhf.tokens.text_tokens import Rendered, TextTokens, beginning_of, common_suffix, shared_prefix
+from mmrlhf.tokens.text_tokens import Rendered, TextTokens, beginning_of, shared_prefix
 from mmrlhf.tokens.visual import SizedEntry, VisualTokens
 from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 
-# What stands in a conversation for each medium.
-Slots = Sequence[tuple[Slot, ...]]
 # (token ids (T,), media tensors) -> position ids (A, T); comes from the model family (mmrlhf.models.families).
 Positions = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
@@ -56,18 +50,6 @@ _CHARS_PER_TOKEN, _TOKENS_PER_RESPONSE = 3.5, 16
 _MOST_PER_CHAR, _TURN_ENDS = 4, 64
 # Estimates aim this much above the mean, so that few micro-batches exceed their budget.
 _MARGIN = 1.1
-
-
-class Sequences(NamedTuple):
-    """Complete token ids (T,) of every response, which of them are labels (T,), and its media tensors.
-
-    before_media: how many tokens stand before the first medium of any.
-    """
-
-    ids: list[Tensor]
-    labels: list[Tensor]
-    media: list[dict[str, Tensor]]
-    before_media: int = 0
 
 
 class Fitted(NamedTuple):
@@ -118,6 +100,7 @@ class Encoder:
         self.dimensions = tuple(dimensions)
         self.chat = Chat(processor)
         self.texts = TextTokens(self.tokenizer, add_special_tokens=self.chat.add_special_tokens)
+        self.sequences = SequenceMaker(processor, template, self.chat, self.texts, damage)
         self.visual = VisualTokens(processor, self.chat, self.media)
         # what is written about a response is read again with the end of its turn
         self._ending = len(self.texts.offsets(self.chat.turn_end + template.closing))
@@ -158,8 +141,8 @@ class Encoder:
                 clip's frames are tokens, a few tokens too many may be found only then.
         """
         responses = group.responses if with_answer else self._asked(group)
-        _check_places(group, responses)
-        with _naming(group):
+        check_places(group, responses)
+        with naming(group):
             visual = [self.visual.exact(media) for media in self._sized(group, entry, responses)]
         heads = [torch.zeros(each.expanded, dtype=torch.int64) for each in visual]
 
@@ -196,11 +179,13 @@ class Encoder:
         self, group: PreferenceGroup, response: Response, *, with_answer: bool = True
     ) -> tuple[dict[str, Tensor], str]:
         """What a stock model is given for one response alone: the processor's own tensors, and the labels' text."""
-        _check_places(group, [response])
+        check_places(group, [response])
         media = self._decode(group, response)
-        rendered = self._render(group, response, media.slots, with_answer)
+        rendered = self.sequences.render(group, response, media.slots, with_answer)
         text = self.chat.without_spellings(rendered.text)
-        return self._call_processor(text, media, place_of(group)), rendered.text[rendered.first : rendered.last]
+        return self.sequences.call_processor(text, media, place_of(group)), rendered.text[
+            rendered.first : rendered.last
+        ]
 
     def estimate_tokens(self, entry: SizedEntry) -> int:
         """Predict a group's tokens from its index entry alone, without reading it.
@@ -244,12 +229,12 @@ class Encoder:
         return group.responses[:1] if len(contexts) == 1 else group.responses
 
     def _encode(self, group: PreferenceGroup, responses: tuple[Response, ...], *, with_answer: bool) -> EncodedGroup:
-        _check_places(group, responses)
+        check_places(group, responses)
         own = any(response.media for response in responses)
         # Equal media of responses are the group's, decoded once.
         decoded = [self._decode(group, response) for response in (responses if own else responses[:1])]
         decoded = decoded if own else decoded * len(responses)
-        tokenize = partial(self._tokenize_apart if own else self._tokenize, group, decoded)
+        tokenize = partial(self.sequences.tokenize_apart if own else self.sequences.tokenize, group, decoded)
         slots = [each.slots for each in decoded]
         (sequences, labels, media, _), shown, removed, cut = self._fit(group, responses, slots, tokenize, with_answer)
         branches = [
@@ -284,7 +269,7 @@ class Encoder:
         shown, removed = list(responses), [0] * len(responses)
         while True:
             found = tokenize(
-                [self._render(group, each, own, with_answer) for each, own in zip(shown, slots, strict=True)]
+                [self.sequences.render(group, each, own, with_answer) for each, own in zip(shown, slots, strict=True)]
             )
             over = [self.limit.excess(*each, with_answer) for each in zip(found.ids, found.labels, strict=True)]
             if max(over) <= 0 or not self.template.shows_response:
@@ -313,108 +298,9 @@ class Encoder:
         of_response = {response.media: sizes for response, sizes in zip(group.responses, own, strict=True)}
         return [of_response[response.media] if response.media else of_group for response in responses]
 
-    def _render(self, group: PreferenceGroup, response: Response, slots: Slots, with_answer: bool) -> Rendered:
-        """The conversation as text with one placeholder per medium, and the characters between which labels lie."""
-        answer = self.template.assistant(group, response) if with_answer else None
-        conversation = self.template.conversation(group, response).showing(slots)
-        text = self.chat.prompt(conversation, where=place_of(group))
-        if answer is None:
-            return Rendered(text, len(text), len(text))
-        turn = text + self.chat.mark(answer) + self.chat.turn_end
-        return Rendered(turn + self.template.closing, len(text), len(turn))
-
-    def _tokenize_apart(
-        self, group: PreferenceGroup, decoded: Sequence[DecodedMedia], rendered: Sequence[Rendered]
-    ) -> Sequences:
-        """Each response with its own media; they share what is before the first medium of any."""
-        found = [self._tokenize(group, [own], [each]) for own, each in zip(decoded, rendered, strict=True)]
-        before = min(each.before_media for each in found)
-        if not before:
-            raise ModelError(
-                "this model's chat template begins with the media, so responses with media of their own share nothing",
-                where=place_of(group),
-                given=type(self.processor).__name__,
-                expected="a template that writes something before the first medium",
-                fix="leave such records out, or run responses in rows of their own",
-            )
-        ids, labels, media = ([getattr(each, name)[0] for each in found] for name in ("ids", "labels", "media"))
-        return Sequences(ids, labels, media, before)
-
-    def _tokenize(
-        self, group: PreferenceGroup, decoded: Sequence[DecodedMedia], rendered: Sequence[Rendered]
-    ) -> Sequences:
-        """Responses that are shown the same media, those of the first."""
-        plain, is_label = self.texts.labelled(rendered)
-        head, kept, media = torch.zeros(0, dtype=torch.int64), 0, {}
-        before = len(plain[0])
-        if decoded[0]:
-            expanded, media = self._expanded(group, rendered[0].text, decoded[0])
-            head, kept = self._expanded_head(group, expanded, plain, is_label)
-            before = self._before_media(plain[0], expanded)
-        sequences = [torch.cat([head, torch.tensor(ids[kept:], dtype=torch.int64)]) for ids in plain]
-        labels = [torch.tensor([False] * len(head) + flags[kept:]) for flags in is_label]
-        return Sequences(sequences, labels, [media] * len(plain), before)
-
-    def _expanded(self, group: PreferenceGroup, marked: str, decoded: DecodedMedia) -> tuple[list[int], dict]:
-        """Token ids of a text whose placeholders the processor expands, and the media tensors.
-
-        The processor reads special tokens wherever they stand. Where a user spelled some, it gets the text without
-        these, and what it wrote for the placeholders is put into the text that has them.
-        """
-        text = self.chat.without_spellings(marked)
-        spelled = text != marked
-        output = self._call_processor(text, decoded, place_of(group), replacements=spelled)
-        media = media_tensors(output) | self._damaged(group, text, decoded)
-        if not spelled:
-            return output["input_ids"][0].tolist(), media
-        instead = iter(output["text_replacement_offsets"][0])
-        written = self.chat.expand(marked, lambda: next(instead)["replacement"])
-        return self.texts.plain(written)[0], media
-
-    def _before_media(self, short: Sequence[int], expanded: Sequence[int]) -> int:
-        """How many tokens stand before the first medium, expanded or not."""
-        placeholders = set(self.tokenizer.convert_tokens_to_ids(self.chat.placeholders))
-        first = next((place for place, token in enumerate(short) if token in placeholders), len(short))
-        same = next((n for n, pair in enumerate(zip(short, expanded, strict=False)) if pair[0] != pair[1]), first)
-        return min(first, same)
-
-    def _damaged(self, group: PreferenceGroup, text: str, decoded: DecodedMedia) -> dict[str, Tensor]:
-        """Media tensors of a damaged copy, where wanted; of the originals' size, it needs the same tokens."""
-        if self.damage is None:
-            return {}
-        output = self._call_processor(text, decoded.damaged(self.damage, group.key), place_of(group))
-        return {DAMAGED + name: tensor for name, tensor in media_tensors(output).items()}
-
-    def _call_processor(
-        self, text: str, media: DecodedMedia, where: str, *, replacements: bool = False
-    ) -> dict[str, Any]:
-        add = self.chat.add_special_tokens
-        return call_processor(
-            self.processor, text, media, add_special_tokens=add, where=where, replacements=replacements
-        )
-
     def _positions(self, group: PreferenceGroup, ids: Tensor, media: Mapping[str, Tensor]) -> Tensor:
         with refusals(place_of(group)):
             return self.positions(ids, media)
-
-    def _expanded_head(
-        self, group: PreferenceGroup, expanded: list[int], plain: list[list[int]], is_label: list[list[bool]]
-    ) -> tuple[Tensor, int]:
-        """The first response's expanded ids up to where they end like its plain ones, and how many these cover.
-
-        Raises:
-            ModelError: the processor changed text that differs between responses, or labels.
-        """
-        short = plain[0]
-        covered = len(short) - common_suffix(expanded, short)
-        if covered > shared_prefix(plain, is_label):
-            raise ModelError(
-                "this processor changes the text behind its media, so responses cannot share a prompt",
-                where=f"key {group.key}",
-                given=type(self.processor).__name__,
-                expected="a processor that only expands media placeholders",
-            )
-        return torch.tensor(expanded[: len(expanded) - (len(short) - covered)], dtype=torch.int64), covered
 
     def _branch(
         self,
@@ -455,38 +341,3 @@ def _cut_point(sequences: Sequences, *, own: bool) -> int:
 def _shown_by(decoded: DecodedMedia, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The fields of a group or branch that say which media stand in it."""
     return {"media": tensors, "num_images": len(decoded.images), "num_videos": len(decoded.clips)}
-
-
-def _check_places(group: PreferenceGroup, responses: Sequence[Response]) -> None:
-    """Refuse a group without responses, without a medium for a place of its prompt, or a place for a medium."""
-    if not responses:
-        raise DataError(
-            "a query has no response",
-            where=place_of(group),
-            given="a query that is still to be answered",
-            expected="at least one response",
-            fix="let models answer it first, or leave such queries out: data.selection.responses=[1,null]",
-        )
-    for response in responses:
-        shown = [media.slot.kind for media in group.shown_to(response)]
-        places = [slot.kind for slot in group.prompt.slots]
-        if shown != places:
-            raise DataError(
-                "the prompt has places for other media than are shown",
-                where=place_of(group),
-                given=f"{len(shown)} ({', '.join(shown) or 'none'})",
-                expected=f"{len(places)} ({', '.join(places) or 'none'}), in this order",
-                fix="a query whose media are all those of its responses cannot be asked without one"
-                if group.has_own_media
-                else "repair the record",
-            )
-
-
-@contextmanager
-def _naming(group: PreferenceGroup) -> Iterator[None]:
-    """Let a refusal of media of some size name the group that has them."""
-    try:
-        yield
-    except DataError as error:
-        error.where = place_of(group)
-        raise
