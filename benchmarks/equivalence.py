@@ -28,9 +28,10 @@ from torch import Tensor
 from mmrlhf.conversation import IMAGE, Conversation, Turn
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
 from mmrlhf.models.masks import attention_pattern
 from mmrlhf.models.random_checkpoints import FAMILIES, build_tiny, is_available
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings

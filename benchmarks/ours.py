@@ -13,7 +13,8 @@ from mmrlhf.methods.optim import OptimSettings, build_optimizer
 from mmrlhf.methods.pairing import PairScheme, pair_inputs, weighted_pairs
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel, autocast
-from mmrlhf.models.load import ModelSettings, context_length, load_backbone
+from mmrlhf.models.load import context_length, load_backbone
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings

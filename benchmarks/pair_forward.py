@@ -33,7 +33,7 @@ from benchmarks.measure import MIB, in_fresh_process, in_turn, median_ratio, pea
 from benchmarks.ours import OurStep
 from benchmarks.theirs import TheirStep
 from benchmarks.workload import SHAPES, VISUALS, build_model, make_query
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PackedBatch, PreferenceGroup
 

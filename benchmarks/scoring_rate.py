@@ -30,8 +30,9 @@ from mmrlhf.inference.verdicts import Verdict
 from mmrlhf.models.families import media_arguments
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import CritiqueTemplate
 from mmrlhf.types import Media, PreferenceGroup, Response

@@ -33,7 +33,8 @@ from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import CritiqueTemplate

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.workload import open_pictures
 from mmrlhf.models.families import parts
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.types import PreferenceGroup
 
 # ids of a response's labels, each with its log-probability

@@ -35,7 +35,7 @@ from benchmarks.measure import Timing, in_fresh_process, in_turn, median_ratio, 
 from benchmarks.ours import OurStep
 from benchmarks.theirs import Labels, TheirStep
 from benchmarks.workload import SHAPES, VISUALS, build_family, make_query
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.types import PreferenceGroup
 
 FAMILIES = ("llava_onevision", "qwen2_5_vl", "internvl")

@@ -18,7 +18,7 @@ from mmrlhf.composition.signatures import parameters
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.ranges import Count, Positive, Share, ShareBelowOne, check_arguments, declared
 from mmrlhf.training.settings import Schedule
 from mmrlhf.trees import described_objects

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.errors import ConfigError, ModelError
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.text import first_line
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import REQUEST, CritiqueTemplate

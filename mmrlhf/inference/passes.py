@@ -30,7 +30,8 @@ from mmrlhf.files import expanded
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel, autocast
-from mmrlhf.models.load import ModelSettings, context_length
+from mmrlhf.models.load import context_length
+from mmrlhf.models.settings import QUANTIZED, ModelSettings
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
@@ -249,6 +250,7 @@ def describe_pass(index: Index, rows: np.ndarray, passes: PassSettings) -> dict[
         "shards": index.digest,
         "queries": f"{len(rows)} ({digest(rows.tolist())[:16]})",
         **{name: getattr(model, name) for name in ("precision", "layout", "max_tokens", "too_long")},
+        "weights": describe_weights(model),
         "media": asdict(passes.media) if passes.media is not None else None,
     }
 
@@ -261,8 +263,15 @@ def describe_run(model: PackedModel) -> dict[str, Any]:
         "max_tokens": longest,
         "too_long": settings.too_long,
         "precision": settings.precision,
+        "weights": describe_weights(settings),
         "layout": model.layout,
     }
+
+
+def describe_weights(settings: ModelSettings) -> str:
+    """What the weights of a model that is only asked are stored as, for a side-car's fingerprint."""
+    quantized = f" ({', '.join(settings.quantized_parts)})" if settings.weights in QUANTIZED else ""
+    return settings.weights + quantized
 
 
 def describe_template(template: Template) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import PARTS, ModelSettings
+from mmrlhf.models.storage import check_storage
 from mmrlhf.ranges import Count, Natural, NonNegative, check_fields
 from mmrlhf.tokens.processing import MediaSettings
 
@@ -31,6 +32,7 @@ class PassSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_storage(replace(self.model, **dict.fromkeys(PARTS, "frozen")))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,15 @@ from mmrlhf.methods.optim import (
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.metrics.ranking import PairAccuracy
 from mmrlhf.models.sharding import is_sharded, shard_model
-from mmrlhf.models.trained_state import FROZEN, frozen_fingerprint, require_frozen, with_frozen, without_frozen
+from mmrlhf.models.trained_state import (
+    FROZEN,
+    STORAGE,
+    frozen_fingerprint,
+    frozen_storage,
+    require_frozen,
+    with_frozen,
+    without_frozen,
+)
 from mmrlhf.processes import gather_ranks
 from mmrlhf.types import PackedBatch, StepBatch
 
@@ -295,14 +303,16 @@ class PackedModule(L.LightningModule, ABC):
         if self._frozen_base is None:  # what is frozen does not change
             self._frozen_base = frozen_fingerprint(self)
         checkpoint[FROZEN] = self._frozen_base
+        checkpoint[STORAGE] = frozen_storage(self)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.train_metrics = dict(checkpoint["train_metrics"])
+        storage = checkpoint.get(STORAGE)
         if is_sharded(self.model):  # its strategy has loaded what trains
-            require_frozen(self, checkpoint[FROZEN])
+            require_frozen(self, checkpoint[FROZEN], storage)
         else:
-            checkpoint["state_dict"] = with_frozen(self, checkpoint["state_dict"], checkpoint[FROZEN])
+            checkpoint["state_dict"] = with_frozen(self, checkpoint["state_dict"], checkpoint[FROZEN], storage)
         # The stored counts are sums over ranks, so one rank carries them on.
         self._cuts = Counter(checkpoint["cuts"] if self.trainer.is_global_zero else {})
 

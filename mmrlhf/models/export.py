@@ -27,8 +27,9 @@ from mmrlhf.errors import ModelError, UserError
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import HeadSettings, ScoreHead, build_head
 from mmrlhf.models.hub import file_beside, format_bytes, free_bytes
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone, stock_weights
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, check_policy_folder, check_reward_folder, read_card
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.weight_files import read_json, some
 from mmrlhf.text import first_line
 
@@ -46,6 +47,7 @@ def save_policy(
     card: Mapping[str, Any] | None = None,
     state: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    base: str | Path | None = None,
 ) -> None:
     """Write the backbone (adapters merged) and its processor as a Hugging Face folder, and read it back.
 
@@ -53,12 +55,13 @@ def save_policy(
         card: JSON-able facts needed to ask it as it was trained (media settings), for `policy.json`.
         state: full, unsharded `state_dict` of the PackedModel, for models whose own parameters are shards.
         dtype: number type of the files, as the base's (`mmrlhf.models.load.stored_dtype`); None: as the weights are.
+        base: the checkpoint that it was loaded from, whose weights are needed where `settings.weights` rounded them.
 
     Raises:
         ModelError: a weight that is not finite, or files that are not what was written.
         UserError: no room, or no permission to write.
     """
-    weights = _merged_weights(model, state if state is not None else model.state_dict())
+    weights = _merged_weights(model, state if state is not None else model.state_dict(), base, dtype)
     weights = _stored(model.backbone, weights, dtype)
     folder = Path(folder)
     model.backbone.generation_config = _valid(model.backbone.generation_config)
@@ -87,17 +90,18 @@ def save_reward_model(
     card: Mapping[str, Any],
     state: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    base: str | Path | None = None,
 ) -> None:
     """Write a reward model: the backbone's folder, the score head (float32), and a card that says how it is asked.
 
     Args:
         card: JSON-able facts needed to ask it again (critique kind, instruction, media settings).
-        state, dtype: as of `save_policy`, which also says what is raised.
+        state, dtype, base: as of `save_policy`, which also says what is raised.
     """
     head = model.score_head
     if not isinstance(head, ScoreHead):
         raise ModelError("this model has no score head to save")
-    save_policy(model, processor, folder, state=state, dtype=dtype)
+    save_policy(model, processor, folder, state=state, dtype=dtype, base=base)
     full = state if state is not None else model.state_dict()
     prefix = "score_head."
     weights = {name[len(prefix) :]: value.contiguous() for name, value in full.items() if name.startswith(prefix)}
@@ -173,23 +177,40 @@ def starting_head(settings: HeadSettings, checkpoint: str | Path, width: int) ->
     return head
 
 
-def _merged_weights(model: PackedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone's weights under their stock names, with LoRA updates added: W + scaling * B A."""
+def _merged_weights(
+    model: PackedModel, state: Mapping[str, Tensor], base: str | Path | None, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """The backbone's weights under their stock names, with LoRA updates added: W + scaling * B A.
+
+    Where W was stored in fewer bits than the checkpoint has, it is the checkpoint's: updates belong to it, as they do
+    where peft loads them onto the stock model.
+    """
     prefix = "backbone."
     backbone = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    stock = {}
+    if model.settings.weights != "float32":
+        if base is None:
+            raise ModelError("weights that were rounded as they were loaded are exported from their base", given="none")
+        stock = stock_weights(base, dtype or torch.float32)
+        trained = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
     merged = {}
-    for name, value in backbone.items():
-        if ".lora_" in name:
-            continue
-        stock = name.replace(".base_layer.", ".")
-        if stock != name and stock.endswith(".weight"):
-            module = stock.removesuffix(".weight")
-            down = backbone[f"{module}.lora_A.default.weight"]
-            up = backbone[f"{module}.lora_B.default.weight"]
-            scaling = model.backbone.get_submodule(module).scaling["default"]  # type: ignore[union-attr, index]
-            value = value + (scaling * (up @ down)).to(value.dtype)
-        merged[stock] = value
+    for name in [name for name in backbone if ".lora_" not in name]:
+        plain = name.replace(".base_layer.", ".")
+        if stock and plain not in stock:
+            continue  # scales of quantised weights
+        value = stock[plain] if stock and name not in trained else backbone[name]
+        if plain != name and plain.endswith(".weight"):
+            value = _updated(value, model.backbone.get_submodule(plain.removesuffix(".weight")), backbone, plain)
+        merged[plain] = value
     return merged
+
+
+def _updated(value: Tensor, layer: Any, state: Mapping[str, Tensor], name: str) -> Tensor:
+    """A weight with its adapter's update, summed in float32."""
+    module = name.removesuffix(".weight")
+    down, up = (state[f"{module}.lora_{side}.default.weight"] for side in "AB")
+    updated = value.float() + layer.scaling["default"] * (up @ down).to(value.device)
+    return updated.to(value.dtype)
 
 
 def _stored(backbone: PreTrainedModel, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

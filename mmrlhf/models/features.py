@@ -26,7 +26,7 @@ from transformers.utils.generic import ModelOutput
 from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.files import written
 from mmrlhf.models.families import base_model, joined_media, parts, vision_modules
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.trees import named_leaves
 
 # Encoders of a stock model, and the tensor without which there is nothing to encode.

@@ -6,6 +6,7 @@ there and listing the tensors that autograd saves, so it holds for any architect
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForImageTextToText
 
 from mmrlhf.models.families import LANGUAGE_NAMES, base_model, parts
-from mmrlhf.models.load import ModelSettings, load_config
+from mmrlhf.models.load import load_config
+from mmrlhf.models.settings import ModelSettings
+from mmrlhf.models.storage import storage_of, stored_bytes
 from mmrlhf.models.trainable import set_trainable
 
 _NAME = "footprint"
@@ -30,8 +33,9 @@ class Footprint:
     """What a model needs, in numbers of parameters and bytes.
 
     sharded: parameters of the language model, which FSDP splits; replicated: the others; trainable_sharded,
-    trainable_replicated and trainable_head of them train. saved_per_token: bytes that backward keeps for a token of a
-    row, over all layers; recomputed_per_token: bytes that one recomputed layer adds for a token during its backward;
+    trainable_replicated and trainable_head of them train. compact: bytes of what is stored in fewer than 32 bits, which
+    is none of these and lies on every rank. saved_per_token: bytes that backward keeps for a token of a row, over all
+    layers; recomputed_per_token: bytes that one recomputed layer adds for a token during its backward;
     layer_per_token: that one layer works on for a token; projector_per_token: that backward keeps of a visual token in
     a projector that trains; cache_per_token: keys and values of a token, of all layers; vocabulary and logprob_chunk:
     of the largest logits; bf16: whether it computes in bfloat16.
@@ -39,6 +43,7 @@ class Footprint:
 
     sharded: int
     replicated: int
+    compact: float
     trainable_sharded: int
     trainable_replicated: int
     trainable_head: int
@@ -78,8 +83,10 @@ class Footprint:
             accumulates: whether gradients of other micro-batches are there when backward begins.
         """
         parameters = self.sharded / num_shards + self.replicated
+        held = FLOAT32 * parameters + self.compact
         trainable = self.trainable_sharded / num_shards + self.trainable_replicated
-        # Autocast keeps a bfloat16 copy of every weight from forward to backward; FSDP frees its copies layer by layer.
+        # Autocast keeps a bfloat16 copy of float32 weights from forward to backward; FSDP frees its copies layer by
+        # layer.
         copies = BF16 * parameters if self.bf16 and num_shards == 1 else 0
         chunks = max(1, -(-label_tokens // self.logprob_chunk))
         # Logits in float32, their softmax, and the gradient of the logits exist at once in a chunk's backward.
@@ -99,7 +106,7 @@ class Footprint:
             "activations": (1 + _BACKWARD_OF_LAYER) * self.layer_per_token * row_tokens + outside,
         }
         found = {
-            "parameters": FLOAT32 * parameters * (2 if frozen_copy else 1),
+            "parameters": held * (2 if frozen_copy else 1),
             "optimizer": 2 * FLOAT32 * trainable,
             **max(begins, ends, key=lambda moment: sum(moment.values())),
         }
@@ -114,7 +121,7 @@ class Footprint:
         """
         logits = 2 * FLOAT32 * self.vocabulary * min(row_tokens, self.logprob_chunk)
         found: dict[str, float] = {
-            "parameters": FLOAT32 * (self.sharded + self.replicated),
+            "parameters": FLOAT32 * (self.sharded + self.replicated) + self.compact,
             # a layer's cache grows by a copy
             "cache": self.cache_per_token * (1 + 1 / self.layers) * cache_tokens,
             # nothing is kept but what one layer works on
@@ -128,13 +135,16 @@ def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
     config = load_config(path)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
+        storage = storage_of(model, settings)
+        compact = {id(model.get_parameter(name)): stored_bytes(model, storage, name) for name in _compact(storage)}
         set_trainable(model, settings)
     of_part = parts(model)
     language = set(of_part["language"])
     head: Any = model.get_output_embeddings()
     counts = {(kept, trains): 0 for kept in (True, False) for trains in (True, False)}
     for parameter in model.parameters():
-        counts[parameter in language, parameter.requires_grad] += parameter.numel()
+        if id(parameter) not in compact:
+            counts[parameter in language, parameter.requires_grad] += parameter.numel()
     text: Any = config.get_text_config()
     bf16 = settings.precision == "bf16"
     saved = _saved_per_token(model, text.hidden_size, bf16)
@@ -144,6 +154,7 @@ def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
     return Footprint(
         sharded=counts[True, True] + counts[True, False],
         replicated=counts[False, True] + counts[False, False],
+        compact=sum(compact.values()),
         trainable_sharded=counts[True, True],
         trainable_replicated=counts[False, True],
         trainable_head=sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad),
@@ -165,6 +176,11 @@ def _saved_in_projector(model: nn.Module, projector: list[nn.Parameter], bytes_o
     maps = [each for each in model.modules() if isinstance(each, nn.Linear) and id(each.weight) in own]
     between = sum(each.out_features for each in maps[:-1])
     return bytes_of_number * (sum(each.in_features for each in maps) + between)
+
+
+def _compact(storage: Mapping[str, torch.dtype | str]) -> list[str]:
+    """Names of the parameters that are stored in fewer than 32 bits."""
+    return [name for name, kind in storage.items() if kind is not torch.float32]
 
 
 def _key_width(text: Any) -> int:

@@ -23,8 +23,8 @@ from mmrlhf.models.attention import choose_back_end, use_packed_attention
 from mmrlhf.models.families import base_model, check_packable, media_arguments, token_types, vision_modules
 from mmrlhf.models.features import VisionFeatures
 from mmrlhf.models.layout import grouped, single_row
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.models.masks import attention_pattern
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.trainable import set_trainable
 from mmrlhf.types import PackedBatch, ResponseOutputs
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,73 +19,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mmrlhf.errors import ConfigError, HubError, ModelError
+from mmrlhf.errors import HubError, ModelError, UserError
 from mmrlhf.models.families import check_packable
 from mmrlhf.models.loading_info import check_loading
 from mmrlhf.models.processors import UNREADABLE, check_vocabulary, load_processor
+from mmrlhf.models.settings import ModelSettings
+from mmrlhf.models.storage import StorageConfig, check_storage, settle_storage
 from mmrlhf.models.weight_files import read_headers, read_json
-from mmrlhf.ranges import Count, Positive, ShareBelowOne, check_fields
 from mmrlhf.text import first_line
 
 _FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-PARTS = ("vision", "projector", "language")
-_CHOICES = {
-    "precision": ("float32", "bf16"),
-    "layout": ("auto", "packed", "rows"),
-    "attention": ("auto", "sdpa", "flex"),
-    "too_long": ("shorten", "refuse"),
-    **dict.fromkeys(PARTS, ("frozen", "full", "lora")),
-}
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """How a backbone is loaded, trained and run.
-
-    Args:
-        family: expected `model_type` of the checkpoint; a checkpoint of another family is refused. Empty accepts any.
-        precision: `float32`, or `bf16` (autocast, weights kept in float32).
-        layout: `packed` (one row per micro-batch), `rows` (one padded row per response: the reference), or `auto`:
-            packed where a self-check finds that the model reads it right, else rows.
-        attention: of packed rows: `sdpa` (one group per batch entry), `flex` (FlexAttention: groups behind one another
-            in one row, compiled, GPU), or `auto`: flex on a GPU where the layers allow, sdpa elsewhere.
-        vision, projector, language: whether each part is `frozen`, trains in `full`, or has adapters (`lora`).
-        lora_rank, lora_alpha, lora_dropout: of the adapters (peft), which are on the linear maps of the vision tower,
-            of the projector and of the decoder layers.
-        lora_head: also adapt the language-model head, where it shares no weight with the embedding.
-        gradient_checkpointing: recompute each decoder layer in backward.
-        max_tokens: longest prefix + response; None: as many as the checkpoint has positions for (`context_length`).
-        too_long: what becomes of a response that does not fit: `shorten` it at its end, or `refuse` its query. Neither
-            media nor a prompt nor what asks for a critique is ever cut.
-        logprob_chunk: label tokens whose logits exist at once (tokens x vocabulary is the largest tensor otherwise).
-    """
-
-    family: str = ""
-    precision: str = "float32"
-    layout: str = "auto"
-    attention: str = "auto"
-    vision: str = "frozen"
-    projector: str = "full"
-    language: str = "full"
-    lora_rank: Count = 64
-    lora_alpha: Positive = 128.0
-    lora_dropout: ShareBelowOne = 0.0
-    lora_head: bool = False
-    gradient_checkpointing: bool = False
-    max_tokens: Count | None = None
-    too_long: str = "shorten"
-    logprob_chunk: Count = 1024
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    "unknown setting of a model",
-                    argument=name,
-                    given=getattr(self, name),
-                    expected=f"one of {', '.join(allowed)}",
-                )
 
 
 def context_length(settings: ModelSettings, config: Any) -> int:
@@ -118,9 +60,11 @@ def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrained
 
     Raises:
         HubError: where the hub cannot be reached.
+        ConfigError: weights that cannot be stored as `settings.weights` says.
         ModelError: a folder that is no checkpoint, weights that are not exactly its model's, a processor that does not
             fit, another family than `settings.family`, or layers that cannot be packed.
     """
+    check_storage(settings)
     backbone, processor = _load(path, settings, "cpu"), load_processor(path)
     _check_head(backbone, path)
     reason = check_packable(backbone)
@@ -141,23 +85,31 @@ def check_folder(path: str | Path, settings: ModelSettings) -> None:
     check_vocabulary(backbone.config, processor, _num_rows(backbone), where=path)
 
 
-def _load(path: str | Path, settings: ModelSettings, device: str) -> PreTrainedModel:
+def _load(
+    path: str | Path, settings: ModelSettings, device: str, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """The model alone, all of whose weights come from its checkpoint; on `meta` they are looked at and dropped."""
     check_family(path, settings)
+    stored = StorageConfig(settings) if settings.weights != "float32" and device != "meta" else None
+    if stored is not None:
+        _load(path, settings, "meta")  # tensors that do not fit are named before any of them is quantised
     if Path(path).is_dir():
         read_headers(Path(path))
     try:
         with _without_report():
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 path,
-                dtype=torch.float32,
+                dtype=dtype,
                 attn_implementation="sdpa",
                 device_map=device if device != "cpu" else None,
+                quantization_config=stored,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are named by `check_loading`
                 use_safetensors=True,
                 trust_remote_code=False,
             )
+    except UserError:
+        raise
     except UNREADABLE as error:
         raise ModelError(
             "this checkpoint cannot be loaded",
@@ -167,7 +119,14 @@ def _load(path: str | Path, settings: ModelSettings, device: str) -> PreTrainedM
         ) from error
     backbone, info = loaded
     check_loading(info, total=len(backbone.state_dict()), model=type(backbone).__name__, where=path)
+    if stored is not None:
+        settle_storage(backbone)
     return backbone
+
+
+def stock_weights(path: str | Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A checkpoint's own weights on the host, under its model's names, in a number type; raises as `load_backbone`."""
+    return _load(path, ModelSettings(), "cpu", dtype).state_dict()
 
 
 def load_tensors(tensors: Mapping[str, Tensor], config: Any, *, where: object) -> PreTrainedModel:

@@ -13,7 +13,8 @@ import torch
 from mmrlhf.errors import ModelError
 from mmrlhf.models.heads import HEADS, build_head
 from mmrlhf.models.hub import file_beside
-from mmrlhf.models.load import ModelSettings, check_folder, load_config
+from mmrlhf.models.load import check_folder, load_config
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.weight_files import StoredTensor, read_header, read_headers, read_json, some
 
 HEAD_FILE = "score_head.safetensors"

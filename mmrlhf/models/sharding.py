@@ -59,7 +59,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, *, precision: str) -> None:
     policy = replace(whole, param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if precision == "bf16" else whole
     backbone: Any = model.backbone
     # Only what matrices multiply with may be gathered in bfloat16; vectors are small enough to be whole.
-    language = {parameter for parameter in parts(backbone)["language"] if parameter.ndim >= 2}
+    # What is stored in fewer bits than it trains with does not train, and lies on every rank as it was read.
+    language = {p for p in parts(backbone)["language"] if p.ndim >= 2 and p.dtype is torch.float32}
     replicated = {parameter for parameter in model.parameters() if parameter not in language}
     shared = {"mesh": mesh["data_parallel"], "ignored_params": replicated}
     for layer in language_layers(backbone):

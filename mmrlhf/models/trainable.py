@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.families import adaptable_layers, parts, vision_modules
-from mmrlhf.models.load import PARTS, ModelSettings
+from mmrlhf.models.settings import PARTS, ModelSettings
 
 
 def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftModel | None:

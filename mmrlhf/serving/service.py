@@ -19,8 +19,8 @@ from fastapi import FastAPI
 from mmrlhf.errors import ConfigError
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.models.promises import check_reward_folder, read_card
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.serving.addresses import Addresses, Allowed
 from mmrlhf.serving.batching import Batcher

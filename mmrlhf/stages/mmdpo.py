@@ -27,7 +27,8 @@ from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
 from mmrlhf.methods.single_responses import SingleResponseModule
 from mmrlhf.models.dropout import silence_dropout
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import PARTS, ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import PARTS, ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.sidecar_files import read_meta
@@ -35,7 +36,7 @@ from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.training.fit import MODEL, check_table, finish, need_path, table_facts, train
 from mmrlhf.training.heldout_answers import AnswerSettings, answer_callbacks
 from mmrlhf.training.model_card import export_policy
-from mmrlhf.training.settings import TrainSettings, require_trainable
+from mmrlhf.training.settings import TrainSettings, require_storable, require_trainable
 from mmrlhf.training.workbench import Workbench, open_workbench
 
 log = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse pairs that the objective cannot use and margins that nothing gives (ConfigError), before anything is
     trained for it."""
     require_trainable(settings, "mmdpo")
+    require_storable(settings)
     objective, pairs = settings["objective"], settings.get("pairs") or PairScheme()
     implicit = settings.get("margin_from", "reward") == "implicit"
     if isinstance(objective, PlackettLuce):

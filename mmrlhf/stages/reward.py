@@ -30,7 +30,7 @@ from mmrlhf.training.critique_samples import critique_samples
 from mmrlhf.training.fit import MODEL, finish, train
 from mmrlhf.training.model_card import base_model, write_card
 from mmrlhf.training.reward_inputs import CritiqueChoice, check_dimensions
-from mmrlhf.training.settings import TrainSettings
+from mmrlhf.training.settings import TrainSettings, require_storable
 from mmrlhf.training.workbench import Workbench, open_workbench
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def run(
     about = {"start": policy, "method": method, "training": training, "summary": summary}
 
     def save(state: Any) -> None:
-        _save(bench, out, critique, training, state, base=base_model(policy))
+        _save(bench, out, critique, training, state, start=policy)
         write_card(out / MODEL, "reward model", bench, **about)
 
     return finish(trainer, module, out, summary, save)
@@ -108,6 +108,7 @@ def run(
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse combinations that cannot work (ConfigError) before data are prepared for them."""
+    require_storable(settings)
     weights: RewardWeights = settings.get("weights") or RewardWeights()
     critique: CritiqueChoice = settings.get("critique") or CritiqueChoice()
     dimensions = (settings.get("head") or HeadSettings()).dimensions
@@ -142,10 +143,10 @@ def _facts(critique: CritiqueChoice) -> dict[str, str]:
 
 
 def _save(
-    bench: Workbench, out: Path, critique: CritiqueChoice, training: TrainSettings, state: Any, *, base: str | None
+    bench: Workbench, out: Path, critique: CritiqueChoice, training: TrainSettings, state: Any, *, start: str | Path
 ) -> None:
     template = critique.template
     asked = {"instruction": template.instruction, "request": template.request, "closing": template.closing}
-    how = {"media": asdict(training.media), "precision": training.model.precision, "base": base}
+    how = {"media": asdict(training.media), "precision": training.model.precision, "base": base_model(start)}
     card = {**_facts(critique), **asked, **how}
-    save_reward_model(bench.model, bench.processor, out / MODEL, card=card, state=state, dtype=bench.dtype)
+    save_reward_model(bench.model, bench.processor, out / MODEL, card=card, state=state, dtype=bench.dtype, base=start)

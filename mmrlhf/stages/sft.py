@@ -11,7 +11,7 @@ from mmrlhf.methods.sft import SFTModule
 from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.training.fit import MODEL, finish, train
 from mmrlhf.training.model_card import export_policy
-from mmrlhf.training.settings import TrainSettings, require_trainable
+from mmrlhf.training.settings import TrainSettings, require_storable, require_trainable
 from mmrlhf.training.workbench import open_workbench
 
 # another number builds the stage anew, whatever `code` says
@@ -54,5 +54,6 @@ def run(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse a model of which nothing trains (ConfigError) before data are prepared for it."""
+    """Refuse a model of which nothing trains, or not as it is stored (ConfigError), before data are prepared for it."""
     require_trainable(settings, "sft")
+    require_storable(settings)

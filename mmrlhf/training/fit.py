@@ -24,10 +24,11 @@ from mmrlhf.callbacks.training_progress import TrainingProgress
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import SCRATCH
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.inference.passes import describe_source, describe_template
+from mmrlhf.inference.passes import describe_source, describe_template, describe_weights
 from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.metrics.ranking import accuracy_report
-from mmrlhf.models.load import ModelSettings, checkpoint_context
+from mmrlhf.models.load import checkpoint_context
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.sharding import gather_state, is_sharded
 from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.shards.index import Index
@@ -70,6 +71,7 @@ def table_facts(
     return {
         "max_tokens": checkpoint_context(policy, model),
         "precision": model.precision,
+        "weights": describe_weights(model),
         "shards": index.digest,
         "policy": describe_source(policy),
         "template": describe_template(template),

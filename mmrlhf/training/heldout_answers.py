@@ -18,7 +18,7 @@ from mmrlhf.inference.passes import decode_text, pick_device, read_usable, with_
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.decoding import generate
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.ranges import Count, Natural, check_fields
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.sample_cards import query_sample, read_pictures

@@ -57,7 +57,7 @@ def export_policy(
     Arguments as in `write_card` and `save_policy`.
     """
     facts = {"media": asdict(training.media), "base": base_model(start)}
-    save_policy(bench.model, bench.processor, folder, card=facts, state=state, dtype=bench.dtype)
+    save_policy(bench.model, bench.processor, folder, card=facts, state=state, dtype=bench.dtype, base=start)
     write_card(folder, "policy", bench, start=start, method=method, training=training, summary=summary)
 
 

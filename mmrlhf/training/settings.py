@@ -10,7 +10,8 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.feed.selection import Queries, Selection
 from mmrlhf.feed.weights import Mixing
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.load import PARTS, ModelSettings
+from mmrlhf.models.settings import PARTS, ModelSettings
+from mmrlhf.models.storage import check_storage
 from mmrlhf.ranges import Count, Natural, Positive, ShareBelowOne, check_fields
 from mmrlhf.tokens.processing import MediaSettings
 
@@ -77,6 +78,12 @@ class TrainSettings:
     media: MediaSettings = field(default_factory=MediaSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     schedule: Schedule = field(default_factory=Schedule)
+
+
+def require_storable(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError where weights cannot be stored as `model.settings.weights` says; see `check_storage`."""
+    training: TrainSettings = settings.get("training") or TrainSettings()
+    check_storage(training.model)
 
 
 def require_trainable(settings: Mapping[str, Any], stage: str) -> None:

@@ -15,7 +15,8 @@ from mmrlhf.conversation import IMAGE, VIDEO, Conversation, Turn
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.models.families import positions_for
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards

@@ -11,7 +11,7 @@ import pytest
 from mmrlhf.errors import ConfigError, ModelError
 from mmrlhf.inference.cards import trained_media, trained_model, trained_template
 from mmrlhf.models.export import POLICY_FILE, read_policy_card
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import CritiqueTemplate
 from mmrlhf.training.model_card import base_model

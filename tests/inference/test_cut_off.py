@@ -12,7 +12,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.inference import passes, reward_model
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.types import PreferenceGroup, Response
 
 CRITIQUE = 24

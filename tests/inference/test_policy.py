@@ -17,7 +17,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.question import ask
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.export import save_policy
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.processing import MediaSettings
 
 QUESTION = "red circle left ?"

@@ -17,7 +17,8 @@ from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.types import THUMBNAILS, Media
 

@@ -17,7 +17,7 @@ from mmrlhf.inference import tables
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.losses.mmdpo import MMDPO
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.writer import write_shards

@@ -11,7 +11,7 @@ from stand_ins.tiny_models import AVAILABLE, lora_on
 
 from mmrlhf.errors import ConfigError, ModelError
 from mmrlhf.models.families import parts
-from mmrlhf.models.load import PARTS
+from mmrlhf.models.settings import PARTS
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
 

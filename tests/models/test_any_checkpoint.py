@@ -18,7 +18,8 @@ from stand_ins.broken_checkpoints import copy_checkpoint
 from transformers import LlavaConfig
 
 from mmrlhf.errors import ModelError, UserError
-from mmrlhf.models.load import ModelSettings, check_folder, load_config, stored_dtype
+from mmrlhf.models.load import check_folder, load_config, stored_dtype
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.weight_files import read_headers
 
 

@@ -15,7 +15,7 @@ from mmrlhf.errors import ModelError
 from mmrlhf.models.export import HEAD_FILE, load_reward_model, save_policy, save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
-from mmrlhf.models.load import PARTS, ModelSettings
+from mmrlhf.models.settings import PARTS, ModelSettings
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
 

@@ -14,7 +14,7 @@ from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.models.families import vision_modules
 from mmrlhf.models.features import VisionFeatures, bytes_per_token
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup

@@ -13,8 +13,9 @@ from transformers import AutoConfig
 
 from mmrlhf.errors import ConfigError, HubError, ModelError
 from mmrlhf.models.families import check_packable, language_layers, parts
-from mmrlhf.models.load import ModelSettings, context_length, load_backbone
+from mmrlhf.models.load import context_length, load_backbone
 from mmrlhf.models.random_checkpoints import build_tiny
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.trainable import set_trainable
 
 

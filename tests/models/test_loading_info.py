@@ -13,8 +13,9 @@ from stand_ins.tiny_models import AVAILABLE
 from transformers import AutoModelForImageTextToText
 
 from mmrlhf.errors import ModelError
-from mmrlhf.models.load import ModelSettings, check_folder, load_backbone
+from mmrlhf.models.load import check_folder, load_backbone
 from mmrlhf.models.loading_info import DIALECTS, find_dialect
+from mmrlhf.models.settings import ModelSettings
 
 SEVERAL = [family for family in ("llava_onevision", "qwen2_5_vl", "gemma3", "internvl") if family in AVAILABLE]
 TOWER = ("vision_tower", "visual.blocks", "visual.patch_embed")

@@ -15,8 +15,8 @@ from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.models.published_reward import CARD, CLOSING, INSTRUCTION, REQUEST, import_released
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.templates import CritiqueTemplate

@@ -12,9 +12,10 @@ from stand_ins.tiny_models import AVAILABLE, TEXTS, responses
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.families import positions_for
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
 from mmrlhf.models.random_checkpoints import FAMILIES, TinySize, build_tiny
 from mmrlhf.models.recipes.recipe import Recipe
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.types import Media, PreferenceGroup

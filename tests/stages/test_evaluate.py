@@ -13,7 +13,7 @@ from stand_ins.small_data import wanted_word
 from mmrlhf.errors import DataError
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import evaluate
 

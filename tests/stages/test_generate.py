@@ -16,7 +16,7 @@ from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.pairing import PairScheme
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import generate, mmdpo, reference, score
 from mmrlhf.tokens.processing import MediaSettings

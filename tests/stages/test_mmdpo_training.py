@@ -17,7 +17,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.image_conditional import MDPO
 from mmrlhf.losses.mmdpo import MMDPO
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import mmdpo, reference, score
 from mmrlhf.summaries.curve_file import read_curves

@@ -25,7 +25,8 @@ from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.load import ModelSettings, checkpoint_context
+from mmrlhf.models.load import checkpoint_context
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.writer import write_shards

@@ -15,7 +15,7 @@ from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages import mmdpo, reference

@@ -20,8 +20,8 @@ from mmrlhf.methods.critique_reward import RewardWeights
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.heads import HeadSettings
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.models.promises import HEAD_FILE
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import reward, score
 from mmrlhf.training.reward_inputs import CritiqueChoice

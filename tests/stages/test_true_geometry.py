@@ -15,8 +15,8 @@ from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.load import ModelSettings
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import mmdpo, reference, reward, score

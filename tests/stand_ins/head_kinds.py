@@ -10,7 +10,8 @@ from torch import nn
 
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.forward import autocast
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.sharding import shard_model
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.packing import pack_groups

@@ -21,7 +21,7 @@ import torch
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.sharding import sharded_strategy
 from mmrlhf.stages import mmdpo
 from mmrlhf.tokens.encode import Encoder

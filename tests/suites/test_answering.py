@@ -11,7 +11,7 @@ from PIL import Image
 from mmrlhf.errors import DataError
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.stages import suite_answers, suite_documents
 from mmrlhf.suites import answering
 from mmrlhf.suites.answering import contexts_of, windows_of

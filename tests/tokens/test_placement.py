@@ -18,7 +18,8 @@ from mmrlhf.errors import DataError
 from mmrlhf.media.damage import DAMAGED, Damage, damaged_only
 from mmrlhf.methods.image_conditional import has_media
 from mmrlhf.models.families import positions_for
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings, decode_media

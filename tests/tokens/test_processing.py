@@ -18,7 +18,8 @@ from transformers.video_utils import VideoMetadata
 
 from mmrlhf.media.video import decode_video, frames_record
 from mmrlhf.models.families import positions_for
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings, decode_media
 from mmrlhf.tokens.templates import AnswerTemplate

@@ -20,7 +20,8 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Selection, select
 from mmrlhf.feed.weights import Mixing
-from mmrlhf.models.load import ModelSettings, load_backbone
+from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import sft

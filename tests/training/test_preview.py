@@ -30,8 +30,9 @@ from mmrlhf.models.cache import build_cache
 from mmrlhf.models.families import base_model, language_layers, positions_for
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.forward import PackedModel, autocast
-from mmrlhf.models.load import ModelSettings, load_backbone, load_config
+from mmrlhf.models.load import load_backbone, load_config
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import sft

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.stages import sft
 from mmrlhf.training.settings import TrainSettings, require_trainable
 

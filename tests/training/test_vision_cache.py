@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.load import ModelSettings
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.stages import sft
 from mmrlhf.training import preview
 from mmrlhf.training.settings import Schedule, TrainSettings

@@ -1,0 +1,99 @@
+"""Linear maps whose weight is stored in 4 or 8 bits, through bitsandbytes (extra `quantized`).
+
+Follows: QLoRA (arXiv 2305.14314): NF4 in blocks of 64 with scales that are quantised, too; LLM.int8() (arXiv
+2208.07339): a scale for each row. Differs in: the product runs in the precision around it (docs/precision.md) and
+gives its type back; and in 8 bits activations are left alone. LLM.int8() looks for outliers over all tokens of a
+call, so that what a token gets would depend on its neighbours in the row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from bitsandbytes import functional
+from torch import Tensor, nn
+
+
+class NF4Linear(bnb.nn.Linear4bit):
+    """A frozen linear map in 4 bits; its bias is whole."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__(in_features, out_features, bias, compress_statistics=True, quant_type="nf4")
+
+    def quantize(self, weight: Tensor) -> nn.Parameter:
+        """The parameter that stands for a weight (out, in)."""
+        return bnb.nn.Params4bit(weight, quant_type="nf4", compress_statistics=True, module=self).to(weight.device)
+
+    def settle(self) -> None:
+        """Nothing is left to do once the weight is read: its scales are its own."""
+
+    def dequantized(self) -> Tensor:
+        """The weight that this map multiplies with (out, in), float32."""
+        bnb.nn.modules.fix_4bit_weight_quant_state_from_module(self)
+        return functional.dequantize_4bit(self.weight.data, self.weight.quant_state).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) -> (..., out) in the precision around it."""
+        bnb.nn.modules.fix_4bit_weight_quant_state_from_module(self)
+        dtype = _precision(x)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return bnb.matmul_4bit(x.to(dtype), self.weight, bias=bias, quant_state=self.weight.quant_state)
+
+
+class Int8Linear(nn.Linear):
+    """A frozen linear map in 8 bits with a scale for each output; its bias is whole."""
+
+    scale: Tensor
+    _read: Tensor
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, dtype=torch.int8), requires_grad=False)
+
+    def quantize(self, weight: Tensor) -> nn.Parameter:
+        """The parameter that stands for a weight (out, in); the scales are kept beside it."""
+        # its kernels read half precision, which rounds far finer than 8 bits
+        values, self._read, _ = functional.int8_vectorwise_quant(weight.half())
+        return nn.Parameter(values, requires_grad=False)
+
+    def settle(self) -> None:
+        """Take the scales for good; while a model loads, transformers makes all buffers anew."""
+        self.register_buffer("scale", self._read, persistent=False)
+        del self._read
+
+    def dequantized(self) -> Tensor:
+        """The weight that this map multiplies with (out, in), float32."""
+        return functional.int8_vectorwise_dequant(self.weight.data, self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) -> (..., out) in the precision around it."""
+        dtype = _precision(x)
+        product = _Int8Product.apply(x.to(dtype), self.weight, self.scale)
+        return product if self.bias is None else product + self.bias.to(dtype)
+
+
+class _Int8Product(torch.autograd.Function):
+    """x @ W.T, whose backward makes W again instead of keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, scale)
+        return nn.functional.linear(x, functional.int8_vectorwise_dequant(weight, scale).to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
+        weight, scale = ctx.saved_tensors
+        return gradient @ functional.int8_vectorwise_dequant(weight, scale).to(gradient.dtype), None, None
+
+
+QuantizedLinear = NF4Linear | Int8Linear
+LAYERS: dict[str, type[QuantizedLinear]] = {"nf4": NF4Linear, "int8": Int8Linear}
+
+
+def _precision(x: Tensor) -> torch.dtype:
+    """What a product of a tensor runs in: autocast's type, else its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
