@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -16,8 +17,12 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.models.families import parts
+from mmrlhf.models.settings import PARTS
 from mmrlhf.ranges import NonNegative, Positive, Share, ShareBelowOne, check_fields
 
+# What may have a learning rate and a weight decay of its own.
+OPTIM_PARTS = (*PARTS, "head", "adapter")
 # Gradients of replicated parameters are averaged over ranks in pieces of this many numbers.
 ALL_REDUCE_NUMEL = 16 * 1024 * 1024
 
@@ -27,25 +32,53 @@ class OptimSettings:
     """AdamW and its schedule.
 
     Args:
+        name: `adamw`, or `adamw_8bit`: its moments take 8 bits each (bitsandbytes, arXiv 2110.02861; those of tensors
+            with fewer than 4,096 numbers stay float32).
         lr: highest learning rate.
-        head_lr: the same for a score head; None: as `lr`. The released code has one rate for both, too.
+        vision_lr, projector_lr, language_lr, head_lr, adapter_lr: the same for one part of the model, for a score head,
+            for adapters wherever they are; None: as `lr`. The released code has one rate for all, too.
         weight_decay: for matrices only; norms and biases never decay.
+        vision_weight_decay, projector_weight_decay, language_weight_decay, head_weight_decay, adapter_weight_decay: the
+            same for one of these; None: as `weight_decay`.
         betas: AdamW's moments.
         warmup: share of all optimizer steps in which the rate rises linearly.
         schedule: what follows the warm-up; `cosine` and `linear` end at zero.
         max_grad_norm: gradients are scaled down to this global norm; None or 0 leaves them.
     """
 
+    name: Literal["adamw", "adamw_8bit"] = "adamw"
     lr: Positive = 1e-6
     weight_decay: NonNegative = 0.0
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     warmup: Share = 0.1
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     max_grad_norm: NonNegative | None = 1.0
+    vision_lr: Positive | None = None
+    projector_lr: Positive | None = None
+    language_lr: Positive | None = None
     head_lr: Positive | None = None
+    adapter_lr: Positive | None = None
+    vision_weight_decay: NonNegative | None = None
+    projector_weight_decay: NonNegative | None = None
+    language_weight_decay: NonNegative | None = None
+    head_weight_decay: NonNegative | None = None
+    adapter_weight_decay: NonNegative | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.name == "adamw_8bit" and find_spec("bitsandbytes") is None:
+            raise ConfigError(
+                "an optimizer in 8 bits needs another package",
+                argument="name",
+                given="adamw_8bit, and bitsandbytes is not installed",
+                expected="the package bitsandbytes",
+                fix="pip install 'mmrlhf[quantized]', or optim.name=adamw",
+            )
+
+    def of_part(self, part: str) -> tuple[float, float]:
+        """Learning rate and weight decay of a part in `OPTIM_PARTS`."""
+        rate, decay = getattr(self, f"{part}_lr"), getattr(self, f"{part}_weight_decay")
+        return self.lr if rate is None else rate, self.weight_decay if decay is None else decay
 
 
 def schedule_factor(step: int, total_steps: int, settings: OptimSettings) -> float:
@@ -59,11 +92,13 @@ def schedule_factor(step: int, total_steps: int, settings: OptimSettings) -> flo
     return 1.0 - done if settings.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: int) -> tuple[torch.optim.AdamW, LambdaLR]:
+def build_optimizer(
+    model: nn.Module, settings: OptimSettings, total_steps: int
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """AdamW over the trainable parameters with its schedule.
 
     Raises:
-        ConfigError: nothing is trainable.
+        ConfigError: nothing is trainable, or sharded parameters with an optimizer in 8 bits.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
@@ -72,25 +107,64 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: int)
             where="model settings vision, projector, language",
             expected="at least one of them `full` or `lora`",
         )
-    groups = _parameter_groups(trainable, settings)
-    if settings.head_lr is not None:
-        head = getattr(model, "score_head", None)
-        own = {id(parameter) for parameter in head.parameters()} if head is not None else set()
-        # The backbone first: the rate that is logged is that of the first group.
-        groups = _parameter_groups([p for p in trainable if id(p) not in own], settings)
-        of_head = _parameter_groups([p for p in trainable if id(p) in own], settings)
-        groups += [{**group, "lr": settings.head_lr} for group in of_head]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+    groups = [
+        {**group, "lr": rate}
+        for (rate, decay), members in _by_rate(model, trainable, settings).items()
+        for group in _parameter_groups(members, decay)
+    ]
+    optimizer = _make(groups, settings)
     factor: Callable[[int], float] = lambda step: schedule_factor(step, total_steps, settings)  # noqa: E731
     return optimizer, LambdaLR(optimizer, factor)
 
 
-def _parameter_groups(parameters: Sequence[Tensor], settings: OptimSettings) -> list[dict[str, Any]]:
+def _make(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.Optimizer:
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+    if any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"]):
+        raise ConfigError(
+            "an optimizer in 8 bits works on whole parameters, and these are sharded",
+            where="optim.name, trainer",
+            given="adamw_8bit with sharded parameters",
+            expected="optim.name=adamw with trainer=fsdp, or trainer=ddp, auto or gpu",
+        )
+    import bitsandbytes as bnb  # needs the extra `quantized`
+
+    plain = [{name: value for name, value in group.items() if name != "fused"} for group in groups]
+    return bnb.optim.AdamW8bit(plain, lr=settings.lr, betas=settings.betas)
+
+
+def _by_rate(
+    model: nn.Module, trainable: Sequence[Tensor], settings: OptimSettings
+) -> dict[tuple[float, float], list[Tensor]]:
+    """Parameters by learning rate and weight decay; first the usual ones, whose rate is the one logged."""
+    usual = settings.lr, settings.weight_decay
+    own = {part: settings.of_part(part) for part in OPTIM_PARTS}
+    found: dict[tuple[float, float], list[Tensor]] = {usual: []}
+    part_of = _parts_of(model) if set(own.values()) != {usual} else {}
+    for parameter in trainable:
+        part = part_of.get(id(parameter))
+        found.setdefault(usual if part is None else own[part], []).append(parameter)
+    return {rates: members for rates, members in found.items() if members}
+
+
+def _parts_of(model: nn.Module) -> dict[int, str]:
+    """The part in `OPTIM_PARTS` that each parameter belongs to, by its identity."""
+    backbone: Any = getattr(model, "backbone", None)
+    found = {} if backbone is None else {id(p): part for part, members in parts(backbone).items() for p in members}
+    for name, parameter in model.named_parameters():
+        if name.startswith("score_head."):
+            found[id(parameter)] = "head"
+        elif ".lora_" in name:
+            found[id(parameter)] = "adapter"
+    return found
+
+
+def _parameter_groups(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """AdamW's groups: sharded and whole parameters apart, matrices decay and the rest does not."""
     # fused: one pass over the parameters instead of a dozen, on CPUs too; sharded ones are left to torch's default
     halves = zip(split_sharded(parameters), (None, True), strict=True)
     return [
-        {"params": members, "weight_decay": settings.weight_decay if decays else 0.0, "fused": fused}
+        {"params": members, "weight_decay": weight_decay if decays else 0.0, "fused": fused}
         for half, fused in halves
         for decays in (True, False)
         if (members := [parameter for parameter in half if (parameter.ndim >= 2) == decays])

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins.packed_toy import ToyModel
+from torch import nn
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.methods import optim
 from mmrlhf.methods.optim import OptimSettings, average_replicated_gradients, build_optimizer, schedule_factor
+from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.heads import build_head
+from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import ModelSettings
 
 
 @given(
@@ -58,6 +66,78 @@ def test_a_head_has_a_rate_of_its_own_where_asked() -> None:
     assert len(same.param_groups) == 2
     with pytest.raises(ConfigError, match="head_lr"):
         OptimSettings(head_lr=0.0)
+
+
+def test_every_part_has_a_rate_and_a_decay_of_its_own(tiny_folders: dict[str, Path]) -> None:
+    """Vision, projector, language, head and adapters; what is not set is as all the rest."""
+    settings = ModelSettings(vision="full", projector="full", language="lora", lora_rank=2)
+    backbone, _ = load_backbone(tiny_folders["internvl"], settings)
+    model = PackedModel(backbone, settings, build_head("tanh2", 64))
+    chosen = {"vision_lr": 1e-5, "projector_weight_decay": 0.3, "adapter_lr": 1e-3, "head_lr": 1e-2}
+    optim_settings = OptimSettings(lr=1e-4, weight_decay=0.1, warmup=0.0, schedule="constant", **chosen)
+    optimizer, _ = build_optimizer(model, optim_settings, 4)
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(found) == sum(len(group["params"]) for group in optimizer.param_groups)
+    seen = set()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in found
+            continue
+        part = next(
+            part
+            for part, mark in (
+                ("adapter", ".lora_"), ("head", "score_head."), ("vision", "vision_tower"), ("projector", "multi_"),
+            )
+            if mark in name
+        )  # fmt: skip
+        rate = {"adapter": 1e-3, "head": 1e-2, "vision": 1e-5, "projector": 1e-4}[part]
+        decay = (0.3 if part == "projector" else 0.1) if parameter.ndim >= 2 else 0.0
+        assert found[id(parameter)] == (rate, decay), name
+        seen.add(part)
+    assert len(seen) == 4
+
+
+def test_eight_bits_of_state_train_alike_and_go_on_exactly() -> None:
+    """Moments of a byte each, weights close to AdamW's; saved and loaded on the way, the same to the last bit."""
+    pytest.importorskip("bitsandbytes")
+
+    def train(name: str, reload_at: int = -1) -> tuple[torch.Tensor, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Linear(128, 64)
+        optimizer, scheduler = build_optimizer(model, OptimSettings(name=name, lr=1e-2, weight_decay=0.1), 8)  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(1)
+        for step in range(8):
+            if step == reload_at:
+                saved = io.BytesIO()
+                torch.save((model.state_dict(), optimizer.state_dict(), scheduler.state_dict()), saved)
+                saved.seek(0)
+                states = torch.load(saved, weights_only=False)
+                model = nn.Linear(128, 64)
+                optimizer, scheduler = build_optimizer(model, OptimSettings(name=name, lr=1e-2, weight_decay=0.1), 8)  # type: ignore[arg-type]
+                for each, state in zip((model, optimizer, scheduler), states, strict=True):
+                    each.load_state_dict(state)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+            scheduler.step()
+        return model.weight.detach(), optimizer
+
+    plain, _ = train("adamw")
+    compact, optimizer = train("adamw_8bit")
+    state = next(state for state in optimizer.state.values() if state["state1"].ndim == 2)
+    assert state["state1"].dtype == state["state2"].dtype == torch.uint8
+    start = nn.Linear(128, 64)
+    torch.manual_seed(0)
+    start.reset_parameters()
+    assert 0 < (compact - plain).norm() < 0.05 * (plain - start.weight).norm()
+    assert torch.equal(train("adamw_8bit", reload_at=4)[0], compact)
+
+
+def test_eight_bits_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'mmrlhf\[quantized\]'") as caught:
+        OptimSettings(name="adamw_8bit")
+    assert caught.value.argument == "name"
 
 
 def test_clipping_scales_to_the_norm() -> None:
