@@ -18,25 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from mmrlhf.errors import ModelError, UserError
+from mmrlhf.files import expanded
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import HeadSettings, ScoreHead, build_head
 from mmrlhf.models.hub import file_beside, format_bytes, free_bytes
 from mmrlhf.models.load import load_backbone, stock_weights
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, check_policy_folder, check_reward_folder, read_card
 from mmrlhf.models.settings import ModelSettings
-from mmrlhf.models.weight_files import read_json, some
+from mmrlhf.models.weight_files import ADAPTER_WEIGHTS, BASE_DIGEST, POLICY_FILE, read_json, some, weights_digest
 from mmrlhf.text import first_line
 
 log = logging.getLogger(__name__)
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-POLICY_FILE = "policy.json"
 
 
 def save_policy(
@@ -48,6 +49,7 @@ def save_policy(
     state: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
     base: str | Path | None = None,
+    as_adapters: bool = False,
 ) -> None:
     """Write the backbone (adapters merged) and its processor as a Hugging Face folder, and read it back.
 
@@ -55,18 +57,26 @@ def save_policy(
         card: JSON-able facts needed to ask it as it was trained (media settings), for `policy.json`.
         state: full, unsharded `state_dict` of the PackedModel, for models whose own parameters are shards.
         dtype: number type of the files, as the base's (`mmrlhf.models.load.stored_dtype`); None: as the weights are.
-        base: the checkpoint that it was loaded from, whose weights are needed where `settings.weights` rounded them.
+        base: the checkpoint that it was loaded from, whose weights are needed where `settings.weights` rounded them,
+            and whose name adapters go by.
+        as_adapters: write only the adapters, as peft does, with config.json and processor beside them.
 
     Raises:
         ModelError: a weight that is not finite, or files that are not what was written.
         UserError: no room, or no permission to write.
     """
-    weights = _merged_weights(model, state if state is not None else model.state_dict(), base, dtype)
-    weights = _stored(model.backbone, weights, dtype)
-    folder = Path(folder)
+    full, folder = state if state is not None else model.state_dict(), Path(folder)
     model.backbone.generation_config = _valid(model.backbone.generation_config)
+    if as_adapters:
+        weights = _adapter_weights(model, full)
+        card = {**(card or {}), **_base_digest(base)}
+    else:
+        weights = _stored(model.backbone, _merged_weights(model, full, base, dtype), dtype)
     with _room_for(folder, weights):
-        model.backbone.save_pretrained(folder, state_dict=weights)
+        if as_adapters:
+            _save_adapters(model, weights, folder, base)
+        else:
+            model.backbone.save_pretrained(folder, state_dict=weights)
         _save_config(model.backbone, folder, dtype)
         _plain_rotations(folder / "config.json")
         processor.save_pretrained(folder)
@@ -91,17 +101,18 @@ def save_reward_model(
     state: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
     base: str | Path | None = None,
+    as_adapters: bool = False,
 ) -> None:
     """Write a reward model: the backbone's folder, the score head (float32), and a card that says how it is asked.
 
     Args:
         card: JSON-able facts needed to ask it again (critique kind, instruction, media settings).
-        state, dtype, base: as of `save_policy`, which also says what is raised.
+        state, dtype, base, as_adapters: as of `save_policy`, which also says what is raised.
     """
     head = model.score_head
     if not isinstance(head, ScoreHead):
         raise ModelError("this model has no score head to save")
-    save_policy(model, processor, folder, state=state, dtype=dtype, base=base)
+    save_policy(model, processor, folder, state=state, dtype=dtype, base=base, as_adapters=as_adapters)
     full = state if state is not None else model.state_dict()
     prefix = "score_head."
     weights = {name[len(prefix) :]: value.contiguous() for name, value in full.items() if name.startswith(prefix)}
@@ -177,6 +188,38 @@ def starting_head(settings: HeadSettings, checkpoint: str | Path, width: int) ->
     return head
 
 
+def _adapter_weights(model: PackedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters under peft's names, which it has for the stock model, too."""
+    if model.adapters is None:
+        raise ModelError("this model has no adapters to save", expected="model.settings.language=lora")
+    prefix = "backbone."
+    named = {f"base_model.model.{n.removeprefix(prefix)}": v for n, v in state.items() if n.startswith(prefix)}
+    found = get_peft_model_state_dict(model.adapters, state_dict=named, save_embedding_layers=False)
+    found = {name: value.detach().contiguous() for name, value in found.items()}
+    _check_finite(found, "float32")
+    return found
+
+
+def _save_adapters(model: PackedModel, weights: Mapping[str, Tensor], folder: Path, base: str | Path | None) -> None:
+    """Write adapters as peft does, and the base's config, by which the folder is known as a model."""
+    assert base is not None, "adapters without a base are of no use"
+    settings = copy.copy(model.adapters.peft_config["default"])
+    settings.base_model_name_or_path = str(expanded(base).resolve()) if expanded(base).exists() else str(base)
+    settings.inference_mode = True
+    folder.mkdir(parents=True, exist_ok=True)
+    settings.save_pretrained(str(folder))
+    save_file(dict(weights), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    model.backbone.config.save_pretrained(folder)
+    if model.backbone.generation_config is not None:
+        model.backbone.generation_config.save_pretrained(folder)
+
+
+def _base_digest(base: str | Path | None) -> dict[str, str]:
+    """What tells another base in the same place from the one that adapters were trained on; nothing for a hub id."""
+    known = base is not None and expanded(base).is_dir()
+    return {BASE_DIGEST: weights_digest(expanded(base))} if known else {}
+
+
 def _merged_weights(
     model: PackedModel, state: Mapping[str, Tensor], base: str | Path | None, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
@@ -210,6 +253,9 @@ def _updated(value: Tensor, layer: Any, state: Mapping[str, Tensor], name: str) 
     module = name.removesuffix(".weight")
     down, up = (state[f"{module}.lora_{side}.default.weight"] for side in "AB")
     updated = value.float() + layer.scaling["default"] * (up @ down).to(value.device)
+    magnitude = state.get(f"{module}.lora_magnitude_vector.default.weight")
+    if magnitude is not None:  # DoRA
+        updated = updated * (magnitude.to(value.device) / updated.norm(dim=1))[:, None]
     return updated.to(value.dtype)
 
 

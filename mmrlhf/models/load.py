@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from peft import PeftModel
 from torch import Tensor
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -25,7 +26,14 @@ from mmrlhf.models.loading_info import check_loading
 from mmrlhf.models.processors import UNREADABLE, check_vocabulary, load_processor
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.storage import StorageConfig, check_storage, settle_storage
-from mmrlhf.models.weight_files import read_headers, read_json
+from mmrlhf.models.weight_files import (
+    ADAPTER_WEIGHTS,
+    adapter_base,
+    is_adapter_folder,
+    read_header,
+    read_headers,
+    read_json,
+)
 from mmrlhf.text import first_line
 
 _FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -65,7 +73,18 @@ def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrained
             fit, another family than `settings.family`, or layers that cannot be packed.
     """
     check_storage(settings)
-    backbone, processor = _load(path, settings, "cpu"), load_processor(path)
+    adapted = is_adapter_folder(path)
+    if adapted and settings.weights != "float32":
+        raise ModelError(
+            "adapters are added to their base as it is loaded, which needs float32 weights",
+            where=str(path),
+            given=f"model.settings.weights={settings.weights}",
+            expected="weights=float32, or a merged model",
+            fix="model.save=merged or both in the training that wrote them",
+        )
+    backbone, processor = _load(_base_of(path), settings, "cpu"), load_processor(path)
+    if adapted:
+        backbone = _merge(backbone, Path(path))
     _check_head(backbone, path)
     reason = check_packable(backbone)
     if reason and settings.layout == "packed":
@@ -76,12 +95,33 @@ def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrained
     return backbone, processor
 
 
+def _base_of(path: str | Path) -> str | Path:
+    """Where a checkpoint's own weights lie: there, or at the base of the adapters there."""
+    return adapter_base(Path(path)) if is_adapter_folder(path) else path
+
+
+def _merge(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """A base with a folder's adapters added to its weights; ModelError where they do not fit."""
+    read_header(folder / ADAPTER_WEIGHTS)
+    try:
+        return cast(PreTrainedModel, PeftModel.from_pretrained(backbone, str(folder)).merge_and_unload())
+    except UNREADABLE as error:
+        raise ModelError(
+            "these adapters do not fit their base",
+            where=folder,
+            given=f"{type(error).__name__}: {first_line(error)}",
+            expected="adapters of peft for the model that adapter_config.json names",
+        ) from error
+
+
 def check_folder(path: str | Path, settings: ModelSettings) -> None:
     """Find out whether `load_backbone` would load a folder, without holding its weights.
 
     Raises ModelError, as `load_backbone`.
     """
-    backbone, processor = _load(path, settings, "meta"), load_processor(path)
+    backbone, processor = _load(_base_of(path), settings, "meta"), load_processor(path)
+    if is_adapter_folder(path):
+        read_header(Path(path) / ADAPTER_WEIGHTS)
     check_vocabulary(backbone.config, processor, _num_rows(backbone), where=path)
 
 

@@ -15,7 +15,7 @@ from mmrlhf.models.heads import HEADS, build_head
 from mmrlhf.models.hub import file_beside
 from mmrlhf.models.load import check_folder, load_config
 from mmrlhf.models.settings import ModelSettings
-from mmrlhf.models.weight_files import StoredTensor, read_header, read_headers, read_json, some
+from mmrlhf.models.weight_files import StoredTensor, is_adapter_folder, read_header, read_headers, read_json, some
 
 HEAD_FILE = "score_head.safetensors"
 CARD_FILE = "reward_model.json"
@@ -33,7 +33,7 @@ def check_policy_folder(folder: str | Path, *, dtype: torch.dtype | None = None)
     """
     folder = Path(folder)
     check_folder(folder, ModelSettings())
-    if dtype is not None:
+    if dtype is not None and not is_adapter_folder(folder):
         other = [name for name, tensor in read_headers(folder).items() if _is_other(tensor, _NAMES[dtype])]
         if other:
             raise ModelError(

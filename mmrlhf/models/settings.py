@@ -37,6 +37,9 @@ class ModelSettings:
         vision, projector, language: whether each part is `frozen`, trains in `full`, or has adapters (`lora`).
         lora_rank, lora_alpha, lora_dropout: of the adapters (peft), which are on the linear maps of the vision tower,
             of the projector and of the decoder layers.
+        vision_lora_rank, projector_lora_rank, language_lora_rank: rank in one part; None: `lora_rank`.
+        lora_rslora: updates are scaled by alpha / sqrt(rank) and not by alpha / rank (arXiv 2312.03732).
+        lora_dora: weights are learned as direction and magnitude (arXiv 2402.09353).
         lora_head: also adapt the language-model head, where it shares no weight with the embedding.
         gradient_checkpointing: recompute each decoder layer in backward.
         max_tokens: longest prefix + response; None: as many as the checkpoint has positions for (`context_length`).
@@ -57,6 +60,11 @@ class ModelSettings:
     lora_rank: Count = 64
     lora_alpha: Positive = 128.0
     lora_dropout: ShareBelowOne = 0.0
+    vision_lora_rank: Count | None = None
+    projector_lora_rank: Count | None = None
+    language_lora_rank: Count | None = None
+    lora_rslora: bool = False
+    lora_dora: bool = False
     lora_head: bool = False
     gradient_checkpointing: bool = False
     max_tokens: Count | None = None

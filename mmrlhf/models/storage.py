@@ -45,6 +45,13 @@ def check_storage(settings: ModelSettings) -> None:
         )
     if weights not in QUANTIZED:
         return
+    if weights == "int8" and settings.lora_dora:
+        raise ConfigError(
+            "DoRA needs the length of each weight's rows, which peft reads in 4 bits and not in 8",
+            where=f"{where}, model.settings.lora_dora",
+            given="weights=int8, lora_dora=true",
+            expected="weights=nf4, bf16 or float32 with DoRA",
+        )
     both = [part for part in settings.quantized_parts if part in trained]
     if both:
         raise ConfigError(

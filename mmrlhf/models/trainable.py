@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -15,12 +16,17 @@ from mmrlhf.models.settings import PARTS, ModelSettings
 def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftModel | None:
     """Freeze, free or adapt the parts of a backbone in place; returns the adapter's owner where LoRA is used."""
     adapters = None
-    adapted = [name for part in PARTS if getattr(settings, part) == "lora" for name in _layers_to_adapt(backbone, part)]
-    if adapted:
+    layers = {part: _layers_to_adapt(backbone, part) for part in PARTS if getattr(settings, part) == "lora"}
+    if layers:
+        adapted = [name for names in layers.values() for name in names]
+        ranks = {part: getattr(settings, f"{part}_lora_rank") for part in layers}
         config = LoraConfig(
             r=settings.lora_rank,
             lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=settings.lora_dropout,
+            rank_pattern={re.escape(n): ranks[part] for part, names in layers.items() if ranks[part] for n in names},
+            use_rslora=settings.lora_rslora,
+            use_dora=settings.lora_dora,
             target_modules=adapted + (_head_to_adapt(backbone) if settings.lora_head else []),
         )
         adapters = cast(PeftModel, get_peft_model(backbone, config))

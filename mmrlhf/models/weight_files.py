@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from safetensors import SafetensorError, safe_open
 from mmrlhf.errors import ModelError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# what lies beside a policy's weights, and its entry for the weights that adapters were trained on
+POLICY_FILE, BASE_DIGEST = "policy.json", "base_digest"
+_SAMPLED = 64
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MERGE = "load the base with transformers, then PeftModel.from_pretrained(base, FOLDER).merge_and_unload()"
 
@@ -35,6 +40,49 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     for file in weight_files(folder):
         found |= read_header(file)
     return found
+
+
+def is_adapter_folder(path: str | Path) -> bool:
+    """Whether a folder holds adapters (peft) on a base that lies elsewhere."""
+    folder = Path(path)
+    return (folder / ADAPTER_CONFIG).is_file() and not ((folder / WEIGHTS).is_file() or (folder / INDEX).is_file())
+
+
+def adapter_base(folder: Path) -> str:
+    """The checkpoint that a folder's adapters are for: a folder or hub id.
+
+    Raises:
+        ModelError: it is not named, is no longer there, or holds other weights than it did.
+    """
+    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError("these adapters do not say which model they are for", where=folder / ADAPTER_CONFIG,
+                         given=f"base_model_name_or_path={base!r}", expected="a folder or a hub id")  # fmt: skip
+    fix = f"set base_model_name_or_path in {folder / ADAPTER_CONFIG} to the base that they were trained on"
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ModelError("the base of these adapters is not there", where=folder, given=base,
+                         expected="the folder of the checkpoint that they were trained on", fix=fix)  # fmt: skip
+    trained_on = read_json(folder / POLICY_FILE).get(BASE_DIGEST) if (folder / POLICY_FILE).is_file() else None
+    if trained_on is not None and Path(base).is_dir() and weights_digest(Path(base)) != trained_on:
+        raise ModelError(
+            "these adapters were trained on another base", where=folder,
+            given=f"{base}, whose weights have the digest {weights_digest(Path(base))}",
+            expected=f"weights with the digest {trained_on}", fix=fix,
+        )  # fmt: skip
+    return base
+
+
+def weights_digest(folder: Path) -> str:
+    """Name a checkpoint folder's weights by names, types, shapes and the first numbers of every tensor."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
+            for name in sorted(opened.keys()):
+                tensor = opened.get_slice(name)
+                hashed.update(f"{name} {tensor.get_dtype()} {tensor.get_shape()}".encode())
+                first = tensor[:1] if tensor.get_shape() else opened.get_tensor(name)
+                hashed.update(first.flatten()[:_SAMPLED].double().numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:

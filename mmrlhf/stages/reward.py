@@ -28,7 +28,7 @@ from mmrlhf.shards.index import Index
 from mmrlhf.summaries.validation_files import CRITIQUES
 from mmrlhf.training.critique_samples import critique_samples
 from mmrlhf.training.fit import MODEL, finish, train
-from mmrlhf.training.model_card import base_model, write_card
+from mmrlhf.training.model_card import base_model, exported, write_card
 from mmrlhf.training.reward_inputs import CritiqueChoice, check_dimensions
 from mmrlhf.training.settings import TrainSettings, require_storable
 from mmrlhf.training.workbench import Workbench, open_workbench
@@ -100,8 +100,9 @@ def run(
     about = {"start": policy, "method": method, "training": training, "summary": summary}
 
     def save(state: Any) -> None:
-        _save(bench, out, critique, training, state, start=policy)
-        write_card(out / MODEL, "reward model", bench, **about)
+        for place, as_adapters in exported(out / MODEL, training):
+            _save(bench, place, critique, training, state, start=policy, as_adapters=as_adapters)
+            write_card(place, "reward model", bench, **about)
 
     return finish(trainer, module, out, summary, save)
 
@@ -143,10 +144,20 @@ def _facts(critique: CritiqueChoice) -> dict[str, str]:
 
 
 def _save(
-    bench: Workbench, out: Path, critique: CritiqueChoice, training: TrainSettings, state: Any, *, start: str | Path
+    bench: Workbench,
+    folder: Path,
+    critique: CritiqueChoice,
+    training: TrainSettings,
+    state: Any,
+    *,
+    start: str | Path,
+    as_adapters: bool,
 ) -> None:
     template = critique.template
     asked = {"instruction": template.instruction, "request": template.request, "closing": template.closing}
     how = {"media": asdict(training.media), "precision": training.model.precision, "base": base_model(start)}
     card = {**_facts(critique), **asked, **how}
-    save_reward_model(bench.model, bench.processor, out / MODEL, card=card, state=state, dtype=bench.dtype, base=start)
+    save_reward_model(
+        bench.model, bench.processor, folder, card=card, state=state, dtype=bench.dtype, base=start,
+        as_adapters=as_adapters,
+    )  # fmt: skip

@@ -16,8 +16,8 @@ import yaml
 
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.files import expanded
-from mmrlhf.models.export import CARD_FILE, POLICY_FILE, save_policy
-from mmrlhf.models.weight_files import read_json
+from mmrlhf.models.export import CARD_FILE, save_policy
+from mmrlhf.models.weight_files import POLICY_FILE, read_json
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.origins import MOST_NAMED, Origins, read_origins
 from mmrlhf.summaries.rankings import Accuracy
@@ -27,6 +27,8 @@ from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import Workbench
 
 CARD = "README.md"
+# folder of the adapters beside the merged model
+ADAPTER = "adapter"
 Kind = Literal["policy", "reward model"]
 _NAMED = ("mmrlhf", "torch", "transformers")
 _LOAD = {
@@ -57,8 +59,19 @@ def export_policy(
     Arguments as in `write_card` and `save_policy`.
     """
     facts = {"media": asdict(training.media), "base": base_model(start)}
-    save_policy(bench.model, bench.processor, folder, card=facts, state=state, dtype=bench.dtype, base=start)
-    write_card(folder, "policy", bench, start=start, method=method, training=training, summary=summary)
+    for place, as_adapters in exported(folder, training):
+        save_policy(
+            bench.model, bench.processor, place, card=facts, state=state, dtype=bench.dtype, base=start,
+            as_adapters=as_adapters,
+        )  # fmt: skip
+        write_card(place, "policy", bench, start=start, method=method, training=training, summary=summary)
+
+
+def exported(folder: Path, training: TrainSettings) -> list[tuple[Path, bool]]:
+    """The folders that a trained model is written into, and whether as adapters: `TrainSettings.save`."""
+    if training.save == "both":
+        return [(folder, False), (folder.with_name(ADAPTER), True)]
+    return [(folder, training.save == "adapter")]
 
 
 def write_card(

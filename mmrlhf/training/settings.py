@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.feed.selection import Queries, Selection
@@ -72,18 +72,33 @@ class TrainSettings:
         media: how videos become frames.
         optim: the optimizer.
         schedule: length of the run.
+        save: what is written: the `merged` model, or the `adapter` alone, which needs its base to be there; `both`
+            writes the adapter into the folder `adapter` beside the model.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     media: MediaSettings = field(default_factory=MediaSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     schedule: Schedule = field(default_factory=Schedule)
+    save: Literal["merged", "adapter", "both"] = "merged"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def require_storable(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError where weights cannot be stored as `model.settings.weights` says; see `check_storage`."""
     training: TrainSettings = settings.get("training") or TrainSettings()
     check_storage(training.model)
+    modes = {part: getattr(training.model, part) for part in PARTS}
+    if training.save != "merged" and ("lora" not in modes.values() or "full" in modes.values()):
+        raise ConfigError(
+            "an adapter folder holds adapters and nothing else, and here something else trains, or no adapter does",
+            where="model.save",
+            given=", ".join([f"save={training.save}", *(f"{part}={mode}" for part, mode in modes.items())]),
+            expected="lora or frozen for every part, and lora for one at least",
+            fix="model.settings.projector=frozen model.settings.language=lora, or model.save=merged",
+        )
 
 
 def require_trainable(settings: Mapping[str, Any], stage: str) -> None:

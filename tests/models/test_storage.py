@@ -147,6 +147,22 @@ def test_what_trains_keeps_float32_masters(weights: str, tiny_folders: dict[str,
     assert all(p.requires_grad for n, p in model.named_parameters() if "vision" in n)
 
 
+def test_policy_and_reference_are_one_set_of_quantised_weights(
+    tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
+) -> None:
+    """With its adapters off, a trained policy on 4 bits is the frozen model on the same 4 bits, to the last bit."""
+    folder = tiny_folders["internvl"]
+    policy, encoder = build(folder, weights="nf4", **LORA)
+    _open(policy)
+    reference, _ = build(folder, weights="nf4", projector="frozen", language="frozen")
+    batch = pack_groups([encoder(group) for group in groups])
+    with torch.no_grad():
+        expected = reference(batch).logprob
+        assert (policy(batch).logprob - expected).abs().max() > 1e-2
+        with policy.adapters_off():
+            assert torch.equal(policy(batch).logprob, expected)
+
+
 def test_other_parts_are_quantised_where_asked(tiny_folders: dict[str, Path]) -> None:
     folder = tiny_folders["internvl"]
     chosen = {"weights": "nf4", "projector": "frozen", "language": "lora"}

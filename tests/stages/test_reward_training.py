@@ -57,6 +57,21 @@ def test_reward_model_trains_and_loads(
     assert len(shown) == 2 and len({r["reward"] for row in shown for r in row["responses"]}) > 1
 
 
+def test_a_reward_model_s_adapters_are_a_folder_with_its_head(
+    tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime
+) -> None:
+    """The merged folder and the adapter folder score alike; the one is a model, the other its difference."""
+    lora = ModelSettings(projector="frozen", language="lora", lora_rank=2)
+    training = replace(TRAINING, model=lora, save="both")
+    train_reward(tmp_path, small_shards, small_policy, runtime, kind="none", training=training)
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    asked = ["a red circle", "no"]
+    merged, adapted = (RewardModel.from_pretrained(tmp_path / name, device="cpu") for name in ("model", "adapter"))
+    scores = [[reward for reward, _ in judge.score(None, "what ?", asked)] for judge in (merged, adapted)]
+    assert scores[0][0] != scores[0][1]
+    torch.testing.assert_close(torch.tensor(scores[1]), torch.tensor(scores[0]), atol=1e-4, rtol=1e-4)
+
+
 def test_missing_critiques_stop_the_stage_before_it_trains(
     tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime
 ) -> None:
