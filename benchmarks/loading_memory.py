@@ -73,7 +73,9 @@ def measure(folder: Path, weights: str) -> dict[str, float | str]:
 
 def _held() -> tuple[int, int]:
     """Bytes of this process that only it has, and of files mapped into it."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    fields = dict(
+        line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").strip().split("\n")
+    )
     return tuple(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile"))  # type: ignore[return-value]
 
 
