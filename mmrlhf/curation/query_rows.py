@@ -33,7 +33,7 @@ from mmrlhf.shards.manifest import MANIFEST_FILE
 from mmrlhf.types import PreferenceGroup, Response
 
 LINES, TABLE, FACTS = "queries.jsonl", "queries.parquet", "queries.json"
-Importer = Callable[[Path], Iterator["Draft | Rejection"]]
+Importer = Callable[[Path], Iterator[Draft | Rejection]]
 _ROWS_AT_ONCE = 1 << 16
 _EXAMPLES = 20
 _SCHEMA = pa.schema(

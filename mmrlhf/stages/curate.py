@@ -23,10 +23,11 @@ from mmrlhf.curation.duplicates import KEPT, Decisions, DuplicateSettings, decid
 from mmrlhf.curation.feature_parts import Features
 from mmrlhf.curation.query_rows import Queries
 from mmrlhf.curation.quotas import ANY, type_quotas
+from mmrlhf.curation.sample_page import PAGE, write_page
 from mmrlhf.curation.sample_shards import write_sample
 from mmrlhf.curation.sampling import Arm, choose
 from mmrlhf.errors import DataError
-from mmrlhf.files import written
+from mmrlhf.files import write_bytes, written
 from mmrlhf.ranges import Count, Natural, NonNegative, Positive, Share
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.curations import CurateSummary, TypeShare
@@ -38,9 +39,9 @@ SAMPLED, NOT_CHOSEN = "sampled", "not chosen"
 _ROWS_FOR_CENTRES, _ROWS_MEASURED, _CHUNK = 200_000, 20_000, 1 << 16
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
-PROMISES = ("shards/manifest.json", "shards/index.parquet", "decisions.parquet", "metrics.json")
+PROMISES = ("shards/manifest.json", "shards/index.parquet", "decisions.parquet", "report.html", "metrics.json")
 
 
 def run(
@@ -114,6 +115,9 @@ def run(
         progress=runtime.progress,
     )  # fmt: skip
     summary = _summary(out, queries, found, decided, cluster, pool, kept, chosen, quotas, lost, arm)
+    thresholds = {"cosine": cosine, "cosine with hash": cosine_with_hash, "bits": bits}
+    page = write_page(queries, found, decided, cluster, kept, chosen, summary, thresholds, seed=seed)
+    write_bytes(out / PAGE, page.encode("utf-8", errors="backslashreplace"))
     _warn(summary)
     return summary.write(out)
 

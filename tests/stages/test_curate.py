@@ -16,6 +16,7 @@ from stand_ins.small_encoder import drawing
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.curation import sample_shards
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.ranges import declared
 from mmrlhf.records.query_sets import import_queries
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import ShardSink
@@ -85,6 +86,9 @@ def test_from_sets_to_shards(tmp_path: Path, encoded: Path, runtime: Runtime) ->
     assert len(because) == 8 and all(texts[key] == texts[why] for key, why in because.items())
     for group in groups:
         assert [media.data[0] for media in group.media] == pictures(group.prompt.question)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "12 of 48 queries" in page and "too close to bench" in page and page.count("<svg") == 2
+    assert page.count("data:image/jpeg") > 20 and "the same picture, cosine" in page and "both kept" in page
     assert 1 <= summary.effective_clusters <= 4 and summary.cosine_low <= summary.cosine_mean <= 1.001
 
 
@@ -151,6 +155,11 @@ def test_a_full_disk_in_the_middle_loses_nothing(
         curated(tmp_path / "out", encoded, runtime, max_groups_per_shard=4)
     assert curated(tmp_path / "out", encoded, runtime, max_groups_per_shard=4).digest == whole.digest
     assert len(calls) == 7 + 8  # the first shard's four are not written again
+
+
+def test_what_the_stages_declare_can_be_read() -> None:
+    """The command checks every argument by its annotation before anything runs."""
+    assert declared(query_features.run)["of"] and declared(curate.run)["arm"]
 
 
 def test_a_folder_that_holds_no_features(tmp_path: Path, runtime: Runtime) -> None:
