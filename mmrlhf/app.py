@@ -70,6 +70,8 @@ _FULL_ERROR = "HYDRA_FULL_ERROR"
 def main() -> None:
     """Run what the command line asks for; exit code 0, 2 for a mistake of the user's, 1 for anything else."""
     _write_anything()
+    # peft imports it wherever it is installed, and it advises a package of compiled kernels then
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     words = sys.argv[1:]
     if words[:1] == ["--worker"]:
         sys.exit(_worker(Path(words[1])))
