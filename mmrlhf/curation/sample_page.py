@@ -102,7 +102,7 @@ def _map(features: Features, kept: np.ndarray, chosen: np.ndarray, rng: np.rando
     rows, sample = features.take(pool), features.take(rng.permutation(chosen)[:_POINTS])
     axes_of = principal_axes(rows)
     figure, axes = new_axes(6.4, 4.2)
-    for points, label, colour, size in ((rows, "pool", "#8a94a3", 5), (sample, "sample", PALETTE[1], 9)):
+    for points, label, colour, size in ((rows, "pool", "#8a94a3", 12), (sample, "sample", PALETTE[1], 18)):
         places = ((points - rows.mean(0)) @ axes_of).numpy()
         axes.scatter(
             places[:, 0], places[:, 1], s=size, c=colour, label=label, alpha=0.7, linewidths=0, rasterized=True

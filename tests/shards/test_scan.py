@@ -86,7 +86,7 @@ def test_every_garbled_header_is_noticed(shard: Path, tmp_path: Path) -> None:
         ([("a.v1.json", RECORD), ("a.v1.jpg", picture())], "key contains a dot"),
         ([("a.json", RECORD), ("a.v1.json", RECORD)], "key contains a dot"),
         ([("a.json", b"{")], "not JSON"),
-        ([("a.json", b'{"prompt": "p"}')], "x.tar:a:json:responses"),
+        ([("a.json", b'{"prompt": "p", "responses": "r"}')], "x.tar:a:json:responses"),
     ],
 )
 def test_damaged_samples(tmp_path: Path, members: list[tuple[str, bytes]], words: str) -> None:
@@ -186,3 +186,9 @@ def test_what_a_stranger_says_of_packed_frames_is_not_believed(tmp_path: Path, n
         members = [("1.json", json.dumps(record).encode()), ("1.f0.jpg", picture()), ("1.f1.jpg", picture())]
         [row] = scan_shard(write_tar(tmp_path / "x.tar", members)).rows.to_pylist()
         assert row["duration"] == duration
+
+
+def test_a_record_without_responses_is_a_query_still_to_be_answered(tmp_path: Path) -> None:
+    for place, record in enumerate((b'{"prompt": "p"}', b'{"prompt": "p", "responses": []}')):
+        path = write_tar(tmp_path / f"{place}.tar", [("a.json", record)])
+        assert scan_shard(path).rows.column("num_responses").to_pylist() == [0]
