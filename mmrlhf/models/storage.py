@@ -7,7 +7,9 @@ of one's own say what each tensor becomes; `StorageQuantizer` is that, for whole
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -25,6 +27,7 @@ from mmrlhf.models.settings import PARTS, QUANTIZED, ModelSettings
 log = logging.getLogger(__name__)
 
 _METHOD = "mmrlhf_storage"
+_C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -198,7 +201,16 @@ class _Quantize(ConversionOps):
             if weight.shape != (layer.out_features, layer.in_features):
                 raise ValueError(f"{name} is {tuple(weight.shape)}, not {(layer.out_features, layer.in_features)}")
             found[name] = layer.quantize(weight)
+            del weight, value
+        _return_freed()
         return found
+
+
+def _return_freed() -> None:
+    """Give freed memory back to the system: glibc keeps what whole weights took, several times what is left of them."""
+    trim = getattr(_C_LIBRARY, "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
 
 
 def _replace(model: PreTrainedModel, name: str, kind: str) -> None:
