@@ -170,8 +170,8 @@ def _common(left: frozenset[str], right: frozenset[str]) -> float:
 def _joined(found: list[NearPairs]) -> NearPairs:
     nothing = np.empty(0, np.int64)
     empty = NearPairs(nothing, nothing, np.empty(0, np.float32), nothing)
-    columns = [
+    first, second, cosine, bits = (
         np.concatenate([getattr(each, name) for each in [empty, *found]])
         for name in ("first", "second", "cosine", "bits")
-    ]
-    return NearPairs(*columns, sum(each.crowded for each in found))
+    )
+    return NearPairs(first, second, cosine, bits, sum(each.crowded for each in found))

@@ -27,7 +27,7 @@ MOST = 64
 class UnitRows(Protocol):
     """Unit rows that are read by number: (n,) -> (n, D) float32."""
 
-    def __call__(self, rows: np.ndarray) -> Tensor: ...
+    def __call__(self, rows: np.ndarray, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)

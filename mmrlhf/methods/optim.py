@@ -127,10 +127,10 @@ def _make(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.
             given="adamw_8bit with sharded parameters",
             expected="optim.name=adamw with trainer=fsdp, or trainer=ddp, auto or gpu",
         )
-    import bitsandbytes as bnb  # needs the extra `quantized`
+    from bitsandbytes.optim.adamw import AdamW8bit  # needs the extra `quantized`
 
     plain = [{name: value for name, value in group.items() if name != "fused"} for group in groups]
-    return bnb.optim.AdamW8bit(plain, lr=settings.lr, betas=settings.betas)
+    return AdamW8bit(plain, lr=settings.lr, betas=settings.betas)
 
 
 def _by_rate(

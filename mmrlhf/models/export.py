@@ -216,8 +216,8 @@ def _save_adapters(model: PackedModel, weights: Mapping[str, Tensor], folder: Pa
 
 def _base_digest(base: str | Path | None) -> dict[str, str]:
     """What tells another base in the same place from the one that adapters were trained on; nothing for a hub id."""
-    known = base is not None and expanded(base).is_dir()
-    return {BASE_DIGEST: weights_digest(expanded(base))} if known else {}
+    folder = None if base is None else expanded(base)
+    return {} if folder is None or not folder.is_dir() else {BASE_DIGEST: weights_digest(folder)}
 
 
 def _merged_weights(

@@ -135,9 +135,10 @@ def _curve(rows: Sequence[BestOf], name: str) -> Markup:
     """One measure against the distance, with its interval."""
     figure, axes = new_axes(4.6, 2.8)
     distance = [row.kl_bound for row in rows]
-    found = [_ends(getattr(row, name)) for row in rows]
-    mean = [value for value, _, _ in found]
-    low, high = ([ends[0] if ends[side] is None else ends[side] for ends in found] for side in (1, 2))
+    found: list[Estimate] = [getattr(row, name) for row in rows]
+    mean = [each.mean for each in found]
+    low = [each.mean if each.low is None else each.low for each in found]
+    high = [each.mean if each.high is None else each.high for each in found]
     colour = SERIES[0 if name == "reward" else 1]
     axes.fill_between(distance, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.plot(distance, mean, "o-", color=colour, markersize=4)

@@ -43,7 +43,7 @@ def diagnose(
         _safety(index, pairs, answers, limits),
         *_margins(pairs, limits),
         signs.growing_answers(_both(before, after, "length"), _both(before, after, "cut_off"), limits),
-        signs.repeating_answers(*(_repetition(own) for own in answers), limits),
+        signs.repeating_answers(_repetition(answers[0]), _repetition(answers[1]), limits),
     ]
 
 

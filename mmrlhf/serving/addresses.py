@@ -62,7 +62,7 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
 
     def __init__(self, resolve: Resolve, private: bool) -> None:
         self._resolve, self._private = resolve, private
-        self._plain: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()
+        self._plain: Any = httpcore.AnyIOBackend()
 
     @override
     async def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:

@@ -105,7 +105,7 @@ def _text(content: Any) -> str:
 def keep(part: dict[str, Any], folder: Path) -> dict[str, str]:
     """A picture as a file under its hash; a video as the path that the harness names."""
     kind = part["type"]
-    value = part.get("url", part.get(kind))
+    value: Any = part.get("url", part.get(kind))
     if kind == "video":
         return {"kind": "video", "path": str(Path(value).resolve())}
     if kind != "image" or not hasattr(value, "save"):
