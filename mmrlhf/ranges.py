@@ -31,6 +31,8 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 ShareBelowHalf = Annotated[float, Interval(ge=0, lt=0.5)]
+FromOne = Annotated[float, Ge(1)]
+InsideHalf = Annotated[float, Interval(gt=0, lt=0.5)]
 Finite = Annotated[float, Interval()]
 
 _HOLDS: dict[Any, Callable[[Any, Any], bool]] = {Ge: operator.ge, Gt: operator.gt, Le: operator.le, Lt: operator.lt}

@@ -267,7 +267,9 @@ def test_an_ablation_changes_what_it_says(experiment: str) -> None:
 
     full = chosen("full")
     assert full == chosen() and full[0] == "MMDPO" and full[1] != "none"
-    changed = {name: chosen(name) for name in CHOICES["ablation"] if name != "full"}
+    base_reward = _compose(f"experiment={experiment}", "ablation=base_reward")
+    assert base_reward.model.head == "silu2" and base_reward.data.critique == "none", "a recipe: several things at once"
+    changed = {name: chosen(name) for name in CHOICES["ablation"] if name not in ("full", "base_reward")}
     assert {
         name: [a != b for a, b in zip(full, found, strict=True)].count(True) for name, found in changed.items()
     } == {name: 0 if name == f"{full[1]}_critique" else 1 for name in changed}, "one thing, or what the data has anyway"

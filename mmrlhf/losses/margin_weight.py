@@ -9,15 +9,14 @@ Differs in: nothing; the weight is the quotient of two sigmoids taken in logarit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
 from torch import Tensor
 
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given
-from mmrlhf.ranges import Positive, ShareBelowOne
+from mmrlhf.ranges import FromOne, Positive, ShareBelowOne
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class MADPO(Objective):
         tau: > 0, margin at which c is 1, and so is the weight (rewards' unit).
     """
 
-    c_max: Annotated[float, Ge(1)] = 2.0
+    c_max: FromOne = 2.0
     c_min: ShareBelowOne = 0.5
     steepness: Positive = 1.0
     tau: Positive = 6.9

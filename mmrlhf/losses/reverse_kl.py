@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log, log1p
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval
 from torch import Tensor
 
 from mmrlhf.losses.objective import Objective, PairScale
+from mmrlhf.ranges import InsideHalf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class EXO(Objective):
         label_smoothing: e, probability that a label is wrong, in (0, 0.5).
     """
 
-    label_smoothing: Annotated[float, Interval(gt=0, lt=0.5)] = 1e-3
+    label_smoothing: InsideHalf = 1e-3
 
     def pair_loss(self, chosen: Tensor, rejected: Tensor, scale: PairScale) -> Tensor:
         logit = scale.b * (chosen - rejected)

@@ -236,6 +236,7 @@ def check_family(path: str | Path, settings: ModelSettings) -> None:
     Raises HubError and ModelError, as `load_backbone`.
     """
     config = load_config(path)
+    _refuse_quantised(path, config)
     if settings.family and config.model_type != settings.family:
         raise ModelError(
             "a checkpoint of another family",
@@ -243,6 +244,19 @@ def check_family(path: str | Path, settings: ModelSettings) -> None:
             given=f"model_type {config.model_type!r}",
             expected=f"{settings.family!r} (model.settings.family)",
             fix="choose the matching `model=` group, or another model.path",
+        )
+
+
+def _refuse_quantised(path: str | Path, config: Any) -> None:
+    """Weights in few bits are made while loading, from whole ones: those of another tool are not read."""
+    known = getattr(config, "quantization_config", None)
+    if known is not None:
+        raise ModelError(
+            "a checkpoint whose weights another tool has quantised",
+            where=str(path),
+            given=f"quantization_config of its config.json: {first_line(known)[:80]}",
+            expected="whole weights (float32, bfloat16 or float16)",
+            fix="give the checkpoint that it was made from; model.settings.weights=nf4 or int8 quantises while loading",
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
-from mmrlhf.ranges import Share
+from mmrlhf.ranges import Finite, Share
 from mmrlhf.reporting.best_answers import Judged, best_of_rows, best_of_table, over_optimised, page, write_csv
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
@@ -40,7 +40,7 @@ def run(
     shards: Path,
     rewards: Path,
     holdout: Share = 0.05,
-    least_reward: float | None = None,
+    least_reward: Finite | None = None,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/shards`: every query with its best answer alone; and what the choice is worth for every smaller n.

@@ -29,6 +29,7 @@ NO_KEYS |= {"model.resize_token_embeddings"}
 COMPOSITIONS = (
     (),
     ("rounds=self_improve", "model=qwen3_vl", "data=rlaif_v", "trainer=fsdp", "method=mdpo", "expander=local"),
+    ("data=converted",),
     ("data=mm_rlhf", "expander=recorded", "method=odpo", "benchmark=own"),
 )
 

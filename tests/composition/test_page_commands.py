@@ -47,7 +47,7 @@ def test_a_report_s_commands_for_what_is_missing_compose(tmp_path: Path, runtime
     report.run(tmp_path, runtime=runtime)
     page = html.unescape((tmp_path / "report.html").read_text())
     commands = re.findall(r'class="missing">.*?<code>(.*?)</code>', page)
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in set(commands):
         (config,) = composed(words_of(command))
         assert config.stage in config.stages

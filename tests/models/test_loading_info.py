@@ -12,7 +12,7 @@ from stand_ins import broken_checkpoints as broken
 from stand_ins.tiny_models import AVAILABLE
 from transformers import AutoModelForImageTextToText
 
-from mmrlhf.errors import ModelError
+from mmrlhf.errors import HubError, ModelError
 from mmrlhf.models.load import check_folder, load_backbone
 from mmrlhf.models.loading_info import DIALECTS, find_dialect
 from mmrlhf.models.settings import ModelSettings
@@ -71,7 +71,6 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "header cut": (lambda folder: broken.cut(folder, 0.001), "damaged or cut off"),
     "absent shard": (lambda folder: broken.in_shards(folder, present=1), r"1 of 2 absent: model-00002-of-00002"),
     "pickled": (broken.pickled, r"pytorch_model\.bin[\s\S]*save_pretrained"),
-    "adapters": (broken.adapters_only, r"adapters \(peft\)"),
 }
 
 
@@ -99,13 +98,14 @@ def test_an_index_that_is_none(content: str, tiny_folders: dict[str, Path], tmp_
 
 
 def test_adapters_beside_a_config(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
-    """transformers would load the base that the adapters name, from wherever that is."""
+    """Their base is what they name; where that cannot be had, it is named, and nothing else is loaded in its place."""
     folder = broken.copy_checkpoint(tiny_folders["internvl"], tmp_path / "model")
     config = (folder / "config.json").read_text()
     broken.adapters_only(folder)
     (folder / "config.json").write_text(config)
-    with pytest.raises(ModelError, match=r"adapters \(peft\)[\s\S]*merge"):
-        load_backbone(folder, ModelSettings())
+    for look in (load_backbone, check_folder):
+        with pytest.raises(HubError, match="reachable on the hub: a/b"):
+            look(folder, ModelSettings())
 
 
 @pytest.mark.parametrize("name", ["qweight", "weight_packed", "weight.absmax"])

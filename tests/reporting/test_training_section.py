@@ -70,7 +70,10 @@ def test_curves_histograms_and_answers_are_on_the_page(trained: Path) -> None:
     query = stage["answers"][0]
     assert [answer["when"] for answer in query["answers"]] == ["reference", "step 4", "step 8", "step 12"]
     assert [answer["quality"] for answer in query["answers"]] == [0.25, 0.5, 0.5, 0.5]
-    page = {name: {"missing": "", "command": ""} for name in ("policy", "reward", "judge", "beta", "samples", "data")}
+    page = {
+        name: {"missing": "", "command": ""}
+        for name in ("policy", "reward", "judge", "beta", "samples", "data", "diagnosis")
+    }
     run = {"times": None, "reproduce": "", "versions": {}, "stages": []}
     html = render("t", "s", {**page, "run": run, "training": section}, [])
     assert "A &lt;dog&gt;." in html and "At 12." in html and "true quality 0.25" in html and "reward -" not in html

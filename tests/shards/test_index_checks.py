@@ -69,7 +69,7 @@ CHANGES: dict[str, tuple[Callable[[Row, int], None], str]] = {
     "place of 1": (set_to("split_hash", 1.0), "no sample has in split_hash"),
     "negative place": (set_to("split_hash", -0.1), "no sample has in split_hash"),
     "endless video": (set_to("duration", float("inf")), "no sample has in duration"),
-    "no response": (set_to("num_responses", 0), "no sample has in num_responses"),
+    "fewer than no response": (set_to("num_responses", -1), "no sample has in num_responses"),
     "key of the other": (set_to("key", "a"), "keys that come twice"),
     **{
         f"negative {name}": (set_to(name, -1), f"no sample has in {name}")
