@@ -28,7 +28,7 @@ def released_files() -> dict[str, bytes]:
         "data.jsonl": b'{"id": "a"}\n',
         "long.zip": zip_of({"long/a.jpg": b"A", "__MACOSX/long/._a.jpg": b"x"}),
         "short.zip": zip_of({"b.jpg": b"B"}),
-        "video.tar.gz": gzip.compress(tar_of({"./video/clip/0.jpg": b"V"})),
+        "video.tar.gz": gzip.compress(tar_of({"./video/clip/0.jpg": b"V"}), mtime=0),
         "data/train-00000.parquet": b"viewer copy",
     }
 
