@@ -138,7 +138,8 @@ def require_groups(tally: Tally) -> None:
         where=tally.rejections[0]["where"] if tally.rejections else None,
         given="; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5)) or "no records",
         expected="records whose media lie below the data folder",
-        fix="put the media there, or read the records as text only with data.importer.media=false",
+        fix="put the media there, say in which folder of data.root they lie (data.importer.media_folder=FOLDER), "
+        "or read the records as text only with data.importer.media=false",
     )
 
 
