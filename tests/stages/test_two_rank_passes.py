@@ -47,8 +47,10 @@ def test_two_ranks_ask_what_one_does(
     assert digests[0] == digests[1]
     compare(tmp_path, small_groups)
     others[0].unlink()
+    kept = {path: path.stat().st_mtime_ns for path in table.glob("part-*.parquet")}
     rest, _ = run(tmp_path / "two", small_shards, small_policy, runtime)
-    assert rest["queries"] == len(small_groups) // 2
+    assert rest["queries"] == len(small_groups), "counts are of the whole table"
+    assert kept and kept == {path: path.stat().st_mtime_ns for path in kept}, "what was there is not asked again"
     compare(tmp_path, small_groups)
 
 
