@@ -130,7 +130,8 @@ def _load(
 ) -> PreTrainedModel:
     """The model alone, all of whose weights come from its checkpoint; on `meta` they are looked at and dropped."""
     check_family(path, settings)
-    stored = StorageConfig(settings) if settings.weights != "float32" and device != "meta" else None
+    compact = settings.weights != "float32" and device != "meta"
+    stored = StorageConfig(settings) if compact else None  # pyright: ignore[reportArgumentType]: its base is a dataclass
     if stored is not None:
         _load(path, settings, "meta")  # tensors that do not fit are named before any of them is quantised
     if Path(path).is_dir():

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import bitsandbytes as bnb
+import bitsandbytes
 import torch
 from bitsandbytes import functional
 from torch import Tensor, nn
+
+# it says nothing of its types
+bnb: Any = bitsandbytes
 
 
 class NF4Linear(bnb.nn.Linear4bit):

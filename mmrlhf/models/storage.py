@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import ConversionOps, PreTrainedModel
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from mmrlhf.errors import ConfigError
