@@ -85,6 +85,8 @@ def _query(row: Row, where: str, *, turn: Which, long_from: int) -> Row:
 def _asked(talk: Any, where: str, name: str, turn: Which) -> tuple[Any, str, int]:
     """The messages up to a question, what the set answers to it, and how many questions come later."""
     turns = read_turns(talk, where, name)
+    if isinstance(talk, str):
+        return talk, "", 0
     asked = [place for place, each in enumerate(turns) if each.role == "user"]
     if not asked:
         raise DataError(
@@ -98,10 +100,8 @@ def _asked(talk: Any, where: str, name: str, turn: Which) -> tuple[Any, str, int
     return _simplest(messages[: place + 1]), reference, sum(later > place for later in asked)
 
 
-def _simplest(messages: Any) -> Any:
+def _simplest(messages: list[Mapping[str, Any]]) -> Any:
     """The text of a prompt that is one text, else its messages."""
-    if isinstance(messages, str):
-        return messages
     value = pick(messages[0], ("content", "value"))[1]
     return value if len(messages) == 1 and isinstance(value, str) else messages
 

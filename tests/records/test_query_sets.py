@@ -47,6 +47,13 @@ def test_the_last_question_comes_with_all_before_it(tmp_path: Path) -> None:
     assert found.group.prompt.question == "And blue?" and found.group.meta == {"reference": "The sky."}
 
 
+@pytest.mark.parametrize("talked", ["What is red?", talk("What is red?")[0], talk("What is red?")])
+def test_a_conversation_may_be_a_text_or_one_message(tmp_path: Path, talked: Any) -> None:
+    [found] = drafts(tmp_path, {"id": "x", "conversations": talked})
+    assert isinstance(found, Draft)
+    assert found.group.prompt.question == "What is red?" and found.group.meta == {}
+
+
 @pytest.mark.parametrize(
     ("row", "category"),
     [
@@ -83,7 +90,6 @@ def test_one_array_of_json_is_read_too(tmp_path: Path) -> None:
     ("row", "reason"),
     [
         ({"id": "x", "conversations": [{"from": "gpt", "value": "hm"}]}, "conversation has no question"),
-        ({"id": "x", "conversations": "?"}, ""),
         ({"id": "x", "image": "1.jpg"}, "record lacks the field 'prompt'"),
         ({"id": "x", "image": "1.jpg", "conversations": talk("<image><image> what?")}, "different numbers of media"),
         ({"id": "x", "conversations": [{"from": "nobody", "value": "hm"}]}, "another structure"),
@@ -94,7 +100,7 @@ def test_a_row_that_is_no_query_is_listed_with_its_line(tmp_path: Path, row: dic
     found = drafts(tmp_path, row, LLAVA)
     bad = [each for each in found if isinstance(each, Rejection)]
     assert [each for each in found if isinstance(each, Draft) and each.id == "a1"]
-    assert not reason or (len(bad) == 1 and reason in bad[0].reason and "set.jsonl:1" in bad[0].where)
+    assert len(bad) == 1 and reason in bad[0].reason and "set.jsonl:1" in bad[0].where
 
 
 def test_rows_of_another_layout(tmp_path: Path) -> None:
