@@ -7,7 +7,6 @@ they share. A row is only compared with rows that are kept (keep-first).
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -127,13 +126,11 @@ def _fall(
     because: np.ndarray,
 ) -> None:
     """Go through the rows of each picture in order, and let fall what is one too many."""
-    together: dict[int, list[int]] = defaultdict(list)
-    for row, first in zip(rows.tolist(), leader.tolist(), strict=True):
-        together[first].append(row)
-    against = queries.against
-    for members in together.values():
-        if len(members) < 2:
-            continue
+    order = np.argsort(leader, kind="stable")
+    _, starts, counts = np.unique(leader[order], return_index=True, return_counts=True)
+    against, several = queries.against, counts > 1
+    for start, count in zip(starts[several], counts[several], strict=True):
+        members = rows[order[start : start + count]].tolist()
         benchmark = [row for row in members if against[row]]
         others = [row for row in members if not against[row]]
         if benchmark and pictured:  # the picture alone gives a benchmark away

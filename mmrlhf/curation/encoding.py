@@ -156,14 +156,6 @@ def _of_pictures(encoder: Encoder, seen: Sequence[_Seen], usable: Sequence[int])
     return found
 
 
-def _digest(group: PreferenceGroup) -> int:
-    content = hashlib.blake2b(digest_size=8)
-    media = [*group.media, *(media for response in group.responses for media in response.media)]
-    for data in (data for each in media for data in each.data):
-        content.update(len(data).to_bytes(8, "little") + data)
-    return int.from_bytes(content.digest()) if media else 0
-
-
 def media_digest(group: PreferenceGroup) -> int:
     """64 bits of the bytes of all media; 0 where there are none."""
     content = hashlib.blake2b(digest_size=8)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.curation.clusters import k_means, nearest_centres
 from mmrlhf.curation.diversity import cosine_to_sample, effective_number
-from mmrlhf.curation.duplicates import KEPT, Decisions, DuplicateSettings, decide
+from mmrlhf.curation.duplicates import BENCHMARK, KEPT, Decisions, DuplicateSettings, decide
 from mmrlhf.curation.feature_parts import Features
 from mmrlhf.curation.query_rows import Queries
 from mmrlhf.curation.quotas import ANY, type_quotas
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 SHARDS, DECISIONS = "shards", "decisions.parquet"
 SAMPLED, NOT_CHOSEN = "sampled", "not chosen"
-_ROWS_FOR_CENTRES, _ROWS_MEASURED, _CHUNK = 200_000, 20_000, 1 << 16
+_ROWS_FOR_CENTRES, _ROWS_MEASURED = 200_000, 20_000
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 2
@@ -127,7 +127,7 @@ def _clusters(features: Features, pool: np.ndarray, kept: np.ndarray, number: in
     rng = np.random.default_rng(seed)
     centres = k_means(features.take(np.sort(rng.permutation(kept)[:_ROWS_FOR_CENTRES])), number, seed=seed)
     with_features = pool[~np.isin(pool, list(features.left_out))]
-    nearest, _ = nearest_centres(features.chunks(with_features, _CHUNK), centres)
+    nearest, _ = nearest_centres(features.chunks(with_features), centres)
     found = np.full(len(features), -1)
     found[with_features] = nearest[:, 0]
     return found
@@ -136,7 +136,7 @@ def _clusters(features: Features, pool: np.ndarray, kept: np.ndarray, number: in
 def _write_decisions(out: Path, queries: Queries, decided: Decisions, cluster: np.ndarray, chosen: np.ndarray) -> None:
     """One row for each query: what became of it, and because of which other."""
     fate = np.where(queries.against, "against", decided.fate).astype(object)
-    fate[(fate == KEPT)] = NOT_CHOSEN
+    fate[fate == KEPT] = NOT_CHOSEN
     fate[chosen] = SAMPLED
     keys = queries.keys()
     because = pa.array(np.maximum(decided.because, 0), mask=decided.because < 0)
@@ -179,7 +179,7 @@ def _summary(
 
     index = Index.load(out / SHARDS)
     fates = Counter(decided.fate[pool].tolist())
-    bench = pool[decided.fate[pool] == "benchmark"]
+    bench = pool[decided.fate[pool] == BENCHMARK]
     return CurateSummary(
         arm=arm,
         pool=len(pool),

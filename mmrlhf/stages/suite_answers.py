@@ -18,7 +18,7 @@ from mmrlhf.inference.sharing import share_pass
 from mmrlhf.parts import Parts
 from mmrlhf.ranges import Count
 from mmrlhf.records.quarantine import Quarantine
-from mmrlhf.suites.answering import MAX_PIXELS, Answerer, Asked, Said, answer_window, contexts_of, said_from, windows_of
+from mmrlhf.suites.answering import MAX_PIXELS, Answerer, Asked, Said, answer_window, said_from, windows_of
 from mmrlhf.suites.documents import Document, DocumentStore
 from mmrlhf.summaries.suites import SuiteAnswers
 from mmrlhf.terminal.progress import track
@@ -109,7 +109,7 @@ def _write(
     return SuiteAnswers(
         documents=len(documents),
         pictures=len({document.picture for document in documents if document.media}),
-        contexts=sum(len(contexts_of([d for d in documents if d.task == task])) for task in seconds),
+        contexts=sum(map(len, windows)),
         answered=sum(not each.reason for each in said.values()),
         cut=sum(each.cut for each in said.values()),
         seconds=seconds,

@@ -1,4 +1,4 @@
-"""Short answers out of what a model says: yes or no, an option's letter, a number, a phrase.
+"""Short answers out of what a model says: yes or no, an option's letter, a phrase.
 
 Each reader returns None where the answer has no such form, and never guesses: a guess would turn a change of style into
 a change of skill.
@@ -18,7 +18,6 @@ _LEAD = re.compile(
 _SAID = re.compile(
     r"(?:answer|option|choice)(?:\s+is|\s*:|\s+would be)?\s*[:=]?\s*\**[\(\[]?([A-Z])[\)\]]?(?![A-Za-z'])"
 )
-_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?%?")
 # an answer of more words is no single word or phrase
 LONGEST_PHRASE = 8
 
@@ -69,12 +68,6 @@ def phrase(answer: str) -> str | None:
         return None
     text = _without_lead(lines[0].strip()).strip().strip("\"'*`").rstrip(".").strip()
     return text if text and len(text.split()) <= LONGEST_PHRASE else None
-
-
-def last_number(answer: str) -> str | None:
-    """The last number of a text, as it is written."""
-    found = _NUMBER.findall(answer)
-    return found[-1] if found else None
 
 
 def normal(text: str) -> str:

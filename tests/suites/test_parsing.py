@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf.suites.parsing import last_number, letter, phrase, yes_or_no
+from mmrlhf.suites.parsing import letter, phrase, yes_or_no
 
 OPTIONS = ("red circle", "blue square", "green cross", "a cat")
 
@@ -48,12 +48,6 @@ def test_letters(answer, found):
 )  # fmt: skip
 def test_phrases(answer, found):
     assert phrase(answer) == found
-
-
-def test_numbers():
-    assert [last_number(text) for text in ("from 3 to 1,250.5", "about 12%", "none", "-4 .")] == [
-        "1,250.5", "12%", None, "-4",
-    ]  # fmt: skip
 
 
 @given(st.text(max_size=60))
