@@ -24,11 +24,11 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _IGNORED = "__MACOSX"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _BLOCK = 1 << 20
-# zipfile's word for a password is RuntimeError, for a method that it lacks NotImplementedError; the others are what its
-# parts say of numbers and names that are none
+# zipfile's word for a password is RuntimeError, for a method that it lacks a kind of it; the others are what its parts
+# say of numbers and names that are none
 _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, struct.error,
-    NotImplementedError, RuntimeError, ValueError, LookupError, ArithmeticError,
+    RuntimeError, ValueError, LookupError, ArithmeticError,
 )  # fmt: skip
 # what a file system says of a name that it cannot have, or not beside the others
 _NAMES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)

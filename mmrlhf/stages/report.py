@@ -111,17 +111,8 @@ def run(
         seed: chooses the queries that are shown.
     """
     out.mkdir(parents=True, exist_ok=True)
-    further = (read_stage(name, path) for name, path in (others or {}).items())
-    stages = RunStages(
-        pack=read_stage("pack", pack or shards, PackSummary),
-        sft=read_stage("sft", sft, TrainingSummary),
-        reward=read_stage("reward", reward, TrainingSummary),
-        score=read_stage("score", score, ScoreSummary, AnnotationsSummary),
-        reference=read_stage("reference", reference),
-        mmdpo=read_stage("mmdpo", mmdpo, TrainingSummary),
-        before=read_stage("evaluate_before", before, EvaluateSummary),
-        after=read_stage("evaluate", after, EvaluateSummary),
-        others=[stage for stage in further if stage is not None],
+    stages = _read_stages(
+        pack or shards, sft, reward, score, reference, mmdpo, evaluations=(before, after), others=others or {}
     )
     index = open_shards(shards)
     rewards = reward_table(score)
@@ -146,6 +137,31 @@ def run(
     html = render(title, _subtitle(stages, index), page, build_cards(summary, stages))
     (out / PAGE).write_text(html, encoding="utf-8", errors="backslashreplace")
     return summary.write(out)
+
+
+def _read_stages(
+    pack: str | Path | None,
+    sft: str | Path | None,
+    reward: str | Path | None,
+    score: str | Path | None,
+    reference: str | Path | None,
+    mmdpo: str | Path | None,
+    *,
+    evaluations: tuple[str | Path | None, str | Path | None],
+    others: Mapping[str, str | Path],
+) -> RunStages:
+    further = (read_stage(name, path) for name, path in others.items())
+    return RunStages(
+        pack=read_stage("pack", pack, PackSummary),
+        sft=read_stage("sft", sft, TrainingSummary),
+        reward=read_stage("reward", reward, TrainingSummary),
+        score=read_stage("score", score, ScoreSummary, AnnotationsSummary),
+        reference=read_stage("reference", reference),
+        mmdpo=read_stage("mmdpo", mmdpo, TrainingSummary),
+        before=read_stage("evaluate_before", evaluations[0], EvaluateSummary),
+        after=read_stage("evaluate", evaluations[1], EvaluateSummary),
+        others=[stage for stage in further if stage is not None],
+    )
 
 
 def _page(

@@ -19,7 +19,7 @@ from mmrlhf.chain.order import Node, parse_reference
 from mmrlhf.chain.runner import Runner
 from mmrlhf.feed.dataset import GroupDataset
 from mmrlhf.feed.module import PreferenceDataModule
-from mmrlhf.feed.plan import micro_batches
+from mmrlhf.feed.plan import StepPlan, micro_batches
 from mmrlhf.feed.preflight import Preflight, look_ahead
 from mmrlhf.feed.selection import usable
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
@@ -109,13 +109,7 @@ def preview_stage(
     media = dict(zip(entries, dataset.encoder.visual.common_sizes(list(entries.values())), strict=True))
     true = {row: costs[row] - dataset.encoder.estimate_visual_tokens(entries[row]) + media[row] for row in entries}
     visual, tokens = (sum(each[int(row)] for row in seen) for each in (media, true))
-    counts, largest = [], list[int]()
-    for plan in plans:
-        own = [costs[int(row)] for row in plan.indices]
-        bins = micro_batches(own, token_budget=schedule.token_budget, world_size=ranks.number)
-        counts.append(len(bins) // ranks.number)
-        rows = [[int(plan.indices[i]) for i in members] for members in bins]
-        largest = max(largest, *rows, key=lambda members: sum(true[row] for row in members))
+    counts, largest = _micro_batches(plans, costs, true, schedule.token_budget, ranks.number)
     row_tokens, of_media = (sum(each[row] for row in largest) for each in (true, media))
     # groups are computed side by side, each as long as the longest
     computed = len(largest) * max((true[row] for row in largest), default=0)
@@ -148,6 +142,20 @@ def preview_stage(
         device_bytes=device_memory(ranks.on_machine),
         preflight=ahead,
     )
+
+
+def _micro_batches(
+    plans: Sequence[StepPlan], costs: Mapping[int, int], true: Mapping[int, int], budget: int, ranks: int
+) -> tuple[list[int], list[int]]:
+    """Micro-batches of a rank in each step, and the rows of the largest of all."""
+    counts, largest = [], list[int]()
+    for plan in plans:
+        own = [costs[int(row)] for row in plan.indices]
+        bins = micro_batches(own, token_budget=budget, world_size=ranks)
+        counts.append(len(bins) // ranks)
+        rows = [[int(plan.indices[i]) for i in members] for members in bins]
+        largest = max(largest, *rows, key=lambda members: sum(true[row] for row in members))
+    return counts, largest
 
 
 def _open_data(
