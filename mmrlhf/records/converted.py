@@ -9,7 +9,6 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from mmrlhf.records.own import find_function
 from mmrlhf.records.pair_forms import is_pair
 from mmrlhf.records.pair_rows import import_pairs
 from mmrlhf.records.ranked_rows import import_ranked
-from mmrlhf.records.sources import OnBadLine, files_source, find_tables
+from mmrlhf.records.sources import OnBadLine
+from mmrlhf.records.table_files import tables_source
 
 Convert = Callable[[dict[str, Any]], Mapping[str, Any]]
 LAYOUT = "Parquet files, a jsonl file or a JSON array, whose rows the function `convert` understands"
@@ -51,9 +51,8 @@ def import_converted(
         ConfigError: no such function.
         DataError: no such folder or file; while drafts are taken, bad rows (unless rejected), or no records.
     """
-    root, function = Path(root), find_function(convert, setting="importer.convert")
-    rows = files_source(find_tables(root, file, LAYOUT), root if root.is_dir() else root.parent)
-    rows = replace(rows, root=rows.root / media_folder)
+    function = find_function(convert, setting="importer.convert")
+    rows = tables_source(root, file, media_folder, LAYOUT)
     first, converted = rows.converted(lambda row, where: _applied(function, row, where, convert)).begun()
     read = import_pairs if is_pair(first) else import_ranked
     return read(converted, on_bad_line=on_bad_line, media=media, source=source, licence=licence)

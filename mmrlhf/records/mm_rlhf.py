@@ -15,7 +15,8 @@ from mmrlhf.records.draft import Draft, Drafts, Rejection
 from mmrlhf.records.pair_forms import is_pair
 from mmrlhf.records.pair_rows import import_pairs
 from mmrlhf.records.ranked_rows import any_row_fits, import_ranked
-from mmrlhf.records.sources import OnBadLine, RowSource, file_source, find_file
+from mmrlhf.records.sources import OnBadLine, RowSource, file_source
+from mmrlhf.records.table_files import find_file
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,14 @@ a response becomes its short critique.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.records.draft import Drafts
 from mmrlhf.records.pair_forms import Preferred, ranked_pair
 from mmrlhf.records.ranked_rows import GroupBy, import_grouped
-from mmrlhf.records.sources import OnBadLine, RowSource, files_source, find_tables
+from mmrlhf.records.sources import OnBadLine, RowSource
+from mmrlhf.records.table_files import tables_source
 
 LAYOUT = (
     'rows {"images", "prompt", "chosen", "rejected"} (texts or conversations) or {"conversations_a", '
@@ -48,10 +48,8 @@ def import_preference_rows(
     Raises:
         DataError: no such folder or file; while drafts are taken, bad rows (unless rejected), or no records.
     """
-    root = Path(root)
-    rows = files_source(find_tables(root, file, LAYOUT), root if root.is_dir() else root.parent)
     return import_pairs(
-        replace(rows, root=rows.root / media_folder), group_by=group_by, preferred=preferred,
+        tables_source(root, file, media_folder, LAYOUT), group_by=group_by, preferred=preferred,
         on_bad_line=on_bad_line, media=media, source=source, licence=licence,
     )  # fmt: skip
 

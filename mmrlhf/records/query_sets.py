@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,8 @@ from mmrlhf.records.fields import VIDEOS, media_fields, pick, wrong_type
 from mmrlhf.records.json_text import Row
 from mmrlhf.records.messages import read_turns
 from mmrlhf.records.ranked_rows import import_ranked
-from mmrlhf.records.sources import OnBadLine, files_source, find_tables
+from mmrlhf.records.sources import OnBadLine
+from mmrlhf.records.table_files import tables_source
 
 LAYOUT = (
     '{"id", "image", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]} or {"image", "prompt"}'
@@ -59,11 +59,15 @@ def import_queries(
     Raises:
         DataError: no such folder or file; while drafts are taken, bad rows (unless rejected), or none that fits.
     """
-    root = Path(root)
-    rows = files_source(find_tables(root, file, "tables of queries"), root if root.is_dir() else root.parent)
-    rows = replace(rows, root=rows.root / media_folder).converted(partial(_query, turn=turn, long_from=long_from))
+    rows = tables_source(root, file, media_folder, "tables of queries")
     return import_ranked(
-        rows, on_bad_line=on_bad_line, media=media, answered=False, source=source, licence=licence, layout=LAYOUT
+        rows.converted(partial(_query, turn=turn, long_from=long_from)),
+        on_bad_line=on_bad_line,
+        media=media,
+        answered=False,
+        source=source,
+        licence=licence,
+        layout=LAYOUT,
     )
 
 

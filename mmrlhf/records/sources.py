@@ -20,17 +20,13 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.records.embedded import embed_media, may_embed, open_arrow
 from mmrlhf.records.json_arrays import is_array, read_items
 from mmrlhf.records.json_text import Row, as_row, parse_row, plain_row
-from mmrlhf.records.saved_folders import saved_tables
 
 OnBadLine = Literal["error", "reject"]
-TABLES = (".jsonl", ".json", ".parquet")
-_MOST_SHOWN = 12
 _ROWS_AT_ONCE = 64
 _LONGEST_REASON = 300
 # what Arrow and Python say of a value that Python cannot hold
 _NO_VALUE = (ValueError, ArithmeticError, pa.ArrowException)
 _BLOCK = 1 << 16
-_PACKED = (".gz", ".zip", ".tar", ".tgz", ".zst", ".xz", ".bz2", ".7z", ".rar")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Read = Callable[[], Iterator[tuple[str, Row | DataError]]]
@@ -256,80 +252,3 @@ def _python_rows(batch: pa.RecordBatch) -> list[Callable[[], Row]]:
 def _unreadable(where: str, error: Exception) -> DataError:
     given = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
     return DataError("row cannot be read", where=where, given=given, fix="repair the value, or leave the column out")
-
-
-def find_file(root: Path, file: str | None, known: tuple[str, ...], layout: str) -> Path:
-    """Return the file to import: the given one, else the first known name that exists below root.
-
-    Raises:
-        DataError: no such folder or file, with what was found there and what the layout looks like.
-    """
-    _require_folder(root, layout)
-    wanted = (file,) if file else known
-    for name in wanted:
-        if (root / name).is_file():
-            return root / name
-    raise _no_file(root, " or ".join(wanted), layout, ", or let data=auto say which layout the folder has")
-
-
-def find_tables(root: Path, file: str | None, layout: str) -> list[Path]:
-    """Return the tables to import, by name: those that match the pattern `file`, else the only kind there is.
-
-    Without a pattern, all Parquet files below the root count (or the root itself, if it is a file), else the Arrow
-    files of a folder that `datasets` saved, else the one `.jsonl` or `.json` file in it; several of those are no choice
-    that a program should make.
-
-    Raises:
-        DataError: no such folder, nothing found, or several files of rows, or parts of a saved data set.
-    """
-    if root.is_file():
-        return [root]
-    _require_folder(root, layout)
-    found = _match(root, file or "**/*.parquet")
-    found = [path for path in found if path.is_file()] or (saved_tables(root) if file is None else [])
-    if not file and not found:
-        found = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES and path.is_file())
-        if len(found) > 1:
-            raise DataError(
-                "data folder has several files of records",
-                where=root,
-                given=", ".join(path.name for path in found[:_MOST_SHOWN]),
-                fix="name one, or a pattern: importer.file=NAME",
-            )
-    if not found:
-        raise _no_file(root, file or "*.parquet, *.jsonl or *.json", layout)
-    return found
-
-
-def _match(root: Path, pattern: str) -> list[Path]:
-    problem: ValueError | None = None
-    if not Path(pattern).is_absolute():
-        try:
-            return sorted(root.glob(pattern))
-        except ValueError as error:
-            problem = error
-    raise ConfigError(
-        "importer.file is no pattern below the data folder", given=pattern, expected='e.g. "data/train-*.parquet"'
-    ) from problem
-
-
-def _require_folder(root: Path, layout: str) -> None:
-    if not root.is_dir():
-        raise DataError(
-            "data folder does not exist",
-            where=root, expected=layout, fix="give the folder that holds the records and the media folders",
-        )  # fmt: skip
-
-
-def _no_file(root: Path, wanted: str, layout: str, instead: str = "") -> DataError:
-    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    shown = ", ".join(names[:_MOST_SHOWN]) + (f" and {len(names) - _MOST_SHOWN} more" if names[_MOST_SHOWN:] else "")
-    packed = [name for name in names if name.endswith(_PACKED)]
-    return DataError(
-        f"data folder has no {wanted}",
-        where=root,
-        given=shown or "an empty folder",
-        expected=layout,
-        fix=f"unpack {packed[0]} first" if packed
-        else f"give the folder one level up or down, or name the file: importer.file=NAME{instead}",
-    )  # fmt: skip

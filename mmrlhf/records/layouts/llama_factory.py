@@ -15,7 +15,8 @@ from mmrlhf.records.fields import wrong_type
 from mmrlhf.records.json_text import Row
 from mmrlhf.records.pair_forms import ranked_pair
 from mmrlhf.records.ranked_rows import GroupBy, import_grouped
-from mmrlhf.records.sources import OnBadLine, files_source, find_tables
+from mmrlhf.records.sources import OnBadLine
+from mmrlhf.records.table_files import tables_source
 
 INFO = "dataset_info.json"
 LAYOUT = (
@@ -113,9 +114,8 @@ def import_llama_factory(
     described = _chosen(root, dataset)
     place = root / (file or described.file)
     pattern = f"{described.file}/*" if file is None and place.is_dir() else (file or described.file)
-    rows = files_source(find_tables(root, pattern, LAYOUT), root)
     return import_grouped(
-        type(rows)(rows.name, root / media_folder, rows.read, rows.count).converted(described.convert),
+        tables_source(root, pattern, media_folder, LAYOUT).converted(described.convert),
         group_by=group_by, on_bad_line=on_bad_line, media=media, source=source or described.name, licence=licence,
         layout=LAYOUT,
     )  # fmt: skip

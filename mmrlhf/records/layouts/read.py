@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from mmrlhf.records.layouts.llama_factory import INFO, import_llama_factory, is_
 from mmrlhf.records.layouts.mmpr import META, import_mmpr, is_mmpr
 from mmrlhf.records.mm_rlhf import FILES, import_released
 from mmrlhf.records.ranked_rows import GroupBy, NothingFitsError, import_grouped, import_ranked
-from mmrlhf.records.sources import OnBadLine, RowSource, files_source, find_tables
+from mmrlhf.records.sources import OnBadLine, RowSource
+from mmrlhf.records.table_files import tables_source
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def import_layout(
         more |= {} if whole is import_released else {"group_by": group_by or "query"}
         drafts = whole(root, file=file, media_folder=media_folder, **options, **more)
         return Drafts(_suggesting(drafts, {}, None), drafts.__length_hint__())
-    rows = _rows(root, file, media_folder)
+    rows = tables_source(root, file, media_folder, "tables of rows")
     first, rows = rows.begun()
     chosen = _layout(_by_fields(first, rows) if layout == AUTO else layout)
     converted = rows.converted(chosen.convert)
@@ -71,11 +71,6 @@ def import_layout(
     else:
         drafts = import_grouped(converted, group_by=how, layout=", ".join(chosen.fields), **options)
     return Drafts(_suggesting(drafts, first, chosen), drafts.__length_hint__())
-
-
-def _rows(root: Path, file: str | None, media_folder: str) -> RowSource:
-    rows = files_source(find_tables(root, file, "tables of rows"), root if root.is_dir() else root.parent)
-    return replace(rows, root=rows.root / media_folder)
 
 
 def _layout(name: str) -> Layout:
