@@ -122,12 +122,12 @@ def as_messages(turns: Sequence[RenderedTurn], images: Sequence[str] | None, fie
     """
     left = list(images or ())
     standing = sum(len(_PICTURES.findall(turn.text)) for turn in turns)
-    if standing != len(left) and (standing or images is None):
+    if standing not in (0, len(left)):
         raise Refusal(422, "pictures_missing", f"{standing} pictures stand in the prompt and {len(left)} were sent; "
                       "pictures can be sent to /v1/rewards (examples/), or here as images", field=field)  # fmt: skip
     messages = [Message(role=turn.role, content=_parts(turn.text, left)) for turn in turns]  # type: ignore[arg-type]
     if left:  # no placeholder stands for them: they come first
-        first = next(message for message in messages if message.role == "user")
+        first = next((message for message in messages if message.role == "user"), messages[0])
         first.content[:0] = [_picture(address) for address in left]
     return messages
 

@@ -208,6 +208,8 @@ BAD_OF_TRAINERS = {
     "a picture that was not sent": ("/get_reward", {"query": [chatml("<image>?", "a")]}, 422, "query[0]"),
     "a picture of another place": ("/get_reward", {"query": [chatml("<image>?", "a")], "images": [["http://a/b"]]},
                                    403, "images[0]"),
+    "a picture for nobody": ("/get_reward", {"query": ["<|im_start|>system\nbe<|im_end|>\n<|im_start|>assistant\na"],
+                                             "images": [[data_address(png())]]}, 422, "query[0]"),
     "too many queries": ("/get_reward", {"query": [chatml("?", "a")] * 6}, 413, "query"),
     "no answer": ("/v1/score/evaluation", {"messages": ["<|im_start|>user\n?<|im_end|>\n"]}, 422, "messages[0]"),
     "a length": ("/v1/score/evaluation", {"messages": [chatml("?", "a")], "max_length": 3}, 422, "max_length"),
