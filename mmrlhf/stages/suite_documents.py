@@ -14,7 +14,16 @@ from mmrlhf.files import expanded, read_regular
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.suites.columns import COLUMNS, Columns
 from mmrlhf.suites.documents import Document, DocumentStore
-from mmrlhf.suites.harness import PREFIX, Harness, Order, described, forget_media, read_questions, standin_place
+from mmrlhf.suites.harness import (
+    PREFIX,
+    Harness,
+    Order,
+    described,
+    forget_media,
+    known_tasks,
+    read_questions,
+    standin_place,
+)
 from mmrlhf.suites.own_benchmarks import OWN
 from mmrlhf.suites.published_rows import fetch, read_rows
 from mmrlhf.suites.standins import STANDINS, write_standin
@@ -113,12 +122,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     tasks = settings.get("tasks") or {}
     if not tasks:
         raise ConfigError("a suite has no benchmark", where="suite.tasks", expected="[pope, mmstar]")
+    known = {**BENCHMARKS, **known_tasks()}
     for task in tasks:
-        if task not in BENCHMARKS and not task.startswith(PREFIX) and (near := suggestion(task, BENCHMARKS)):
+        if task not in known and not task.startswith(PREFIX) and (near := suggestion(task, known)):
             raise ConfigError(
                 "there is no such benchmark",
                 where="suite.tasks", given=task,
-                expected="one of " + ", ".join(BENCHMARKS) + ", or a task of lmms-eval", fix=near,
+                expected="one of " + ", ".join(BENCHMARKS) + ", or a task of lmms-eval",
+                fix=f"{near} A task of lmms-eval with a name like this: {PREFIX}{task}",
             )  # fmt: skip
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from mmrlhf.composition.config import CONF
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.metrics.paired import planned_detectable
 from mmrlhf.stages import report_benchmarks, suite_answers, suite_documents, suite_scores
@@ -163,6 +165,19 @@ def test_benchmarks_that_are_not_there_are_one_screen(tmp_path, drawn, runtime, 
     assert "suite.folders={mmstar: DIR, mme: DIR}" in text
     found = suite_documents.run(tmp_path / "skipped", **asked, skip_absent=True, runtime=runtime)
     assert found["documents"] == {"pope": 3} and set(found["absent"]) == {"mmstar", "mme"}
+
+
+@pytest.mark.parametrize("suite", sorted((CONF / "suite").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_suite_names_benchmarks_that_there_are(suite):
+    tasks = yaml.safe_load(suite.read_text(encoding="utf-8")).get("tasks", ["pope"])
+    suite_documents.check_settings({"tasks": tasks})
+
+
+def test_a_name_like_one_of_ours_may_be_the_harness_s():
+    with pytest.raises(ConfigError, match="no such benchmark") as caught:
+        suite_documents.check_settings({"tasks": ["docvqa_test"]})
+    assert "did you mean docvqa_val" in str(caught.value) and "lmms:docvqa_test" in str(caught.value)
+    suite_documents.check_settings({"tasks": ["lmms:docvqa_test"]})
 
 
 def test_unknown_benchmarks_and_none_are_refused(tmp_path, runtime):
