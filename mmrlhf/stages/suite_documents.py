@@ -128,8 +128,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ConfigError(
                 "there is no such benchmark",
                 where="suite.tasks", given=task,
-                expected="one of " + ", ".join(BENCHMARKS) + ", or a task of lmms-eval",
-                fix=f"{near} A task of lmms-eval with a name like this: {PREFIX}{task}",
+                expected="one of " + ", ".join(BENCHMARKS) + f", or, as {PREFIX}{task}, a task of lmms-eval", fix=near,
             )  # fmt: skip
 
 
