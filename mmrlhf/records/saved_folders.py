@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import read_regular
+from mmrlhf.records.descriptions import read_description
 
 STATE, PARTS = "state.json", "dataset_dict.json"
+_WHAT, _EXPECTED = "description of a saved data set", "what `Dataset.save_to_disk` writes"
 
 
 def saved_tables(root: Path) -> list[Path]:
@@ -19,16 +18,16 @@ def saved_tables(root: Path) -> list[Path]:
         DataError: several parts (train, test) to choose from, a file that is missing, or a selection of rows.
     """
     if (root / PARTS).is_file():
-        parts = _read(root / PARTS).get("splits")
+        parts = read_description(root / PARTS, _WHAT, _EXPECTED).get("splits")
         if not isinstance(parts, list) or len(parts) != 1 or not isinstance(parts[0], str):
             raise DataError(
                 "saved data set has several parts", where=root, given=parts, expected="one of them",
                 fix="name its folder: data.root=.../PART",
             )  # fmt: skip
-        return saved_tables(root / parts[0])
+        root = root / parts[0]
     if not (root / STATE).is_file():
         return []
-    state = _read(root / STATE)
+    state = read_description(root / STATE, _WHAT, _EXPECTED)
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise DataError(
             "saved data set is a selection of rows of its files", where=root / STATE,
@@ -46,13 +45,3 @@ def saved_tables(root: Path) -> list[Path]:
             expected="the Arrow files that it names, in this folder",
         )  # fmt: skip
     return tables
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_regular(path, what="description of a saved data set"))
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError("description of a saved data set is not JSON", where=path, given=str(error)) from error
-    return value if isinstance(value, dict) else {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import read_regular
+from mmrlhf.records.descriptions import is_described, read_description
 from mmrlhf.records.draft import Drafts
 from mmrlhf.records.fields import wrong_type
 from mmrlhf.records.json_text import Row
@@ -123,10 +122,7 @@ def import_llama_factory(
 
 def is_llama_factory(root: Path) -> bool:
     """Say whether a folder has a dataset_info.json of this kind, and not of a saved `datasets` folder."""
-    try:
-        return (root / INFO).is_file() and bool(_described(root))
-    except DataError:
-        return False
+    return is_described(root / INFO, _described)
 
 
 def _chosen(root: Path, dataset: str | None) -> Described:
@@ -147,17 +143,9 @@ def _chosen(root: Path, dataset: str | None) -> Described:
 
 
 def _described(root: Path) -> dict[str, Described]:
-    try:
-        entries = json.loads(read_regular(root / INFO, what="description of data sets"))
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError("description of data sets is not JSON", where=root / INFO, given=str(error)) from error
-    if not isinstance(entries, dict):
-        raise DataError("description of data sets has another structure", where=root / INFO, expected=LAYOUT)
     return {
-        str(name): _entry(str(name), entry)
-        for name, entry in entries.items()
+        name: _entry(name, entry)
+        for name, entry in read_description(root / INFO, "description of data sets", LAYOUT).items()
         if isinstance(entry, dict) and entry.get("ranking") and isinstance(entry.get("file_name"), str)
     }
 

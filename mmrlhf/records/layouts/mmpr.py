@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import read_regular
+from mmrlhf.records.descriptions import is_described, read_description
 from mmrlhf.records.draft import Drafts
 from mmrlhf.records.json_text import Row
 from mmrlhf.records.layouts.published_pairs import internvl
@@ -56,7 +55,7 @@ def import_mmpr(
         DataError: no meta.json, one of another structure, an annotation that does not exist.
     """
     root = Path(root)
-    parts = [part for part in _parts(root) if file is None or part.file.match(file)]
+    parts = [part for part in _parts(root) if not file or part.file.match(file)]
     if not parts:
         raise DataError("no file of meta.json has this name", where=root / META, given=file, expected=LAYOUT)
     sources = [_source(root, part, media_folder) for part in parts]
@@ -68,10 +67,7 @@ def import_mmpr(
 
 def is_mmpr(root: Path) -> bool:
     """Say whether a folder has a meta.json of this kind."""
-    try:
-        return (root / META).is_file() and bool(_entries(root))
-    except DataError:
-        return False
+    return is_described(root / META, _entries)
 
 
 def _parts(root: Path) -> Iterator[_Part]:
@@ -97,13 +93,8 @@ def _parts(root: Path) -> Iterator[_Part]:
 
 
 def _entries(root: Path) -> dict[str, Mapping[str, Any]]:
-    try:
-        entries = json.loads(read_regular(root / META, what="list of files"))
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError("list of files is not JSON", where=root / META, given=str(error), expected=LAYOUT) from error
-    fits = isinstance(entries, dict) and entries and all(
+    entries = read_description(root / META, "list of files", LAYOUT)
+    fits = entries and all(
         isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in ("root", "annotation"))
         for entry in entries.values()
     )  # fmt: skip

@@ -73,6 +73,7 @@ def test_the_folder_above_is_fine_and_what_is_missing_is_named(mmpr: Path) -> No
     for content, words in (
         ("[]", "another structure"),
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ('{"a": {"root": "x"}}', "another structure"),
     ):
         meta.write_text(content)
@@ -81,6 +82,7 @@ def test_the_folder_above_is_fine_and_what_is_missing_is_named(mmpr: Path) -> No
     meta.write_text(json.dumps({"a": {"root": "images", "annotation": "annotations/nothing.jsonl"}}))
     with pytest.raises(DataError, match=r"does not exist(?s:.)*annotations/nothing\.jsonl"):
         import_mmpr(mmpr)
+    assert len(list(import_mmpr(mmpr.parent, file=""))) == 4, "no name is given"
     with pytest.raises(DataError, match="no file of meta.json"):
         import_mmpr(mmpr.parent, file="nothing.jsonl")
 
@@ -203,6 +205,9 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="several parts"):
         import_layout(tmp_path / "set")
     assert len(groups(tmp_path / "set", file="train/*.arrow")) == 7
+    (tmp_path / "set" / "dataset_dict.json").write_text(json.dumps({"splits": ["."]}))
+    with pytest.raises(DataError, match="no layout is known"):
+        import_layout(tmp_path / "set")
 
 
 def test_a_saved_folder_that_is_not_whole(tmp_path: Path) -> None:
@@ -217,4 +222,7 @@ def test_a_saved_folder_that_is_not_whole(tmp_path: Path) -> None:
         groups(root)
     path.unlink()
     with pytest.raises(DataError, match="lacks a file"):
+        import_layout(root)
+    (root / "state.json").write_text("[]")
+    with pytest.raises(DataError, match="saved data set has another structure"):
         import_layout(root)
