@@ -27,6 +27,8 @@ from mmrlhf.serving.refusals import Refusal
 _PORTS = {"http": 80, "https": 443}
 # IPv6 addresses that stand for an IPv4 address behind a translator
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+# the private networks of IPv6 before fd00::/8, which Python takes for global
+_SITE_LOCAL = ipaddress.ip_network("fec0::/10")
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -39,7 +41,10 @@ async def resolve(host: str, port: int) -> list[str]:
 
 def is_public(address: Address) -> bool:
     """Whether an IP address is one of the open internet, also the IPv4 address that an IPv6 address stands for."""
-    return all(each.is_global and not each.is_multicast and not each.is_reserved for each in _meant(address))
+    return all(
+        each.is_global and not each.is_multicast and not each.is_reserved and each not in _SITE_LOCAL
+        for each in _meant(address)
+    )
 
 
 def _meant(address: Address) -> Iterable[Address]:

@@ -119,7 +119,7 @@ def test_what_is_not_the_picture_itself_is_refused(
 @pytest.mark.parametrize(
     "address",
     ["10.1.2.3", "127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fd00::1", "fe80::1%eth0", "::ffff:10.0.0.1",
-     "64:ff9b::7f00:1", "2002:7f00:1::", "100.64.0.1", "224.0.0.1", "::", "192.168.0.1"],
+     "64:ff9b::7f00:1", "2002:7f00:1::", "100.64.0.1", "224.0.0.1", "::", "192.168.0.1", "fec0::1"],
 )  # fmt: skip
 def test_a_name_that_leads_inside_is_not_followed(pictures: ThreadingHTTPServer, address: str) -> None:
     """Neither where it is the only address, nor beside a public one."""
