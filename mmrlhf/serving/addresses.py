@@ -128,7 +128,7 @@ class Allowed:
         return any(self._matches(str(entry).lower(), url, usual) for entry in self.hosts)
 
     def _matches(self, entry: str, url: httpx.URL, usual: bool) -> bool:
-        listed = httpx.URL(f"http://{entry.removeprefix('*.')}")
+        listed = httpx.URL(f"//{entry.removeprefix('*.')}")  # without a scheme, whose own port would not be kept
         if not usual and listed.port != url.port:
             return False
         if usual and listed.port not in (None, _PORTS[url.scheme]):

@@ -178,6 +178,9 @@ def test_a_name_that_does_not_exist_is_no_crash() -> None:
         ("*.example:81", "http://a.example:81/x", True),
         ("a.example", "https://a.example:443/x", True),
         ("a.example", "http://a.example:443/x", False),
+        ("a.example:80", "http://a.example/x", True),
+        ("a.example:80", "https://a.example/x", False),
+        ("*.example:80", "https://a.example/x", False),
     ],
 )
 def test_the_list_says_which_hosts(entry: str, address: str, fine: bool) -> None:
