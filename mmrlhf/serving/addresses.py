@@ -172,7 +172,10 @@ class Addresses:
             raise _forbidden(
                 f"the name leads to {error}, which is not an address of the open internet", field
             ) from None
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
+        except (
+            httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError,
+            UnicodeError,  # a name that no name can be
+        ) as error:  # fmt: skip
             problem = f"the address could not be read ({type(error).__name__})"
             raise Refusal(422, "address_failed", problem, field=field) from error
 

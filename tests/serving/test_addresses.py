@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.serving.addresses import Addresses, Allowed, is_public
+from mmrlhf.serving.addresses import Addresses, Allowed, is_public, resolve
 from mmrlhf.serving.limits import Limits
 from mmrlhf.serving.refusals import Refusal
 
@@ -151,6 +151,12 @@ def test_a_name_is_asked_for_once_and_that_answer_is_used(pictures: ThreadingHTT
     host = f"pictures.example:{pictures.server_port}"
     assert fetch(f"http://{host}/picture", Allowed([host], private=True), turning)
     assert asked == ["pictures.example"]
+
+
+def test_a_name_that_no_name_can_be_is_no_crash() -> None:
+    """A part of a host's name has 63 signs at most; the system is not asked for another."""
+    refusal = refused(f"http://{'a' * 64}.pictures.example/a", Allowed(["*.pictures.example"]), resolve)
+    assert refusal.status == 422 and "could not be read" in refusal.sentence
 
 
 def test_a_name_that_does_not_exist_is_no_crash() -> None:
