@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from mmrlhf.chain.fingerprint import path_token
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.files import written
+from mmrlhf.errors import DataError
+from mmrlhf.files import read_lines, written
 from mmrlhf.inference.passes import BATCHES_PER_WINDOW, describe_source
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
@@ -117,7 +118,31 @@ def _write(
     ).write(out)
 
 
-def read_answers(folder: Path, documents: Sequence[Document]) -> Mapping[str, Said]:
-    """Answers of a finished stage by document."""
-    rows = [json.loads(line) for line in (folder / ANSWERS).read_text(encoding="utf-8").split("\n") if line]
-    return {row["document"]: Said(row["text"], row["cut"], row["reason"]) for row in rows}
+def read_answers(folder: Path, documents: Sequence[Document]) -> dict[str, Said]:
+    """Answers of a finished stage to these documents, by document.
+
+    Raises:
+        DataError: there are none, a line is no answer, or they are of other documents.
+    """
+    path = folder / ANSWERS
+    if not path.is_file():
+        raise DataError(
+            "there are no answers to benchmarks here",
+            where=folder, expected=f"a folder with {ANSWERS}", fix="stage=suite_answers makes one of a policy",
+        )  # fmt: skip
+    said: dict[tuple[str, str], Said] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if line:
+            try:
+                row = json.loads(line)
+                said[row["document"], row["digest"]] = Said(row["text"], row["cut"], row["reason"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError("a line is no answer", where=f"{path}:{number}", given=f"{error!r:.80}") from error
+    missing = [document.key for document in documents if (document.key, document.digest) not in said]
+    if missing:
+        raise DataError(
+            "these are answers to other documents",
+            where=path, given=f"none to {len(missing)} of {len(documents)}, such as {missing[0]}",
+            expected="an answer to every document", fix="run stage=suite_answers on these documents",
+        )  # fmt: skip
+    return {document.key: said[document.key, document.digest] for document in documents}

@@ -180,6 +180,22 @@ def test_a_name_like_one_of_ours_may_be_the_harness_s():
     suite_documents.check_settings({"tasks": ["lmms:docvqa_test"]})
 
 
+def test_answers_that_are_none_or_of_other_documents_are_refused(tmp_path, runtime):
+    for name, seed in (("one", 0), ("other", 1)):
+        suite_documents.run(tmp_path / name, tasks=["pope"], limit=2, seed=seed, drawn=True, runtime=runtime)
+    answers = tmp_path / "answers"
+    suite_answers.run(answers, documents=tmp_path / "one", known=Constant("yes"), runtime=runtime)
+    with pytest.raises(DataError, match="answers to other documents") as caught:
+        suite_scores.run(tmp_path / "s", documents=tmp_path / "other", answers=answers, runtime=runtime)
+    assert "none to 2 of 2, such as pope~0" in str(caught.value), "the names are the same, the pictures are not"
+    with pytest.raises(DataError, match="no answers to benchmarks"):
+        suite_scores.run(tmp_path / "s", documents=tmp_path / "one", answers=tmp_path / "one", runtime=runtime)
+    with (answers / "answers.jsonl").open("a") as file:
+        file.write('{"document": "pope~0"\n')
+    with pytest.raises(DataError, match=r"answers.jsonl:3"):
+        suite_scores.run(tmp_path / "s", documents=tmp_path / "one", answers=answers, runtime=runtime)
+
+
 def test_unknown_benchmarks_and_none_are_refused(tmp_path, runtime):
     with pytest.raises(ConfigError, match="no such benchmark") as caught:
         suite_documents.run(tmp_path, tasks=["poep"], runtime=runtime)
