@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def is_llama_factory(root: Path) -> bool:
 
 def _chosen(root: Path, dataset: str | None) -> Described:
     pairs = _described(root)
-    there = {name: entry for name, entry in pairs.items() if (root / entry.file).exists()}
+    there = {name: entry for name, entry in pairs.items() if os.path.exists(root / entry.file)}
     if dataset is None and len(there) == 1:
         return next(iter(there.values()))
     if dataset in pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -107,7 +108,7 @@ def _below(root: Path, path: str, where: str) -> PurePosixPath:
     """The path as it lies below root: as it is written, or without the data set's own folder in front."""
     written = PurePosixPath(path)
     for steps in (written, PurePosixPath(*written.parts[1:])):
-        if steps.parts and not steps.is_absolute() and ".." not in steps.parts and (root / steps).exists():
+        if steps.parts and not steps.is_absolute() and ".." not in steps.parts and os.path.exists(root / steps):
             return steps
     raise DataError(
         "meta.json names what does not exist", where=f"{root}: {where}", given=path,

@@ -49,13 +49,19 @@ def import_layout(
         on_bad_line, media, source, licence: as in `import_ranked`.
 
     Raises:
-        ConfigError: no layout of this name.
+        ConfigError: no layout of this name, or a data set is named where no dataset_info.json is read.
         DataError: no such folder or file, a first row that no layout knows; while drafts are taken, bad rows (unless
             rejected), or none that fits, with the layout that would.
     """
     root = Path(root)
     options: dict[str, Any] = {"on_bad_line": on_bad_line, "media": media, "source": source, "licence": licence}
     whole = _by_files(root, layout, file)
+    if dataset and whole is not import_llama_factory:
+        raise ConfigError(
+            "importer.dataset names a data set where none is described", where=root, given=dataset,
+            expected=f"a folder with LLaMA-Factory's {INFO}",
+            fix="leave it out, or give that folder: data.root=DIR data=llama_factory",
+        )  # fmt: skip
     if whole is not None:
         more = {"dataset": dataset} if whole is import_llama_factory else {}
         more |= {} if whole is import_released else {"group_by": group_by or "query"}

@@ -11,7 +11,7 @@ import pytest
 from stand_ins.sample_groups import picture, write_records
 
 from mmrlhf.conversation import IMAGE, Conversation, Turn
-from mmrlhf.errors import DataError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.records.draft import Draft
 from mmrlhf.records.layouts.mmpr import import_mmpr
 from mmrlhf.records.layouts.read import import_layout
@@ -79,9 +79,10 @@ def test_the_folder_above_is_fine_and_what_is_missing_is_named(mmpr: Path) -> No
         meta.write_text(content)
         with pytest.raises(DataError, match=words):
             import_mmpr(mmpr)
-    meta.write_text(json.dumps({"a": {"root": "images", "annotation": "annotations/nothing.jsonl"}}))
-    with pytest.raises(DataError, match=r"does not exist(?s:.)*annotations/nothing\.jsonl"):
-        import_mmpr(mmpr)
+    for name in ("annotations/nothing.jsonl", "x" * 300):
+        meta.write_text(json.dumps({"a": {"root": "images", "annotation": name}}))
+        with pytest.raises(DataError, match=f"does not exist(?s:.)*{name}"):
+            import_mmpr(mmpr)
     assert len(list(import_mmpr(mmpr.parent, file=""))) == 4, "no name is given"
     with pytest.raises(DataError, match="no file of meta.json"):
         import_mmpr(mmpr.parent, file="nothing.jsonl")
@@ -162,9 +163,20 @@ def test_which_data_set_is_meant(factory: Path) -> None:
     for name in ("sharegpt.json", "renamed.json"):
         (factory / name).unlink()
     assert len(groups(factory)) == 1
+    (factory / "dataset_info.json").write_text(json.dumps({"long": {"file_name": "x" * 300, "ranking": True}}))
+    with pytest.raises(DataError, match="no file of long"):
+        import_layout(factory)
     (factory / "dataset_info.json").write_text("{")
     with pytest.raises(DataError, match="not JSON"):
         import_layout(factory, layout="llama_factory")
+
+
+@pytest.mark.parametrize("layout", ["auto", "llama_factory", "preference_rows"])
+def test_a_data_set_is_named_only_where_one_is_described(layout: str, tmp_path: Path) -> None:
+    root = write_records(tmp_path, "rows.jsonl", [{"instruction": "q", "chosen": "a", "rejected": "b"}])
+    with pytest.raises(ConfigError, match=r"importer\.dataset names(?s:.)*dataset_info\.json"):
+        import_layout(root, layout=layout, dataset="mine")
+    assert len(groups(root, layout=layout)) == 1
 
 
 def test_calls_of_tools_are_refused(factory: Path) -> None:
