@@ -33,6 +33,8 @@ from mmrlhf.terminal.progress import track
 log = logging.getLogger(__name__)
 
 BENCHMARKS = {**COLUMNS, **OWN}
+# the benchmark whose judge can be asked in other words than ours
+PROMPTED = "mmhal_bench"
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
@@ -73,42 +75,27 @@ def run(
         seed: chooses documents, draws stand-ins.
 
     Raises:
-        ConfigError: an unknown benchmark, none at all.
+        ConfigError: an unknown benchmark, none at all, or words for a judge that cannot be.
         DataError: benchmarks cannot be read; one screen says which, and how to give each.
     """
-    check_settings({"tasks": tasks})
+    check_settings({"tasks": tasks, "folders": folders, "revisions": revisions, "prompts": prompts})
     out.mkdir(parents=True, exist_ok=True)
-    store, absent, counts = DocumentStore(out), dict[str, str](), dict[str, int]()
-    found: list[Document] = []
-    orders = {
-        task: Order(
-            task, (limits or {}).get(task, limit), seed, (folders or {}).get(task), (revisions or {}).get(task), drawn
-        )
-        for task in tasks
-        if task not in BENCHMARKS
-    }
-    if orders:
-        for order in orders.values() if drawn else ():
-            _draw(out, order.bare, order.limit, seed)
+    words = {task: _judge_prompt(task, path) for task, path in (prompts or {}).items()}
+    folders, revisions, limits = folders or {}, revisions or {}, limits or {}
+    orders = [
+        Order(task, limits.get(task, limit), seed, folders.get(task), revisions.get(task), drawn) for task in tasks
+    ]
+    store, found, counts = DocumentStore(out), list[Document](), dict[str, int]()
+    absent = _ask_harness(out, harness, [order for order in orders if order.task not in BENCHMARKS], skip_absent)
+    there = [order for order in orders if order.task not in absent]
+    for order in track(there, "benchmarks", enabled=runtime.progress):
         try:
-            Harness(harness).write_documents(out, list(orders.values()))
-        except ConfigError as error:
-            if not skip_absent:
-                raise
-            absent = {task: error.problem for task in orders}
-    for task in track([task for task in tasks if task not in absent], "benchmarks", enabled=runtime.progress):
-        most = (limits or {}).get(task, limit)
-        try:
-            if task in orders:
-                own = list(_their_documents(store, orders[task], out, longest_answer))
-            else:
-                folder = _folder(out, task, most, folders or {}, revisions or {}, drawn, seed)
-                own = list(_documents(store, task, folder, most, longest_answer, (prompts or {}).get(task), seed))
+            own = list(_documents(store, order, out, longest_answer, words.get(order.task)))
         except (DataError, HubError) as error:
-            absent[task] = f"{error.problem}: {error.given or error.where}"
+            absent[order.task] = f"{error.problem}: {error.given or error.where}"
             continue
         found += own
-        counts[task] = len(own)
+        counts[order.task] = len(own)
     if absent and (not skip_absent or not found):
         raise _absent(absent)
     for task, why in absent.items():
@@ -118,7 +105,7 @@ def run(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse unknown benchmarks (ConfigError) before anything is read."""
+    """Refuse unknown benchmarks, and words for judges that have their own (ConfigError), before anything is read."""
     tasks = settings.get("tasks") or {}
     if not tasks:
         raise ConfigError("a suite has no benchmark", where="suite.tasks", expected="[pope, mmstar]")
@@ -130,16 +117,74 @@ def check_settings(settings: Mapping[str, Any]) -> None:
                 where="suite.tasks", given=task,
                 expected="one of " + ", ".join(BENCHMARKS) + f", or, as {PREFIX}{task}, a task of lmms-eval", fix=near,
             )  # fmt: skip
+    for argument in ("folders", "revisions"):
+        for task in settings.get(argument) or {}:
+            if task not in known and task not in tasks:
+                raise ConfigError(
+                    "there is no such benchmark",
+                    where=f"suite.{argument}", given=task, expected="one of " + ", ".join(tasks),
+                    fix=suggestion(task, {*known, *tasks}),
+                )  # fmt: skip
+    for task in settings.get("prompts") or {}:
+        if task != PROMPTED:
+            raise ConfigError(
+                "the judge of this benchmark is asked in words of its own",
+                where="suite.prompts", given=task, expected=PROMPTED,
+            )  # fmt: skip
 
 
-def _draw(out: Path, task: str, limit: int | None, seed: int) -> Path:
+def _judge_prompt(task: str, path: str) -> str:
+    """The words that a judge is asked with; raises ConfigError where they have not four places to fill."""
+    marks = "\0\1\2\3"
+    try:
+        text = read_regular(expanded(path), what="prompt of a judge").decode()
+        fits = set(marks) <= set(text.format(*marks))
+    except (ValueError, LookupError, AttributeError):
+        fits = False
+    if not fits:
+        raise ConfigError(
+            "a judge cannot be asked with these words",
+            where=f"suite.prompts.{task}", given=path,
+            expected="a text in UTF-8 with four `{}`, for contents, question, reference and answer",
+            fix="write {{ and }} for braces that stay",
+        )  # fmt: skip
+    return text
+
+
+def _ask_harness(out: Path, python: str, orders: Sequence[Order], skip_absent: bool) -> dict[str, str]:
+    """Have lmms-eval write its tasks' questions; returns the tasks that are absent with it, with why."""
+    if not orders:
+        return {}
+    for order in orders:
+        if order.drawn:
+            _draw(out, order)
+    try:
+        Harness(python).write_documents(out, orders)
+    except ConfigError as error:
+        if not skip_absent:
+            raise
+        return {order.task: error.problem for order in orders}
+    return {}
+
+
+def _draw(out: Path, order: Order) -> Path:
     """The stand-in of a benchmark, drawn."""
-    if task not in STANDINS:
+    if order.bare not in STANDINS:
         raise ConfigError(
             "there is no stand-in of this benchmark",
-            where="suite.tasks", given=task, expected="one of " + ", ".join(STANDINS), fix="suite.drawn=false",
+            where="suite.tasks", given=order.bare, expected="one of " + ", ".join(STANDINS), fix="suite.drawn=false",
         )  # fmt: skip
-    return write_standin(task, standin_place(out, task), documents=limit or 60, seed=seed)
+    place = standin_place(out, order.bare)
+    return write_standin(order.bare, place, documents=order.limit or 60, seed=order.seed)
+
+
+def _documents(
+    store: DocumentStore, order: Order, out: Path, longest: int | None, words: str | None
+) -> Iterator[Document]:
+    if order.task in BENCHMARKS:
+        yield from _our_documents(store, order, _folder(out, order), longest, words)
+    else:
+        yield from _their_documents(store, order, out, longest)
 
 
 def _their_documents(store: DocumentStore, order: Order, out: Path, longest: int | None) -> Iterator[Document]:
@@ -153,31 +198,21 @@ def _their_documents(store: DocumentStore, order: Order, out: Path, longest: int
     forget_media(order, out)
 
 
-def _folder(
-    out: Path,
-    task: str,
-    limit: int | None,
-    folders: Mapping[str, str],
-    revisions: Mapping[str, str],
-    drawn: bool,
-    seed: int,
-) -> Path:
-    if task in folders:
-        return Path(folders[task])
-    if drawn:
-        return _draw(out, task, limit, seed)
-    return fetch(BENCHMARKS[task], revisions.get(task))
+def _folder(out: Path, order: Order) -> Path:
+    if order.data is not None:
+        return Path(order.data)
+    return _draw(out, order) if order.drawn else fetch(BENCHMARKS[order.task], order.revision)
 
 
-def _documents(
-    store: DocumentStore, task: str, folder: Path, limit: int | None, longest: int | None, prompt: str | None, seed: int
+def _our_documents(
+    store: DocumentStore, order: Order, folder: Path, longest: int | None, words: str | None
 ) -> Iterator[Document]:
-    columns: Columns = BENCHMARKS[task]
-    more = {} if prompt is None else {"prompt": read_regular(expanded(prompt), what="prompt of a judge").decode()}
-    for number, row in read_rows(folder, columns, limit=limit, seed=seed):
+    columns: Columns = BENCHMARKS[order.task]
+    more = {} if words is None else {"prompt": words}
+    for number, row in read_rows(folder, columns, limit=order.limit, seed=order.seed):
         asked = columns.read(row, f"{folder}, row {number}")
         yield Document(
-            task=task,
+            task=order.task,
             name=str(number),
             title=columns.title,
             dimension=columns.dimension,

@@ -125,7 +125,7 @@ class Harness:
             DataError: the program ended before it had tried all tasks.
         """
         python = expanded(self.python)
-        if not python.exists():
+        if not (python.is_file() and os.access(python, os.X_OK)):
             raise ConfigError(
                 "this benchmark needs lmms-eval, which is in an environment of its own",
                 where="suite.harness", given=python, expected="the Python of an environment with lmms-eval 0.7.3",

@@ -100,9 +100,11 @@ def test_the_gateway_takes_both_spellings_and_remembers_who_has_no_verdict(tmp_p
 
 
 def test_without_the_environment_one_screen_says_how_to_make_it(tmp_path, runtime):
-    with pytest.raises(ConfigError, match="lmms-eval") as caught:
-        suite_documents.run(tmp_path, tasks=["hallusion_bench_image"], harness="nowhere/python", runtime=runtime)
-    assert caught.value.fix is not None and "make benchmarks-env" in str(caught.value.fix)
+    (tmp_path / "text").write_text("no program")
+    for python in ("nowhere/python", str(tmp_path), str(tmp_path / "text")):
+        with pytest.raises(ConfigError, match="lmms-eval") as caught:
+            suite_documents.run(tmp_path, tasks=["hallusion_bench_image"], harness=python, runtime=runtime)
+        assert caught.value.fix is not None and "make benchmarks-env" in str(caught.value.fix)
     asked = {"tasks": ["pope", "lmms:pope"], "limit": 2, "drawn": True, "skip_absent": True}
     found = suite_documents.run(tmp_path / "skipped", **asked, harness="nowhere/python", runtime=runtime)
     assert found["documents"] == {"pope": 2} and "lmms-eval" in found["absent"]["lmms:pope"]

@@ -170,3 +170,16 @@ def test_the_official_prompt_can_be_given(tmp_path, drawn, runtime):
     (text,) = JUDGED["mmhal"].ask(document.truth, document.prompt, "it")
     assert text.startswith("contents ") and f"question {document.prompt}; right There is" in text
     assert "answer it; Rating" in text
+
+
+@pytest.mark.parametrize(
+    "words", [b"{name} {} {} {} {}", b'say {"x": 1} {} {} {} {}', b"{} {} {}", b"{} {} {} {} {}", b"\xff\xfe", b""]
+)
+def test_words_that_a_judge_cannot_be_asked_with_are_refused(tmp_path, runtime, words):
+    (tmp_path / "official.txt").write_bytes(words)
+    prompts = {"mmhal_bench": str(tmp_path / "official.txt")}
+    with pytest.raises(ConfigError, match="cannot be asked with these words"):
+        suite_documents.run(
+            tmp_path / "o", tasks=["mmhal_bench"], limit=1, drawn=True, prompts=prompts, runtime=runtime
+        )
+    assert not (tmp_path / "o" / "documents.jsonl").exists()

@@ -202,6 +202,12 @@ def test_unknown_benchmarks_and_none_are_refused(tmp_path, runtime):
     assert caught.value.fix == "did you mean pope?"
     with pytest.raises(ConfigError, match="no benchmark"):
         suite_documents.run(tmp_path, tasks=[], runtime=runtime)
+    for argument in ("folders", "revisions"):
+        with pytest.raises(ConfigError, match="no such benchmark") as caught:
+            suite_documents.run(tmp_path, tasks=["pope"], **{argument: {"poep": "x"}}, runtime=runtime)
+        assert caught.value.where == f"suite.{argument}" and "did you mean pope?" in caught.value.fix
+    with pytest.raises(ConfigError, match="words of its own"):
+        suite_documents.run(tmp_path, tasks=["pope"], prompts={"pope": "x"}, runtime=runtime)
 
 
 def damaged_table(folder: Path, rows: list[dict]) -> Path:
