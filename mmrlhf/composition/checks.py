@@ -63,6 +63,7 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
     for node in chain:
         _check_inputs(node, inputs)
     check_protocols(chain)
+    check_adapters(chain)
     make_runtime(runtime)
     for node in chain:
         arguments = make(node.settings, f"stages.{node.name}")
@@ -97,6 +98,25 @@ def check_protocols(chain: Sequence[Node]) -> None:
         family = _family(nodes, judge)
         if family not in (None, FAMILY):
             with_protocol(None, protocol, family)
+
+
+def check_adapters(chain: Sequence[Node]) -> None:
+    """Refuse adapters whose base an earlier stage writes as adapters, before that stage trains (ConfigError).
+
+    A base that is there already is looked at by `mmrlhf.training.settings.require_plain_base`.
+    """
+    saves = {node.name: (node.settings.get("training") or {}).get("save") for node in chain}
+    for node in chain:
+        policy = str(node.settings.get("policy"))
+        before = parse_reference(policy)[0] if policy.startswith("stage:") else ""
+        if saves[node.name] in ("adapter", "both") and saves.get(before) == "adapter":
+            raise ConfigError(
+                "adapters are written for a whole model, and this training goes on from a stage that writes adapters",
+                where=f"model.save, policy of stages.{node.name}",
+                given=f"save={saves[node.name]}, {policy}",
+                expected=f"stage {before} with save=both or merged, whose folder model/ is whole",
+                fix="model.save=both, or one training stage alone: inputs.policy=FOLDER or HUB_ID",
+            )
 
 
 def _family(nodes: Mapping[str, Node], checkpoint: Any) -> str | None:

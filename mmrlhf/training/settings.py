@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.feed.selection import Queries, Selection
 from mmrlhf.feed.weights import Mixing
+from mmrlhf.files import expanded
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.settings import PARTS, ModelSettings
 from mmrlhf.models.storage import check_storage
+from mmrlhf.models.weight_files import is_adapter_folder
 from mmrlhf.ranges import Count, Natural, Positive, ShareBelowOne, check_fields
 from mmrlhf.tokens.processing import MediaSettings
 
@@ -87,9 +90,14 @@ class TrainSettings:
 
 
 def require_storable(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError where weights cannot be stored as `model.settings.weights` says; see `check_storage`."""
+    """Raise ConfigError where weights cannot be stored as `model.settings.weights` and `model.save` say.
+
+    See `check_storage` and `require_plain_base`.
+    """
     training: TrainSettings = settings.get("training") or TrainSettings()
     check_storage(training.model)
+    if settings.get("policy") is not None:
+        require_plain_base(settings["policy"], training)
     modes = {part: getattr(training.model, part) for part in PARTS}
     if training.save != "merged" and ("lora" not in modes.values() or "full" in modes.values()):
         raise ConfigError(
@@ -98,6 +106,21 @@ def require_storable(settings: Mapping[str, Any]) -> None:
             given=", ".join([f"save={training.save}", *(f"{part}={mode}" for part, mode in modes.items())]),
             expected="lora or frozen for every part, and lora for one at least",
             fix="model.settings.projector=frozen model.settings.language=lora, or model.save=merged",
+        )
+
+
+def require_plain_base(policy: str | Path, training: TrainSettings) -> None:
+    """Raise ConfigError where adapters would be written whose base is a folder of adapters: peft loads no such chain.
+
+    Asked before the chain starts, and again by a stage whose base another stage has made.
+    """
+    if training.save != "merged" and is_adapter_folder(expanded(policy)):
+        raise ConfigError(
+            "adapters are written for a whole model, and training here goes on from a folder of adapters",
+            where="model.save",
+            given=f"save={training.save}, {policy}",
+            expected="save=merged, or the merged model of the training that wrote this folder",
+            fix="model.save=merged for this training, or model.save=both for the one before and its folder model/",
         )
 
 

@@ -29,7 +29,7 @@ from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.templates import Template
-from mmrlhf.training.settings import Schedule, TrainSettings
+from mmrlhf.training.settings import Schedule, TrainSettings, require_plain_base
 from mmrlhf.training.vision_cache import keep_features
 from mmrlhf.types import EncodedGroup, PreferenceGroup
 
@@ -84,10 +84,11 @@ def open_workbench(
         needs_pairs: whether a data set without two responses of different rank is an error.
 
     Raises:
-        ConfigError: shared memory does not hold what worker processes would.
+        ConfigError: shared memory does not hold what worker processes would; `require_plain_base`.
         DataError: nothing to train on.
         ModelError, HubError: the checkpoint cannot be used.
     """
+    require_plain_base(policy, training)
     model, schedule = training.model, training.schedule
     L.seed_everything(schedule.seed, verbose=False)
     index = Index.load(shards)

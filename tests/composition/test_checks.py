@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmrlhf.chain.order import Node
-from mmrlhf.composition.checks import check_protocols
+from mmrlhf.composition.checks import check_adapters, check_protocols
 from mmrlhf.errors import ConfigError
 
 RELEASED = {"reward_model": "stage:reward/model", "protocol": "released"}
@@ -48,3 +49,19 @@ def test_a_protocol_of_the_family_passes(tiny_folders: dict[str, Path]) -> None:
     check_protocols(chain({"family": "internvl"}, {**RELEASED, "protocol": "trained"}))
     check_protocols(chain({"family": "internvl"}, {"protocol": "released", "reward_model": None}))
     check_protocols(chain({}, RELEASED))
+
+
+def _training(name: str, policy: str, save: str) -> Node:
+    references = (policy.removeprefix("stage:").partition("/")[0],) if policy.startswith("stage:") else ()
+    return Node(name, f"mmrlhf.stages.{name}.run", {"policy": policy, "training": {"save": save}}, references)
+
+
+@pytest.mark.parametrize(("first", "second", "refused"), [
+    ("adapter", "adapter", True), ("adapter", "both", True), ("both", "both", False), ("both", "adapter", False),
+    ("merged", "adapter", False), ("adapter", "merged", False),
+])  # fmt: skip
+def test_adapters_of_adapters_are_refused_before_the_first_are_trained(first: str, second: str, refused: bool) -> None:
+    nodes = [_training("sft", "BASE", first), _training("mmdpo", "stage:sft/model", second)]
+    check_adapters([_training("mmdpo", "BASE", second)])
+    with pytest.raises(ConfigError, match=r"stage sft with save=both") if refused else nullcontext():
+        check_adapters(nodes)

@@ -14,6 +14,7 @@ from stand_ins.tiny_models import AVAILABLE, lora_on
 from transformers import AutoModelForImageTextToText
 
 from benchmarks.equivalence import stock_outputs
+from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, ModelError
 from mmrlhf.models.export import save_policy
 from mmrlhf.models.families import parts
@@ -22,7 +23,9 @@ from mmrlhf.models.load import check_folder, load_backbone
 from mmrlhf.models.random_checkpoints import build_tiny
 from mmrlhf.models.settings import PARTS, ModelSettings
 from mmrlhf.tokens.packing import pack_groups
+from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.training.settings import TrainSettings, require_storable
+from mmrlhf.training.workbench import open_workbench
 from mmrlhf.types import PreferenceGroup
 
 
@@ -162,3 +165,22 @@ def test_an_adapter_folder_holds_adapters_and_nothing_else() -> None:
     for model in (ModelSettings(language="lora"), ModelSettings(projector="frozen", language="full")):
         with pytest.raises(ConfigError, match="model.save"):
             require_storable({"training": TrainSettings(model=model, save="both")})
+
+
+def test_adapters_of_adapters_are_refused_before_anything_trains(
+    tiny_folders: dict[str, Path], tmp_path: Path, runtime: Runtime
+) -> None:
+    """By the settings where the folder is there, else by the stage, ahead of its data; a merged model may follow."""
+    base, adapters = tiny_folders["internvl"], tmp_path / "adapter"
+    policy, encoder = build(base, language="lora", projector="frozen", lora_rank=2)
+    save_policy(policy, encoder.processor, adapters, base=base, as_adapters=True)
+    lora = ModelSettings(projector="frozen", language="lora")
+    for save in ("adapter", "both"):
+        training = TrainSettings(model=lora, save=save)
+        require_storable({"training": training, "policy": str(base)})
+        require_storable({"training": training, "policy": "stage:sft/model"})
+        with pytest.raises(ConfigError, match="goes on from a folder of adapters"):
+            require_storable({"training": training, "policy": str(adapters)})
+        with pytest.raises(ConfigError, match="goes on from a folder of adapters"):
+            open_workbench(tmp_path / "none", adapters, AnswerTemplate(), training, needs_pairs=False, runtime=runtime)
+    require_storable({"training": TrainSettings(model=lora), "policy": str(adapters)})
