@@ -30,6 +30,7 @@ class Layout:
         either: and one of these, if any are named.
         without: and none of these.
         fits: and this holds, for what names of fields do not say.
+        media_folder: below the tables, where the publisher's own media lie that rows name by their file names.
         group_by: how rows of one query are told, where several rows may be of one; None where each row is a query.
         repo_id: on the Hugging Face hub.
         licence: of the published data, as its card says.
@@ -42,6 +43,7 @@ class Layout:
     either: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     fits: Callable[[Mapping[str, Any]], bool] = lambda row: True
+    media_folder: str = ""
     group_by: GroupBy | None = "query"
     repo_id: str = ""
     licence: str = ""
@@ -81,7 +83,7 @@ def _compares(row: Mapping[str, Any]) -> bool:
 LAYOUTS: Mapping[str, Layout] = {
     "vlfeedback": Layout(
         "VLFeedback, of Silkie (arXiv 2312.10665)", ratings.vlfeedback, ("prompt", "completions"),
-        fits=_has_annotations, group_by=None,
+        fits=_has_annotations, media_folder="merged_images", group_by=None,
         repo_id="MMInstruction/VLFeedback", licence="see its card", size="80,258 queries of 4 answers",
     ),
     "align_anything": Layout(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmrlhf.errors import ConfigError, DataError
@@ -42,7 +43,8 @@ def import_layout(
         layout: its name (`known_layouts.LAYOUTS`); "auto" knows it by files or fields, and says so.
         file: name or pattern of the tables below root; by default all Parquet files, else those of a folder that
             `datasets` saved, else the only jsonl or json file.
-        media_folder: folder below root that media paths are relative to.
+        media_folder: folder below root that media paths are relative to; by default root, or the folder that the layout
+            is published with, if it is there and the first row's paths do not name it themselves.
         dataset: which data set of LLaMA-Factory's dataset_info.json is meant.
         group_by: "query" puts rows with the same prompt and media together, "id" only those that also share an id; by
             default as the layout says.
@@ -70,6 +72,8 @@ def import_layout(
     rows = tables_source(root, file, media_folder, "tables of rows")
     first, rows = rows.begun()
     chosen = _layout(_by_fields(first, rows) if layout == AUTO else layout)
+    if not media_folder:
+        rows = _beside(rows, first, chosen.media_folder)
     converted = rows.converted(chosen.convert)
     how = group_by or chosen.group_by
     if how is None:
@@ -77,6 +81,15 @@ def import_layout(
     else:
         drafts = import_grouped(converted, group_by=how, layout=", ".join(chosen.fields), **options)
     return Drafts(_suggesting(drafts, first, chosen), drafts.__length_hint__())
+
+
+def _beside(rows: RowSource, first: Mapping[str, Any], folder: str) -> RowSource:
+    """The rows with their media in the folder that a layout is published with, where it is there and not named."""
+    named = any(folder in PurePosixPath(value).parts for value in first.values() if isinstance(value, str))
+    if not folder or named or not (rows.root / folder).is_dir():
+        return rows
+    log.info("media are looked for in %s, as this layout is published", rows.root / folder)
+    return replace(rows, root=rows.root / folder)
 
 
 def _layout(name: str) -> Layout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins.sample_groups import picture
+from stand_ins.sample_groups import picture, write_pictures
 
 from mmrlhf.composition.config import CONF
 from mmrlhf.conversation import IMAGE, Conversation, Turn
@@ -331,6 +332,22 @@ def test_four_rated_answers_have_ranks_scores_reasons_and_a_critique(tmp_path: P
         assert first.critiques["short"].startswith("Helpfulness: Helpfulness 5\n")
         assert last.scores == {"ethics": 5, "faithfulness": 5}
         assert len(group.ranked_pairs()) == 2 and group.media[0].data[0] == picture()
+
+
+@pytest.mark.parametrize(
+    ("path", "options"), [("0.jpg", {}), ("merged_images/0.jpg", {}), ("v0/1.jpeg", {"media_folder": "."})]
+)
+def test_pictures_lie_in_the_folder_that_a_layout_is_published_with(
+    path: str, options: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unless the rows name it themselves, or another folder is set."""
+    row = {name: value for name, value in ROWS["vlfeedback"].items() if name != "image"}
+    root = write(tmp_path / "set", {**row, "img_path": path})
+    write_pictures(root, *["unused.jpg"] * 3, "merged_images/0.jpg")
+    with caplog.at_level(logging.INFO):
+        [group] = groups(root, **options)
+    assert group.media[0].data[0] == (picture() if options else picture(shade=3))
+    assert ("as this layout is published" in caplog.text) == (path == "0.jpg")
 
 
 @pytest.mark.parametrize("form", JUDGED)
