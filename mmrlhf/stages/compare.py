@@ -9,9 +9,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
 from mmrlhf.suites.comparison import compare
 from mmrlhf.suites.document_scores import read_results
-from mmrlhf.suites.table import TABLE_FILE, comparison_rows, dimension_rows, on_terminal
-from mmrlhf.terminal.words import show
-from mmrlhf.text import markdown_table
+from mmrlhf.suites.table import write_tables
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
@@ -33,8 +31,5 @@ def run(out: Path, *, a: Path, b: Path, runtime: Runtime) -> dict[str, Any]:
         raise DataError(
             "the two runs have no scored document in common", where=f"{a}, {b}", given=given or "no results"
         )
-    rows, dimensions = comparison_rows(found), dimension_rows(found)
-    (out / TABLE_FILE).write_text(markdown_table(rows) + "\n" + markdown_table(dimensions), encoding="utf-8")
-    show(on_terminal(rows, title=f"differences with 95% intervals over pictures; all columns: {TABLE_FILE}"))
-    show(on_terminal(dimensions, title="dimensions"))
+    write_tables(out, found)
     return found.write(out)

@@ -22,10 +22,8 @@ from mmrlhf.suites.document_scores import read_results
 from mmrlhf.suites.documents import DocumentStore
 from mmrlhf.suites.published import with_published
 from mmrlhf.suites.suite_page import PAGE, choose_examples, example_card, render
-from mmrlhf.suites.table import TABLE_FILE, comparison_rows, dimension_rows, on_terminal
+from mmrlhf.suites.table import comparison_rows, write_tables
 from mmrlhf.summaries.suites import SuiteComparison
-from mmrlhf.terminal.words import show
-from mmrlhf.text import markdown_table
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
@@ -63,11 +61,8 @@ def run(
         render(title, found, pairs, _examples(pairs, Path(documents), num_examples, seed)),
         encoding="utf-8", errors="backslashreplace",
     )  # fmt: skip
-    rows, dimensions = comparison_rows(found), dimension_rows(found)
-    (out / TABLE_FILE).write_text(markdown_table(rows) + "\n" + markdown_table(dimensions), encoding="utf-8")
-    show(on_terminal(rows, title=f"differences with 95% intervals over pictures; all columns: {TABLE_FILE}"))
-    show(on_terminal(dimensions, title="dimensions"))
-    _log(out, found, rows, runtime)
+    write_tables(out, found)
+    _log(out, found, runtime)
     return found.write(out)
 
 
@@ -78,8 +73,9 @@ def _examples(pairs: Mapping[str, Sequence[Pair]], folder: Path, number: int, se
     return [example_card(pair, known.get((pair[0].task, pair[0].document)), store) for pair in chosen]
 
 
-def _log(out: Path, found: SuiteComparison, rows: Sequence[Sequence[str]], runtime: Runtime) -> None:
+def _log(out: Path, found: SuiteComparison, runtime: Runtime) -> None:
     """The table and every difference to W&B, where that is on."""
+    rows = comparison_rows(found)
     for target in wandb_loggers(runtime.loggers(out, "report_benchmarks")):
         numbers = {f"benchmarks/{task}": row.difference.mean for task, row in found.benchmarks.items()}
         numbers |= {f"dimensions/{n}": d.standardised.mean for n, d in found.dimensions.items() if d.standardised}

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from mmrlhf.endpoints.client import Answer
 from mmrlhf.errors import UserError
-from mmrlhf.suites.judge_endpoint import Judge
+from mmrlhf.suites.judge_endpoint import NO_VERDICT, Judge
 
 LONGEST_REQUEST = 256 << 20
 # whose requests come while the numbers of all documents are computed
@@ -97,8 +97,8 @@ class Gateway(ThreadingHTTPServer):
                 answer = Answer("", f"{error.problem}: {error.given}")
             pattern = self.patterns.get(document.partition("/")[0], r"\S")
             if not answer.problem and not re.search(pattern, answer.text):
-                self.judge.refuse(messages, "no verdict")
-                answer = Answer("", f"no verdict in {answer.text[-60:]!r}")
+                self.judge.refuse(messages, NO_VERDICT)
+                answer = Answer("", f"{NO_VERDICT} in {answer.text[-60:]!r}")
             if answer.problem:
                 self.missing[document] = answer.problem
             return answer

@@ -21,6 +21,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import expanded, read_lines, write_json
 from mmrlhf.suites.columns import Asked
 from mmrlhf.suites.gateway import ALL, Gateway
+from mmrlhf.suites.judge_endpoint import NO_VERDICT
 from mmrlhf.types import Media
 
 PROGRAM = Path(__file__).parent / "harness_program.py"
@@ -215,7 +216,7 @@ def read_scores(task: str, folder: Path, judged: Gateway) -> dict[str, HarnessSc
 
 def _score(task: str, row: Mapping[str, Any], missing: str | None) -> HarnessScore:
     if missing is not None:
-        return HarnessScore(None, "no verdict")
+        return HarnessScore(None, NO_VERDICT)
     if "error" in row:
         return HarnessScore(None, f"lmms-eval: {row['error'].partition(':')[0]}")
     value = number_of(row["metrics"], known_tasks().get(task, {}).get("score"))

@@ -25,6 +25,8 @@ from mmrlhf.terminal.progress import track
 log = logging.getLogger(__name__)
 
 Messages = Sequence[Mapping[str, Any]]
+# why a document has no score whose judge said nothing that counts
+NO_VERDICT = "no verdict"
 # what a text costs where nobody has counted: English prose
 _CHARS_PER_TOKEN = 4
 # what a picture costs, whatever its size: services take 85 to 1,100 tokens

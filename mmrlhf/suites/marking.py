@@ -22,12 +22,13 @@ from mmrlhf.suites.document_scores import Result
 from mmrlhf.suites.documents import Document, DocumentStore
 from mmrlhf.suites.gateway import gateway
 from mmrlhf.suites.harness import Harness, HarnessScore, known_tasks, needs_judge, read_orders, read_scores
-from mmrlhf.suites.judge_endpoint import Judge
+from mmrlhf.suites.judge_endpoint import NO_VERDICT, Judge
 from mmrlhf.suites.judged_forms import JUDGED, NoVerdict
 from mmrlhf.suites.objects import false_objects
+from mmrlhf.suites.own_benchmarks import SAFETY
 from mmrlhf.summaries.suites import BenchmarkScore
 
-UNANSWERED, NO_VERDICT = "no answer", "no verdict"
+UNANSWERED = "no answer"
 # a picture is shown to a judge with at most so many pixels a side
 _SHOWN_SIDE = 1024
 _EXAMPLES = 3
@@ -77,7 +78,9 @@ def score_all(
     for task in dict.fromkeys(document.task for document in documents):
         own = [document for document in documents if document.task == task]
         judged = [document for document in own if document.truth["form"] in JUDGED]
-        found |= {document.key: score(document, said[document.key]) for document in own if document not in judged}
+        found |= {
+            document.key: score(document, said[document.key]) for document in own if document.truth["form"] in FORMS
+        }
         if judged:
             found |= _judge_task(task, judged, said, store, judge)
     return [found[document.key] for document in documents]
@@ -224,7 +227,7 @@ def _aggregates(scored: Sequence[Result]) -> Mapping[str, float]:
         return _mme(scored)
     if task == "mmhal_bench":
         return {"hallucination rate": float(np.mean([float(result.score or 0.0) < 3 for result in scored]))}
-    if scored[0].verdict and scored[0].dimension == "safety":
+    if scored[0].verdict and scored[0].dimension == SAFETY:
         counts = Counter(result.verdict for result in scored)
         return {verdict: count / len(scored) for verdict, count in sorted(counts.items())}
     if task == "object_hal_bench":

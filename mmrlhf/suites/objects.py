@@ -76,10 +76,14 @@ def _part_of_name(word: str, words: Mapping[str, str]) -> bool:
     return any(word in name.split() for name in words if " " in name)
 
 
+def _vocabulary_of(present: Sequence[str]) -> Mapping[str, str]:
+    """The vocabulary that a picture's objects are of."""
+    return vocabulary("shapes" if present and set(present) <= set(SHAPES) else "coco")
+
+
 def false_objects(caption: str, present: Sequence[str]) -> tuple[int, int]:
     """How many objects a caption names, and how many of them are not there."""
-    kind = "shapes" if present and set(present) <= set(SHAPES) else "coco"
-    words = vocabulary(kind)
+    words = _vocabulary_of(present)
     named = named_objects(caption, words)
     there = {words.get(each.lower(), each.lower()) for each in present}
     return len(named), sum(each not in there for each in named)
@@ -87,5 +91,4 @@ def false_objects(caption: str, present: Sequence[str]) -> tuple[int, int]:
 
 def absent_object(present: Sequence[str]) -> str:
     """The first category that is not there."""
-    kind = "shapes" if present and set(present) <= set(SHAPES) else "coco"
-    return next(category for category in vocabulary(kind).values() if category not in present)
+    return next(category for category in _vocabulary_of(present).values() if category not in present)

@@ -223,10 +223,9 @@ def _answered(
 
 
 def _ocrbench(scene: Scene, picture: bytes, rng: np.random.Generator, first: int) -> Rows:
-    things = [thing for thing in scene.cells if thing and thing != HAZARD]
     return [
         {
-            "dataset": "drawn", "question": "name one thing in the picture", "answer": things,
+            "dataset": "drawn", "question": "name one thing in the picture", "answer": _things(scene),
             "question_type": "Scene Text-centric VQA", "image": _shown(picture),
         }
     ]  # fmt: skip

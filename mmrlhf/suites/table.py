@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
 from mmrlhf.summaries.rankings import Estimate
 from mmrlhf.summaries.suites import Paired, SuiteComparison
-from mmrlhf.terminal.words import add_row, new_table
+from mmrlhf.terminal.words import add_row, new_table, show
+from mmrlhf.text import markdown_table
 
 TABLE_FILE = "benchmarks.md"
 HEADINGS = (
@@ -82,6 +84,14 @@ def dimension_rows(found: SuiteComparison) -> list[list[str]]:
     if found.overall is not None:
         rows.append(["all", str(len(found.benchmarks)), with_interval(found.overall, sign="+")])
     return rows
+
+
+def write_tables(out: Path, found: SuiteComparison) -> None:
+    """Write both tables to `out/benchmarks.md`, and show what of them fits on the terminal."""
+    rows, dimensions = comparison_rows(found), dimension_rows(found)
+    (out / TABLE_FILE).write_text(markdown_table(rows) + "\n" + markdown_table(dimensions), encoding="utf-8")
+    show(on_terminal(rows, title=f"differences with 95% intervals over pictures; all columns: {TABLE_FILE}"))
+    show(on_terminal(dimensions, title="dimensions"))
 
 
 def on_terminal(rows: Sequence[Sequence[str]], *, title: str) -> Table:
