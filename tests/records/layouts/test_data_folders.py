@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from stand_ins.published_rows import groups
 from stand_ins.sample_groups import picture, write_records
 
 from mmrlhf.conversation import IMAGE, Conversation, Turn
@@ -15,13 +16,8 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.records.draft import Draft
 from mmrlhf.records.layouts.mmpr import import_mmpr
 from mmrlhf.records.layouts.read import import_layout
-from mmrlhf.types import PreferenceGroup
 
 PAIR = {"question": "what?", "chosen": "good", "rejected": "bad"}
-
-
-def groups(root: Path, **options: Any) -> list[PreferenceGroup]:
-    return [item.load() for item in import_layout(root, **options) if isinstance(item, Draft)]
 
 
 def put_picture(root: Path, path: str, shade: int) -> None:
