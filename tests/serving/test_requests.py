@@ -83,16 +83,16 @@ def test_openrlhf_is_answered_in_its_form(judge_served: Served) -> None:
     queries = [chatml("red ?", "a red circle"), chatml("blue ?", "no") + "<|endoftext|>"]
     prompts = [query.partition("assistant\n")[0] + "assistant\n" for query in queries]
     want = [*expected(judge_served, "red ?", ["a red circle"]), *expected(judge_served, "blue ?", ["no"])]
-    for body in (
-        {"query": queries, "prompts": prompts, "labels": ["x", None]},
-        {"query": queries},
-        {"query": ["red ?\na red circle", "blue ? no"], "prompts": ["red ?", "blue ?"]},
+    spaced = [*expected(judge_served, "red ?", ["\na red circle"]), *expected(judge_served, "blue ?", [" no"])]
+    for body, rewards in (
+        ({"query": queries, "prompts": prompts, "labels": ["x", None]}, want),
+        ({"query": queries}, want),
+        ({"query": ["red ?\na red circle", "blue ? no"], "prompts": ["red ?", "blue ?"]}, spaced),
     ):
         found = judge_served.ask(body, "/get_reward")
         assert found.status_code == 200, found.text
         answer = found.json()
-        if body is not None and body["query"] == queries:
-            assert answer["rewards"] == pytest.approx(want, abs=1e-4)
+        assert answer["rewards"] == pytest.approx(rewards, abs=1e-4)
         assert answer["scores"] == answer["rewards"] and answer["extra_logs"] == {}
 
 

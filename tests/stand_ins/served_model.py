@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,7 @@ class Served:
     client: httpx.Client
     service: Service
     judge: RewardModel
-    url: str = ""
-    batchers: list[Batcher] = field(default_factory=list)
+    url: str
 
     def ask(self, body: Any, path: str = "/v1/rewards", **headers: str) -> httpx.Response:
         """Send a body as JSON."""
