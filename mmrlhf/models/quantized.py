@@ -57,8 +57,11 @@ class Int8Linear(nn.Linear):
 
     def quantize(self, weight: Tensor) -> nn.Parameter:
         """The parameter that stands for a weight (out, in); the scales are kept beside it."""
-        # its kernels read half precision, which rounds far finer than 8 bits
-        values, self._read, _ = functional.int8_vectorwise_quant(weight.half())
+        # its kernels read half precision, which rounds far finer than 8 bits and ends at 65504
+        factor = _beyond_half(weight)
+        within = weight / factor[:, None] if bool((factor > 1).any()) else weight
+        values, scale, _ = functional.int8_vectorwise_quant(within.half())
+        self._read = scale * factor
         return nn.Parameter(values, requires_grad=False)
 
     def settle(self) -> None:
@@ -94,6 +97,12 @@ class _Int8Product(torch.autograd.Function):
 
 QuantizedLinear = NF4Linear | Int8Linear
 LAYERS: dict[str, type[QuantizedLinear]] = {"nf4": NF4Linear, "int8": Int8Linear}
+
+
+def _beyond_half(weight: Tensor) -> Tensor:
+    """The power of two (out,) that brings each row within half precision; 1 for nearly all there are."""
+    low, high = weight.aminmax(dim=1)
+    return (torch.maximum(-low, high).float() / 2**15).log2().ceil().clamp(min=0).exp2()
 
 
 def _precision(x: Tensor) -> torch.dtype:

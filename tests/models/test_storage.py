@@ -176,6 +176,25 @@ def test_other_parts_are_quantised_where_asked(tiny_folders: dict[str, Path]) ->
     assert kinds[("projector",)] == {"multi_modal_projector"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eight_bits_hold_rows_of_any_size(dtype: torch.dtype) -> None:
+    """To half a step of each row's own scale, also where half precision ends, and rows of zeros; scaling scales."""
+    from mmrlhf.models.quantized import Int8Linear
+
+    def stored(weight: torch.Tensor) -> torch.Tensor:
+        layer = Int8Linear(64, 5, bias=False)
+        layer.weight = layer.quantize(weight)
+        layer.settle()
+        return layer.dequantized()
+
+    row = torch.randn(64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight = torch.stack([row * size for size in (0.0, 1.0, 2.0**15, -(2.0**17), 2.0**100)])
+    steps = weight.float().abs().amax(1, keepdim=True) / 127
+    found = stored(weight)
+    assert ((found - weight.float()).abs() <= 0.51 * steps).all()
+    assert torch.equal(found[1], stored(row.expand(5, -1))[0]) and torch.equal(found[3], -found[1] * 2.0**17)
+
+
 def test_what_cannot_be_stored_is_refused_before_anything_is_loaded(
     tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
