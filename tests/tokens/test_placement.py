@@ -191,6 +191,9 @@ def test_media_of_responses_are_damaged_in_their_branches(tiny_folders: dict[str
     text = PreferenceGroup("text", Conversation.about("why ?"), responses("a"))
     batch = pack_groups([encoder(text), encoder(own)])
     assert has_media(batch).tolist() == [0, 1] and batch.branch_images == (0, 1, 1, 1)
+    for response in (1, 2, 3):
+        tensors, pictures = batch.media_of(1, response)
+        assert tensors is batch.branch_media[response] and pictures == 1
     for tensors in batch.branch_media[1:]:
         spoilt = damaged_only(tensors)
         assert spoilt.keys() == {name for name in tensors if not name.startswith(DAMAGED)}
