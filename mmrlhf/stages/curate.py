@@ -97,13 +97,7 @@ def run(
     quotas = type_quotas(size, Counter(queries.types[pool].tolist()), mix, fixed or {})
     settings = DuplicateSettings(cosine, cosine_with_hash, bits, text_cosine, words, per_picture)
     decided = decide(queries, found, settings if duplicates else None, seed=seed, progress=runtime.progress)
-    kept = pool[decided.fate[pool] == KEPT]
-    if not len(kept):
-        raise DataError(
-            "no query is left to choose from", where=features,
-            given=", ".join(f"{count} x {fate}" for fate, count in Counter(decided.fate[pool].tolist()).items()),
-            fix="look at the thresholds, and at stage=query_features for queries without features",
-        )  # fmt: skip
+    kept = _kept(features, queries, decided, pool, quotas)
     cluster = _clusters(found, pool, kept, clusters, seed)
     chosen = kept[choose(lambda rows: found.take(kept[rows]), queries.types[kept], cluster[kept], quotas, arm=arm,
                          seed=seed)]  # fmt: skip
@@ -120,6 +114,23 @@ def run(
     write_bytes(out / PAGE, page.encode("utf-8", errors="backslashreplace"))
     _warn(summary)
     return summary.write(out)
+
+
+def _kept(
+    features: Path, queries: Queries, decided: Decisions, pool: np.ndarray, quotas: Mapping[str, int]
+) -> np.ndarray:
+    """The rows of the pool that are kept; raises DataError where none of them is of a type that is wanted."""
+    wanted = pool
+    if ANY not in quotas:
+        wanted = pool[np.isin(queries.types[pool], [name for name, number in quotas.items() if number])]
+    fates = Counter(decided.fate[wanted].tolist())
+    if not fates[KEPT]:
+        raise DataError(
+            "no query is left to choose from", where=features,
+            given=", ".join(f"{count} x {fate}" for fate, count in fates.items() if count),
+            fix="look at the thresholds, and at stage=query_features for queries without features",
+        )  # fmt: skip
+    return pool[decided.fate[pool] == KEPT]
 
 
 def _clusters(features: Features, pool: np.ndarray, kept: np.ndarray, number: int, seed: int) -> np.ndarray:

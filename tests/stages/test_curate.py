@@ -117,6 +117,19 @@ def test_a_type_that_does_not_exist(tmp_path: Path, encoded: Path, runtime: Runt
     assert "short (" in str(caught.value) and caught.value.argument == "mix"
 
 
+def test_a_type_of_which_nothing_is_left(tmp_path: Path, small_clip: Path, runtime: Runtime) -> None:
+    """Both pictures of the type are a benchmark's; queries of other types are left, and not wanted."""
+    pool, bench = write_pool(tmp_path / "pool", range(8)), write_pool(tmp_path / "bench", range(3, 8, 4), quality=70)
+    query_features.run(
+        tmp_path / "f", sets={"pool": pool}, against={"bench": bench}, encoder=small_clip, importer=import_queries,
+        runtime=runtime,
+    )  # fmt: skip
+    with pytest.raises(DataError, match="no query is left to choose from") as caught:
+        curated(tmp_path / "out", tmp_path / "f", runtime, size=4, mix={"mcq": 1})
+    assert caught.value.given == "2 x benchmark"
+    assert curated(tmp_path / "out", tmp_path / "f", runtime, size=4, mix={"mcq": 1, "long": 1}).groups == 2
+
+
 def test_fewer_queries_than_are_asked_for(
     tmp_path: Path, encoded: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
