@@ -75,6 +75,11 @@ class OptimSettings:
                 fix="pip install 'mmrlhf[quantized]', or optim.name=adamw",
             )
 
+    @property
+    def moments(self) -> float:
+        """Bytes of state for a number that trains; in 8 bits with a float32 scale for each 256 numbers of a moment."""
+        return 2 * 4 if self.name == "adamw" else 2 * (1 + 4 / 256)
+
     def of_part(self, part: str) -> tuple[float, float]:
         """Learning rate and weight decay of a part in `OPTIM_PARTS`."""
         rate, decay = getattr(self, f"{part}_lr"), getattr(self, f"{part}_weight_decay")

@@ -68,6 +68,7 @@ class Footprint:
         forwards: int = 1,
         frozen_copy: bool = False,
         accumulates: bool = False,
+        moments: float = 2 * FLOAT32,
     ) -> dict[str, float]:
         """Bytes on one rank when they are most: parameters, gradients, optimizer, activations and their total.
 
@@ -81,6 +82,7 @@ class Footprint:
             num_groups: in the row.
             forwards: of the row before its backward; frozen_copy: whether the model lies in memory twice.
             accumulates: whether gradients of other micro-batches are there when backward begins.
+            moments: bytes that the optimizer keeps for a number that trains.
         """
         parameters = self.sharded / num_shards + self.replicated
         held = FLOAT32 * parameters + self.compact
@@ -107,7 +109,7 @@ class Footprint:
         }
         found = {
             "parameters": held * (2 if frozen_copy else 1),
-            "optimizer": 2 * FLOAT32 * trainable,
+            "optimizer": moments * trainable,
             **max(begins, ends, key=lambda moment: sum(moment.values())),
         }
         return found | {"total": sum(found.values())}

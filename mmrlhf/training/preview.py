@@ -131,6 +131,7 @@ def preview_stage(
             num_shards=ranks.number if ranks.sharded else 1,
             forwards=forwards,
             frozen_copy=frozen_copy,
+            moments=training.optim.moments,
         ),
         scoring=None
         if isinstance(template, AnswerTemplate)

@@ -126,6 +126,8 @@ def test_eight_bits_of_state_train_alike_and_go_on_exactly() -> None:
     compact, optimizer = train("adamw_8bit")
     state = next(state for state in optimizer.state.values() if state["state1"].ndim == 2)
     assert state["state1"].dtype == state["state2"].dtype == torch.uint8
+    kept = sum(state[name].nbytes for name in ("state1", "state2", "absmax1", "absmax2"))  # its tables are shared
+    assert kept == OptimSettings(name="adamw_8bit").moments * compact.numel()
     start = nn.Linear(128, 64)
     torch.manual_seed(0)
     start.reset_parameters()

@@ -48,7 +48,7 @@ SCHEDULE = Schedule(epochs=2.0, groups_per_step=4, token_budget=300, holdout=0.3
 
 def look_ahead(shards: Path, policy: Path, **changes: object) -> preview.Preview:
     options: dict[str, Any] = {"template": AnswerTemplate(), "ranks": preview.Ranks(), **changes}
-    training = TrainSettings(schedule=options.pop("schedule", SCHEDULE))
+    training = TrainSettings(schedule=options.pop("schedule", SCHEDULE), optim=options.pop("optim", OptimSettings()))
     return preview.preview_stage(shards=shards, checkpoint=policy, training=training, **options)
 
 
@@ -184,6 +184,13 @@ def test_parameters_are_those_of_the_model(settings: ModelSettings, small_policy
     memory = found.predict(row_tokens=100, label_tokens=10, num_shards=1, accumulates=True)
     assert memory["gradients"] == 4 * trainable and memory["optimizer"] == 8 * trainable
     assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
+
+
+def test_eight_bits_of_optimizer_state_are_in_the_plan(small_shards: Path, small_policy: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    plain = look_ahead(small_shards, small_policy).memory["optimizer"]
+    compact = look_ahead(small_shards, small_policy, optim=OptimSettings(name="adamw_8bit")).memory["optimizer"]
+    assert compact == pytest.approx(plain * 2.03125 / 8)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
