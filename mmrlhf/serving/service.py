@@ -181,9 +181,10 @@ class Service:
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that listens; raises ConfigError where the address cannot be had."""
     try:
+        host.encode("idna")  # a name that no name can be, which create_server meets with its socket open
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(
             "this address cannot be listened on",
             where="host, port",

@@ -17,6 +17,8 @@ import pytest
 from stand_ins.commands import PROJECT, environment
 
 from mmrlhf import app
+from mmrlhf.errors import ConfigError
+from mmrlhf.serving.service import listening
 
 
 @pytest.fixture
@@ -71,6 +73,11 @@ def test_an_address_that_is_taken_is_a_mistake(typed, scalar_model: Path) -> Non
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, page = typed("serve", f"reward_model={scalar_model}", f"port={taken.getsockname()[1]}")
     assert code == 2 and "cannot be listened on" in page
+
+
+def test_a_name_that_no_name_can_be_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="cannot be listened on"), listening("é" * 80, 0):
+        pass
 
 
 @contextmanager
