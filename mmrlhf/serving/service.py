@@ -106,11 +106,16 @@ def serve(
         name or Path(reward_model).resolve().name, load, allowed=allowed or Allowed(), limits=limits, token=token
     )
     with listening(host, port) as listener:
-        address = listener.getsockname()
-        log.info("%s on http://%s:%d; /docs describes it", reward_model, address[0], address[1])
-        if not token and not address[0].startswith("127.") and address[0] != "::1":
-            log.warning("whoever reaches %s can ask this model; %s=TOKEN asks for a token", address[0], token_variable)
+        _announce(listener, reward_model, "" if token else token_variable)
         service.run(listener)
+
+
+def _announce(listener: socket.socket, reward_model: str, token_variable: str) -> None:
+    """Say where the model can be asked; and that anybody can, where no token is asked for (the variable sets one)."""
+    host, port = listener.getsockname()[:2]
+    log.info("%s on http://%s:%d; /docs describes it", reward_model, host, port)
+    if token_variable and not host.startswith("127.") and host != "::1":
+        log.warning("whoever reaches %s can ask this model; %s=TOKEN asks for a token", host, token_variable)
 
 
 class Service:
