@@ -17,8 +17,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import httpx
 import tenacity
@@ -38,15 +38,49 @@ _DETAIL = 200  # characters of a service's own words that are shown
 
 
 @dataclass(frozen=True)
+class Use:
+    """What a service says about an answer beside its text, as far as it says so, and what came of earlier tries.
+
+    `model`: who answered, as it calls itself; `finish`: why it ended; `tokens_in`, `tokens_out`: read and written;
+    `tries`: why tries before the last one brought nothing.
+    """
+
+    model: str = ""
+    finish: str = ""
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    tries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """What became of one request: its text, or `problem`, why there is none that may be used.
 
     `failed`: none came, for a reason that may pass (busy, broken off, too slow); otherwise the problem is final.
+    `use`: what is known about it beside.
     """
 
     text: str
     problem: str = ""
     failed: bool = False
+    use: Use = field(default=Use(), compare=False)
+
+    @property
+    def reason(self) -> str:
+        """The kind of the problem, without what is true of this request only."""
+        return kind_of_problem(self.problem)
+
+
+CUT, FILTERED, EMPTY = "cut off", "filtered", "empty"
+TOO_SLOW = "no whole answer"
+# how services say in a refusal that it is a moderation's
+_MODERATED = (b"content_filter", b"content_policy", b"ResponsibleAIPolicyViolation")
+
+
+def kind_of_problem(problem: str) -> str:
+    """A problem without its detail: `HTTP 429: {...}, after 6 tries` is `HTTP 429`."""
+    kind = problem.partition(":")[0].partition(", after ")[0]
+    return TOO_SLOW if kind.startswith(TOO_SLOW) else kind
 
 
 class _Busy(Exception):
@@ -101,6 +135,15 @@ class ChatEndpoint:
         Args:
             sampling: further fields of each request, such as `max_tokens` and `temperature`.
 
+        Raises as `send`.
+        """
+        return self.send((name, {"messages": list(messages), **sampling}) for name, messages in requests)
+
+    def send(self, requests: Iterable[tuple[T, Mapping[str, Any]]]) -> Iterator[tuple[T, Answer]]:
+        """The same for requests with fields of their own; each is made when its turn comes, in another thread.
+
+        So millions of requests with pictures take the memory of those under way.
+
         Raises:
             HubError: the endpoint cannot be reached, does not know the key or the model, or fails request after
                 request. What was yielded before stays right.
@@ -108,7 +151,7 @@ class ChatEndpoint:
         results: queue.SimpleQueue[tuple[T, Answer] | Exception | None] = queue.SimpleQueue()
         stop = threading.Event()
         worker = threading.Thread(
-            target=_drive, args=(self._ask_all(list(requests), sampling, results.put, stop), results.put), daemon=True
+            target=_drive, args=(self._ask_all(_InTurn(requests), results.put, stop), results.put), daemon=True
         )
         worker.start()
         try:
@@ -122,33 +165,39 @@ class ChatEndpoint:
 
     async def _ask_all(
         self,
-        requests: Sequence[tuple[T, Messages]],
-        sampling: Mapping[str, Any],
+        requests: _InTurn[tuple[T, Mapping[str, Any]]],
         put: Callable[[tuple[T, Answer]], None],
         stop: threading.Event,
     ) -> None:
-        waiting, failed = iter(requests), 0
+        failed = answered = 0
+        last: _Busy | None = None
 
         async def work(client: httpx.AsyncClient) -> None:
-            nonlocal failed
-            for name, messages in waiting:
+            nonlocal failed, answered, last
+            while (item := await requests.next()) is not None:
+                name, content = item
+                tries: list[str] = []
                 try:
-                    answer = await self._ask_until_answered(client, messages, sampling)
-                    failed = 0
+                    answer = await self._ask_until_answered(client, content, tries)
+                    failed, answered = 0, answered + 1
                 except _Busy as busy:
-                    failed += 1
-                    answer = Answer("", f"{busy}, after {self.retries + 1} tries", failed=True)
-                    if failed >= min(self.give_up_after, len(requests)):
+                    failed, last = failed + 1, busy
+                    use = Use(tries=tuple(tries))
+                    answer = Answer("", f"{busy}, after {self.retries + 1} tries", failed=True, use=use)
+                    if failed >= self.give_up_after:
                         raise self._failure(answer.problem) from busy
                 put((name, answer))
 
         async with self._client() as client, asyncio.TaskGroup() as group:
-            workers = [group.create_task(work(client)) for _ in range(min(self.concurrency, len(requests)))]
+            workers = [group.create_task(work(client)) for _ in range(self.concurrency)]
             while not all(task.done() for task in workers):
                 await asyncio.wait(workers, timeout=0.1)
                 if stop.is_set():
                     for task in workers:
                         task.cancel()
+        if last is not None and not answered and not stop.is_set():
+            # fewer requests than it takes to give up, and none of them came
+            raise self._failure(f"{last}, after {self.retries + 1} tries") from last
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -160,11 +209,20 @@ class ChatEndpoint:
             yield client
 
     async def _ask_until_answered(
-        self, client: httpx.AsyncClient, messages: Messages, sampling: Mapping[str, Any]
+        self, client: httpx.AsyncClient, content: Mapping[str, Any], tries: list[str]
     ) -> Answer:
+        """Ask until there is an answer; why tries brought none is added to `tries`."""
+
         def pause(state: tenacity.RetryCallState) -> float:
             asked_for = getattr(state.outcome.exception() if state.outcome else None, "pause", None)
             return min(LONGEST_PAUSE, self.pause * 2 ** (state.attempt_number - 1) if asked_for is None else asked_for)
+
+        async def once() -> Answer:
+            try:
+                return await self._ask_once(client, {"model": self.model, **content})
+            except _Busy as busy:
+                tries.append(kind_of_problem(str(busy)))
+                raise
 
         again = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(_Busy),
@@ -172,21 +230,22 @@ class ChatEndpoint:
             wait=pause,
             reraise=True,
         )
-        return await again(self._ask_once, client, {"model": self.model, "messages": list(messages), **sampling})
+        answer = await again(once)
+        return replace(answer, use=replace(answer.use, tries=tuple(tries)))
 
     async def _ask_once(self, client: httpx.AsyncClient, content: Mapping[str, Any]) -> Answer:
         try:
             async with asyncio.timeout(self.timeout), client.stream("POST", self.address, json=content) as response:
                 body = await self._read(response)
-        except TimeoutError as error:
-            raise _Busy(f"no whole answer within {self.timeout:g} s") from error
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise _Busy(f"{TOO_SLOW} within {self.timeout:g} s") from error
         except httpx.HTTPError as error:
             raise _Busy(f"{type(error).__name__}: {error}") from error
         detail = f"HTTP {response.status_code}: {body[:_DETAIL].decode(errors='replace')}"
         if response.status_code in RETRIED:
             raise _Busy(detail, _asked_for(response.headers.get("Retry-After")))
         if response.status_code in REFUSED:
-            return Answer("", detail)
+            return Answer("", f"{FILTERED}: {detail}" if any(word in body for word in _MODERATED) else detail)
         if response.status_code != httpx.codes.OK:
             target = response.headers.get("Location")
             raise self._failure(f"{detail}, a redirect to {target}, which is not followed" if target else detail)
@@ -205,18 +264,11 @@ class ChatEndpoint:
 
     def _answer(self, body: bytes) -> Answer:
         try:
-            choice = json.loads(body)["choices"][0]
-            text, reason = _text_of(choice["message"]["content"]), choice.get("finish_reason")
+            return read_completion(json.loads(body))
         except (ValueError, RecursionError) as error:
             raise _Busy(f"an answer that is no JSON: {body[:_DETAIL].decode(errors='replace')}") from error
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise self._failure(f"an answer without choices[0].message.content ({error!r})") from error
-        if not text.isascii() and _is_half(text):
-            return Answer(text.encode(errors="replace").decode(), "text with half of a surrogate pair")
-        if reason not in (None, "", "stop"):
-            problems = {"length": "cut off", "content_filter": "filtered"}
-            return Answer(text, problems.get(str(reason), f"ended by {one_line(reason, _DETAIL)}"))
-        return Answer(text, "" if text else "empty")
 
     def _failure(self, detail: str) -> HubError:
         return HubError(
@@ -227,6 +279,60 @@ class ChatEndpoint:
             fix=f"check the address, the model's name {self.model!r} and the key in {self.key_variable}; what was "
             "answered is kept",
         )
+
+
+class _InTurn(Generic[T]):
+    """Items of an iterator for tasks that run beside each other: each is made in a thread, one after another."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items, self._lock = iter(items), asyncio.Lock()
+
+    async def next(self) -> T | None:
+        """The next one; None behind the last."""
+        async with self._lock:
+            return await asyncio.to_thread(next, self._items, None)
+
+
+def read_completion(content: Any) -> Answer:
+    """What an endpoint's chat completion, or a line of a batch's results, says.
+
+    Raises:
+        KeyError, IndexError, TypeError, AttributeError: it is none.
+    """
+    choice = content["choices"][0]
+    finish, message = choice.get("finish_reason"), choice["message"]
+    filtered = finish == "content_filter"
+    # what a moderation takes away is null, or not there at all
+    text = _text_of(message.get("content") if filtered else message["content"])
+    said = one_line(finish, _DETAIL) if finish else ""
+    use = Use(_word(content.get("model")), said, *_tokens(content.get("usage")))
+    if filtered:
+        return Answer(_whole(text), FILTERED, use=use)
+    if _whole(text) != text:
+        return Answer(_whole(text), "text with half of a surrogate pair", use=use)
+    if finish == "length":
+        return Answer(text, CUT, use=use)
+    if said not in ("", "stop"):
+        return Answer(text, f"ended by {said}", use=use)
+    if not text and isinstance(message.get("refusal"), str):
+        return Answer("", "declined", use=use)
+    return Answer(text, "" if text else EMPTY, use=use)
+
+
+def _word(value: Any) -> str:
+    return one_line(value, _DETAIL) if isinstance(value, str) else ""
+
+
+def _tokens(usage: Any) -> tuple[int | None, int | None]:
+    """(read, written) as a service counts them; None where it does not say."""
+    found = [usage.get(name) if isinstance(usage, Mapping) else None for name in ("prompt_tokens", "completion_tokens")]
+    read, wrote = (count if type(count) is int and count >= 0 else None for count in found)
+    return read, wrote
+
+
+def _whole(text: str) -> str:
+    """A text with question marks for surrogates without their other half, which no UTF-8 file can hold."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _drive(work: Any, put: Callable[[Any], None]) -> None:
@@ -253,11 +359,6 @@ def _check_url(url: str) -> None:
             given="an address with a password in it" if parsed.userinfo else url,
             expected="http(s)://HOST/v1, and the key in an environment variable",
         )
-
-
-def _is_half(text: str) -> bool:
-    """Whether a text holds a surrogate without its other half, which no UTF-8 file can hold."""
-    return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _text_of(content: Any) -> str:

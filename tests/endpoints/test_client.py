@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins.chat_endpoint import ChatServer, chat_server, said
 
-from mmrlhf.endpoints.client import Answer, ChatEndpoint, _asked_for
-from mmrlhf.errors import ConfigError, HubError
+from mmrlhf.endpoints.client import Answer, ChatEndpoint, Use, _asked_for
+from mmrlhf.errors import ConfigError, DataError, HubError
 
 
 @pytest.fixture
@@ -94,12 +94,72 @@ def test_any_pause(said: str) -> None:
         (said([{"type": "text", "text": "a "}, {"type": "reasoning", "text": "no"}, {"type": "text", "text": "b"}]),
          Answer("a b")),
         (said("no reason given", None), Answer("no reason given")),
+        (said(None, "content_filter"), Answer("", "filtered")),
+        (b'{"choices": [{"message": {"role": "assistant"}, "finish_reason": "content_filter"}]}',
+         Answer("", "filtered")),
+        (b'{"choices": [{"message": {"content": null, "refusal": "No."}, "finish_reason": "stop"}]}',
+         Answer("", "declined")),
+        (said(None, "tool_calls"), Answer("", "ended by tool_calls")),
     ],
-    ids=["cut off", "filtered", "none", "blank", "parts", "no finish reason"],
+    ids=["cut off", "filtered", "none", "blank", "parts", "no finish reason", "null", "absent", "declined", "tools"],
 )  # fmt: skip
 def test_what_is_said_is_read_for_what_it_is(server: ChatServer, body: bytes, answer: Answer) -> None:
     server.faults = [("body", body)]
     assert ask(server, "p") == {"p": answer}
+
+
+def test_what_is_known_about_an_answer_comes_with_it(server: ChatServer) -> None:
+    server.faults = [("status", 429), ("status", 503), ("cut",)]
+    (answer,) = ask(server, "three words here").values()
+    assert answer.use == Use("big-2026", "stop", 3, 3, ("HTTP 429", "HTTP 503", "RemoteProtocolError"))
+    server.faults = [("body", said("half", "length", usage={"prompt_tokens": True, "completion_tokens": -1}))]
+    (cut,) = ask(server, "p").values()
+    assert cut.use == Use("", "length", None, None) and cut.reason == "cut off", "what is no count is no count"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (("status", 429), "HTTP 429"), (("status", 500), "HTTP 500"), (("drip",), "no whole answer"),
+        (("body", b"{"), "an answer that is no JSON"), (("status", 413), "HTTP 413"),
+    ],
+    ids=["busy", "broken", "slow", "no JSON", "too large"],
+)  # fmt: skip
+def test_problems_are_of_few_kinds(server: ChatServer, fault: tuple, reason: str) -> None:
+    server.always = {"bad": fault}
+    found = ask(server, "a", "bad", retries=1, timeout=0.4, concurrency=1)
+    assert found["bad"].reason == reason and found["bad"].use.tries == (() if reason == "HTTP 413" else (reason,) * 2)
+
+
+def test_a_refusal_of_a_moderation_is_told_from_others(server: ChatServer) -> None:
+    told = b'{"error": {"code": "content_filter", "message": "The response was filtered"}}'
+    server.always = {"bad": ("send", 400, told)}
+    assert ask(server, "bad")["bad"].reason == "filtered"
+
+
+def test_requests_are_made_when_their_turn_comes(server: ChatServer) -> None:
+    """So that pictures of millions of requests need not be in memory at once."""
+    made: list[int] = []
+
+    def requests():
+        for number in range(1000):
+            made.append(number)
+            yield number, {"messages": [{"role": "user", "content": str(number)}], "seed": number}
+
+    answers = ChatEndpoint(server.url, "big", concurrency=2).send(requests())
+    number, answer = next(answers)
+    assert answer == Answer(str(number)) and server.seen[0][2]["seed"] == 0
+    assert len(made) < 500
+    answers.close()  # type: ignore[attr-defined]
+
+
+def test_a_request_that_cannot_be_made_ends_the_asking_with_its_error(server: ChatServer) -> None:
+    def requests():
+        yield 1, {"messages": [{"role": "user", "content": "p"}]}
+        raise DataError("a picture is damaged")
+
+    with pytest.raises(DataError, match="picture is damaged"):
+        dict(ChatEndpoint(server.url, "big").send(requests()))
 
 
 @pytest.mark.parametrize(("code", "tries"), [(400, 1), (413, 1), (422, 1), (500, 3)])

@@ -5,15 +5,32 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
-def said(content: Any, reason: str | None = "stop") -> bytes:
-    """A body that answers with `content`."""
-    return json.dumps({"choices": [{"message": {"content": content}, "finish_reason": reason}]}).encode()
+def said(content: Any, reason: str | None = "stop", **more: Any) -> bytes:
+    """A body that answers with `content`; `more` stands beside the choices, such as `model` and `usage`."""
+    return json.dumps({"choices": [{"message": {"content": content}, "finish_reason": reason}], **more}).encode()
+
+
+def words_of(asked: dict[str, Any]) -> str:
+    """The texts of a request's last turn."""
+    content = asked["messages"][-1]["content"]
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] for part in content if part["type"] == "text")
+
+
+def counted(asked: dict[str, Any], text: str) -> dict[str, Any]:
+    """What a service says about an answer beside it: a word is a token, a picture 100."""
+    parts = [
+        part for turn in asked["messages"] for part in (turn["content"] if isinstance(turn["content"], list) else ())
+    ]
+    read = sum(100 for part in parts if part["type"] == "image_url") + len(words_of(asked).split())
+    return {"model": f"{asked['model']}-2026", "usage": {"prompt_tokens": read, "completion_tokens": len(text.split())}}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -23,14 +40,16 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server: ChatServer = self.server  # type: ignore[assignment]
         server.seen.append((self.path, self.headers.get("Authorization"), asked))
-        prompt = asked["messages"][0]["content"]
+        prompt = words_of(asked)
         fault = server.always.get(prompt) or (server.faults.pop(0) if server.faults else None)
-        getattr(self, f"_{fault[0]}")(*fault[1:]) if fault else self._send(200, said(f" {prompt} "))
+        text = server.says(asked)
+        getattr(self, f"_{fault[0]}")(*fault[1:]) if fault else self._send(200, said(text, **counted(asked, text)))
 
     def _send(self, code: int, body: bytes, **headers: str) -> None:
         self.send_response(code)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
+        own = {name.replace("_", "-"): value for name, value in headers.items()}
+        for name, value in ({"Content-Length": str(len(body))} | own).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -76,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Says each prompt back.
+    """Says each prompt back; `says` makes it say something else.
 
     `faults` come first, one for each request: ("status", code, headers), ("body", bytes), ("cut",), ...; `always` maps
     a prompt to its fault, whenever it is asked.
@@ -89,6 +108,7 @@ class ChatServer(ThreadingHTTPServer):
         self.seen: list[tuple[str, str | None, dict[str, Any]]] = []
         self.faults: list[tuple] = []
         self.always: dict[str, tuple] = {}
+        self.says: Callable[[dict[str, Any]], str] = lambda asked: f" {words_of(asked)} "
         self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
