@@ -4,6 +4,7 @@
 # check   linter, formatter in check mode, type checker
 # format  rewrite the code in house format
 # bench   measure speed and memory, here and against pair-by-pair training
+# gpu     on one card, in nine minutes: GPU tests, steps of 0.5B and 7B, against TRL; a JSON file and a table in outputs/gpu
 # benchmarks-env  an environment with lmms-eval in .venv-benchmarks, for benchmarks that are its tasks
 #
 # The first word makes .venv; it is made again when pyproject.toml or constraints.txt change.
@@ -14,7 +15,7 @@ VENV ?= .venv
 MINUTES ?= 5
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := demo
-.PHONY: demo test fuzz check format bench benchmarks-env
+.PHONY: demo test fuzz check format bench gpu benchmarks-env
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python run.py
@@ -36,6 +37,11 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks
+
+# without a network TRL may not be had: its part then says so, and the others run
+gpu: $(INSTALLED)
+	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	$(VENV)/bin/python -m benchmarks.gpu --out outputs/gpu
 
 # the new environment sees this one's packages, so that nothing is installed twice and no pin moves
 benchmarks-env: $(INSTALLED)

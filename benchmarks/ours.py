@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.workload import FRAMES
 from mmrlhf.losses.dpo import DPO
@@ -14,6 +15,7 @@ from mmrlhf.methods.pairing import PairScheme, pair_inputs, weighted_pairs
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import context_length, load_backbone
+from mmrlhf.models.processors import load_processor
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
@@ -32,12 +34,22 @@ class OurStep:
         settings: of the model.
         with_reference: also load a frozen copy.
         device: where to train.
+        backbone: the model, where it is there already; the folder then has its processor.
     """
 
     def __init__(
-        self, folder: str | Path, settings: ModelSettings, *, with_reference: bool = False, device: str = "cpu"
+        self,
+        folder: str | Path,
+        settings: ModelSettings,
+        *,
+        with_reference: bool = False,
+        device: str = "cpu",
+        backbone: PreTrainedModel | None = None,
     ) -> None:
-        backbone, processor = load_backbone(folder, settings)
+        if backbone is None:
+            backbone, processor = load_backbone(folder, settings)
+        else:
+            processor = load_processor(folder)
         self.encoder = Encoder(
             processor,
             template=AnswerTemplate(),

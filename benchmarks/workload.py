@@ -15,6 +15,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaOnevis
 
 from mmrlhf.conversation import Conversation
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
+from mmrlhf.models.settings import ModelSettings
+from mmrlhf.models.storage import store_in_place
 from mmrlhf.types import Media, PreferenceGroup, Response
 
 WORDS = "the picture shows a quiet street with two red cars and a tall tree near an old house under grey clouds".split()
@@ -79,6 +81,31 @@ def build_family(family: str, shape: Shape, folder: str | Path) -> PreTrainedMod
 
 def build_model(shape: Shape, folder: str | Path, *, seed: int = 0) -> PreTrainedModel:
     """Write a random LLaVA-OneVision and its processor to a folder, and return it (float32, on the CPU)."""
+    config = write_config(shape, folder)
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(config)
+    model.save_pretrained(folder)
+    return model
+
+
+def random_backbone(config: Any, settings: ModelSettings, *, device: str, seed: int = 0) -> PreTrainedModel:
+    """Make a random model on a device, stored as `settings.weights` says: no file is written, none read.
+
+    In other formats than float32 it needs twice the bytes of its bfloat16 weights at no time, so that a model of 7B
+    fits where its weights do.
+    """
+    torch.manual_seed(seed)
+    whole = torch.float32 if settings.weights == "float32" else torch.bfloat16
+    with torch.device(device):
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(
+            config, dtype=whole, attn_implementation="sdpa"
+        )
+    store_in_place(model, settings)
+    return model
+
+
+def write_config(shape: Shape, folder: str | Path) -> LlavaOnevisionConfig:
+    """Write the configuration and the processor of a LLaVA-OneVision of a shape to a folder."""
     size = TinySize(image=shape.image, patch=shape.patch, vocabulary=2000, max_positions=32768)
     build_tiny("llava_onevision", folder, texts=[" ".join(WORDS)] * 20, size=size)
     processor = AutoProcessor.from_pretrained(folder)
@@ -108,12 +135,11 @@ def build_model(shape: Shape, folder: str | Path, *, seed: int = 0) -> PreTraine
         "vision_config": settings["vision_config"] | vision,
         "image_grid_pinpoints": pinpoints,
     }
-    torch.manual_seed(seed)
-    model = AutoModelForImageTextToText.from_config(LlavaOnevisionConfig(**settings))
-    model.save_pretrained(folder)
+    config = LlavaOnevisionConfig(**settings)
+    config.save_pretrained(folder)
     processor.image_processor.image_grid_pinpoints = pinpoints
     processor.save_pretrained(folder)
-    return model
+    return config
 
 
 def make_query(num_responses: int, visual_tokens: int, *, shape: Shape, seed: int = 0) -> PreferenceGroup:

@@ -10,11 +10,12 @@ from mmrlhf.ranges import Count, Positive, ShareBelowOne, check_fields
 
 PARTS = ("vision", "projector", "language")
 QUANTIZED = ("nf4", "int8")
+ATTENTION = ("auto", "sdpa", "flex")
 _CHOICES = {
     "weights": ("float32", "bf16", *QUANTIZED),
     "precision": ("float32", "bf16"),
     "layout": ("auto", "packed", "rows"),
-    "attention": ("auto", "sdpa", "flex"),
+    "attention": ATTENTION,
     "too_long": ("shorten", "refuse"),
     **dict.fromkeys(PARTS, ("frozen", "full", "lora")),
 }

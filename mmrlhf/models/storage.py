@@ -232,11 +232,36 @@ def settle_storage(backbone: PreTrainedModel) -> None:
     for name in quantizer.quantized:
         layer: Any = backbone.get_submodule(name.removesuffix(".weight"))
         layer.settle()
+    _settle_embedding(backbone)
+    held = sum(p.numel() * p.element_size() for p in backbone.parameters())
+    log.info("weights as %s: %.2f GiB", quantizer.quantization_config.settings.weights, held / 2**30)
+
+
+def store_in_place(backbone: PreTrainedModel, settings: ModelSettings) -> None:
+    """Store the weights of a model that is there as loading its checkpoint would, where they lie and one by one.
+
+    For random models of real sizes, which have no checkpoint. Raises as `check_storage` and `storage_of`.
+    """
+    check_storage(settings)
+    storage = storage_of(backbone, settings)
+    for name, parameter in backbone.named_parameters():
+        kind = storage.get(name, torch.float32)
+        if isinstance(kind, torch.dtype):
+            parameter.data = parameter.data.to(kind)
+    for name, kind in storage.items():
+        if isinstance(kind, str):
+            weight, layer = backbone.get_parameter(name).data, name.removesuffix(".weight")
+            _replace(backbone, layer, kind)
+            stored: Any = backbone.get_submodule(layer)
+            stored.weight = stored.quantize(weight)
+            stored.settle()
+    _settle_embedding(backbone)
+
+
+def _settle_embedding(backbone: PreTrainedModel) -> None:
     embedding = backbone.get_input_embeddings()
     if embedding.weight.dtype is torch.bfloat16:
         embedding.register_forward_hook(_as_float32)
-    held = sum(p.numel() * p.element_size() for p in backbone.parameters())
-    log.info("weights as %s: %.2f GiB", quantizer.quantization_config.settings.weights, held / 2**30)
 
 
 def _as_float32(module: nn.Module, inputs: Any, rows: Tensor) -> Tensor:

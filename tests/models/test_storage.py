@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from benchmarks.equivalence import stock_outputs
+from benchmarks.workload import SHAPES, random_backbone, write_config
 from mmrlhf.errors import ConfigError, ModelError
 from mmrlhf.models import storage
 from mmrlhf.models.families import adaptable_layers
@@ -25,6 +26,7 @@ from mmrlhf.types import PreferenceGroup
 
 bnb = pytest.importorskip("bitsandbytes")
 
+FROZEN_TOO = {"language": "lora", "projector": "frozen"}
 LORA = {"language": "lora", "projector": "frozen", "lora_rank": 4, "lora_alpha": 4.0}
 
 
@@ -229,3 +231,29 @@ def test_a_tensor_of_another_shape_is_named_and_not_quantised(tiny_folders: dict
     save_file({**tensors, name: tensors[name][:8].clone()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"of another shape: .*up_proj"):
         load_backbone(tmp_path, ModelSettings(weights="nf4", language="lora"))
+
+
+@pytest.mark.parametrize("weights", ["float32", "bf16", "nf4", "int8"])
+def test_a_random_model_is_stored_as_a_loaded_one(weights: str, tmp_path: Path) -> None:
+    """Sizes without a checkpoint are measured on what training would have: types, shapes, buffers, numbers."""
+    config = write_config(SHAPES["tiny"], tmp_path)
+    settings = ModelSettings(weights=weights, precision="bf16" if weights != "float32" else "float32", **FROZEN_TOO)
+    whole = random_backbone(config, ModelSettings(), device="cpu", seed=3)
+    whole.to(torch.bfloat16).save_pretrained(tmp_path)
+    loaded, _ = load_backbone(tmp_path, settings)
+    found = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    storage.store_in_place(found.float() if weights == "float32" else found, settings)
+    made = random_backbone(config, settings, device="cpu")
+    kinds = {name: (type(m), m.training) for name, m in loaded.named_modules()}
+    for model in (found.eval(), made.eval()):
+        assert {name: (type(m), m.training) for name, m in model.named_modules()} == kinds
+        assert dict(_described(model)) == dict(_described(loaded))
+    for (name, one), (_, other) in zip(loaded.named_parameters(), found.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    rows = torch.tensor([[5, 9]])
+    assert found.get_input_embeddings()(rows).dtype is loaded.get_input_embeddings()(rows).dtype is torch.float32
+
+
+def _described(model: nn.Module) -> list[tuple[str, Any]]:
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+    return [(name, (type(value), value.dtype, value.shape)) for name, value in tensors]
