@@ -2,8 +2,10 @@
 
 A file that says `_target_` is read with what it leaves out of the object's parameters. So a setting is said once, in
 the signature, and every parameter can be set from the command line by its plain name and is listed by `--cfg job`.
-Where a file inherits from others, that is an entry of its own, `signature-of-NAME`, first in the defaults list, because
-whatever a file says or inherits wins over a signature's default.
+Whatever a file says or inherits wins over a signature's default. A file of conf/ that inherits from its neighbours is
+read with all of them as one, because Hydra's time grows with the number of its files. Elsewhere a file may inherit from
+other folders, which only Hydra knows: there the signatures' defaults are an entry of their own, `signature-of-NAME`,
+first in the defaults list.
 """
 
 from __future__ import annotations
@@ -50,17 +52,17 @@ class SettingsSource(ConfigSource):
             raise ConfigLoadError(f"Config not found : {file}")
         config, missing = _read(file)
         if name.startswith(_PREFIX):
-            content = OmegaConf.create(dict(missing))
-        elif _inherits(config):
-            content = config.copy()
-            content["defaults"] = [_PREFIX + name.removesuffix(".yaml"), *content.pop("defaults")]
+            content = missing
+        elif self._is_whole(file):
+            content = _with_neighbours(file)
         else:
-            content = OmegaConf.merge(dict(missing), config)
-            assert isinstance(content, DictConfig)
-        _open_mappings(content, _read(file)[0])
-        with file.open(encoding="utf-8") as text:
-            header = ConfigSource._get_header_dict(text.read(512))
-        return ConfigResult(config=content, path=self.full_path(), provider=self.provider, header=header)
+            content = {**config, "defaults": [_PREFIX + name.removesuffix(".yaml"), *config["defaults"]]}
+        node = OmegaConf.create(dict(content))
+        for path in _open_mappings(file):
+            mapping = OmegaConf.select(node, path, throw_on_resolution_failure=False)
+            if isinstance(mapping, DictConfig):
+                OmegaConf.set_struct(mapping, False)
+        return ConfigResult(config=node, path=self.full_path(), provider=self.provider, header=_header(file))
 
     def available(self) -> bool:
         """Say whether the folder exists."""
@@ -74,7 +76,7 @@ class SettingsSource(ConfigSource):
         """Say whether there is such a file, or signatures that add to it."""
         group, name = _split(config_path)
         file = self._file(group + name.removeprefix(_PREFIX))
-        return file.is_file() and (not name.startswith(_PREFIX) or _inherits(_read(file)[0]))
+        return file.is_file() and not (name.startswith(_PREFIX) and self._is_whole(file))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """Name the files and folders of a folder."""
@@ -82,6 +84,10 @@ class SettingsSource(ConfigSource):
         for entry in (Path(self.path) / config_path).iterdir():
             self._list_add_result(found, str(Path(config_path, entry.name)), entry.name, results_filter)
         return sorted(set(found))
+
+    def _is_whole(self, file: Path) -> bool:
+        """Whether a file inherits nothing, or only from neighbours in conf/, which Hydra reads before all others."""
+        return not _parents(file) or (self.provider == "main" and _only_neighbours(file))
 
     def _file(self, config_path: str) -> Path:
         return Path(self.path) / self._normalize_file_name(config_path)
@@ -105,19 +111,57 @@ def register() -> None:
         Plugins.instance().register(plugin)
 
 
-def _open_mappings(content: DictConfig, described: DictConfig) -> None:
-    """Let keys be added, without `+`, to settings that are mappings of anything: weights, columns."""
-    plain = [OmegaConf.to_container(config, resolve=False) for config in (described, content)]
-    for path, node in (item for config in plain for item in described_objects(config)):
-        for name, parameter in (parameters(str(node["_target_"])) or {}).items():
-            if re.match(r"(Mapping|dict)\b", parameter.annotation):
-                mapping = OmegaConf.select(content, f"{path}.{name}".lstrip("."), throw_on_resolution_failure=False)
-                if isinstance(mapping, DictConfig):
-                    OmegaConf.set_struct(mapping, False)
+@cache
+def _open_mappings(file: Path) -> tuple[str, ...]:
+    """Paths of a file's settings that are mappings of anything (weights, columns): keys are added without `+`."""
+    content = _with_neighbours(file) if _only_neighbours(file) else _read(file)[0]
+    return tuple(
+        f"{path}.{name}".lstrip(".")
+        for path, node in described_objects(content)
+        for name, parameter in (parameters(str(node["_target_"])) or {}).items()
+        if re.match(r"(Mapping|dict)\b", parameter.annotation)
+    )
 
 
-def _inherits(config: DictConfig) -> bool:
-    return list(config.get("defaults", ["_self_"])) != ["_self_"]
+def _parents(file: Path) -> list[Any]:
+    """The entries of a file's defaults list but itself."""
+    return [entry for entry in _read(file)[0].get("defaults", []) if entry != "_self_"]
+
+
+@cache
+def _only_neighbours(file: Path) -> bool:
+    """Whether all that a file inherits are files of its folder, which stay where they are in the config."""
+    parents = [_neighbour(file, entry) for entry in _parents(file)]
+    return all(parent is not None and _only_neighbours(parent) for parent in parents)
+
+
+def _neighbour(file: Path, entry: Any) -> Path | None:
+    """The file beside this one that an entry of a defaults list names; None if it names another thing."""
+    if not isinstance(entry, str) or not re.fullmatch(r"[\w-]+", entry):
+        return None
+    found = file.with_name(f"{entry}.yaml")
+    return found if found.is_file() and _header(found)["package"] is None else None
+
+
+@cache
+def _with_neighbours(file: Path) -> Mapping[str, Any]:
+    """What a file says over what it inherits, in the order of its defaults list, over what its signatures add."""
+    config, missing = _read(file)
+    said = {key: value for key, value in config.items() if key != "defaults"}
+    entries = config.get("defaults", [])
+    parts = [
+        said if entry == "_self_" else _with_neighbours(file.with_name(f"{entry}.yaml"))
+        for entry in (entries if "_self_" in entries else [*entries, "_self_"])
+    ]
+    merged = OmegaConf.to_container(OmegaConf.merge(dict(missing), *map(dict, parts)), resolve=False)
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
+
+
+def _header(file: Path) -> dict[str, str | None]:
+    """What a file says of its place in the config in its first lines: `# @package PLACE`."""
+    with file.open(encoding="utf-8") as text:
+        return ConfigSource._get_header_dict(text.read(512))
 
 
 def _split(config_path: str) -> tuple[str, str]:
@@ -126,12 +170,12 @@ def _split(config_path: str) -> tuple[str, str]:
 
 
 @cache
-def _read(file: Path) -> tuple[DictConfig, Mapping[str, Any]]:
+def _read(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """(content of a file, what the signatures of its `_target_`s add to that), which nobody may change."""
-    config = _load(file)
-    content = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(content, dict)
-    return config, left_out({str(key): value for key, value in content.items() if key != "defaults"})
+    loaded = OmegaConf.to_container(_load(file), resolve=False)
+    assert isinstance(loaded, dict)
+    content = {str(key): value for key, value in loaded.items()}
+    return content, left_out({key: value for key, value in content.items() if key != "defaults"})
 
 
 def _load(file: Path) -> DictConfig:
