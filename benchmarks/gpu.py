@@ -142,7 +142,7 @@ def run_part(part: Part, limit: float) -> Outcome:
 def split_lines(out: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The JSON objects among the lines of an output, and its other lines."""
     results, others = [], []
-    for line in filter(None, map(str.strip, out.splitlines())):
+    for line in filter(None, map(str.strip, out.split("\n"))):
         try:
             found = json.loads(line)
         except ValueError:

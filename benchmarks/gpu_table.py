@@ -96,7 +96,7 @@ def _compared(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def _last_line(said: str) -> str:
-    line = said.strip().splitlines()[-1] if said.strip() else ""
+    line = said.strip().split("\n")[-1] if said.strip() else ""
     return line.replace("|", "\\|")[:160]
 
 
