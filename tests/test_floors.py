@@ -22,6 +22,7 @@ FLOORS = (
     ("shapes", "shards", "methods", "callbacks", "expansion"),
     ("feed", "chain"),
     ("inference", "reporting"),
+    ("judging",),
     ("training", "sweeps", "suites", "serving", "curation"),
     ("stages",),
     ("composition",),

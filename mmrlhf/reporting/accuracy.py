@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,23 +23,42 @@ GENERATED, GIVEN = "reward model", "reward model, critique given"
 NO_CRITIQUE, NO_PICTURE = "reward model, no critique", "reward model, no picture"
 OTHER = "other reward model"
 Pairs = Sequence[tuple[int, int]]
+# of a judge that compares responses: key of a query -> (chosen, rejected) -> how much better the chosen one is
+Margins = Mapping[str, Mapping[tuple[int, int], float]]
+RANDOM, LONGER, WORDS = "random", "longer wins", "critique words"
+BASELINES = (RANDOM, LONGER, WORDS)
 
 
 @dataclass(frozen=True)
 class ScoredGroup:
     """One query's responses with their scores: what a ranking report needs, without media.
 
-    scores: scorer -> one number per response; pairs: whose side they are judged by -> (chosen, rejected) indices.
+    scores: scorer -> one number per response; pairs: whose side they are judged by -> (chosen, rejected) indices;
+    margins: of scorers that compare, scorer -> pair -> by how much the chosen one is better.
     """
 
     key: str
     category: str
     scores: Mapping[str, Sequence[float]]
     pairs: Mapping[str, Pairs]
+    margins: Mapping[str, Mapping[tuple[int, int], float]] = field(default_factory=dict)
+
+    def sides(self, scorer: str, pair: tuple[int, int]) -> tuple[float, float] | None:
+        """What a scorer gives the two of a pair; None where it says nothing about them."""
+        if scorer in self.scores:
+            return self.scores[scorer][pair[0]], self.scores[scorer][pair[1]]
+        margin = self.margins.get(scorer, {}).get(pair)
+        return None if margin is None else (margin, 0.0)
 
 
 def ranking_summary(
-    index: Index, rows: np.ndarray, tables: Mapping[str, SideCar], *, critique: str = "", seed: int = 0
+    index: Index,
+    rows: np.ndarray,
+    tables: Mapping[str, SideCar],
+    *,
+    compared: Mapping[str, Margins] | None = None,
+    critique: str = "",
+    seed: int = 0,
 ) -> Ranking:
     """Accuracy by annotators and by truth, with baselines, over rows of an index; and a closer look at one scorer.
 
@@ -47,16 +66,17 @@ def ranking_summary(
 
     Args:
         tables: scorer -> rewards; the first must have every row, others may lack some.
+        compared: scorers that compare responses -> what they say of some of the queries; they stand behind the tables.
         critique: kind of annotated critique whose words are one more baseline; empty for none.
     """
     groups = [index.read(int(row), media=False) for row in rows]
     scores = [_look_up(group, tables) for group in groups]
-    scored = scored_groups(groups, scores, critique=critique, seed=seed)
+    scored = scored_groups(groups, scores, compared=compared, critique=critique, seed=seed)
     margins = {name: margin_statistics(scored, name) for name in tables}
     return Ranking(
         queries=len(groups),
         accuracy=ranking_tables(scored),
-        difference=ranking_differences(scored) if tables else {},
+        difference=ranking_differences(scored) if tables or compared else {},
         margin={name: found for name, found in margins.items() if found is not None},
         judge=judge_report(groups, [own[next(iter(tables))] for own in scores], seed=seed) if tables else None,
     )
@@ -75,6 +95,7 @@ def scored_groups(
     groups: Sequence[PreferenceGroup],
     scores: Sequence[Mapping[str, Sequence[float]]],
     *,
+    compared: Mapping[str, Margins] | None = None,
     critique: str = "",
     seed: int = 0,
 ) -> list[ScoredGroup]:
@@ -86,11 +107,12 @@ def scored_groups(
 
     Args:
         scores: of each group, scorer -> one number per response.
+        compared: as in `ranking_summary`.
     """
     ranked = RankedTexts.from_groups(groups, critique=critique)
-    flat = {"random": random_scores(ranked, seed=seed), "longer wins": length_scores(ranked)}
+    flat = {RANDOM: random_scores(ranked, seed=seed), LONGER: length_scores(ranked)}
     if critique and any(ranked.critiques) and ranked.pairs:
-        flat["critique words"] = critique_word_scores(ranked)
+        flat[WORDS] = critique_word_scores(ranked)
     result, start = [], 0
     for group, own in zip(groups, scores, strict=True):
         end = start + len(group.responses)
@@ -99,7 +121,8 @@ def scored_groups(
         truth = true_pairs(group)
         if truth is not None:
             pairs["truth"] = truth
-        result.append(ScoredGroup(group.key, group.category, {**own, **baselines}, pairs))
+        said = {name: found[group.key] for name, found in (compared or {}).items() if group.key in found}
+        result.append(ScoredGroup(group.key, group.category, {**own, **baselines}, pairs, said))
         start = end
     odd = sum("quality" in group.meta and true_qualities(group) is None for group in groups)
     if odd:
@@ -131,12 +154,12 @@ def ranking_tables(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, Accurac
     groups = list(groups)
     tables: dict[str, dict[str, Accuracy]] = {}
     for judge in (ANNOTATORS, TRUTH):
-        for scorer in dict.fromkeys(name for group in groups for name in group.scores):
+        for scorer in scorers_of(groups):
             rows = [
-                (group.key, group.category, group.scores[scorer][chosen], group.scores[scorer][rejected])
+                (group.key, group.category, *sides)
                 for group in groups
-                if scorer in group.scores
-                for chosen, rejected in group.pairs.get(judge, ())
+                for pair in group.pairs.get(judge, ())
+                if (sides := group.sides(scorer, pair)) is not None
             ]
             if rows:
                 keys, categories, chosen_scores, rejected_scores = (list(column) for column in zip(*rows, strict=True))
@@ -145,18 +168,27 @@ def ranking_tables(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, Accurac
     return tables
 
 
+def scorers_of(groups: Iterable[ScoredGroup]) -> list[str]:
+    """Names of all scorers: those that score, those that compare, and the baselines last."""
+    groups = list(groups)
+    names = [name for group in groups for name in group.scores if name not in BASELINES]
+    compare = [name for group in groups for name in group.margins]
+    last = [name for name in BASELINES if any(name in group.scores for group in groups)]
+    return list(dict.fromkeys([*names, *compare, *last]))
+
+
 def ranking_differences(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, AccuracyDifference]]:
     """The first scorer minus every other one, on the pairs that both have: judge -> scorer -> `accuracy_difference`."""
     groups = list(groups)
-    names = list(dict.fromkeys(name for group in groups for name in group.scores))
+    names = scorers_of(groups)
     found: dict[str, dict[str, AccuracyDifference]] = {}
     for judge in (ANNOTATORS, TRUTH):
         for other in names[1:]:
             rows = [
-                (group.key, *(group.scores[name][chosen] > group.scores[name][rejected] for name in (names[0], other)))
+                (group.key, one[0] > one[1], two[0] > two[1])
                 for group in groups
-                if names[0] in group.scores and other in group.scores
-                for chosen, rejected in group.pairs.get(judge, ())
+                for pair in group.pairs.get(judge, ())
+                if (one := group.sides(names[0], pair)) is not None and (two := group.sides(other, pair)) is not None
             ]
             if rows:
                 keys, right, other_right = (list(column) for column in zip(*rows, strict=True))

@@ -1,8 +1,9 @@
-"""Stage `rewardbench`: a reward model on a benchmark of ranked queries, in one table with the baselines it has to beat.
+"""Stage `rewardbench`: reward models and generative judges on a benchmark of ranked queries, in one table.
 
 Follows: MM-RLHF-RewardBench (arXiv 2502.10391): ACC over pairs, ACC+ over queries, ties wrong, per category.
 Differs in: always with intervals and paired differences; and with what length, the wording of the human critiques, and
-the model itself without the picture achieve.
+the model itself without the picture achieve. A judge that was asked in words stands beside them, with how often the
+order decided, what could not be read, and what it cost.
 """
 
 from __future__ import annotations
@@ -23,13 +24,25 @@ from mmrlhf.inference.passes import pick_device
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.judging.judge_model import Judge, JudgeModel
+from mmrlhf.judging.poll import poll
+from mmrlhf.judging.polling import Polling
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.records.quarantine import Quarantine
-from mmrlhf.reporting.accuracy import GENERATED, GIVEN, NO_CRITIQUE, NO_PICTURE, OTHER, ranking_summary
+from mmrlhf.reporting.accuracy import (
+    GENERATED,
+    GIVEN,
+    NO_CRITIQUE,
+    NO_PICTURE,
+    OTHER,
+    Margins,
+    ranking_summary,
+)
 from mmrlhf.reporting.official_results import write_official
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages.score import REWARDS
+from mmrlhf.summaries.judges import JudgeFindings
 from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy, Estimate
 from mmrlhf.summaries.scores import RewardBenchSummary
 from mmrlhf.terminal.words import add_row, new_table, show
@@ -39,10 +52,13 @@ from mmrlhf.tokens.protocol import Protocol
 log = logging.getLogger(__name__)
 
 TABLE_FILE = "rewardbench.md"
+# of a generative judge: share of comparisons whose orders agree; of verdicts for what stood first; verdicts that are
+# none; queries without a number because of them; what all verdicts cost, or their tokens where no price is known
+JUDGE_COLUMNS = ["same in all orders", "for the first place", "no verdict", "left out", "cost"]
 WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 3
+VERSION = 4
 # what is in a finished artefact; checked before it is published
 PROMISES = ("metrics.json", "rewardbench.md")
 
@@ -59,11 +75,13 @@ def run(
     passes: PassSettings | None = None,
     critiques: CritiqueSettings | None = None,
     protocol: Protocol = "trained",
+    judge: JudgeModel | None = None,
+    polling: Polling | None = None,
     limit: Count | None = None,
     seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Write `out/metrics.json` and `out/rewardbench.md`; without a reward model, the baselines alone.
+    """Write `out/metrics.json` and `out/rewardbench.md`; without a reward model and a judge, the baselines alone.
 
     Of a published benchmark, also the file that its own scoring script reads (`mmrlhf.reporting.official_results`).
 
@@ -78,11 +96,15 @@ def run(
         passes: how the model is asked.
         critiques: how it writes critiques.
         protocol: `trained`, or `released`: as MM-RLHF's release evaluates (LLaVA-OneVision alone).
+        judge: a generative judge that is asked about the same queries; none where it names no model.
+        polling: how it is asked.
         limit: at most this many queries.
         seed: of what is drawn for the report.
 
     Raises:
-        DataError: no ranked pair; or a table, or the pass that makes one, left out more than the budget.
+        DataError: no ranked pair; or a table, or the pass that makes one, left out more than the budget; or verdicts of
+            the judge are missing.
+        ConfigError: the judge would cost more than it may.
     """
     check_settings({"compare": compare})
     out.mkdir(parents=True, exist_ok=True)
@@ -94,18 +116,26 @@ def run(
         asked = {index.entries[int(row)].key for row in rows}
         quarantine.take_over(tables[GENERATED].left_out, asked, where=f"{rewards}")
     elif reward_model is not None:
-        judge = RewardModel.from_pretrained(
+        model = RewardModel.from_pretrained(
             reward_model, passes, critiques, protocol=protocol, device=pick_device(runtime)
         )
-        scoring = Scoring(index, judge, reward_model, passes.groups_per_batch, runtime, given_kind=critique)
+        scoring = Scoring(index, model, reward_model, passes.groups_per_batch, runtime, given_kind=critique)
         own, cut = _ask(out, rows, scoring, compare, quarantine)
         tables = own | tables
     rows = usable(index, rows, quarantine)
-    found = ranking_summary(index, rows, tables, critique=critique, seed=seed)
+    compared, judges = dict[str, Margins](), dict[str, JudgeFindings]()
+    if judge is not None and judge.model is not None:
+        name, asked_judge = f"judge {judge.model}", Judge(judge, Path(runtime.verdicts), runtime.progress)
+        tally, judges[name] = poll(index, rows, asked_judge, polling or Polling(), quarantine, out)
+        compared[name], rows = tally.margins, usable(index, rows, quarantine)
+        quarantine.check(f"{shards}")
+    found = ranking_summary(index, rows, tables, compared=compared, critique=critique, seed=seed)
     if ANNOTATORS not in found.accuracy:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
     macro = {scorer: macro_accuracy(report) for scorer, report in found.accuracy[ANNOTATORS].items()}
-    summary = RewardBenchSummary(**vars(found), macro=macro, **cut, quarantined=quarantine.summary())
+    summary = RewardBenchSummary(
+        **vars(found), macro=macro, **cut, quarantined=quarantine.summary(), judges=judges or None
+    )
     table = benchmark_table(summary)
     (out / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")
     show(table_on_terminal(table))
@@ -164,23 +194,40 @@ def macro_accuracy(report: Accuracy) -> float:
 
 def benchmark_table(summary: RewardBenchSummary) -> list[list[str]]:
     """Rows of text, heading first: scorer, ACC and ACC+ with 95% intervals, the mean ACC of categories, by how much the
-    first scorer is ahead in ACC on the same pairs, log loss and Brier score of the first one, ACC / ACC+ by category.
+    first scorer is ahead in ACC on the same pairs, log loss and Brier score of the first one, where there is a judge
+    what there is to know of it, ACC / ACC+ by category.
     """
     reports, differences = summary.accuracy[ANNOTATORS], summary.difference.get(ANNOTATORS, {})
-    first, judge = next(iter(reports)), summary.judge
+    first, details, judges = next(iter(reports)), summary.judge, summary.judges or {}
     categories = sorted({name for report in reports.values() for name in report.categories})
-    rows = [["scorer", "ACC", "ACC+", "macro ACC", "first ahead by", "NLL, nats", "Brier", *categories]]
+    of_judges = JUDGE_COLUMNS if judges else []
+    rows = [["scorer", "ACC", "ACC+", "macro ACC", "first ahead by", "NLL, nats", "Brier", *of_judges, *categories]]
     for scorer, report in reports.items():
         own = [report.categories.get(name) for name in categories]
         cells = [f"{part.acc.mean:.3f} / {part.acc_plus.mean:.3f}" if part else "" for part in own]
         ahead = differences.get(scorer)
-        sure = [judge.calibration.nll, judge.calibration.brier] if judge is not None and scorer == first else []
+        sure = [details.calibration.nll, details.calibration.brier] if details is not None and scorer == first else []
         rows.append([
             scorer, _with_interval(report.acc), _with_interval(report.acc_plus), f"{summary.macro[scorer]:.3f}",
             _with_interval(ahead.acc, sign="+") if ahead else "",
-            *([_with_interval(found) for found in sure] or ["", ""]), *cells,
+            *([_with_interval(found) for found in sure] or ["", ""]),
+            *(judge_cells(judges[scorer]) if scorer in judges else [""] * len(of_judges)), *cells,
         ])  # fmt: skip
     return rows
+
+
+def judge_cells(found: JudgeFindings) -> list[str]:
+    """What the table says of a generative judge, under `JUDGE_COLUMNS`."""
+    places = [f"{shares[0]:.3f} of 1/{number}" for number, shares in found.places.items()]
+    missing = sum(found.no_verdict.values())
+    tokens = f"{found.tokens_read + found.tokens_written} tokens"
+    return [
+        _with_interval(found.consistent) if found.consistent is not None else "",
+        ", ".join(places),
+        f"{missing} of {found.verdicts}",
+        str(found.excluded),
+        tokens if found.cost is None else f"{found.cost:.2f}",
+    ]
 
 
 def _with_interval(found: Estimate, *, sign: str = "") -> str:

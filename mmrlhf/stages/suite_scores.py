@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.judging.judge_model import Judge, JudgeSettings
 from mmrlhf.stages.suite_answers import read_answers
 from mmrlhf.suites.document_scores import write_results
 from mmrlhf.suites.documents import DocumentStore
 from mmrlhf.suites.harness import FORM, Harness
-from mmrlhf.suites.judge_endpoint import Judge, JudgeSettings
 from mmrlhf.suites.marking import score_all, score_theirs, summarise
 from mmrlhf.summaries.suites import SCHEMA, SuiteScores
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from mmrlhf.endpoints.client import Answer
 from mmrlhf.errors import UserError
-from mmrlhf.suites.judge_endpoint import NO_VERDICT, Judge
+from mmrlhf.judging.judge_model import NO_VERDICT, Judge
 
 LONGEST_REQUEST = 256 << 20
 # whose requests come while the numbers of all documents are computed

@@ -19,9 +19,9 @@ import yaml
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import expanded, read_lines, write_json
+from mmrlhf.judging.judge_model import NO_VERDICT
 from mmrlhf.suites.columns import Asked
 from mmrlhf.suites.gateway import ALL, Gateway
-from mmrlhf.suites.judge_endpoint import NO_VERDICT
 from mmrlhf.types import Media
 
 PROGRAM = Path(__file__).parent / "harness_program.py"

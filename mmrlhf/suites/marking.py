@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.errors import DataError, Lines
+from mmrlhf.judging.judge_model import NO_VERDICT, Judge
+from mmrlhf.judging.verdict_words import NoVerdict
 from mmrlhf.media.images import decode_image
 from mmrlhf.metrics.intervals import mean_interval
 from mmrlhf.suites.answer_forms import FORMS
@@ -22,8 +24,7 @@ from mmrlhf.suites.document_scores import Result
 from mmrlhf.suites.documents import Document, DocumentStore
 from mmrlhf.suites.gateway import gateway
 from mmrlhf.suites.harness import Harness, HarnessScore, known_tasks, needs_judge, read_orders, read_scores
-from mmrlhf.suites.judge_endpoint import NO_VERDICT, Judge
-from mmrlhf.suites.judged_forms import JUDGED, NoVerdict
+from mmrlhf.suites.judged_forms import JUDGED
 from mmrlhf.suites.objects import false_objects
 from mmrlhf.suites.own_benchmarks import SAFETY
 from mmrlhf.summaries.suites import BenchmarkScore
@@ -150,7 +151,7 @@ def score_theirs(
     """
     tasks = dict.fromkeys(document.task for document in documents)
     if any(needs_judge(task) for task in tasks):
-        judge.endpoint()
+        judge.settings.asker()
     answers: dict[str, dict[str, str]] = {task: {} for task in tasks}
     for document in documents:
         if not said[document.key].reason:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmrlhf.summaries.judges import JudgeFindings
 from mmrlhf.summaries.left_out import Quarantined
 from mmrlhf.summaries.rankings import Accuracy, Calibration, MarginBin, MarginHistograms, Ranking, Verdicts
 from mmrlhf.summaries.summary import Summary
@@ -41,13 +42,14 @@ class AnnotationsSummary(Summary):
 class RewardBenchSummary(Ranking):
     """Stage `rewardbench`; macro: scorer -> mean of its categories' ACC, by the annotators.
 
-    What was cut is known where it scored the responses itself.
+    What was cut is known where it scored the responses itself; `judges` are the generative ones, by scorer.
     """
 
     macro: Mapping[str, float]
     quarantined: Quarantined
     responses_shortened: float | None = None
     critiques_cut: float | None = None
+    judges: Mapping[str, JudgeFindings] | None = None
 
 
 @dataclass(frozen=True)

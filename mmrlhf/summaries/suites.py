@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mmrlhf.summaries.judges import JudgeUse
 from mmrlhf.summaries.left_out import Quarantined
 from mmrlhf.summaries.rankings import Estimate
 from mmrlhf.summaries.summary import Summary
 
 # of the JSON below: raised when a key changes its meaning
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class JudgeUse(Summary):
-    """What a judge was asked: verdicts from the cache, newly given, failed by reason; cost where prices are known."""
-
-    cached: int
-    asked: int
-    failed: Mapping[str, int]
-    cost: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = asked["messages"][-1]["content"]
         text = content if isinstance(content, str) else content[-1]["text"]
         try:
-            said = verdict_of(text, prefers_first=server.prefers_first)
+            said = server.says(text) if server.says else verdict_of(text, prefers_first=server.prefers_first)
         except ValueError as error:
             return self._send(400, {"error": str(error)})
         return self._say(said)
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class JudgeServer(ThreadingHTTPServer):
-    """`failing`: how the next answers fail, `hang`, `error`, or words that are said instead."""
+    """`failing`: how the next answers fail, `hang`, `error`, or words instead; `says`: decides instead."""
 
     daemon_threads = True
 
@@ -96,6 +96,7 @@ class JudgeServer(ThreadingHTTPServer):
         self.seen: list[dict[str, Any]] = []
         self.failing: list[str] = []
         self.prefers_first = False
+        self.says: Callable[[str], str] | None = None
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: object, client_address: object) -> None:

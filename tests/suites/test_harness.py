@@ -15,12 +15,12 @@ from stand_ins.chat_endpoint import chat_server, said
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.judging.judge_model import Judge, JudgeSettings
 from mmrlhf.stages import suite_answers, suite_documents, suite_scores
 from mmrlhf.suites.document_scores import read_results
 from mmrlhf.suites.documents import Document, DocumentStore
 from mmrlhf.suites.gateway import gateway
 from mmrlhf.suites.harness import PREFIX, Harness, described, known_tasks, needs_judge, number_of
-from mmrlhf.suites.judge_endpoint import Judge, JudgeSettings
 from mmrlhf.suites.known_policies import Constant, Oracle
 
 # an environment that `make benchmarks-env` has made

@@ -13,12 +13,13 @@ from stand_ins.judge_stand_in import JudgeServer, judge_server
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError, HubError
+from mmrlhf.judging.judge_model import JudgeSettings
+from mmrlhf.judging.verdict_words import NoVerdict, last_word
 from mmrlhf.stages import report_benchmarks, suite_answers, suite_documents, suite_scores
 from mmrlhf.suites.columns import COLUMNS
 from mmrlhf.suites.document_scores import read_results
 from mmrlhf.suites.documents import DocumentStore
-from mmrlhf.suites.judge_endpoint import JudgeSettings
-from mmrlhf.suites.judged_forms import JUDGED, NoVerdict, last_word
+from mmrlhf.suites.judged_forms import JUDGED
 from mmrlhf.suites.known_policies import Constant, Oracle
 from mmrlhf.suites.standins import STANDINS
 

@@ -1,0 +1,40 @@
+"""A judge on this machine: it is asked as an endpoint is, and its answers are its policy's."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmrlhf.errors import ConfigError
+from mmrlhf.inference.policy import Policy
+from mmrlhf.judging.judge_model import Judge
+from mmrlhf.judging.local_judge import LocalJudge
+from mmrlhf.judging.polling import picture_address
+from mmrlhf.media.images import decode_image
+
+
+def test_its_words_are_the_policys(small_policy, small_groups, tmp_path):
+    group = next(group for group in small_groups if group.media and group.media[0].kind == "image")
+    picture = decode_image(group.media[0].data[0], where="test")
+    shown = {"type": "image_url", "image_url": {"url": picture_address(picture, 1024)}}
+    requests = {
+        "words": [{"role": "user", "content": "Which is better?"}],
+        "picture": [{"role": "user", "content": [shown, {"type": "text", "text": "Which is better?"}]}],
+        "too long": [{"role": "user", "content": "word " * 20000}],
+    }
+    judge = Judge(LocalJudge(str(small_policy), max_tokens=6), tmp_path / "verdicts")
+    said = judge.ask(requests)
+    policy = Policy.from_pretrained(small_policy, device="cpu")
+    for name, media in (("words", None), ("picture", picture)):
+        assert said[name].text == policy.answer(media, "Which is better?", max_new_tokens=6).strip()
+    assert said["too long"].problem and not said["too long"].failed
+    use = judge.use()
+    assert use.asked == 3 and use.cost is None
+    again = Judge(LocalJudge(str(small_policy), max_tokens=6), tmp_path / "verdicts")
+    kept = again.ask(requests)
+    assert again.use().cached == sum(not answer.problem for answer in said.values())
+    assert {name: answer.text for name, answer in kept.items()} == {name: answer.text for name, answer in said.items()}
+
+
+def test_a_judge_without_a_model_is_said(tmp_path):
+    with pytest.raises(ConfigError, match="judge=local"):
+        Judge(LocalJudge(), tmp_path).ask({"q": [{"role": "user", "content": "?"}]})

@@ -1,0 +1,244 @@
+"""A generative judge on a benchmark: every number is known beforehand from what the judge was made to say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_ins.judge_stand_in import JudgeServer, judge_server
+
+from mmrlhf.errors import ConfigError, DataError, HubError
+from mmrlhf.judging.judge_model import JudgeSettings
+from mmrlhf.judging.polling import Polling
+from mmrlhf.shards.writer import write_shards
+from mmrlhf.stages import rewardbench
+from mmrlhf.types import Media, PreferenceGroup, Response
+
+NAME = "judge judge"
+QUERIES = 12
+
+
+@pytest.fixture
+def server() -> Iterator[JudgeServer]:
+    with judge_server() as found:
+        yield found
+
+
+@pytest.fixture
+def judge(server) -> JudgeSettings:
+    return JudgeSettings(server.url, "judge", retries=0, concurrency=2, timeout=20.0)
+
+
+def benchmark(folder: Path, *, responses: int = 2, source: str = "", media: tuple[Media, ...] = ()) -> Path:
+    """Query n has answers `quality q of n`, the best one (q = 0) first; two categories."""
+    groups = []
+    for number in range(QUERIES):
+        said = tuple(Response(f"quality {q} of {number}", rank=min(q, 1) + 1) for q in range(responses))
+        category = "odd" if number % 2 else "even"
+        groups.append(
+            PreferenceGroup(f"q{number:02d}", f"question {number}?", said, media, category=category, source=source)
+        )
+    write_shards(groups, folder)
+    return folder
+
+
+def shown(text: str) -> list[tuple[int, int]]:
+    """(quality, query) of the answers in the order that the judge sees them."""
+    return [(int(quality), int(query)) for quality, query in re.findall(r"quality (\d+) of (\d+)", text)]
+
+
+def verdict(place: int) -> str:
+    return f"I looked at them. Verdict: {'ABCD'[place]}"
+
+
+def knows(text: str) -> str:
+    return verdict(shown(text).index(min(shown(text))))
+
+
+@pytest.fixture
+def asked(tmp_path, runtime, judge) -> Callable[..., dict[str, Any]]:
+    runtime = replace(runtime, verdicts=tmp_path / "verdicts")
+
+    def run(shards: Path, name: str = "out", **given: Any) -> dict[str, Any]:
+        given = {"judge": judge, "runtime": runtime} | given
+        return rewardbench.run(tmp_path / name, shards=shards, **given)
+
+    return run
+
+
+def test_a_judge_that_knows_is_right_in_both_orders(tmp_path, server, asked):
+    server.says = knows
+    summary = asked(benchmark(tmp_path / "shards"))
+    report, found = summary["accuracy"]["annotators"][NAME], summary["judges"][NAME]
+    assert report["acc"]["mean"] == report["acc_plus"]["mean"] == 1.0 and report["num_pairs"] == QUERIES
+    assert list(summary["accuracy"]["annotators"])[0] == NAME, "in front of the baselines"
+    assert found["consistent"]["mean"] == 1.0 and found["places"] == {"2": [0.5, 0.5]}
+    assert found["verdicts"] == len(server.seen) == 2 * QUERIES
+    assert (found["no_verdict"], found["excluded"], found["ballots"]) == ({}, 0, {"pair": QUERIES})
+    rows = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * QUERIES and {row["chosen"] for row in rows} == {0}
+    assert {tuple(row["shown"]) for row in rows} == {(0, 1), (1, 0)}
+    table = (tmp_path / "out" / "rewardbench.md").read_text().splitlines()
+    assert "same in all orders | for the first place | no verdict | left out | cost" in table[0]
+    assert f"0.500 of 1/2 | 0 of {2 * QUERIES} | 0 |" in table[2]
+
+
+def test_a_judge_that_prefers_a_place_is_never_right(tmp_path, server, asked):
+    """One order alone would call it right in half of the cases; both orders call every pair a tie, which is wrong."""
+    server.says = lambda text: verdict(0)
+    summary = asked(benchmark(tmp_path / "shards"))
+    report, found = summary["accuracy"]["annotators"][NAME], summary["judges"][NAME]
+    assert report["acc"]["mean"] == 0.0 and report["num_ties"] == QUERIES
+    assert found["consistent"]["mean"] == 0.0 and found["places"] == {"2": [1.0, 0.0]}
+
+
+def test_one_order_is_drawn_once_for_all(tmp_path, server, asked):
+    server.says = lambda text: verdict(0)
+    shards, polling = benchmark(tmp_path / "shards"), Polling(orders="drawn")
+    summary = asked(shards, polling=polling)
+    firsts = [shown(row["messages"][0]["content"])[0] for row in server.seen]
+    right = sum(quality == 0 for quality, _ in firsts)
+    assert len(firsts) == QUERIES and 0 < right < QUERIES, "drawn, not given"
+    assert summary["accuracy"]["annotators"][NAME]["acc"]["mean"] == right / QUERIES
+    assert "consistent" not in summary["judges"][NAME]
+    server.seen.clear()
+    again = asked(shards, "again", polling=polling)
+    assert not server.seen and again["accuracy"] == summary["accuracy"]
+    other = asked(shards, "other", polling=replace(polling, seed=1))
+    assert other["accuracy"]["annotators"][NAME]["acc"]["mean"] != right / QUERIES or server.seen
+
+
+@pytest.mark.parametrize("words", ["I cannot tell.", "Verdict: A. No, Verdict: B", "Verdict: C", ""])
+def test_what_cannot_be_read_is_left_out_and_counted(tmp_path, server, asked, words):
+    """Wrong on queries 0 to 3; no verdict in one order of 4 and in both of 5: two queries of twelve have no number."""
+
+    def says(text: str) -> str:
+        (quality, query), _ = shown(text)
+        if query == 5 or (query == 4 and quality == 0):
+            return words
+        return verdict(shown(text).index((max if query < 4 else min)(shown(text))))
+
+    server.says = says
+    summary = asked(benchmark(tmp_path / "shards"))
+    report, found = summary["accuracy"]["annotators"][NAME], summary["judges"][NAME]
+    assert (report["num_pairs"], report["acc"]["mean"]) == (QUERIES - 2, 6 / 10)
+    assert found["no_verdict"] == {"no verdict" if words else "empty": 3}
+    assert (found["excluded"], found["excluded_pairs"], found["verdicts"]) == (2, 2, 2 * QUERIES)
+    assert summary["accuracy"]["annotators"]["longer wins"]["num_pairs"] == QUERIES, "the others keep theirs"
+    assert summary["difference"]["annotators"]["random"]["num_pairs"] == QUERIES - 2
+
+
+def test_no_verdict_at_all_ends_the_run(tmp_path, server, asked):
+    server.says = lambda text: "Both are lovely."
+    with pytest.raises(DataError, match=r"no verdict that can be read(?s:.)*Both are lovely"):
+        asked(benchmark(tmp_path / "shards"))
+
+
+def test_all_pairs_of_a_query_and_acc_plus(tmp_path, server, asked):
+    """Four responses, one best: three pairs a query. The judge takes the second best for the best in odd queries."""
+
+    def says(text: str) -> str:
+        order = sorted(shown(text))
+        wrong = order[0][1] % 2 and {quality for quality, _ in order} == {0, 1}
+        return verdict(shown(text).index(order[1 if wrong else 0]))
+
+    server.says = says
+    report = asked(benchmark(tmp_path / "shards", responses=4))["accuracy"]["annotators"][NAME]
+    assert report["num_pairs"] == 3 * QUERIES
+    assert report["acc"]["mean"] == pytest.approx(5 / 6) and report["acc_plus"]["mean"] == 0.5
+    assert report["categories"]["odd"]["acc_plus"]["mean"] == 0.0
+
+
+def test_the_best_of_four_stands_at_every_place(tmp_path, server, asked):
+    """A judge that takes the first place in half of the rotations, and else the best, still finds it: 3 votes of 4."""
+    server.says = lambda text: verdict(0) if shown(text)[0][0] in (0, 2) else knows(text)
+    summary = asked(benchmark(tmp_path / "shards", responses=4), polling=Polling(ballot="best"))
+    report, found = summary["accuracy"]["annotators"][NAME], summary["judges"][NAME]
+    assert report["acc_plus"]["mean"] == 1.0 and found["verdicts"] == 4 * QUERIES
+    assert found["consistent"]["mean"] == 0.0 and sum(found["places"]["4"]) == pytest.approx(1.0)
+    places = [
+        {quality: place for place, (quality, _) in enumerate(shown(r["messages"][0]["content"]))} for r in server.seen
+    ]
+    assert sorted(each[0] for each in places) == sorted([0, 1, 2, 3] * QUERIES), (
+        "the best is at each place equally often"
+    )
+
+
+def test_ratings_one_by_one(tmp_path, server, asked):
+    """Odd queries get equal ratings, which are ties."""
+    server.says = lambda text: f"Rating: {9 - 4 * shown(text)[0][0] * (1 - shown(text)[0][1] % 2)}"
+    summary = asked(benchmark(tmp_path / "shards"), polling=Polling(ballot="rating"))
+    report, found = summary["accuracy"]["annotators"][NAME], summary["judges"][NAME]
+    assert report["acc"]["mean"] == 0.5 and report["num_ties"] == QUERIES / 2
+    assert found["places"] == {} and "consistent" not in found
+
+
+def test_votes_decide_by_their_majority(tmp_path, server, asked):
+    """Of three votes in each order one is wrong; each is asked, and asked once."""
+    turns: dict[str, int] = {}
+
+    def says(text: str) -> str:
+        turns[text] = turns.get(text, 0) + 1
+        best = shown(text).index(min(shown(text)))
+        return verdict(1 - best if turns[text] == 2 else best)
+
+    server.says = says
+    polling = Polling(votes=3, temperature=0.7)
+    summary = asked(shards := benchmark(tmp_path / "shards"), polling=polling)
+    assert set(turns.values()) == {3} and {row["temperature"] for row in server.seen} == {0.7}
+    assert summary["accuracy"]["annotators"][NAME]["acc"]["mean"] == 1.0
+    assert summary["judges"][NAME]["verdicts"] == 6 * QUERIES and summary["judges"][NAME]["consistent"]["mean"] == 1.0
+    server.seen.clear()
+    assert asked(shards, "again", polling=polling)["judges"][NAME]["use"]["cached"] == 6 * QUERIES and not server.seen
+    with pytest.raises(ConfigError, match="all be the same"):
+        Polling(votes=3)
+
+
+def test_what_it_may_cost_is_known_before_anything_is_asked(tmp_path, server, asked, judge):
+    server.says = knows
+    shards = benchmark(tmp_path / "shards")
+    paid = replace(judge, price_in=1000.0, price_out=1000.0)
+    with pytest.raises(ConfigError, match=r"cost more(?s:.)*judge.max_cost(?s:.)*24 verdicts"):
+        asked(shards, judge=replace(paid, max_cost=1.0))
+    assert not server.seen
+    first = asked(shards, judge=replace(paid, max_cost=100.0))["judges"][NAME]
+    assert 0 < first["cost"] == first["use"]["cost"]
+    again = asked(shards, "again", judge=replace(paid, max_cost=0.0))["judges"][NAME]
+    assert again["use"]["cost"] == 0 and again["cost"] == first["cost"], (
+        "what the verdicts cost, whoever asked for them"
+    )
+
+
+def test_a_stopped_run_asks_for_the_rest_alone(tmp_path, server, asked, judge):
+    """Answers that do not come are no verdicts of the judge's: the run ends, and the next one asks for them."""
+    server.says, server.failing = knows, ["error"] * 3
+    shards = benchmark(tmp_path / "shards")
+    with pytest.raises((DataError, HubError), match=r"verdicts are missing(?s:.)*3 of 24"):
+        asked(shards, judge=replace(judge, concurrency=1))
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    server.seen.clear()
+    assert asked(shards)["accuracy"]["annotators"][NAME]["acc"]["mean"] == 1.0 and len(server.seen) == 3
+    server.failing = ["error"]
+    few = asked(benchmark(tmp_path / "other", responses=3), "few", judge=replace(judge, concurrency=1, max_missing=0.1))
+    assert few["judges"][NAME]["excluded"] == 1
+
+
+def test_the_judge_sees_pictures_and_the_reward_model_stands_beside_it(tmp_path, server, small_groups, critic, asked):
+    server.says = lambda text: verdict(0)
+    groups = [group for group in small_groups if group.media and group.ranked_pairs()][:3]
+    write_shards(groups, tmp_path / "shards")
+    summary = asked(tmp_path / "shards", reward_model=critic)
+    assert list(summary["accuracy"]["annotators"])[:2] == ["reward model", NAME]
+    for row in server.seen:
+        *pictures, text = row["messages"][0]["content"]
+        assert pictures and all(each["image_url"]["url"].startswith("data:image/png;base64,") for each in pictures)
+        assert text["type"] == "text"
+
+
+def test_without_a_model_nobody_judges(tmp_path, asked):
+    assert "judges" not in asked(benchmark(tmp_path / "shards"), judge=JudgeSettings())
