@@ -6,6 +6,7 @@ Each module says how to run it alone, and on a GPU.
 from importlib.util import find_spec
 
 from benchmarks import (
+    attention,
     curation,
     data_plane,
     equivalence,
@@ -22,6 +23,7 @@ from benchmarks import (
 if __name__ == "__main__":
     pair_forward.main([])
     step_memory.main(["--shape", "mini", "--visual", "0", "1176"])
+    attention.main(["--prefix", "1000"])
     scoring_rate.main()
     serving.main(["--queries", "24", "--rounds", "1"])
     data_plane.main()

@@ -40,16 +40,32 @@ from mmrlhf.types import Media, PreferenceGroup, Response, ResponseOutputs
 
 MODALITIES = ("image", "images", "video", "text", "conversation", "own media")
 # How the model runs: packed rows that train every part, adapters in the decoder layers, or every part with recomputed
-# layers; packed rows with FlexAttention (on a CPU torch has its forward only); single rows.
+# layers; packed rows with FlexAttention (on a CPU torch has its forward only); packed rows without a mask, every part
+# trained, or adapters and recomputed layers; single rows.
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "full": {"vision": "full", "projector": "full", "language": "full"},
     "lora": {"vision": "frozen", "projector": "frozen", "language": "lora", "lora_rank": 4, "lora_alpha": 4.0},
     "checkpointing": {"vision": "full", "projector": "full", "language": "full", "gradient_checkpointing": True},
     "flex": {"attention": "flex"},
+    "cascade": {"attention": "cascade", "vision": "full", "projector": "full", "language": "full"},
+    "cascade, lora": {
+        "attention": "cascade",
+        "projector": "frozen",
+        "language": "lora",
+        "lora_rank": 4,
+        "lora_alpha": 4.0,
+        "gradient_checkpointing": True,
+    },
     "rows": {"layout": "rows", "vision": "full", "projector": "full", "language": "full"},
 }
 # Lines of the table: back end and layout -> the ways that use them.
-LINES = {"packed, sdpa": ("full", "lora", "checkpointing"), "packed, flex": ("flex",), "rows, sdpa": ("rows",)}
+MASKLESS = ("flex", "cascade", "cascade, lora")  # for plain causal layers only
+LINES = {
+    "packed, sdpa": ("full", "lora", "checkpointing"),
+    "packed, flex": ("flex",),
+    "packed, cascade": ("cascade", "cascade, lora"),
+    "rows, sdpa": ("rows",),
+}
 WORDS = "a red circle above two blue squares near the left edge , four objects in all".split()
 TEXTS = [" ".join(WORDS), "what is in the picture ? Frame1: Frame2: user assistant"] * 20
 
@@ -90,7 +106,7 @@ def measure(folder: Path, family: str, modality: str, way: str) -> Cell | None:
     """Worst errors of one cell, for a model saved in `folder`; None where the family cannot run this way."""
     settings = ModelSettings(**{"layout": "packed", **WAYS[way]})
     backbone, processor = load_backbone(folder, settings)
-    if way == "flex" and not attention_pattern(backbone).plain:
+    if way in MASKLESS and not attention_pattern(backbone).plain:
         return None
     positions = positions_for(backbone)
     torch.manual_seed(0)

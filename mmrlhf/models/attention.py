@@ -4,12 +4,14 @@
   is plain causal attention. Two calls of torch's scaled-dot-product attention then do half the work of one under a
   dense mask, and the mask has branch tokens x row entries instead of row x row.
 - A FlexAttention block mask goes to FlexAttention, compiled once for each bucket of lengths.
+- A mask without rows says that the row's segments are given instead (`packed_segments`): see `mmrlhf.models.cascade`.
 - Everything else (generation, one row per response, the vision tower) is left to the stock function.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -21,10 +23,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.models.cascade import Segments, cascade_attention
 from mmrlhf.models.masks import AttentionPattern
 from mmrlhf.types import PackedBatch
 
 NAME = "packed"
+# The argument of a stock model's forward that reaches its layers' attention: what a row consists of.
+SEGMENTS = "packed_segments"
+# What layers of some models ask of the stock function beside a mask and a scale.
+_OTHER_SCORES = ("softcap", "s_aux", "position_bias")
 # Lengths that may be compiled in one run; torch's own limit of 8 would leave the others to the slow path.
 MAX_COMPILED_LENGTHS = 64
 
@@ -39,7 +46,12 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend in a packed row; arguments and result (B, L, H, D) as in transformers' attention interface."""
     if isinstance(attention_mask, BlockMask):
-        return _flex(query, key, value, attention_mask, kwargs.get("scaling")), None
+        check_plain_scores(module, kwargs)
+        return _flex(*_rounded(query, key, value), attention_mask, kwargs.get("scaling")), None
+    if attention_mask is not None and attention_mask.shape[2] == 0:
+        check_plain_scores(module, kwargs)
+        segments, scale = _segments(module, kwargs), kwargs.get("scaling") or query.shape[-1] ** -0.5
+        return cascade_attention(*_rounded(query, key, value), segments, scale), None
     if attention_mask is None or attention_mask.shape[2] >= query.shape[2]:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     shared = query.shape[2] - attention_mask.shape[2]
@@ -59,17 +71,18 @@ def use_packed_attention(backbone: PreTrainedModel) -> None:
 
 
 def choose_back_end(wanted: str, batch: PackedBatch, pattern: AttentionPattern) -> str:
-    """Decide between `sdpa` and `flex` for a batch where it lies: `auto` is flex on a GPU, for plain causal layers.
+    """Decide on a back end for a batch where it lies: `auto` is flex on a GPU, for plain causal layers, else sdpa.
 
     Raises:
-        ConfigError: flex is asked for layers that are not plain causal attention, or to train on a CPU.
+        ConfigError: another than sdpa is asked for layers that are not plain causal attention, or flex to train on a
+            CPU.
     """
     device = batch.input_ids.device.type
-    if wanted == "flex" and not pattern.plain:
+    if wanted in ("flex", "cascade") and not pattern.plain:
         raise ConfigError(
-            "FlexAttention's mask of a packed row is for plain causal layers; this model has others",
+            f"attention={wanted} is for plain causal layers; this model has others",
             where="model.settings.attention",
-            given="flex",
+            given=f"{wanted}, layers with {_others(pattern)}",
             expected="sdpa or auto",
         )
     if wanted == "flex" and device == "cpu" and torch.is_grad_enabled():
@@ -84,13 +97,52 @@ def choose_back_end(wanted: str, batch: PackedBatch, pattern: AttentionPattern) 
     return wanted
 
 
+def _others(pattern: AttentionPattern) -> str:
+    window = f"a sliding window of {pattern.window} tokens" if pattern.window is not None else ""
+    pictures = "pictures whose tokens see each other both ways" if pattern.image_token is not None else ""
+    return " and ".join(each for each in (window, pictures) if each)
+
+
+def check_plain_scores(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
+    """Refuse layers that do more with scores than scale them: only the stock function knows what.
+
+    Raises:
+        ConfigError: names the layer and what it asks for.
+    """
+    asked = [name for name in _OTHER_SCORES if kwargs.get(name) is not None]
+    if asked:
+        raise ConfigError(
+            "this model's attention does more with its scores than the back end can",
+            where="model.settings.attention",
+            given=f"{type(module).__name__} with {', '.join(asked)}",
+            expected="sdpa, or model.settings.layout=rows",
+        )
+
+
+def _segments(module: nn.Module, kwargs: Mapping[str, Any]) -> Segments:
+    if SEGMENTS not in kwargs:
+        raise ConfigError(
+            "this model does not hand on to its layers what a packed row consists of",
+            where="model.settings.attention",
+            given=f"cascade, {type(module).__name__}",
+            expected="sdpa",
+        )
+    return kwargs[SEGMENTS]
+
+
+def _rounded(*parts: Tensor) -> list[Tensor]:
+    """Queries, keys and values in the type that autocast asks for.
+
+    Autocast reaches torch's own attention but no other: rotary embeddings leave queries and keys in float32.
+    """
+    kind = parts[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].dtype
+    return [part.to(dtype) for part in parts]
+
+
 def _flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float | None) -> Tensor:
-    kind = query.device.type
-    # Autocast reaches torch's own attention but not this one: rotary embeddings leave queries and keys in float32.
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
-    query, key, value = (part.to(dtype) for part in (query, key, value))
     options: dict[str, Any] = {"block_mask": mask, "scale": scale, "enable_gqa": key.shape[1] != query.shape[1]}
-    if kind == "cuda":
+    if query.is_cuda:
         return _compiled_flex()(query, key, value, **options).transpose(1, 2).contiguous()
     with warnings.catch_warnings():
         # It says that the uncompiled form is slow, which on a CPU is only there to be compared with.

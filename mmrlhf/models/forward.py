@@ -19,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
 from mmrlhf.errors import ModelError
-from mmrlhf.models.attention import choose_back_end, use_packed_attention
+from mmrlhf.models.attention import SEGMENTS, choose_back_end, use_packed_attention
 from mmrlhf.models.families import base_model, check_packable, media_arguments, token_types, vision_modules
 from mmrlhf.models.features import VisionFeatures
-from mmrlhf.models.layout import grouped, single_row
+from mmrlhf.models.layout import Layout, grouped, segmented, single_row
 from mmrlhf.models.masks import attention_pattern
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.trainable import set_trainable
@@ -143,18 +143,25 @@ class PackedModel(nn.Module):
 
     def _hidden_packed(self, batch: PackedBatch) -> Tensor:
         """Hidden states of the whole row (T, D)."""
-        if choose_back_end(self.settings.attention, batch, self._pattern) == "flex":
-            layout = single_row(batch)
-        else:
-            layout = grouped(batch, self._pattern, compute_dtype(batch.input_ids.device))
+        layout = self._layout_of(batch)
         outputs = base_model(self.backbone)(
             input_ids=layout.ids,
             attention_mask=layout.mask,  # type: ignore[arg-type]
             position_ids=_model_positions(layout.positions),
             use_cache=False,
+            **({SEGMENTS: layout.segments} if layout.segments is not None else {}),
             **self._media_arguments(layout.ids, *batch.media_in_order()),
         )
         return layout.unpack(outputs.last_hidden_state)
+
+    def _layout_of(self, batch: PackedBatch) -> Layout:
+        """A row as the back end of its attention wants it."""
+        back_end = choose_back_end(self.settings.attention, batch, self._pattern)
+        if back_end == "flex":
+            return single_row(batch)
+        if back_end == "cascade":
+            return segmented(batch)
+        return grouped(batch, self._pattern, compute_dtype(batch.input_ids.device))
 
     def _hidden_rows(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """The reference layout: one padded row per response, one call per group; states at labels and ends."""

@@ -1,20 +1,22 @@
 """How a packed row is laid out for an attention back end, and who may attend to whom there.
 
-Follows: the tree attention of prefix-shared preference training (arXiv 2410.20305). Two layouts say the same thing:
+Follows: the tree attention of prefix-shared preference training (arXiv 2410.20305). Three layouts say the same thing:
 
 - `grouped`: one group per batch entry, padded to the longest. Only branch tokens need a mask: a prefix is plain causal
   attention, and is computed as such (see `mmrlhf.models.attention`).
 - `single_row`: all groups behind one another, with a FlexAttention block mask that skips whatever nobody attends to.
+- `segmented`: all groups behind one another, with no mask but the lengths of prefixes and branches.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from mmrlhf.models.cascade import Segments, segments_of
 from mmrlhf.models.masks import AttentionPattern, attention_masks, slot_in_group
 from mmrlhf.types import PackedBatch
 
@@ -25,7 +27,8 @@ BLOCK = 128
 class Layout:
     """Arguments of a stock forward, and where each token of the packed row is in them.
 
-    ids (B, L); positions (A, B, L); mask: who may attend to whom; entry, slot (T,): place of each token.
+    ids (B, L); positions (A, B, L); mask: who may attend to whom, without rows where `segments` say it; entry, slot
+    (T,): place of each token.
     """
 
     ids: Tensor
@@ -33,6 +36,7 @@ class Layout:
     mask: Tensor | dict[str, Tensor] | BlockMask
     entry: Tensor
     slot: Tensor
+    segments: Segments | None = None
 
     def unpack(self, hidden: Tensor) -> Tensor:
         """Hidden states (B, L, D) -> (T, D) in the order of the packed row."""
@@ -60,6 +64,14 @@ def single_row(batch: PackedBatch) -> Layout:
     entry, slot = torch.zeros_like(batch.group_of_token), torch.arange(batch.num_tokens, device=batch.input_ids.device)
     length = bucket_length(batch.num_tokens)
     return _place(batch, (1, length), block_mask(batch, length), entry, slot)
+
+
+def segmented(batch: PackedBatch) -> Layout:
+    """All groups in one row, as they lie in the batch, and how it is cut."""
+    entry, slot = torch.zeros_like(batch.group_of_token), torch.arange(batch.num_tokens, device=batch.input_ids.device)
+    nothing = batch.input_ids.new_zeros((1, 1, 0, batch.num_tokens))
+    placed = _place(batch, (1, batch.num_tokens), nothing, entry, slot)
+    return replace(placed, segments=segments_of(batch))
 
 
 def _place(

@@ -10,7 +10,7 @@ from mmrlhf.ranges import Count, Positive, ShareBelowOne, check_fields
 
 PARTS = ("vision", "projector", "language")
 QUANTIZED = ("nf4", "int8")
-ATTENTION = ("auto", "sdpa", "flex")
+ATTENTION = ("auto", "sdpa", "flex", "cascade")
 _CHOICES = {
     "weights": ("float32", "bf16", *QUANTIZED),
     "precision": ("float32", "bf16"),
@@ -34,7 +34,8 @@ class ModelSettings:
         layout: `packed` (one row per micro-batch), `rows` (one padded row per response: the reference), or `auto`:
             packed where a self-check finds that the model reads it right, else rows.
         attention: of packed rows: `sdpa` (one group per batch entry), `flex` (FlexAttention: groups behind one another
-            in one row, compiled, GPU), or `auto`: flex on a GPU where the layers allow, sdpa elsewhere.
+            in one row, compiled, GPU), `cascade` (no mask at all: prefixes and branches apart, joined; see
+            `mmrlhf.models.cascade`), or `auto`: flex on a GPU where the layers allow, sdpa elsewhere.
         vision, projector, language: whether each part is `frozen`, trains in `full`, or has adapters (`lora`).
         lora_rank, lora_alpha, lora_dropout: of the adapters (peft), which are on the linear maps of the vision tower,
             of the projector and of the decoder layers.

@@ -66,7 +66,7 @@ def serve(
         port: port that it listens on; 0 takes a free one.
         precision: float32 or bf16; null: as the model was trained.
         layout: `packed`, `rows` or `auto`, as in `model.settings`.
-        attention: `sdpa`, `flex` or `auto`, as in `model.settings`.
+        attention: `sdpa`, `flex`, `cascade` or `auto`, as in `model.settings`.
         max_tokens: longest conversation with one response and its critique; null: as many as the checkpoint has
             positions for.
         too_long: a response that does not fit is `shorten`ed at its end, and the answer says by how much, or `refuse`d.

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from stand_ins.built_models import TRAIN_ALL, assert_same, build, gradients
+from torch.nn.attention.flex_attention import flex_attention
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.attention import choose_back_end
+from mmrlhf.models.layout import BLOCK
 from mmrlhf.models.masks import AttentionPattern
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
@@ -34,6 +36,13 @@ def test_flex_cannot_train_on_a_cpu(tiny_folders: dict[str, Path], groups: list[
     model, encoder = build(tiny_folders["internvl"], attention="flex")
     with pytest.raises(ConfigError, match=r"model\.settings\.attention"):
         model(pack_groups([encoder(groups[0])]))
+
+
+def test_torch_has_no_gradient_of_flex_on_a_cpu() -> None:
+    """The day it has one this fails: then `choose_back_end` need not refuse it, and it is compared here."""
+    query = torch.zeros(1, 1, BLOCK, 8, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="requires_grad"):
+        flex_attention(query, query, query)
 
 
 def test_auto_is_sdpa_on_a_cpu_and_wishes_are_kept(

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from mmrlhf.models.layout import BLOCK, block_mask, branch_masks, bucket_length, grouped, single_row
+from mmrlhf.models.cascade import segments_of
+from mmrlhf.models.layout import BLOCK, block_mask, branch_masks, bucket_length, grouped, segmented, single_row
 from mmrlhf.models.masks import AttentionPattern
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import Branch, EncodedGroup, PackedBatch
@@ -97,8 +98,21 @@ def test_few_lengths_up_to_a_large_budget() -> None:
     assert len({bucket_length(n) for n in range(1, 32769, 7)}) <= 28
 
 
-def test_both_layouts_give_the_row_back() -> None:
+@settings(max_examples=15)
+@given(GROUPS)
+def test_segments_are_the_lengths_of_prefixes_and_branches(sizes: list[tuple[int, list[int]]]) -> None:
+    """Neighbouring groups whose responses have the same number in their group are kept apart."""
+    segments = segments_of(batch_of(sizes))
+    assert segments.prefixes.lengths == tuple(prefix for prefix, _ in sizes)
+    assert segments.branches.lengths == tuple(length for _, branches in sizes for length in branches)
+    assert segments.answers.lengths == tuple(sum(branches) for _, branches in sizes)
+    row = torch.arange(sum(segments.all.lengths))
+    assert segments.all.starts.tolist()[-1] == len(row)
+    torch.testing.assert_close(segments.whole(*segments.parted(row)), row)
+
+
+def test_all_layouts_give_the_row_back() -> None:
     batch = batch_of([(3, [2, 4]), (5, [1])])
-    for layout in (grouped(batch, AttentionPattern(), torch.float32), single_row(batch)):
+    for layout in (grouped(batch, AttentionPattern(), torch.float32), single_row(batch), segmented(batch)):
         hidden = torch.stack([layout.ids, layout.positions[0]], dim=-1)
         torch.testing.assert_close(layout.unpack(hidden), torch.stack([batch.input_ids, batch.position_ids[0]], dim=-1))
