@@ -89,7 +89,7 @@ def parts(size: Size, device: str) -> list[Part]:
     return [
         Part("machine", [*python, "benchmarks.device_step", "--machine", "--device", device], 45),
         Part("tests", [*python, "pytest", "-q", "-m", "gpu", *files_of_gpu_tests()], 90),
-        *(Part(f"attention={name}", [*step, "--shape", size.step, "--attention", name], 75) for name in back_ends),
+        *(Part(f"attention={name}", [*step, "--shape", size.step, "--attention", name], 65) for name in back_ends),
         Part("lora", [*adapters, "--weights", "bf16"], 90),
         Part("qlora", [*adapters, "--weights", "nf4"], 90),
         Part("vs_trl", [*python, "benchmarks.vs_trl", "--device", device, "--shape", size.step, *compared], 180),
