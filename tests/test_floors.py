@@ -24,6 +24,7 @@ FLOORS = (
     ("inference", "reporting"),
     ("judging",),
     ("training", "sweeps", "suites", "serving", "curation"),
+    ("annotation",),
     ("stages",),
     ("composition",),
     ("app",),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from mmrlhf.summaries.curations import CurateSummary, QueryFeaturesSummary
 from mmrlhf.summaries.datasets import ExpandSummary, PackSummary, PublishSummary
 from mmrlhf.summaries.evaluations import BestOfNSummary, EvaluateSummary, GenerateSummary, ReportSummary
+from mmrlhf.summaries.people import AnnotatedSummary, AnnotateSummary
 from mmrlhf.summaries.scores import (
     AnnotationsSummary,
     CalibrateSummary,
@@ -23,6 +24,8 @@ KINDS: Mapping[str, type[Summary]] = {
     "pack": PackSummary,
     "query_features": QueryFeaturesSummary,
     "curate": CurateSummary,
+    "annotate": AnnotateSummary,
+    "annotated": AnnotatedSummary,
     "expand": ExpandSummary,
     "sft": TrainingSummary,
     "reward": TrainingSummary,
