@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -53,6 +54,7 @@ def test_a_key_that_was_renamed_is_an_error(name: str) -> None:
         AnnotationsSummary.from_json(content, where="metrics.json")
 
 
+@cache
 def any_value(kind: Any) -> st.SearchStrategy[Any]:
     """Values of a field's type."""
     parts = get_args(kind)
