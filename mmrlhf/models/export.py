@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -192,6 +191,8 @@ def _adapter_weights(model: PackedModel, state: Mapping[str, Tensor]) -> dict[st
     """The adapters under peft's names, which it has for the stock model, too."""
     if model.adapters is None:
         raise ModelError("this model has no adapters to save", expected="model.settings.language=lora")
+    from peft import get_peft_model_state_dict  # as in `trainable.with_adapters`
+
     prefix = "backbone."
     named = {f"base_model.model.{n.removeprefix(prefix)}": v for n, v in state.items() if n.startswith(prefix)}
     found = get_peft_model_state_dict(model.adapters, state_dict=named, save_embedding_layers=False)

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from peft import PeftModel
 from torch import Tensor
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -102,6 +101,8 @@ def _base_of(path: str | Path) -> str | Path:
 
 def _merge(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """A base with a folder's adapters added to its weights; ModelError where they do not fit."""
+    from peft import PeftModel  # as in `trainable.with_adapters`
+
     read_header(folder / ADAPTER_WEIGHTS)
     try:
         return cast(PreTrainedModel, PeftModel.from_pretrained(backbone, str(folder)).merge_and_unload())

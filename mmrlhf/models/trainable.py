@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.families import adaptable_layers, parts, vision_modules
 from mmrlhf.models.settings import PARTS, ModelSettings
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 
 def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftModel | None:
     """Freeze, free or adapt the parts of a backbone in place; returns the adapter's owner where LoRA is used."""
-    adapters = None
     layers = {part: _layers_to_adapt(backbone, part) for part in PARTS if getattr(settings, part) == "lora"}
-    if layers:
-        adapted = [name for names in layers.values() for name in names]
-        ranks = {part: getattr(settings, f"{part}_lora_rank") for part in layers}
-        config = LoraConfig(
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
-            lora_dropout=settings.lora_dropout,
-            rank_pattern={re.escape(n): ranks[part] for part, names in layers.items() if ranks[part] for n in names},
-            use_rslora=settings.lora_rslora,
-            use_dora=settings.lora_dora,
-            target_modules=adapted + (_head_to_adapt(backbone) if settings.lora_head else []),
-        )
-        adapters = cast(PeftModel, get_peft_model(backbone, config))
+    adapters = with_adapters(backbone, settings, layers) if layers else None
     for part, parameters in parts(backbone).items():
         mode = getattr(settings, part)
         for parameter in parameters:
@@ -43,6 +33,29 @@ def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftMod
         enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return adapters
+
+
+def with_adapters(backbone: PreTrainedModel, settings: ModelSettings, layers: Mapping[str, list[str]]) -> PeftModel:
+    """Add adapters to a backbone in place.
+
+    Args:
+        layers: part -> names of its layers that are adapted.
+    """
+    # peft imports the quantised kernels, and those the compiler: 1.4 s that only runs with adapters have to spend
+    from peft import LoraConfig, get_peft_model
+
+    adapted = [name for names in layers.values() for name in names]
+    ranks = {part: getattr(settings, f"{part}_lora_rank") for part in layers}
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.lora_dropout,
+        rank_pattern={re.escape(n): ranks[part] for part, names in layers.items() if ranks[part] for n in names},
+        use_rslora=settings.lora_rslora,
+        use_dora=settings.lora_dora,
+        target_modules=adapted + (_head_to_adapt(backbone) if settings.lora_head else []),
+    )
+    return cast("PeftModel", get_peft_model(backbone, config))
 
 
 def _layers_to_adapt(backbone: PreTrainedModel, part: str) -> list[str]:
