@@ -23,7 +23,7 @@ FLOORS = (
     ("feed", "chain"),
     ("inference", "reporting"),
     ("judging",),
-    ("training", "sweeps", "suites", "serving", "curation"),
+    ("training", "sweeps", "suites", "serving", "curation", "responders"),
     ("annotation",),
     ("stages",),
     ("composition",),

@@ -29,6 +29,7 @@ class Runtime:
         vision_cache_gib: disk for features of pictures that a frozen tower and projector made; 0 keeps none.
         vision_cache: folder for these, for any number of models and runs.
         verdicts: folder of judges' verdicts on answers to benchmarks, for any number of runs.
+        answers: folder of the answers of models behind endpoints, for any number of stages and runs.
         max_damaged: share of a run's queries that may be left out because they cannot be used; one may be in any case.
         preflight: what becomes of queries that will not fit or be refused, all found before a stage starts: they are
             left out and counted with the damaged ones (`quarantine`), or end the run (`error`).
@@ -44,6 +45,7 @@ class Runtime:
     vision_cache_gib: NonNegative = 0.0
     vision_cache: Path | str = "vision_features"
     verdicts: Path | str = "verdicts"
+    answers: Path | str = "answers"
     max_damaged: Share = MAX_DAMAGED
     preflight: str = "quarantine"
     progress: bool = True

@@ -74,7 +74,7 @@ class Answer:
 CUT, FILTERED, EMPTY = "cut off", "filtered", "empty"
 TOO_SLOW = "no whole answer"
 # how services say in a refusal that it is a moderation's
-_MODERATED = (b"content_filter", b"content_policy", b"ResponsibleAIPolicyViolation")
+MODERATED = (b"content_filter", b"content_policy", b"ResponsibleAIPolicyViolation")
 
 
 def kind_of_problem(problem: str) -> str:
@@ -245,7 +245,7 @@ class ChatEndpoint:
         if response.status_code in RETRIED:
             raise _Busy(detail, _asked_for(response.headers.get("Retry-After")))
         if response.status_code in REFUSED:
-            return Answer("", f"{FILTERED}: {detail}" if any(word in body for word in _MODERATED) else detail)
+            return Answer("", f"{FILTERED}: {detail}" if any(word in body for word in MODERATED) else detail)
         if response.status_code != httpx.codes.OK:
             target = response.headers.get("Location")
             raise self._failure(f"{detail}, a redirect to {target}, which is not followed" if target else detail)

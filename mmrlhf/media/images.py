@@ -143,3 +143,13 @@ def _unreadable(data: bytes, where: str, error: Exception) -> DataError:
         expected=f"a complete picture file of one of the formats {', '.join(FORMATS)}",
         fix="replace the file, or drop the record; `pack` rejects such records and lists them",
     )
+
+
+def is_upright_jpeg(data: bytes, *, where: str = "image") -> bool:
+    """Say whether a file is a JPEG in grey or RGB that is shown as it is stored: any program decodes it as we do.
+
+    Raises:
+        DataError: the header cannot be read.
+    """
+    with _opened(data, where) as image:
+        return image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) not in _TURNS

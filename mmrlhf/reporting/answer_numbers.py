@@ -31,15 +31,15 @@ class Answers:
     quality: Sequence[float] | None
     reward: Sequence[float] | None
     critique: Sequence[str] | None
-    logprob: Sequence[float]
+    logprob: Sequence[float] | None
     reference_logprob: Sequence[float] | None
-    response_logprob: Sequence[float]
+    response_logprob: Sequence[float] | None
     response_reference_logprob: Sequence[float] | None
     group: PreferenceGroup
 
     def log_ratios(self) -> list[float] | None:
         """log policy - log reference of each answer (S,)."""
-        if self.reference_logprob is None:
+        if self.logprob is None or self.reference_logprob is None:
             return None
         return log_ratios(self.logprob, self.reference_logprob).tolist()
 
@@ -114,10 +114,13 @@ def _mean(rows: Sequence[Row], is_share: bool) -> CategoryMeasure:
 
 def _preference(answers: Sequence[Answers], is_reference: bool, seed: int) -> Tables:
     """How well the policy ranks the annotated responses, by implicit reward and by log-probability alone."""
-    scores = []
+    groups, scores = [], []
     for answer in answers:
         own: dict[str, Sequence[float]] = {}
+        if answer.response_logprob is None:
+            continue  # an endpoint's, which tells none
         if answer.response_reference_logprob is not None and not is_reference:
             own["implicit reward"] = log_ratios(answer.response_logprob, answer.response_reference_logprob).tolist()
+        groups.append(answer.group)
         scores.append({**own, "log-probability": answer.response_logprob})
-    return ranking_tables(scored_groups([answer.group for answer in answers], scores, seed=seed))
+    return ranking_tables(scored_groups(groups, scores, seed=seed)) if groups else {}

@@ -18,10 +18,10 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
 from mmrlhf.ranges import Finite, Share
 from mmrlhf.reporting.best_answers import Judged, best_of_rows, best_of_table, over_optimised, page, write_csv
+from mmrlhf.responders.answered import DRAWN
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.writer import write_shards
-from mmrlhf.stages.generate import DRAWN
 from mmrlhf.summaries.evaluations import BestOfNSummary
 from mmrlhf.terminal.words import show
 from mmrlhf.types import PreferenceGroup

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Queries, Selection, usable
 from mmrlhf.inference.passes import (
     CACHE_PER_BUDGET,
@@ -42,6 +43,9 @@ from mmrlhf.parts import Parts
 from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
+from mmrlhf.responders.asking import AnswerSettings, Asked, text_of, tokens_written
+from mmrlhf.responders.endpoint import EndpointAnswerer
+from mmrlhf.responders.spending import Purse
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.evaluations import EvaluateSummary
 from mmrlhf.terminal.progress import track
@@ -51,7 +55,7 @@ log = logging.getLogger(__name__)
 
 Judge = Callable[[Mapping[str, Any], str], float]
 Said = dict[str, dict[str, Any]]
-Asked = tuple[PreferenceGroup, EncodedGroup]
+Encoded = tuple[PreferenceGroup, EncodedGroup]
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
@@ -63,7 +67,7 @@ def run(
     out: Path,
     *,
     shards: Path,
-    policy: Path | str,
+    policy: Path | str | EndpointAnswerer,
     reference: Path | str | None = None,
     reward_model: Path | None = None,
     judge: Judge | None = None,
@@ -82,7 +86,7 @@ def run(
 
     Args:
         shards: folder of shards.
-        policy: checkpoint folder or hub id.
+        policy: checkpoint folder or hub id, or an endpoint, which tells no log-probabilities.
         reference: the policy that training started from; without it there is neither KL nor implicit reward.
         reward_model: folder that the reward stage wrote; scores the answers, with critiques of its own.
         judge: (group's meta, answer) -> true quality in [0, 1], where it is known (`mmrlhf.shapes.judge.quality`).
@@ -96,14 +100,18 @@ def run(
             number is the log-ratio on the most likely answers.
         num_samples: answers to each query.
         seed: draws answers.
+
+    Raises:
+        ConfigError: an endpoint with a reference.
     """
+    _check_reference(policy, reference)
     out.mkdir(parents=True, exist_ok=True)
     index = Index.load(shards)
     rows = Queries(holdout, selection, val_limit=limit).heldout(index).rows
     quarantine = Quarantine(len(rows), runtime.max_damaged)
     asked = _Pass(index, rows, passes or PassSettings(), runtime, quarantine, room=max_new_tokens + 1)
     writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "num_samples": num_samples, "seed": seed}
-    made_by = {**describe_pass(index, rows, asked.passes), "policy": describe_source(policy), **writing}
+    made_by = {**describe_pass(index, rows, asked.passes), "policy": _describe(policy), **writing}
     said = _once(out, "answers", made_by, lambda: asked.answers(policy, **writing), quarantine)
     reference_said = _reference_said(out, asked, reference, said, made_by) if reference is not None else None
     verdicts = None
@@ -121,13 +129,18 @@ def run(
         seed=seed,
     )
     summary = EvaluateSummary(
-        **vars(report), temperature=temperature, max_new_tokens=max_new_tokens, quarantined=quarantine.summary()
+        **vars(report),
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        quarantined=quarantine.summary(),
+        problems=_problems(said) if isinstance(policy, EndpointAnswerer) else None,
     )
     return summary.write(out)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings that leave nothing to answer (ConfigError), before anything is trained for it."""
+    """Refuse settings that leave nothing to answer, or to measure (ConfigError), before anything is trained for it."""
+    _check_reference(settings["policy"], settings.get("reference"))
     holdout, limit = settings["holdout"], settings.get("limit")
     if not 0 < holdout <= 1 or (limit is not None and limit < 1):
         raise ConfigError(
@@ -139,6 +152,18 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         )
 
 
+def _check_reference(policy: object, reference: object) -> None:
+    if isinstance(policy, EndpointAnswerer) and reference is not None:
+        raise ConfigError(
+            "an endpoint tells no log-probabilities, so its distance from a reference cannot be measured",
+            argument="reference", given=reference, expected="null", fix="policy=endpoint says so for every evaluation",
+        )  # fmt: skip
+
+
+def _describe(policy: Path | str | EndpointAnswerer) -> Any:
+    return dict(policy.describe()) if isinstance(policy, EndpointAnswerer) else describe_source(policy)
+
+
 class _Pass:
     """The passes over the held-out queries, one model each."""
 
@@ -148,8 +173,10 @@ class _Pass:
         self.index, self.rows, self.passes, self.runtime = index, rows, passes, runtime
         self.quarantine, self.room = quarantine, room
 
-    def answers(self, path: Path | str, *, num_samples: int, seed: int, **writing: Any) -> Said:
+    def answers(self, path: Path | str | EndpointAnswerer, *, num_samples: int, seed: int, **writing: Any) -> Said:
         """Let a policy answer, and take its log-probabilities of its answers and of the annotated responses."""
+        if isinstance(path, EndpointAnswerer):
+            return self._endpoint_answers(path, AnswerSettings(num_samples=num_samples, seed=seed, **writing))
         policy = Policy.from_pretrained(path, self.passes, room=self.room, device=pick_device(self.runtime))
         said: Said = {}
         for batch in self._batches(policy, policy.encoder.context, "answering (batches)"):
@@ -168,6 +195,23 @@ class _Pass:
                     **scores,
                 }
         return said
+
+    def _endpoint_answers(self, policy: EndpointAnswerer, how: AnswerSettings) -> Said:
+        """What an endpoint answers; a query to which some answer did not come is left out."""
+        asked = Asked(self.index, self.rows, how, Path(), self.runtime, self.quarantine)
+        result: Said = {}
+        for key, answers in policy.answers(asked, Purse()).items():
+            failed = next((answer.problem for answer in answers if answer.failed), None)
+            if failed is not None:
+                self.quarantine.add(key, DataError("the endpoint did not answer", where=f"key {key}", given=failed))
+                continue
+            result[key] = {
+                "texts": [text_of(answer) for answer in answers],
+                "num_tokens": [tokens_written(answer, how.max_new_tokens) for answer in answers],
+                "problems": [answer.reason for answer in answers],
+            }
+        self.quarantine.check("what an endpoint answers")
+        return result
 
     def logprobs(self, path: Path | str, said: Said) -> Said:
         """Take another policy's log-probabilities of what the first one said, and of the annotated responses."""
@@ -206,7 +250,7 @@ class _Pass:
         return track(batches, description, total, enabled=self.runtime.progress)
 
     def _score(
-        self, policy: Policy, batch: Sequence[Asked], written: Sequence[Sequence[Continuation]]
+        self, policy: Policy, batch: Sequence[Encoded], written: Sequence[Sequence[Continuation]]
     ) -> dict[int, dict[str, list[float]]]:
         """Log-probabilities of the very tokens that were written, and of the annotated responses, by place.
 
@@ -271,6 +315,10 @@ def _once(out: Path, name: str, made_by: Mapping[str, Any], make: Callable[[], S
     return said
 
 
+def _problems(said: Said) -> dict[str, int]:
+    return dict(Counter(why for own in said.values() for why in own["problems"] if why).most_common())
+
+
 def _collect(
     group: PreferenceGroup, said: Said, reference: Said | None, verdicts: Said | None, judge: Judge | None
 ) -> Answers:
@@ -284,9 +332,9 @@ def _collect(
         quality=[judge(group.meta, text) for text in own["texts"]] if judge is not None and group.meta else None,
         reward=verdicts[group.key]["reward"] if verdicts else None,
         critique=verdicts[group.key]["critique"] if verdicts else None,
-        logprob=own["logprob"],
+        logprob=own.get("logprob"),
         reference_logprob=reference[group.key]["logprob"] if reference else None,
-        response_logprob=own["response_logprob"],
+        response_logprob=own.get("response_logprob"),
         response_reference_logprob=reference[group.key]["response_logprob"] if reference else None,
         group=group.without_media(),
     )

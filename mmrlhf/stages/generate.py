@@ -17,39 +17,28 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.selection import Queries, Selection, usable
-from mmrlhf.inference.passes import (
-    BATCHES_PER_WINDOW,
-    CACHE_PER_BUDGET,
-    decode_text,
-    describe_pass,
-    describe_source,
-    encoded_batches,
-)
-from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
-from mmrlhf.inference.tables import share_quarantine
-from mmrlhf.models.decoding import generate
-from mmrlhf.parts import Parts
 from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.records.quarantine import Quarantine
+from mmrlhf.responders.answered import DRAWN
+from mmrlhf.responders.answerers import answerer_of
+from mmrlhf.responders.asking import AnswerSettings, Asked, problems_of, text_of
+from mmrlhf.responders.endpoint import EndpointAnswerer
+from mmrlhf.responders.spending import Purse
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.summaries.evaluations import GenerateSummary
-from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup, Response
 
 log = logging.getLogger(__name__)
 
 SHARDS, ANSWERS = "shards", "answers"
-# in the meta of an answered query: how often each of its responses was drawn
-DRAWN = "drawn"
 Judge = Callable[[Mapping[str, Any], str], float]
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 2
+VERSION = 3
 # what is in a finished artefact; checked before it is published
 PROMISES = ("shards/manifest.json", "metrics.json")
 
@@ -58,7 +47,7 @@ def run(
     out: Path,
     *,
     shards: Path,
-    policy: Path | str,
+    policy: Path | str | EndpointAnswerer,
     passes: PassSettings | None = None,
     judge: Judge | None = None,
     holdout: Share = 0.05,
@@ -74,12 +63,12 @@ def run(
 ) -> dict[str, Any]:
     """Write `out/shards`: the same queries with the policy's distinct answers as responses that nobody has ranked.
 
-    Several processes share the windows of queries. A run that was stopped goes on with those that are missing, and ends
-    as if it had not been.
+    Several processes share a checkpoint's windows of queries. A run that was stopped goes on with those that are
+    missing, and ends as if it had not been.
 
     Args:
         shards: the queries; their own responses are not used.
-        policy: checkpoint folder or hub id.
+        policy: checkpoint folder or hub id, or an endpoint.
         passes: how the model runs.
         judge: (group's meta, answer) -> true quality, where it is known; for the report only.
         holdout, limit, val_limit: share of held-out queries; at most so many training and held-out queries.
@@ -90,56 +79,22 @@ def run(
     check_settings({"num_samples": num_samples, "temperature": temperature})
     index, passes = Index.load(shards), passes or PassSettings()
     rows = Queries(holdout, selection, limit, val_limit).rows(index)
-    size = passes.groups_per_batch * BATCHES_PER_WINDOW
-    windows = [rows[start : start + size] for start in range(0, len(rows), size)]
-    writing = {
-        "num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed
-    }  # fmt: skip
-    made_by = {**describe_pass(index, rows, passes), "policy": describe_source(policy), **writing}
-    parts = Parts(out / ANSWERS, {**made_by, "queries_per_part": size}, what="a round of answers")
     quarantine = Quarantine(len(rows), runtime.max_damaged)
+    how = AnswerSettings(num_samples, temperature, max_new_tokens, seed)
     with share_pass(runtime) as ranks:
-        own = [int(number) for number in ranks.share(np.arange(len(windows)))]
-        missing = {number: windows[number] for number in own if parts.read(_name(number)) is None}
-        if missing:
-            asked = Policy.from_pretrained(policy, passes, room=max_new_tokens + 1, device=ranks.device)
-            _answer_windows(parts, index, missing, asked, passes, runtime, quarantine, **writing)
-        for number in own:
-            quarantine.update(_finished(parts, number)["left_out"])
-        share_quarantine(quarantine, ranks)
+        asked = Asked(index, rows, how, out / ANSWERS, runtime, quarantine, ranks)
+        said = answerer_of(policy, passes).answers(asked, Purse())
     if not ranks.leads:
         return {}
-    finished = (_finished(parts, number) for number in range(len(windows)))
-    answers = {key: texts for part in finished for key, texts in part["said"].items()}
+    answers = {key: [text_of(answer) for answer in each] for key, each in said.items()}
     counts, quality = _write(out, index, usable(index, rows, quarantine), answers, judge, least_distinct)
-    summary = GenerateSummary(**counts, quality_of_distinct_answers=quality, quarantined=quarantine.summary())
+    summary = GenerateSummary(
+        **counts,
+        quality_of_distinct_answers=quality,
+        quarantined=quarantine.summary(),
+        problems=problems_of(said) if isinstance(policy, EndpointAnswerer) else None,
+    )
     return summary.write(out)
-
-
-def _answer_windows(
-    parts: Parts,
-    index: Index,
-    windows: Mapping[int, np.ndarray],
-    asked: Policy,
-    passes: PassSettings,
-    runtime: Runtime,
-    quarantine: Quarantine,
-    **writing: Any,
-) -> None:
-    """Answer the queries of each window and leave a part under the window's number."""
-    every = np.concatenate([*windows.values(), np.zeros(0, dtype=np.int64)])
-    look_ahead(index, every, asked.encoder, with_answer=False).settle(quarantine, runtime.preflight)
-    for number, rows in track(windows.items(), "answering (windows)", len(windows), enabled=runtime.progress):
-        batches = encoded_batches(
-            index, usable(index, rows, quarantine), asked.encoder, asked.encoder.context,
-            groups_per_batch=passes.groups_per_batch, quarantine=quarantine, num_workers=runtime.num_workers,
-        )  # fmt: skip
-        said: dict[str, list[str]] = {}
-        for batch in batches:
-            said |= _answer(asked, batch, cache_tokens=CACHE_PER_BUDGET * passes.token_budget, **writing)
-        keys = {index.entries[int(row)].key for row in rows}
-        left_out = {key: why for key, why in quarantine.reasons.items() if key in keys}
-        parts.write(_name(number), {"said": said, "left_out": left_out})
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -151,26 +106,6 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             given=f"num_samples={settings['num_samples']}, temperature={settings['temperature']}",
             expected="num_samples of 2 or more, a temperature above 0",
         )
-
-
-def _name(number: int) -> str:
-    return f"{number:06d}"
-
-
-def _finished(parts: Parts, number: int) -> dict[str, dict[str, Any]]:
-    """A window's answers (`said`) and the queries that could not be asked (`left_out`, with why)."""
-    part = parts.read(_name(number))
-    assert part is not None, f"window {number} was answered by its rank"
-    return part
-
-
-def _answer(policy: Policy, batch: Sequence[Any], **writing: Any) -> dict[str, list[str]]:
-    contexts = [context for _, context in batch]
-    written = generate(policy.model, contexts, end_tokens=policy.encoder.end_tokens, **writing)
-    return {
-        group.key: [decode_text(policy.encoder.processor, one.ids) for one in each]
-        for (group, _), each in zip(batch, written, strict=True)
-    }
 
 
 def _write(

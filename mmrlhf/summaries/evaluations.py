@@ -55,16 +55,17 @@ class AnswerNumbers(Summary):
 
 @dataclass(frozen=True)
 class EvaluateSummary(AnswerNumbers):
-    """Stage `evaluate`."""
+    """Stage `evaluate`; `problems` of an endpoint's answers, by reason."""
 
     temperature: float
     max_new_tokens: int
     quarantined: Quarantined
+    problems: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
 class GenerateSummary(Summary):
-    """Stage `generate`."""
+    """Stage `generate`; `problems` of an endpoint's answers, by reason."""
 
     queries: int
     queries_without_a_choice: int
@@ -72,6 +73,7 @@ class GenerateSummary(Summary):
     distinct_answers: int
     quality_of_distinct_answers: float | None
     quarantined: Quarantined
+    problems: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)

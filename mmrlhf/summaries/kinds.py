@@ -8,6 +8,7 @@ from mmrlhf.summaries.curations import CurateSummary, QueryFeaturesSummary
 from mmrlhf.summaries.datasets import ExpandSummary, PackSummary, PublishSummary
 from mmrlhf.summaries.evaluations import BestOfNSummary, EvaluateSummary, GenerateSummary, ReportSummary
 from mmrlhf.summaries.people import AnnotatedSummary, AnnotateSummary
+from mmrlhf.summaries.responses import RespondSummary
 from mmrlhf.summaries.scores import (
     AnnotationsSummary,
     CalibrateSummary,
@@ -26,6 +27,7 @@ KINDS: Mapping[str, type[Summary]] = {
     "curate": CurateSummary,
     "annotate": AnnotateSummary,
     "annotated": AnnotatedSummary,
+    "respond": RespondSummary,
     "expand": ExpandSummary,
     "sft": TrainingSummary,
     "reward": TrainingSummary,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from math import exp
 from pathlib import Path
 
 import pytest
 import torch
+from stand_ins.chat_endpoint import ChatServer, chat_server, said, words_of
 from stand_ins.small_data import wanted_word
 
-from mmrlhf.errors import DataError
+from mmrlhf.errors import ConfigError, DataError, HubError
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.responders.endpoint import EndpointAnswerer
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import evaluate
+from mmrlhf.summaries.evaluations import EvaluateSummary
 
 PASSES, CRITIQUES = PassSettings(groups_per_batch=4), CritiqueSettings(max_tokens=4)
 REFUSING = PassSettings(groups_per_batch=4, model=ModelSettings(too_long="refuse"))
@@ -140,3 +145,55 @@ def test_without_judge_reward_model_and_reference_it_still_answers(tmp_path, sma
     summary = evaluate.run(tmp_path, shards=small_shards, policy=small_policy, **ASKING, runtime=runtime)
     assert summary["quality"] is summary["reward"] is summary["kl"] is None
     assert summary["length"]["mean"] > 0 and len(read_samples(tmp_path)) == 6
+
+
+@pytest.fixture
+def endpoint(tmp_path) -> Iterator[tuple[ChatServer, EndpointAnswerer]]:
+    with chat_server() as server:
+        server.says = lambda asked: f"{words_of(asked).split()[0]} {asked['seed']}"
+        yield server, EndpointAnswerer(server.url, "big", pause=0.0, retries=0)
+
+
+def test_an_endpoint_is_evaluated_as_a_policy_is(tmp_path, small_shards, critic, runtime, endpoint):
+    """Quality, reward and length as of any other; what only log-probabilities tell is not there."""
+    server, policy = endpoint
+    paying = replace(runtime, answers=tmp_path / "paid")
+    words = [group.prompt.question for group in Index.load(small_shards)]
+    server.always = {word: ("body", said("cut in the", "length")) for word in words[::2]}
+    asked = {"shards": small_shards, "policy": policy, "reward_model": critic, "judge": wanted_word, **ASKING}
+    summary = evaluate.run(tmp_path / "out", num_samples=2, runtime=paying, **asked)
+    rows = read_samples(tmp_path / "out")
+    assert len(rows) == 12 and len(server.seen) == 12
+    assert {row["generation"].rpartition(" ")[2] for row in rows} == {"0", "1", "the"}
+    assert summary["quality"]["mean"] == pytest.approx(sum(row["quality"] for row in rows) / 12)
+    assert all(isinstance(row["reward"], float) and row["critique"] for row in rows)
+    assert summary["kl"] is None and summary["kl_k3"] is None and summary["preference"] == {}
+    cut = [row for row in rows if row["generation"] == "cut in the"]
+    assert summary["num_cut_off"] == len(cut) == summary["problems"]["cut off"] > 0
+    assert {row["num_tokens"] for row in cut} == {6} and all(row["logprob"] is None for row in rows)
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert EvaluateSummary.from_json(content, where="here").to_json() == content
+    server.seen = []
+    evaluate.run(tmp_path / "again", num_samples=2, runtime=paying, **asked)
+    assert not server.seen, "answers are kept by request"
+
+
+def test_queries_that_an_endpoint_fails_are_left_out_and_many_end_the_stage(tmp_path, small_shards, runtime, endpoint):
+    server, policy = endpoint
+    paying = replace(runtime, answers=tmp_path / "paid")
+    index = Index.load(small_shards)
+    heldout = [index.read(int(row)).prompt.question for row in index.split("heldout", 0.5, 6)]
+    asked = {"shards": small_shards, "policy": policy, "runtime": paying, **ASKING}
+    server.always = {word: ("status", 503) for word in heldout[:2]}
+    with pytest.raises(HubError, match=r"2 of 6(?s:.)*HTTP 503"):
+        evaluate.run(tmp_path / "many", **asked)
+    server.always.popitem()
+    summary = evaluate.run(tmp_path / "one", **asked)
+    assert summary["queries"] == 5 and summary["quarantined"]["queries"] == 1
+
+
+def test_an_endpoint_has_no_distance_from_a_reference(tmp_path, small_shards, small_policy, runtime, endpoint):
+    with pytest.raises(ConfigError, match="no log-probabilities"):
+        evaluate.run(
+            tmp_path, shards=small_shards, policy=endpoint[1], reference=small_policy, runtime=runtime, **ASKING
+        )

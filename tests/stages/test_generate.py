@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_ins.chat_endpoint import chat_server, said, words_of
 from stand_ins.small_data import wanted_word
 
 from mmrlhf.chain.runtime import Runtime
@@ -17,6 +19,8 @@ from mmrlhf.inference.settings import PassSettings
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.responders import checkpoint
+from mmrlhf.responders.endpoint import EndpointAnswerer
 from mmrlhf.shards.index import Index
 from mmrlhf.stages import generate, mmdpo, reference, score
 from mmrlhf.tokens.processing import MediaSettings
@@ -30,7 +34,9 @@ ASKED: Mapping[str, Any] = {
 }
 
 
-def answer(out: Path, shards: Path, policy: Path, runtime: Runtime, **changes: Any) -> dict[str, Any]:
+def answer(
+    out: Path, shards: Path, policy: Path | EndpointAnswerer, runtime: Runtime, **changes: Any
+) -> dict[str, Any]:
     return generate.run(out, shards=shards, policy=policy, runtime=runtime, judge=wanted_word, **{**ASKED, **changes})
 
 
@@ -58,7 +64,7 @@ def test_answers_are_distinct_and_unranked(
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
     tmp_path: Path, small_shards: Path, small_policy: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "BATCHES_PER_WINDOW", 4)
+    monkeypatch.setattr(checkpoint, "BATCHES_PER_WINDOW", 4)
     answer(tmp_path / "whole", small_shards, small_policy, runtime)
     parts = sorted((tmp_path / "whole" / "answers").iterdir())
     assert len(parts) > 2
@@ -139,3 +145,21 @@ def test_the_next_stages_take_them(
 def test_answers_that_cannot_differ_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match="have to differ"):
         generate.check_settings({**{"num_samples": 4, "temperature": 1.0}, **wrong})
+
+
+def test_an_endpoint_answers_where_a_policy_does(tmp_path: Path, small_shards: Path, runtime: Runtime) -> None:
+    """As many answers as are wanted, each paid once; those of no use are counted, and best_of_n takes the rest."""
+    paying = replace(runtime, answers=tmp_path / "paid")
+    with chat_server() as server:
+        server.says = lambda asked: f"{words_of(asked)} red {asked['seed'] % 2}"
+        words = [group.prompt.question for group in Index.load(small_shards)]
+        server.always = {words[0]: ("body", said(None, "content_filter"))}
+        endpoint = EndpointAnswerer(server.url, "big", pause=0.0)
+        summary = answer(tmp_path / "out", small_shards, endpoint, paying)
+        assert len(server.seen) == 3 * len(words) and {c["max_tokens"] for _, _, c in server.seen} == {6}
+        server.seen = []
+        assert answer(tmp_path / "again", small_shards, endpoint, paying) == summary and not server.seen
+    assert summary["problems"] == {"filtered": 3} and summary["queries_without_a_choice"] == 1
+    groups = list(Index.load(tmp_path / "out" / "shards"))
+    assert all([r.text[-5:] for r in group.responses] == ["red 0", "red 1"] for group in groups)
+    assert {tuple(group.meta["drawn"]) for group in groups} == {(2, 1)} and len(groups) == len(words) - 1

@@ -1,0 +1,167 @@
+"""What answers cost: prices, the limit that no request may exceed, and what was spent."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from mmrlhf.endpoints.client import TOO_SLOW, Answer
+from mmrlhf.errors import ConfigError
+from mmrlhf.summaries.responses import AskingEstimate
+
+# English prose, for services that do not show their tokenizer
+CHARS_PER_TOKEN = 3.5
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Of a million tokens read and written, in any currency."""
+
+    read: float
+    written: float
+
+    def cost(self, read: float, written: float) -> float:
+        """Of so many tokens."""
+        return (read * self.read + written * self.written) / 1e6
+
+
+class AskingStopped(Exception):
+    """The asking was ended from outside; what was answered is kept."""
+
+
+class Purse:
+    """Money for requests: each reserves the most that it can cost, and is settled at what it did cost.
+
+    So the limit is never exceeded, as long as a request reads no more than is expected of it; what requests read beyond
+    that is learned from those that were answered. Threads may share one.
+
+    Args:
+        limit: the most that may be spent; None: no limit.
+        above: a purse that each request is taken from, too.
+    """
+
+    def __init__(self, limit: float | None = None, above: Purse | None = None) -> None:
+        self.limit, self.above = limit, above
+        self.spent = self.reserved = 0.0
+        self.exhausted = self.closed = False
+        self._read, self._expected = 0, 0
+        self._lock = threading.Lock()
+
+    def reserve(self, prices: Prices | None, read: int, written: int) -> float | None:
+        """Take what a request may cost; None where that is too much or the purse is closed, and nothing is taken."""
+        with self._lock:
+            more = max(1.0, self._read / self._expected) if self._expected else 1.0
+        cost = prices.cost(read * more, written) if prices is not None else 0.0
+        return cost if self._take(cost) else None
+
+    def _take(self, cost: float) -> bool:
+        if self.above is not None and not self.above._take(cost):
+            self.exhausted = self.exhausted or self.above.exhausted
+            return False
+        with self._lock:
+            fits = self.limit is None or self.spent + self.reserved + cost <= self.limit
+            if fits and not self.closed:
+                self.reserved += cost
+                return True
+            self.exhausted = self.exhausted or not fits
+        if self.above is not None:
+            self.above._give_back(cost)
+        return False
+
+    def _give_back(self, cost: float) -> None:
+        with self._lock:
+            self.reserved -= cost
+        if self.above is not None:
+            self.above._give_back(cost)
+
+    def settle(self, prices: Prices | None, reserved: float, expected: int, answer: Answer) -> None:
+        """Put back what an answered request has not cost.
+
+        A try that was too slow has been worked on, and counts as if it had been answered.
+        """
+        cost = cost_of(prices, answer, expected) if prices is not None else 0.0
+        slow = sum(reason == TOO_SLOW for reason in answer.use.tries) * reserved
+        self._book(reserved, (slow if answer.failed else cost + slow), expected, answer)
+
+    def _book(self, reserved: float, cost: float, expected: int, answer: Answer) -> None:
+        with self._lock:
+            self.reserved -= reserved
+            self.spent += cost
+            if answer.use.tokens_in is not None:
+                self._read += answer.use.tokens_in
+                self._expected += expected
+        if self.above is not None:
+            self.above._book(reserved, cost, expected, answer)
+
+    def begin_with(self, cost: float) -> None:
+        """Count what earlier runs have paid for the same answers."""
+        with self._lock:
+            self.spent += cost
+        if self.above is not None:
+            self.above.begin_with(cost)
+
+    def close(self) -> None:
+        """Let no further request begin."""
+        self.closed = True
+
+
+def cost_of(prices: Prices | None, answer: Answer, expected: int = 0) -> float:
+    """What an answer has cost: by the service's own counts, else by what was expected and by its length."""
+    if prices is None:
+        return 0.0
+    use = answer.use
+    read = expected if use.tokens_in is None else use.tokens_in
+    written = len(answer.text) / CHARS_PER_TOKEN if use.tokens_out is None else use.tokens_out
+    return prices.cost(read, written)
+
+
+def check_limit(
+    estimate: AskingEstimate, prices: Prices | None, max_cost: float | None, where: str, spent: float = 0.0
+) -> None:
+    """Refuse what is expected to cost more than it may, or a limit without prices (ConfigError)."""
+    if max_cost is None:
+        return
+    if prices is None:
+        raise ConfigError(
+            "a limit on the cost needs prices",
+            where=where, given=max_cost, expected="price_in and price_out, for a million tokens",
+        )  # fmt: skip
+    assert estimate.cost is not None
+    if spent + estimate.cost > max_cost:
+        raise ConfigError(
+            "asking would cost more than it may",
+            where=where, given=f"{in_words(estimate)}, after {spent:.2f}", expected=f"at most {max_cost:g}",
+            fix="raise it, or ask for less: fewer queries, fewer samples, shorter answers",
+        )  # fmt: skip
+
+
+def require_all(purse: Purse, where: str, got: int, wanted: int) -> None:
+    """Raise where money has kept answers from coming (ConfigError), or whoever closed the purse (AskingStopped)."""
+    if got >= wanted:
+        return
+    while purse.above is not None and purse.above.exhausted:
+        purse = purse.above
+    if not purse.exhausted:
+        raise AskingStopped(f"{where}: {got} of {wanted} answers")
+    raise ConfigError(
+        "the limit on the cost has stopped the asking",
+        where=where, given=f"{purse.spent:.4f} spent, {got} of {wanted} answers",
+        expected=f"at most {purse.limit:g}",
+        fix="raise it and run the same command again: what was answered is kept, and only the others are asked for",
+    )  # fmt: skip
+
+
+def in_words(estimate: AskingEstimate) -> str:
+    """One line about what asking will take."""
+    said = [f"{estimate.answers - estimate.answered:,} answers"]
+    if estimate.answered:
+        said.append(f"{estimate.answered:,} are there")
+    if estimate.tokens_in is not None and estimate.tokens_out is not None:
+        said.append(f"about {estimate.tokens_in:,} tokens read and {estimate.tokens_out:,} written")
+    if estimate.cost is not None and estimate.most_cost is not None:
+        said.append(f"about {estimate.cost:.2f}, at most {estimate.most_cost:.2f}")
+    if estimate.seconds is not None:
+        said.append(
+            f"about {estimate.seconds / 60:.0f} min" if estimate.seconds >= 90 else f"about {estimate.seconds:.0f} s"
+        )
+    return ", ".join(said)
