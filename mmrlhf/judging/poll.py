@@ -74,10 +74,10 @@ def poll(
             tally.add(each.group, each.name, each.ballot, votes)
             for row in _rows(each, answers, votes):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    if not tally.margins:
+    if tally.excluded == sum(tally.ballots.values()):
         words = [answer.text[-80:] or answer.problem for own in said.values() for answer in own]
         raise DataError(
-            "the judge has given no verdict that can be read",
+            "the judge has given no verdicts that can be read",
             where=judge.settings.model, given=Lines(words[:_EXAMPLES]),
             expected="a verdict as the request asks for", fix="stages.rewardbench.polling.ballot says how it is asked",
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """Verdicts to numbers: margins of pairs, how often the order decided, and what could not be read.
 
-A query of which a question has no verdict in some order has no numbers at all: it is left out and counted.
+A pair that lacks a verdict in some order has no number: it is left out and counted, and so is its query where all
+pairs of a query are needed. Of several responses that were compared at once, all orders are needed.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Vote:
 class Tally:
     """What has been counted so far.
 
-    margins: of queries with all their verdicts, pair -> how much more of the votes, or of the rating, the first has;
-    scores: one number for each response, where all of them were compared or rated.
+    margins: pair -> how much more of the votes, or of the rating, the first has; scores: one number for each response,
+    where all of them were compared or rated; excluded_pairs: without a number, in `excluded` queries.
     """
 
     margins: dict[str, dict[Pair, float]] = field(default_factory=dict)
@@ -56,16 +57,17 @@ class Tally:
             for question, own in said.items():
                 self._places[len(question.shown)].update(own)
             self._same += [(group.key, same) for same in _consistent(said)]
-        if not all(said.values()):
-            self.excluded += 1
-            self.excluded_pairs += len(pairs)
-            return
         if ballot.form == "pair":
-            self.margins[group.key] = _pair_margins(pairs, said)
+            margins = _pair_margins(pairs, said)
         else:
             scores = _means(said) if ballot.form == "rating" else _shares(len(group.responses), said)
-            self.scores[group.key] = scores
-            self.margins[group.key] = {(i, j): scores[i] - scores[j] for i, j in pairs}
+            margins = {(i, j): scores[i] - scores[j] for i, j in pairs if i in scores and j in scores}
+            if len(scores) == len(group.responses):
+                self.scores[group.key] = [scores[place] for place in range(len(scores))]
+        if margins:
+            self.margins[group.key] = margins
+        self.excluded += len(margins) < len(pairs)
+        self.excluded_pairs += len(pairs) - len(margins)
 
     @property
     def places(self) -> dict[str, list[float]]:
@@ -104,25 +106,24 @@ def _pair_margins(pairs: Sequence[Pair], said: Mapping[Question, Sequence[int]])
     """For every pair the mean over orders of the first one's share of votes minus the second's."""
     found: dict[Pair, float] = {}
     for pair in pairs:
-        shares = [
-            np.mean([1 if question.shown[place] == pair[0] else -1 for place in places])
-            for question, places in said.items()
-            if set(question.shown) == set(pair)
-        ]
-        found[pair] = float(np.mean(shares))
+        orders = [(question, places) for question, places in said.items() if set(question.shown) == set(pair)]
+        if all(places for _, places in orders):
+            shares = [np.mean([1 if q.shown[place] == pair[0] else -1 for place in places]) for q, places in orders]
+            found[pair] = float(np.mean(shares))
     return found
 
 
-def _shares(number: int, said: Mapping[Question, Sequence[int]]) -> list[float]:
-    """Every response's share of votes, each order counting once."""
-    totals = [0.0] * number
+def _shares(number: int, said: Mapping[Question, Sequence[int]]) -> dict[int, float]:
+    """Every response's share of votes, each order counting once; nothing where an order has none."""
+    if not all(said.values()):
+        return {}
+    totals = dict.fromkeys(range(number), 0.0)
     for question, places in said.items():
         for place in places:
-            totals[question.shown[place]] += 1 / len(places)
-    return [total / len(said) for total in totals]
+            totals[question.shown[place]] += 1 / len(places) / len(said)
+    return totals
 
 
-def _means(said: Mapping[Question, Sequence[int]]) -> list[float]:
-    """Every response's mean rating."""
-    ratings = {question.shown[0]: float(np.mean(own)) for question, own in said.items()}
-    return [ratings[place] for place in range(len(ratings))]
+def _means(said: Mapping[Question, Sequence[int]]) -> dict[int, float]:
+    """The mean rating of every response that has one."""
+    return {question.shown[0]: float(np.mean(own)) for question, own in said.items() if own}

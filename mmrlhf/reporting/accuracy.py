@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -47,8 +48,14 @@ class ScoredGroup:
         """What a scorer gives the two of a pair; None where it says nothing about them."""
         if scorer in self.scores:
             return self.scores[scorer][pair[0]], self.scores[scorer][pair[1]]
-        margin = self.margins.get(scorer, {}).get(pair)
-        return None if margin is None else (margin, 0.0)
+        margins = self.margins.get(scorer, {})
+        if pair in margins:
+            return margins[pair], 0.0
+        return (0.0, margins[pair[::-1]]) if pair[::-1] in margins else None
+
+    def is_complete(self, scorer: str, judge: str) -> bool:
+        """Whether a scorer says something about all pairs that it is judged by."""
+        return all(self.sides(scorer, pair) is not None for pair in self.pairs.get(judge, ()))
 
 
 def ranking_summary(
@@ -149,23 +156,44 @@ def true_pairs(group: PreferenceGroup) -> Pairs | None:
 def ranking_tables(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, Accuracy]]:
     """Accuracy of every scorer by every judge: judge -> scorer -> `accuracy_report`.
 
-    A scorer is reported over the groups that have its scores, a judge over those with at least one of its pairs.
+    A scorer is reported over the groups that have its scores, a judge over those with at least one of its pairs. ACC is
+    of all pairs that a scorer says something about, ACC+ of the groups whose pairs it says something about all of; a
+    category without such a group is not reported by itself, nor is a scorer that has none.
     """
     groups = list(groups)
     tables: dict[str, dict[str, Accuracy]] = {}
     for judge in (ANNOTATORS, TRUTH):
         for scorer in scorers_of(groups):
-            rows = [
-                (group.key, group.category, *sides)
-                for group in groups
-                for pair in group.pairs.get(judge, ())
-                if (sides := group.sides(scorer, pair)) is not None
-            ]
-            if rows:
-                keys, categories, chosen_scores, rejected_scores = (list(column) for column in zip(*rows, strict=True))
-                report = accuracy_report(keys, chosen_scores, rejected_scores, categories)
-                tables.setdefault(judge, {})[scorer] = Accuracy.from_json(report, where="accuracy_report")
+            complete = [group for group in groups if group.is_complete(scorer, judge)]
+            whole = _report(complete, scorer, judge)
+            if whole is not None and len(complete) < len(groups):
+                every = _report(groups, scorer, judge)
+                assert every is not None, "complete groups are among the groups"
+                whole = _with_acc_of(every, whole)
+            if whole is not None:
+                tables.setdefault(judge, {})[scorer] = Accuracy.from_json(whole, where="accuracy_report")
     return tables
+
+
+def _report(groups: Iterable[ScoredGroup], scorer: str, judge: str) -> dict[str, Any] | None:
+    rows = [
+        (group.key, group.category, *sides)
+        for group in groups
+        for pair in group.pairs.get(judge, ())
+        if (sides := group.sides(scorer, pair)) is not None
+    ]
+    if not rows:
+        return None
+    keys, categories, chosen_scores, rejected_scores = (list(column) for column in zip(*rows, strict=True))
+    return accuracy_report(keys, chosen_scores, rejected_scores, categories)
+
+
+def _with_acc_of(every: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """ACC and the counts of pairs over every group, ACC+ over the whole ones."""
+    parts = {
+        name: {**every["categories"][name], "acc_plus": own["acc_plus"]} for name, own in whole["categories"].items()
+    }
+    return {**every, "acc_plus": whole["acc_plus"], "categories": parts}
 
 
 def scorers_of(groups: Iterable[ScoredGroup]) -> list[str]:
@@ -178,23 +206,36 @@ def scorers_of(groups: Iterable[ScoredGroup]) -> list[str]:
 
 
 def ranking_differences(groups: Iterable[ScoredGroup]) -> dict[str, dict[str, AccuracyDifference]]:
-    """The first scorer minus every other one, on the pairs that both have: judge -> scorer -> `accuracy_difference`."""
+    """The first scorer minus every other one, on the pairs that both have: judge -> scorer -> `accuracy_difference`.
+
+    The difference of ACC+ is over groups whose pairs both have all of.
+    """
     groups = list(groups)
     names = scorers_of(groups)
     found: dict[str, dict[str, AccuracyDifference]] = {}
     for judge in (ANNOTATORS, TRUTH):
         for other in names[1:]:
-            rows = [
-                (group.key, one[0] > one[1], two[0] > two[1])
-                for group in groups
-                for pair in group.pairs.get(judge, ())
-                if (one := group.sides(names[0], pair)) is not None and (two := group.sides(other, pair)) is not None
-            ]
-            if rows:
-                keys, right, other_right = (list(column) for column in zip(*rows, strict=True))
-                gap = accuracy_difference(keys, right, other_right)
+            both = (names[0], other)
+            complete = [group for group in groups if all(group.is_complete(name, judge) for name in both)]
+            gap = _difference(complete, both, judge)
+            if gap is not None and len(complete) < len(groups):
+                gap = {**(_difference(groups, both, judge) or gap), "acc_plus": gap["acc_plus"]}
+            if gap is not None:
                 found.setdefault(judge, {})[other] = AccuracyDifference.from_json(gap, where="accuracy_difference")
     return found
+
+
+def _difference(groups: Iterable[ScoredGroup], names: tuple[str, str], judge: str) -> dict[str, Any] | None:
+    rows = [
+        (group.key, one[0] > one[1], two[0] > two[1])
+        for group in groups
+        for pair in group.pairs.get(judge, ())
+        if (one := group.sides(names[0], pair)) is not None and (two := group.sides(names[1], pair)) is not None
+    ]
+    if not rows:
+        return None
+    keys, right, other_right = (list(column) for column in zip(*rows, strict=True))
+    return accuracy_difference(keys, right, other_right)
 
 
 def margin_statistics(groups: Iterable[ScoredGroup], scorer: str) -> MarginStatistics | None:

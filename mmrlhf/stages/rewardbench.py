@@ -38,12 +38,14 @@ from mmrlhf.reporting.accuracy import (
     Margins,
     ranking_summary,
 )
+from mmrlhf.reporting.benchmark_table import benchmark_table, official_table
 from mmrlhf.reporting.official_results import write_official
+from mmrlhf.reporting.official_scores import Scores, official_scores
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages.score import REWARDS
 from mmrlhf.summaries.judges import JudgeFindings
-from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy, Estimate
+from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy
 from mmrlhf.summaries.scores import RewardBenchSummary
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.text import markdown_table
@@ -52,9 +54,6 @@ from mmrlhf.tokens.protocol import Protocol
 log = logging.getLogger(__name__)
 
 TABLE_FILE = "rewardbench.md"
-# of a generative judge: share of comparisons whose orders agree; of verdicts for what stood first; verdicts that are
-# none; queries without a number because of them; what all verdicts cost, or their tokens where no price is known
-JUDGE_COLUMNS = ["same in all orders", "for the first place", "no verdict", "left out", "cost"]
 WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
 # another number builds the stage anew, whatever `code` says
@@ -123,25 +122,33 @@ def run(
         own, cut = _ask(out, rows, scoring, compare, quarantine)
         tables = own | tables
     rows = usable(index, rows, quarantine)
-    compared, judges = dict[str, Margins](), dict[str, JudgeFindings]()
+    compared, scores, judges = dict[str, Margins](), dict[str, Scores](), dict[str, JudgeFindings]()
     if judge is not None and judge.model is not None:
         name, asked_judge = f"judge {judge.model}", Judge(judge, Path(runtime.verdicts), runtime.progress)
         tally, judges[name] = poll(index, rows, asked_judge, polling or Polling(), quarantine, out)
-        compared[name], rows = tally.margins, usable(index, rows, quarantine)
         quarantine.check(f"{shards}")
+        compared[name], scores[name], rows = tally.margins, tally.scores, usable(index, rows, quarantine)
     found = ranking_summary(index, rows, tables, compared=compared, critique=critique, seed=seed)
     if ANNOTATORS not in found.accuracy:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
     macro = {scorer: macro_accuracy(report) for scorer, report in found.accuracy[ANNOTATORS].items()}
+    official = official_scores(index, rows, tables, scores)
     summary = RewardBenchSummary(
-        **vars(found), macro=macro, **cut, quarantined=quarantine.summary(), judges=judges or None
-    )
-    table = benchmark_table(summary)
-    (out / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")
-    show(table_on_terminal(table))
+        **vars(found), macro=macro, **cut, quarantined=quarantine.summary(),
+        judges=judges or None, official=official or None,
+    )  # fmt: skip
+    _show(out, summary)
     for path in write_official(out, index, rows, tables[GENERATED]) if GENERATED in tables else ():
         log.info("%s is for the benchmark's own script", path.name)
     return summary.write(out)
+
+
+def _show(out: Path, summary: RewardBenchSummary) -> None:
+    """Write `rewardbench.md` and show its beginning on the terminal."""
+    table, official = benchmark_table(summary), official_table(summary)
+    text = "\n".join(markdown_table(rows) for rows in (table, official) if rows)
+    (out / TABLE_FILE).write_text(text, encoding="utf-8")
+    show(table_on_terminal(table))
 
 
 def _ask(
@@ -190,51 +197,6 @@ def compare_ways(
 def macro_accuracy(report: Accuracy) -> float:
     """The mean of the categories' ACC, each counting once."""
     return float(np.mean([part.acc.mean for part in report.categories.values()]))
-
-
-def benchmark_table(summary: RewardBenchSummary) -> list[list[str]]:
-    """Rows of text, heading first: scorer, ACC and ACC+ with 95% intervals, the mean ACC of categories, by how much the
-    first scorer is ahead in ACC on the same pairs, log loss and Brier score of the first one, where there is a judge
-    what there is to know of it, ACC / ACC+ by category.
-    """
-    reports, differences = summary.accuracy[ANNOTATORS], summary.difference.get(ANNOTATORS, {})
-    first, details, judges = next(iter(reports)), summary.judge, summary.judges or {}
-    categories = sorted({name for report in reports.values() for name in report.categories})
-    of_judges = JUDGE_COLUMNS if judges else []
-    rows = [["scorer", "ACC", "ACC+", "macro ACC", "first ahead by", "NLL, nats", "Brier", *of_judges, *categories]]
-    for scorer, report in reports.items():
-        own = [report.categories.get(name) for name in categories]
-        cells = [f"{part.acc.mean:.3f} / {part.acc_plus.mean:.3f}" if part else "" for part in own]
-        ahead = differences.get(scorer)
-        sure = [details.calibration.nll, details.calibration.brier] if details is not None and scorer == first else []
-        rows.append([
-            scorer, _with_interval(report.acc), _with_interval(report.acc_plus), f"{summary.macro[scorer]:.3f}",
-            _with_interval(ahead.acc, sign="+") if ahead else "",
-            *([_with_interval(found) for found in sure] or ["", ""]),
-            *(judge_cells(judges[scorer]) if scorer in judges else [""] * len(of_judges)), *cells,
-        ])  # fmt: skip
-    return rows
-
-
-def judge_cells(found: JudgeFindings) -> list[str]:
-    """What the table says of a generative judge, under `JUDGE_COLUMNS`."""
-    places = [f"{shares[0]:.3f} of 1/{number}" for number, shares in found.places.items()]
-    missing = sum(found.no_verdict.values())
-    tokens = f"{found.tokens_read + found.tokens_written} tokens"
-    return [
-        _with_interval(found.consistent) if found.consistent is not None else "",
-        ", ".join(places),
-        f"{missing} of {found.verdicts}",
-        str(found.excluded),
-        tokens if found.cost is None else f"{found.cost:.2f}",
-    ]
-
-
-def _with_interval(found: Estimate, *, sign: str = "") -> str:
-    if found.low is None or found.high is None:
-        return format(found.mean, f"{sign}.3f")
-    mean, low, high = (format(value, f"{sign}.3f") for value in (found.mean, found.low, found.high))
-    return f"{mean} [{low}, {high}]"
 
 
 def table_on_terminal(rows: Sequence[Sequence[str]]) -> Table:

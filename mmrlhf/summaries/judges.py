@@ -27,7 +27,7 @@ class JudgeFindings(Summary):
         model: its name.
         ballots: how queries were asked, by the ballot's name.
         verdicts: that were asked for; no_verdict: those that are none, by reason.
-        excluded: queries without a number because of them, and the pairs in these.
+        excluded_pairs: without a number because of them; excluded: queries that these are of, which ACC+ leaves out.
         consistent: share of comparisons whose every order chose the same response, over those with all their orders;
             None where one order was asked, or responses were rated one by one.
         places: share of verdicts that chose what stood at each place, by the number of responses shown; a judge that

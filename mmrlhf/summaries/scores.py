@@ -42,7 +42,8 @@ class AnnotationsSummary(Summary):
 class RewardBenchSummary(Ranking):
     """Stage `rewardbench`; macro: scorer -> mean of its categories' ACC, by the annotators.
 
-    What was cut is known where it scored the responses itself; `judges` are the generative ones, by scorer.
+    What was cut is known where it scored the responses itself; `judges` are the generative ones, by scorer;
+    `official`: scorer -> what the benchmark's own script reports, where that is no accuracy over pairs.
     """
 
     macro: Mapping[str, float]
@@ -50,6 +51,7 @@ class RewardBenchSummary(Ranking):
     responses_shortened: float | None = None
     critiques_cut: float | None = None
     judges: Mapping[str, JudgeFindings] | None = None
+    official: Mapping[str, Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ def test_a_judge_that_knows_is_right_in_both_orders(tmp_path, server, asked):
     assert len(rows) == 2 * QUERIES and {row["chosen"] for row in rows} == {0}
     assert {tuple(row["shown"]) for row in rows} == {(0, 1), (1, 0)}
     table = (tmp_path / "out" / "rewardbench.md").read_text().splitlines()
-    assert "same in all orders | for the first place | no verdict | left out | cost" in table[0]
-    assert f"0.500 of 1/2 | 0 of {2 * QUERIES} | 0 |" in table[2]
+    assert "same in all orders | for the first place | no verdict | pairs / queries left out | cost" in table[0]
+    assert f"0.500 of 1/2 | 0 of {2 * QUERIES} | 0 / 0 |" in table[2]
 
 
 def test_a_judge_that_prefers_a_place_is_never_right(tmp_path, server, asked):
@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(tmp_path, server, asked, wo
 
 def test_no_verdict_at_all_ends_the_run(tmp_path, server, asked):
     server.says = lambda text: "Both are lovely."
-    with pytest.raises(DataError, match=r"no verdict that can be read(?s:.)*Both are lovely"):
+    with pytest.raises(DataError, match=r"no verdicts that can be read(?s:.)*Both are lovely"):
         asked(benchmark(tmp_path / "shards"))
 
 
@@ -152,6 +152,30 @@ def test_all_pairs_of_a_query_and_acc_plus(tmp_path, server, asked):
     assert report["num_pairs"] == 3 * QUERIES
     assert report["acc"]["mean"] == pytest.approx(5 / 6) and report["acc_plus"]["mean"] == 0.5
     assert report["categories"]["odd"]["acc_plus"]["mean"] == 0.0
+
+
+def test_a_pair_without_a_verdict_leaves_its_query_out_of_acc_plus_alone(tmp_path, server, asked):
+    """Of three pairs one lacks a verdict in queries 0 and 1; query 2 has another pair wrong."""
+
+    def says(text: str) -> str:
+        order = sorted(shown(text))
+        (_, query), pair = order[0], {quality for quality, _ in order}
+        if query < 2 and pair == {0, 3}:
+            return "Hard to say."
+        return verdict(shown(text).index(order[1 if query == 2 and pair == {0, 1} else 0]))
+
+    server.says = says
+    summary = asked(benchmark(tmp_path / "shards", responses=4))
+    report, found = summary["accuracy"]["annotators"][NAME], summary["judges"][NAME]
+    assert (report["num_pairs"], report["acc"]["mean"]) == (3 * QUERIES - 2, pytest.approx(33 / 34))
+    assert report["acc_plus"]["mean"] == pytest.approx(9 / 10)
+    assert (found["excluded_pairs"], found["excluded"], found["no_verdict"]) == (2, 2, {"no verdict": 4})
+    even = report["categories"]["even"]
+    assert (even["acc"]["mean"], even["acc_plus"]["mean"]) == (pytest.approx(16 / 17), pytest.approx(4 / 5))
+    ahead = summary["difference"]["annotators"]["longer wins"]
+    assert ahead["num_pairs"] == 3 * QUERIES - 2
+    longer = summary["accuracy"]["annotators"]["longer wins"]
+    assert longer["num_pairs"] == 3 * QUERIES and ahead["acc_plus"]["mean"] == pytest.approx(9 / 10)
 
 
 def test_the_best_of_four_stands_at_every_place(tmp_path, server, asked):
