@@ -14,7 +14,7 @@ import io
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -130,30 +130,33 @@ def _parents(file: Path) -> list[Any]:
 
 @cache
 def _only_neighbours(file: Path) -> bool:
-    """Whether all that a file inherits are files of its folder, which stay where they are in the config."""
+    """Whether all that a file inherits are files of its folder, each as it is or at a place of its own below."""
     parents = [_neighbour(file, entry) for entry in _parents(file)]
-    return all(parent is not None and _only_neighbours(parent) for parent in parents)
+    return all(parent is not None and _only_neighbours(parent[0]) for parent in parents)
 
 
-def _neighbour(file: Path, entry: Any) -> Path | None:
-    """The file beside this one that an entry of a defaults list names; None if it names another thing."""
-    if not isinstance(entry, str) or not re.fullmatch(r"[\w-]+", entry):
+def _neighbour(file: Path, entry: Any) -> tuple[Path, list[str]] | None:
+    """(file beside this one, keys of its place) that `NAME` or `NAME@PLACE` names; None if it is another thing."""
+    form = re.fullmatch(r"([\w-]+)(?:@([\w.]+))?", entry) if isinstance(entry, str) else None
+    found = file.with_name(f"{form[1]}.yaml") if form else None
+    if form is None or found is None or not found.is_file() or _header(found)["package"] is not None:
         return None
-    found = file.with_name(f"{entry}.yaml")
-    return found if found.is_file() and _header(found)["package"] is None else None
+    return found, form[2].split(".") if form[2] else []
 
 
 @cache
 def _with_neighbours(file: Path) -> Mapping[str, Any]:
     """What a file says over what it inherits, in the order of its defaults list, over what its signatures add."""
     config, missing = _read(file)
-    said = {key: value for key, value in config.items() if key != "defaults"}
+    parts: list[Mapping[str, Any]] = [missing]
     entries = config.get("defaults", [])
-    parts = [
-        said if entry == "_self_" else _with_neighbours(file.with_name(f"{entry}.yaml"))
-        for entry in (entries if "_self_" in entries else [*entries, "_self_"])
-    ]
-    merged = OmegaConf.to_container(OmegaConf.merge(dict(missing), *map(dict, parts)), resolve=False)
+    for entry in entries if "_self_" in entries else [*entries, "_self_"]:
+        if (neighbour := _neighbour(file, entry)) is not None:
+            parent, keys = neighbour
+            parts.append(reduce(lambda inner, key: {key: inner}, reversed(keys), _with_neighbours(parent)))
+        else:
+            parts.append({key: value for key, value in config.items() if key != "defaults"})
+    merged = OmegaConf.to_container(OmegaConf.merge(*map(dict, parts)), resolve=False)
     assert isinstance(merged, dict)
     return {str(key): value for key, value in merged.items()}
 
