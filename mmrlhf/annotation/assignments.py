@@ -28,26 +28,34 @@ class Plan:
         return 2 if key in self.twice else 1
 
     def next_key(
-        self, annotator: str, done: Mapping[str, Collection[str]], reserved: Mapping[str, Collection[str]]
+        self,
+        annotator: str,
+        done: Mapping[str, Collection[str]],
+        reserved: Mapping[str, Collection[str]],
+        closed: Collection[str] = (),
     ) -> str | None:
         """What an annotator is asked next; None when nothing is left for this one.
 
         Args:
             done: key -> who has submitted a form for it.
             reserved: key -> who has it before them now.
+            closed: queries that nobody can be asked about.
         """
         mine = {key for key, names in done.items() if annotator in names}
-        golden = [key for key in self.gold if key not in mine]
+        golden = [key for key in self.gold if key not in mine and key not in closed]
         if golden and (len(mine) + 1) % self.gold_every == 0:
             return min(golden, key=lambda key: _place(annotator, key))
         for key in self.keys:
-            if key not in mine and len({*done.get(key, ()), *reserved.get(key, ())} - {annotator}) < self.wanted(key):
+            if key in mine or key in closed:
+                continue
+            if len({*done.get(key, ()), *reserved.get(key, ())} - {annotator}) < self.wanted(key):
                 return key
         return None
 
-    def left(self, done: Mapping[str, Collection[str]]) -> int:
+    def left(self, done: Mapping[str, Collection[str]], closed: Collection[str] = ()) -> int:
         """How many forms are still wanted."""
-        return sum(max(0, self.wanted(key) - len(done.get(key, ()))) for key in self.keys)
+        open_keys = (key for key in self.keys if key not in closed)
+        return sum(max(0, self.wanted(key) - len(done.get(key, ()))) for key in open_keys)
 
 
 def make_plan(

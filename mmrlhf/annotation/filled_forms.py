@@ -93,7 +93,10 @@ def form_of(row: Any, *, where: str) -> Form:
         key=_text(row, "key", where), annotator=_text(row, "annotator", where), hashes=hashes,
         ranks=_column(row, "ranks", _is_rank, where, size),
         scores=_columns(row, "scores", _is_score, where, size),
-        reasons=_columns(row, "reasons", lambda value: isinstance(value, str), where, size),
+        reasons={
+            name: tuple(map(readable, texts))
+            for name, texts in _columns(row, "reasons", lambda value: isinstance(value, str), where, size).items()
+        },
         **{name: _text(row, name, where) for name in ("problem", "tool", "origin") if name in row},
         kind=row.get("kind", "person"), at=_number(row, "at", where), seconds=_number(row, "seconds", where),
     )  # fmt: skip
@@ -130,7 +133,12 @@ def _is_score(value: Any) -> bool:
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(row.get(name), str):
         raise _wrong(f"{where}:{name}", row.get(name), "text")
-    return row[name]
+    return readable(row[name])
+
+
+def readable(text: str) -> str:
+    """A text that can be written down: halves of characters, which JSON may hold, become question marks."""
+    return text.encode("utf-8", errors="replace").decode()
 
 
 def _number(row: Mapping[str, Any], name: str, where: str) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mmrlhf.annotation.filled_forms import DIMENSIONS, EMPTY, LEVELS, Form, Kind, Refuse
+from mmrlhf.annotation.filled_forms import DIMENSIONS, EMPTY, LEVELS, Form, Kind, Refuse, readable
 from mmrlhf.annotation.label_studio_project import PROBLEM, PROBLEM_TEXT, RANKING
 from mmrlhf.errors import DataError
 from mmrlhf.reporting.sample_cards import response_letter
@@ -182,7 +182,7 @@ def _one_text(value: Any) -> str:
     texts = [value] if isinstance(value, str) else list(value)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text that is none")
-    return "\n".join(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    return "\n".join(dict.fromkeys(readable(text.strip()) for text in texts if text.strip()))
 
 
 def _annotator(value: Any) -> str:

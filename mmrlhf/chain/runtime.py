@@ -30,6 +30,8 @@ class Runtime:
         vision_cache: folder for these, for any number of models and runs.
         verdicts: folder of judges' verdicts on answers to benchmarks, for any number of runs.
         answers: folder of the answers of models behind endpoints, for any number of stages and runs.
+        annotations: folder of what people write on the annotation page, a file for each set of queries.
+        annotation_port: port of that page on this machine; 0 takes a free one.
         max_damaged: share of a run's queries that may be left out because they cannot be used; one may be in any case.
         preflight: what becomes of queries that will not fit or be refused, all found before a stage starts: they are
             left out and counted with the damaged ones (`quarantine`), or end the run (`error`).
@@ -46,6 +48,8 @@ class Runtime:
     vision_cache: Path | str = "vision_features"
     verdicts: Path | str = "verdicts"
     answers: Path | str = "answers"
+    annotations: Path | str = "annotations"
+    annotation_port: Natural = 8010
     max_damaged: Share = MAX_DAMAGED
     preflight: str = "quarantine"
     progress: bool = True

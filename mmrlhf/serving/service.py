@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
-from mmrlhf.errors import ConfigError
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.promises import check_reward_folder, read_card
@@ -27,6 +25,7 @@ from mmrlhf.serving.batching import Batcher
 from mmrlhf.serving.desk import Desk
 from mmrlhf.serving.gate import Gate
 from mmrlhf.serving.limits import Limits
+from mmrlhf.serving.listening import ending_calmly, listening
 from mmrlhf.serving.measures import Measures
 from mmrlhf.serving.media_parts import MediaReader
 from mmrlhf.serving.reading import QueryReader
@@ -147,7 +146,7 @@ class Service:
         self._desk.is_stopping = lambda: self.server.should_exit
         loading = threading.Thread(target=self._load_model, name="loading", daemon=True)
         loading.start()
-        with _ending_calmly():
+        with ending_calmly():
             self.server.run(sockets=[listener])
         self._looking.shutdown()
         if self._failure is not None:
@@ -180,36 +179,3 @@ class Service:
     async def _open_addresses(self, app: FastAPI) -> AsyncIterator[None]:
         yield
         await self._addresses.close()
-
-
-@contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens; raises ConfigError where the address cannot be had."""
-    try:
-        host.encode("idna")  # a name that no name can be, which create_server meets with its socket open
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise ConfigError(
-            "this address cannot be listened on",
-            where="host, port",
-            given=f"{host}:{port} ({error})",
-            expected="an address of this machine and a port that nothing else uses",
-            fix="port=0 takes a free one",
-        ) from error
-    with listener:
-        yield listener
-
-
-@contextmanager
-def _ending_calmly() -> Iterator[None]:
-    """Let the signals that end the server end nothing else: uvicorn raises them once more when it is done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,18 +11,22 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from mmrlhf.annotation.assignments import Plan, make_plan, shown_order
 from mmrlhf.annotation.filled_forms import Form, write_forms
 from mmrlhf.annotation.form_files import FORMS, PROJECTS
+from mmrlhf.annotation.form_store import SUFFIX, FormStore
 from mmrlhf.annotation.label_studio_project import write_projects
 from mmrlhf.annotation.model_forms import reward_forms
 from mmrlhf.annotation.queries_to_ask import QueriesToAsk
 from mmrlhf.annotation.simulated_people import SECONDS, simulated_form
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.errors import DataError
+from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.people import AnnotateSummary
@@ -72,7 +76,8 @@ def run(
 
     Raises:
         DataError: no query with two answers, or a list of others; gold queries among the others.
-        ConfigError: an address that cannot be listened on.
+        ConfigError: a port that cannot be listened on.
+        TrainingInterrupted: the page was stopped before everything was annotated; nothing is lost.
     """
     out.mkdir(parents=True, exist_ok=True)
     queries = QueriesToAsk(Index.load(shards), Index.load(gold) if gold else None)
@@ -89,6 +94,9 @@ def run(
         projects = write_projects(out / PROJECTS, groups, queries.refuse, proposed)
         log.info("annotate %s, see README.txt there; then stage=annotated inputs.annotations=FOLDER_OF_EXPORTS",
                  out / PROJECTS)  # fmt: skip
+    else:
+        forms = _asked_on_the_page(queries, plan, runtime)
+        write_forms(out / FORMS, forms)
     refused = dict(Counter(queries.refused.values()).most_common())
     if refused:
         log.warning("%d queries could not be asked about: %s", sum(refused.values()), refused)
@@ -97,6 +105,30 @@ def run(
         gold=len(plan.gold), forms=len(forms), annotators=sorted({form.annotator for form in forms}), projects=projects,
         refused=refused, digest=queries.index.digest,
     ).write(out)  # fmt: skip
+
+
+def _asked_on_the_page(queries: QueriesToAsk, plan: Plan, runtime: Runtime) -> list[Form]:
+    """Everything that people have submitted once somebody says that it is finished.
+
+    Raises:
+        TrainingInterrupted: the server was stopped before.
+    """
+    absent = [name for name in ("prometheus_client", "starlette", "uvicorn") if find_spec(name) is None]
+    if absent:
+        raise ConfigError("packages of the annotation page are not installed", given=", ".join(absent),
+                          fix='pip install "mmrlhf[serve]"')  # fmt: skip
+    from mmrlhf.annotation.page_desk import Desk
+    from mmrlhf.annotation.page_server import serve_page
+
+    digest = queries.index.digest
+    with closing(FormStore(Path(runtime.annotations) / f"{digest[:16]}{SUFFIX}", digest)) as store:
+        desk = Desk(queries, plan, store)
+        if not serve_page(desk, runtime.annotation_port):
+            raise TrainingInterrupted(
+                f"the annotation page was stopped; {len(store.forms())} forms are in {store.path}, {desk.left()} are "
+                f"still wanted (stage=annotated inputs.annotations={store.path} takes what is there)", None,
+            )  # fmt: skip
+        return store.forms()
 
 
 def _simulated(

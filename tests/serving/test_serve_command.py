@@ -18,7 +18,7 @@ from stand_ins.commands import PROJECT, environment
 
 from mmrlhf import app
 from mmrlhf.errors import ConfigError
-from mmrlhf.serving.service import listening
+from mmrlhf.serving.listening import listening
 
 
 @pytest.fixture

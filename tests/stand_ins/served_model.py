@@ -18,8 +18,9 @@ from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.serving.addresses import Allowed
 from mmrlhf.serving.batching import Batcher
 from mmrlhf.serving.limits import Limits
+from mmrlhf.serving.listening import listening
 from mmrlhf.serving.measures import Measures
-from mmrlhf.serving.service import Service, listening
+from mmrlhf.serving.service import Service
 
 CRITIQUES = CritiqueSettings(max_tokens=8)
 # small enough to be reached by a test
