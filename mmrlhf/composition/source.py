@@ -113,14 +113,23 @@ def register() -> None:
 
 @cache
 def _open_mappings(file: Path) -> tuple[str, ...]:
-    """Paths of a file's settings that are mappings of anything (weights, columns): keys are added without `+`."""
+    """Paths of a file's settings that are mappings of anything (weights, columns): keys are added without `+`.
+
+    So are those that it leaves empty, and the mappings of names to folders among its inputs.
+    """
     content = _with_neighbours(file) if _only_neighbours(file) else _read(file)[0]
-    return tuple(
+    of_objects = [
         f"{path}.{name}".lstrip(".")
         for path, node in described_objects(content)
         for name, parameter in (parameters(str(node["_target_"])) or {}).items()
         if re.match(r"(Mapping|dict)\b", parameter.annotation)
+    ]
+    empty = [name for name, value in content.items() if value == {}]
+    inputs = content.get("inputs")
+    named = (
+        [name for name, value in inputs.items() if isinstance(value, Mapping)] if isinstance(inputs, Mapping) else []
     )
+    return (*of_objects, *empty, *(f"inputs.{name}" for name in named))
 
 
 def _parents(file: Path) -> list[Any]:

@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -28,8 +29,8 @@ T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
 # why something has no score whose judge said nothing that counts
 NO_VERDICT = "no verdict"
-# requests whose pictures are held at once
-WINDOW = 256
+# tokens of requests whose pictures are held at once: about 120 pictures of a megabyte or two
+WINDOW = 100_000
 # what a text costs where nobody has counted: English prose
 CHARS_PER_TOKEN = 4
 # what a picture costs, whatever its size: services take 85 to 1,100 tokens
@@ -159,6 +160,11 @@ class Judge:
     _failed: Counter[str] = field(default_factory=Counter)
     _tokens: Counter[str] = field(default_factory=Counter)
 
+    @cached_property
+    def asker(self) -> Asker:
+        """Who is asked; raises ConfigError where nobody judges."""
+        return self.settings.asker()
+
     def ask(self, requests: Mapping[str, Messages]) -> dict[str, Answer]:
         """The judge's words to every request, by its name; an answer with a `problem` is no verdict.
 
@@ -200,8 +206,8 @@ class Judge:
 
     def _in_windows(self, missing: Mapping[str, Request], temperature: float) -> Iterator[tuple[str, Answer]]:
         """Answers, window by window of about one size, so that no more pictures are held."""
-        asker, digests = self.settings.asker(), list(missing)
-        parts = -(-len(digests) // WINDOW)
+        digests = list(missing)
+        parts = min(len(digests), -(-sum(each.tokens for each in missing.values()) // WINDOW) or 1)
         for part in range(parts):
             own = digests[part * len(digests) // parts : (part + 1) * len(digests) // parts]
             ready: list[tuple[str, Messages]] = []
@@ -211,7 +217,7 @@ class Judge:
                 except DataError as error:
                     yield digest, Answer("", f"{error.problem}: {error.where}")
             if ready:
-                yield from asker.ask(ready, temperature=temperature, max_tokens=self.settings.max_tokens)
+                yield from self.asker.ask(ready, temperature=temperature, max_tokens=self.settings.max_tokens)
 
     def refuse(self, messages: Messages, reason: str) -> None:
         """Count an answer that says no verdict, and forget it, so that it is asked again."""
@@ -249,7 +255,7 @@ class Judge:
         return folder / f"{digest}.json"
 
     def _check_cost(self, requests: Iterable[Request]) -> None:
-        self.settings.asker()
+        _ = self.asker
         tokens = [request.tokens for request in requests]
         read, written = sum(tokens), len(tokens) * self.settings.max_tokens
         cost = self.cost(read, written)

@@ -25,6 +25,7 @@ from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.judging.judge_model import Judge, JudgeModel
+from mmrlhf.judging.kept import Judged, read_judged, write_judged
 from mmrlhf.judging.poll import poll
 from mmrlhf.judging.polling import Polling
 from mmrlhf.ranges import Count, Natural
@@ -35,16 +36,14 @@ from mmrlhf.reporting.accuracy import (
     NO_CRITIQUE,
     NO_PICTURE,
     OTHER,
-    Margins,
     ranking_summary,
 )
 from mmrlhf.reporting.benchmark_table import benchmark_table, official_table
 from mmrlhf.reporting.official_results import write_official
-from mmrlhf.reporting.official_scores import Scores, official_scores
+from mmrlhf.reporting.official_scores import official_scores
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.stages.score import REWARDS
-from mmrlhf.summaries.judges import JudgeFindings
 from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy
 from mmrlhf.summaries.scores import RewardBenchSummary
 from mmrlhf.terminal.words import add_row, new_table, show
@@ -57,7 +56,7 @@ TABLE_FILE = "rewardbench.md"
 WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 4
+VERSION = 5
 # what is in a finished artefact; checked before it is published
 PROMISES = ("metrics.json", "rewardbench.md")
 
@@ -76,6 +75,7 @@ def run(
     protocol: Protocol = "trained",
     judge: JudgeModel | None = None,
     polling: Polling | None = None,
+    other_judges: Mapping[str, Path] | None = None,
     limit: Count | None = None,
     seed: Natural = 0,
     runtime: Runtime,
@@ -97,6 +97,7 @@ def run(
         protocol: `trained`, or `released`: as MM-RLHF's release evaluates (LLaVA-OneVision alone).
         judge: a generative judge that is asked about the same queries; none where it names no model.
         polling: how it is asked.
+        other_judges: name -> folder of another run of this stage with a judge, to stand in the same table.
         limit: at most this many queries.
         seed: of what is drawn for the report.
 
@@ -122,25 +123,45 @@ def run(
         own, cut = _ask(out, rows, scoring, compare, quarantine)
         tables = own | tables
     rows = usable(index, rows, quarantine)
-    compared, scores, judges = dict[str, Margins](), dict[str, Scores](), dict[str, JudgeFindings]()
-    if judge is not None and judge.model is not None:
-        name, asked_judge = f"judge {judge.model}", Judge(judge, Path(runtime.verdicts), runtime.progress)
-        tally, judges[name] = poll(index, rows, asked_judge, polling or Polling(), quarantine, out)
-        quarantine.check(f"{shards}")
-        compared[name], scores[name], rows = tally.margins, tally.scores, usable(index, rows, quarantine)
+    judged = _judged(out, index, rows, judge, polling or Polling(), quarantine, runtime)
+    rows = usable(index, rows, quarantine)
+    groups = [index.read(int(row), media=False) for row in rows] if other_judges else []
+    for name, folder in (other_judges or {}).items():
+        judged[f"judge {name}"] = read_judged(Path(folder), groups)
+    compared = {name: own.margins for name, own in judged.items()}
     found = ranking_summary(index, rows, tables, compared=compared, critique=critique, seed=seed)
     if ANNOTATORS not in found.accuracy:
         raise DataError("the benchmark has no ranked pair", where=shards, given=f"{len(rows)} queries")
     macro = {scorer: macro_accuracy(report) for scorer, report in found.accuracy[ANNOTATORS].items()}
-    official = official_scores(index, rows, tables, scores)
+    official = official_scores(index, rows, tables, {name: own.scores for name, own in judged.items()})
     summary = RewardBenchSummary(
         **vars(found), macro=macro, **cut, quarantined=quarantine.summary(),
-        judges=judges or None, official=official or None,
+        judges={name: own.findings for name, own in judged.items()} or None, official=official or None,
     )  # fmt: skip
     _show(out, summary)
     for path in write_official(out, index, rows, tables[GENERATED]) if GENERATED in tables else ():
         log.info("%s is for the benchmark's own script", path.name)
     return summary.write(out)
+
+
+def _judged(
+    out: Path,
+    index: Index,
+    rows: np.ndarray,
+    judge: JudgeModel | None,
+    polling: Polling,
+    quarantine: Quarantine,
+    runtime: Runtime,
+) -> dict[str, Judged]:
+    """The judge's name in the table -> what it said; nothing where nobody judges. Left in `out/judge.json`, too."""
+    if judge is None or judge.model is None:
+        return {}
+    asked = Judge(judge, Path(runtime.verdicts), runtime.progress)
+    tally, findings = poll(index, rows, asked, polling, quarantine, out)
+    quarantine.check(f"{index.folder}")
+    groups = (index.read(int(row), media=False) for row in usable(index, rows, quarantine))
+    write_judged(out, groups, tally, findings)
+    return {f"judge {judge.model}": Judged(tally.margins, tally.scores, findings)}
 
 
 def _show(out: Path, summary: RewardBenchSummary) -> None:

@@ -151,7 +151,7 @@ def score_theirs(
     """
     tasks = dict.fromkeys(document.task for document in documents)
     if any(needs_judge(task) for task in tasks):
-        judge.settings.asker()
+        _ = judge.asker
     answers: dict[str, dict[str, str]] = {task: {} for task in tasks}
     for document in documents:
         if not said[document.key].reason:

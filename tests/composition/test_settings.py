@@ -115,6 +115,10 @@ def test_every_parameter_of_every_object_is_set_by_its_plain_name() -> None:
         ("stages.world.warmup_mix={answer: 1}", "stages.world.warmup_mix", {"answer": 1}),
         ("stages.sft.training.schedule.mixing.weights={a: 3}", "stages.sft.training.schedule.mixing.weights", {"a": 3}),
         ("logger.columns.mine=3", "logger.columns.mine", 3),
+        ("inputs.against={bench: DIR}", "inputs.against", {"bench": "DIR"}),
+        ("inputs.queries.charts=DIR", "inputs.queries.charts", "DIR"),
+        ("inputs.other_judges={a: DIR}", "inputs.other_judges", {"a": "DIR"}),
+        ("suite.folders={pope: DIR}", "suite.folders", {"pope": "DIR"}),
     ],
 )
 def test_a_setting_that_is_a_mapping_takes_any_key(word: str, key: str, value: Any) -> None:

@@ -27,6 +27,7 @@ def test_its_words_are_the_policys(small_policy, small_groups, tmp_path):
     for name, media in (("words", None), ("picture", picture)):
         assert said[name].text == policy.answer(media, "Which is better?", max_new_tokens=6).strip()
     assert said["too long"].problem and not said["too long"].failed
+    assert judge.asker is judge.asker, "the model is loaded once"
     use = judge.use()
     assert use.asked == 3 and use.cost is None
     again = Judge(LocalJudge(str(small_policy), max_tokens=6), tmp_path / "verdicts")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from stand_ins.clips import make_clip
 from stand_ins.judge_stand_in import JudgeServer, judge_server
 
 from mmrlhf.errors import ConfigError, DataError, HubError
 from mmrlhf.judging.judge_model import JudgeSettings
 from mmrlhf.judging.polling import Polling
+from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import rewardbench
+from mmrlhf.summaries.scores import RewardBenchSummary
 from mmrlhf.types import Media, PreferenceGroup, Response
 
 NAME = "judge judge"
@@ -262,6 +268,80 @@ def test_the_judge_sees_pictures_and_the_reward_model_stands_beside_it(tmp_path,
         *pictures, text = row["messages"][0]["content"]
         assert pictures and all(each["image_url"]["url"].startswith("data:image/png;base64,") for each in pictures)
         assert text["type"] == "text"
+
+
+def test_judges_of_several_runs_stand_in_one_table(tmp_path, server, asked):
+    """Each keeps its numbers, also where the packed set has its responses in another order."""
+    server.says = lambda text: verdict(0) if shown(text)[0][1] % 2 else knows(text)
+    asked(benchmark(tmp_path / "shards"), "half")
+    groups = [index.read(number) for index in [Index.load(tmp_path / "shards")] for number in range(len(index))]
+    turned = [replace(group, responses=group.responses[::-1]) for group in groups]
+    write_shards(turned, tmp_path / "turned")
+    polling = Polling(ballot="rating")
+    server.says = lambda text: f"Rating: {9 - shown(text)[0][0]}"
+    both = asked(tmp_path / "turned", polling=polling, other_judges={"half": tmp_path / "half"})
+    reports = both["accuracy"]["annotators"]
+    assert list(reports)[:2] == [NAME, "judge half"]
+    assert (reports[NAME]["acc"]["mean"], reports["judge half"]["acc"]["mean"]) == (1.0, 0.5)
+    assert both["judges"]["judge half"]["consistent"]["mean"] == 0.5 and "consistent" not in both["judges"][NAME]
+    with pytest.raises(DataError, match="nothing of these queries"):
+        other = benchmark(tmp_path / "three", responses=3)
+        asked(other, "none", judge=None, other_judges={"half": write_without_margins(tmp_path)})
+    with pytest.raises(DataError, match="cannot be read"):
+        asked(tmp_path / "turned", "absent", judge=None, other_judges={"half": tmp_path / "shards"})
+
+
+def write_without_margins(folder: Path) -> Path:
+    content = json.loads((folder / "half" / "judge.json").read_text())
+    (folder / "empty.json").write_text(json.dumps({**content, "margins": {}}))
+    return folder / "empty.json"
+
+
+def test_two_pictures_of_one_text_are_told_apart(tmp_path, server, asked):
+    """Media of single responses stand in front, each behind its answer's label, and change places with the answers."""
+    shades = {"dark": 10, "light": 240}
+    pictures = {name: Media("image", (f"{name}.png",), (flat(shade),)) for name, shade in shades.items()}
+    said = tuple(Response("a square", rank, media=(pictures[name],)) for rank, name in ((1, "light"), (2, "dark")))
+    write_shards([PreferenceGroup("q", "What is shown?", said)], tmp_path / "shards")
+    server.says = lambda text: verdict(0)
+    asked(tmp_path / "shards")
+    orders = []
+    for row in server.seen:
+        first, one, second, two, words = row["messages"][0]["content"]
+        assert first["text"] == "What answer A (1) is about:" and second["text"] == "What answer B (2) is about:"
+        assert words["text"].count("a square") == 2
+        orders.append(tuple(shade_of(part["image_url"]["url"]) for part in (one, two)))
+    assert sorted(orders) == [(10, 240), (240, 10)]
+
+
+def flat(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade,) * 3).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def shade_of(address: str) -> int:
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).getpixel((0, 0))[0]
+
+
+def test_a_clip_is_shown_as_pictures_and_a_damaged_picture_is_no_verdict(tmp_path, server, asked):
+    clip, damaged = Media("video", ("mp4",), (make_clip(20),)), Media("image", ("0.png",), (flat(9)[:40],))
+    said = (Response("yes", 1), Response("no", 2))
+    groups = [PreferenceGroup("clip", "What?", said, (clip,)), PreferenceGroup("damaged", "What?", said, (damaged,))]
+    write_shards(groups, tmp_path / "shards")
+    server.says = lambda text: verdict(0)
+    found = asked(tmp_path / "shards", polling=Polling(num_frames=3))["judges"][NAME]
+    assert [len(row["messages"][0]["content"]) for row in server.seen] == [4, 4]
+    assert found["excluded"] == 1 and sum(found["no_verdict"].values()) == 2 and "no verdict" not in found["no_verdict"]
+
+
+def test_many_pictures_are_not_held_at_once(tmp_path, server, asked, monkeypatch):
+    """In windows of two requests or so all are asked all the same, and once."""
+    monkeypatch.setattr("mmrlhf.judging.judge_model.WINDOW", 250)
+    server.says = knows
+    summary = asked(benchmark(tmp_path / "shards"))
+    assert summary["accuracy"]["annotators"][NAME]["acc"]["mean"] == 1.0 and len(server.seen) == 2 * QUERIES
+    assert RewardBenchSummary.from_json(summary, where="test").to_json() == summary
 
 
 def test_without_a_model_nobody_judges(tmp_path, asked):
