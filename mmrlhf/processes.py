@@ -158,6 +158,17 @@ def count_devices(devices: Any, accelerator: str) -> int:
     return count
 
 
+def check_shard_size(shard_size: int | None, size: int) -> None:
+    """Raise ConfigError where a number of ranks cannot be parted into groups of `shard_size` that share a model."""
+    if shard_size is not None and (shard_size < 1 or size % shard_size):
+        raise ConfigError(
+            "all devices together do not make whole groups that share a model",
+            where="trainer.shard_size",
+            given=f"shard_size={shard_size}, {size} devices",
+            expected=f"one of {', '.join(str(each) for each in range(1, size + 1) if size % each == 0)}, or null",
+        )
+
+
 def _bad_devices(devices: Any) -> ConfigError:
     return ConfigError(
         "not a number of devices", where="trainer.devices", given=devices, expected='a number, "auto" or [0, 1, ...]'

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmrlhf.chain.order import suggestion
 from mmrlhf.errors import ConfigError
+from mmrlhf.processes import check_shard_size, count_devices
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -22,6 +23,8 @@ ALLOWED = (
     "_target_", "_partial_", "_recursive_", "_convert_", "accelerator", "devices", "num_nodes", "strategy",
     "benchmark", "deterministic", "detect_anomaly", "profiler", "barebones", "enable_autolog_hparams", "model_registry",
 )  # fmt: skip
+# of `trainer=fsdp`; its strategy reads them, and Lightning's Trainer has no such parameters
+SHARDING = ("shard_size", "cpu_offload")
 TRAINERS = ("lightning.Trainer", "lightning.pytorch.Trainer", "lightning.pytorch.trainer.Trainer")
 _SMALLER = "scale.max_steps=N for a short run, scale=tiny for a trial of the whole chain"
 _VALIDATION = "optim.val_every=N (optimizer steps), scale.validate=N (held-out queries at most)"
@@ -75,8 +78,9 @@ def check_trainer(runtime: Mapping[str, Any]) -> None:
         raise ConfigError(
             "stages train with Lightning's own Trainer", where="trainer._target_", given=target, expected=TRAINERS[0]
         )
+    _check_sharding(trainer)
     for key, value in trainer.items():
-        if key not in ALLOWED:
+        if key not in (*ALLOWED, *SHARDING):
             known = INSTEAD.get(key)
             raise ConfigError(
                 f"the trainer does not take `{key}` here: it would change results, or be overruled by the stage",
@@ -94,6 +98,21 @@ def check_trainer(runtime: Mapping[str, Any]) -> None:
             )  # fmt: skip
 
 
+def _check_sharding(trainer: Mapping[str, Any]) -> None:
+    """Refuse what only sharded models have, and groups of devices that share one but do not come out even."""
+    given = {key: trainer[key] for key in SHARDING if trainer.get(key)}
+    if given and not isinstance(trainer.get("strategy"), Mapping):
+        raise ConfigError(
+            "only a model that is split over devices takes this",
+            where=", ".join(f"trainer.{key}" for key in given),
+            given=", ".join(f"{key}={value}" for key, value in given.items()),
+            expected="trainer=fsdp",
+        )
+    if trainer.get("shard_size") is not None:
+        devices = count_devices(trainer.get("devices", 1), str(trainer.get("accelerator", "auto")))
+        check_shard_size(trainer["shard_size"], devices * int(trainer.get("num_nodes", 1)))
+
+
 def decisive_callbacks(runtime: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Settings of the callbacks that determine what a training stage makes: all but those known to look on only.
 
@@ -106,7 +125,7 @@ def new_trainer(**settings: Any) -> Trainer:
     """Make Lightning's Trainer: the command's settings of the machine, and a stage's of its training."""
     from lightning import Trainer
 
-    return Trainer(**settings)
+    return Trainer(**{key: value for key, value in settings.items() if key not in SHARDING})
 
 
 def _looks_on(callback: Any) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -24,8 +23,8 @@ def is_finite(metrics: Mapping[str, float]) -> bool:
 
 def finite_gradients(model: nn.Module) -> bool:
     """Whether all gradients (of a sharded model: this rank's shards) are finite."""
-    found = [_local(parameter.grad).isfinite().all() for parameter in model.parameters() if parameter.grad is not None]
-    return not found or bool(torch.stack(found).all())
+    gradients = [_local(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+    return all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def stop(metrics: Mapping[str, float], where: str, culprits: Sequence[str], step_keys: Iterable[str]) -> None:

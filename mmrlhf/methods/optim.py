@@ -228,12 +228,14 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float | None) -> Tens
         if gradients:
             norm = torch.nn.utils.get_total_norm(gradients)
             norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-    total = torch.stack([norm.float() for norm in norms]).norm()
+    # shards may lie on the host while the rest is on a GPU
+    total = torch.stack([norm.float().to(norms[-1].device) for norm in norms]).norm()
     if max_norm:  # 0 is off, as elsewhere: it would scale every gradient away
         scale = torch.clamp(max_norm / (total + 1e-6), max=1.0)
         for parameter in (*halves[0], *halves[1]):
             if parameter.grad is not None:
-                _local(parameter.grad).mul_(scale)
+                gradient = _local(parameter.grad)
+                gradient.mul_(scale.to(gradient.device))
     return total
 
 

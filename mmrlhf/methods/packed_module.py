@@ -34,7 +34,7 @@ from mmrlhf.methods.optim import (
 )
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.metrics.ranking import PairAccuracy
-from mmrlhf.models.sharding import is_sharded, shard_model
+from mmrlhf.models.sharding import OVER_ALL, is_sharded, shard_model
 from mmrlhf.models.trained_state import (
     FROZEN,
     STORAGE,
@@ -126,7 +126,8 @@ class PackedModule(L.LightningModule, ABC):
     def configure_model(self) -> None:
         """Shard the model where the strategy has a device mesh (FSDP2); anywhere else this does nothing."""
         if self.device_mesh is not None and not is_sharded(self.model):
-            shard_model(self.model, self.device_mesh, precision=self._precision)
+            sharding = getattr(self.trainer.strategy, "sharding", OVER_ALL)
+            shard_model(self.model, self.device_mesh, precision=self._precision, sharding=sharding)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -88,6 +88,16 @@ def language_layers(backbone: PreTrainedModel) -> nn.ModuleList:
     )
 
 
+def vision_layers(backbone: PreTrainedModel) -> Iterator[nn.Module]:
+    """The layers of the vision tower(s): of each, the members of its largest list of modules, projectors left out."""
+    own = set(parts(backbone)["vision"])
+    for tower in vision_modules(backbone):
+        lists = [
+            each for each in tower.modules() if isinstance(each, nn.ModuleList) and own.issuperset(each.parameters())
+        ]
+        yield from max(lists, key=lambda each: sum(p.numel() for p in each.parameters()), default=())
+
+
 def adaptable_layers(backbone: PreTrainedModel, part: str) -> list[str]:
     """Names of the linear maps of a part (see `parts`) that LoRA adapts: of the language model inside its layers only.
 

@@ -19,6 +19,7 @@ from mmrlhf.models.families import LANGUAGE_NAMES, base_model, parts
 from mmrlhf.models.load import load_config
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.storage import storage_of, stored_bytes
+from mmrlhf.models.tower_shards import LARGE_TOWER, tower_parameters
 from mmrlhf.models.trainable import set_trainable
 
 _NAME = "footprint"
@@ -32,18 +33,22 @@ _BACKWARD_OF_LAYER = 0.45
 class Footprint:
     """What a model needs, in numbers of parameters and bytes.
 
-    sharded: parameters of the language model, which FSDP splits; replicated: the others; trainable_sharded,
-    trainable_replicated and trainable_head of them train. compact: bytes of what is stored in fewer than 32 bits, which
-    is none of these and lies on every rank. saved_per_token: bytes that backward keeps for a token of a row, over all
-    layers; recomputed_per_token: bytes that one recomputed layer adds for a token during its backward;
-    layer_per_token: that one layer works on for a token; projector_per_token: that backward keeps of a visual token in
-    a projector that trains; cache_per_token: keys and values of a token, of all layers; vocabulary and logprob_chunk:
-    of the largest logits; bf16: whether it computes in bfloat16.
+    sharded: parameters in float32 that FSDP splits; replicated: the others; trainable_sharded, trainable_replicated and
+    trainable_head of them train. compact: bytes of what is stored in fewer than 32 bits, which is none of these, and
+    compact_sharded of it are split. tower: bytes of a split vision tower while it is whole.
+
+    saved_per_token: bytes that backward keeps for a token of a row, over all layers; recomputed_per_token: bytes that
+    one recomputed layer adds for a token during its backward; layer_per_token: that one layer works on for a token;
+    projector_per_token: that backward keeps of a visual token in a projector that trains; cache_per_token: keys and
+    values of a token, of all layers; vocabulary and logprob_chunk: of the largest logits; bf16: whether it computes in
+    bfloat16.
     """
 
     sharded: int
     replicated: int
     compact: float
+    compact_sharded: float
+    tower: float
     trainable_sharded: int
     trainable_replicated: int
     trainable_head: int
@@ -73,19 +78,19 @@ class Footprint:
         """Bytes on one rank when they are most: parameters, gradients, optimizer, activations and their total.
 
         That is either when backward begins, with everything that forward has kept and the logits of a chunk, or when it
-        ends, with all gradients.
+        ends, with all gradients; or, where a large tower is split, when all ranks have gathered it.
 
         Args:
             row_tokens: of the largest micro-batch.
             label_tokens: of them, tokens whose log-probability counts; visual_tokens: of media.
-            num_shards: ranks that share the language model (1 without FSDP).
+            num_shards: ranks that share one model (1 without FSDP).
             num_groups: in the row.
             forwards: of the row before its backward; frozen_copy: whether the model lies in memory twice.
             accumulates: whether gradients of other micro-batches are there when backward begins.
             moments: bytes that the optimizer keeps for a number that trains.
         """
         parameters = self.sharded / num_shards + self.replicated
-        held = FLOAT32 * parameters + self.compact
+        held = FLOAT32 * parameters + self.compact - self.compact_sharded * (1 - 1 / num_shards)
         trainable = self.trainable_sharded / num_shards + self.trainable_replicated
         # Autocast keeps a bfloat16 copy of float32 weights from forward to backward; FSDP frees its copies layer by
         # layer.
@@ -107,10 +112,14 @@ class Footprint:
             "gradients": FLOAT32 * trainable,
             "activations": (1 + _BACKWARD_OF_LAYER) * self.layer_per_token * row_tokens + outside,
         }
+        encodes = {
+            "gradients": FLOAT32 * trainable if accumulates else 0,
+            "activations": self.tower if num_shards > 1 else 0,
+        }
         found = {
             "parameters": held * (2 if frozen_copy else 1),
             "optimizer": moments * trainable,
-            **max(begins, ends, key=lambda moment: sum(moment.values())),
+            **max(begins, ends, encodes, key=lambda moment: sum(moment.values())),
         }
         return found | {"total": sum(found.values())}
 
@@ -132,21 +141,23 @@ class Footprint:
         return found | {"total": sum(found.values())}
 
 
-def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
-    """Read a checkpoint's configuration and count."""
+def footprint(path: str | Path, settings: ModelSettings, *, large_tower: int = LARGE_TOWER) -> Footprint:
+    """Read a checkpoint's configuration and count; `large_tower`: see `mmrlhf.models.sharding.Sharding`."""
     config = load_config(path)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
         storage = storage_of(model, settings)
         compact = {id(model.get_parameter(name)): stored_bytes(model, storage, name) for name in _compact(storage)}
         set_trainable(model, settings)
+        tower = tower_parameters(model, large_tower)
     of_part = parts(model)
-    language = set(of_part["language"])
+    split = {id(parameter) for parameter in (*of_part["language"], *tower)}
+    rounded = {id(model.get_parameter(name)) for name, kind in storage.items() if kind is torch.bfloat16}
     head: Any = model.get_output_embeddings()
     counts = {(kept, trains): 0 for kept in (True, False) for trains in (True, False)}
     for parameter in model.parameters():
         if id(parameter) not in compact:
-            counts[parameter in language, parameter.requires_grad] += parameter.numel()
+            counts[id(parameter) in split, parameter.requires_grad] += parameter.numel()
     text: Any = config.get_text_config()
     bf16 = settings.precision == "bf16"
     saved = _saved_per_token(model, text.hidden_size, bf16)
@@ -157,6 +168,8 @@ def footprint(path: str | Path, settings: ModelSettings) -> Footprint:
         sharded=counts[True, True] + counts[True, False],
         replicated=counts[False, True] + counts[False, False],
         compact=sum(compact.values()),
+        compact_sharded=sum(size for each, size in compact.items() if each in split & rounded),
+        tower=sum(compact.get(id(parameter), FLOAT32 * parameter.numel()) for parameter in tower),
         trainable_sharded=counts[True, True],
         trainable_replicated=counts[False, True],
         trainable_head=sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad),

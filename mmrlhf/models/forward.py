@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
@@ -66,8 +67,8 @@ class PackedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
-        return next(self.backbone.parameters()).device
+        """Where it computes: where its parameters lie, but for shards, which may be on the host."""
+        return next(each for each in self.backbone.parameters() if not isinstance(each, DTensor)).device
 
     def train(self, mode: bool = True) -> PackedModel:
         """As in torch, but a frozen vision tower stays in evaluation mode."""

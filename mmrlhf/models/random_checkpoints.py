@@ -94,10 +94,10 @@ def build_tiny(
 
 
 def _name_tower(file: Path, name: str) -> None:
-    """Give the vision tower's tensors the names of published checkpoints, which a fresh model does not write."""
-    tensors = {
-        re.sub(r"^((?:model\.)?vision_tower\.)", rf"\1{name}.", each): value for each, value in load_file(file).items()
-    }
+    """Give the vision tower's tensors the names of published checkpoints, which a fresh model may not write."""
+    # older transformers have the module that newer ones leave out
+    unnamed = re.compile(rf"^((?:model\.)?vision_tower\.)(?!{name}\.)")
+    tensors = {unnamed.sub(rf"\1{name}.", each): value for each, value in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})
 
 

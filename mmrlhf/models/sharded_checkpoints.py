@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from typing_extensions import override
 
+from mmrlhf.models.sharding import OVER_ALL, Sharding, move_whole
 from mmrlhf.models.trained_state import without_frozen
 
 # in a checkpoint's folder: all that is no tensor of the model or the optimizer
@@ -31,7 +32,26 @@ _MODEL, _OPTIMIZER = "state_dict", "optimizer_states"
 
 
 class TrainedShards(ModelParallelStrategy):
-    """FSDP2 with sharded checkpoints of what trains."""
+    """FSDP2 with sharded checkpoints of what trains.
+
+    Args:
+        size: ranks.
+        sharding: over how many of them a model is split, and where its shards lie.
+    """
+
+    def __init__(self, size: int, sharding: Sharding = OVER_ALL) -> None:
+        # norms of gradients on the host are summed over ranks there
+        backend = "cpu:gloo,cuda:nccl" if sharding.cpu_offload and torch.cuda.is_available() else None
+        super().__init__(data_parallel_size=size, tensor_parallel_size=1, process_group_backend=backend)
+        self.sharding = sharding
+
+    @override
+    def model_to_device(self) -> None:
+        assert self.model is not None
+        if self.sharding.cpu_offload:
+            move_whole(self.model, self.root_device)
+        else:
+            super().model_to_device()
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:

@@ -71,11 +71,11 @@ class Preview:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks that train together, how many of them lie on one machine, and whether they share one model (FSDP)."""
+    """Ranks that train together, how many of them lie on one machine, and how many share one model (FSDP)."""
 
     number: int = 1
     on_machine: int = 1
-    sharded: bool = False
+    sharing: int = 1
 
 
 def preview_stage(
@@ -128,7 +128,7 @@ def preview_stage(
             visual_tokens=of_media,
             num_groups=max(1, len(largest)),
             accumulates=max(counts) > 1,
-            num_shards=ranks.number if ranks.sharded else 1,
+            num_shards=ranks.sharing,
             forwards=forwards,
             frozen_copy=frozen_copy,
             moments=training.optim.moments,
@@ -205,8 +205,9 @@ def preview_chain(
         if node.name in wanted and ready.issuperset(node.references):
             ready.add(node.name)
     artifacts = {built.stage: built.folder for built in runner.run([node for node in chain if node.name in ready])}
-    strategy = runner.runtime.get("trainer", {}).get("strategy")
-    ranks = Ranks(runner.num_processes, runner.num_processes // runner.num_nodes, isinstance(strategy, Mapping))
+    trainer, number = runner.runtime.get("trainer", {}), runner.num_processes
+    sharing = (trainer.get("shard_size") or number) if isinstance(trainer.get("strategy"), Mapping) else 1
+    ranks = Ranks(number, number // runner.num_nodes, sharing)
     found: dict[str, Preview | str] = {}
     for name in training:
         shards, checkpoint = (_resolve(nodes, artifacts, name, key) for key in ("shards", "policy"))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mmrlhf.composition.config import CONF
-from mmrlhf.composition.trainer import ALLOWED, INSTEAD, check_trainer, decisive_callbacks
+from mmrlhf.composition.trainer import ALLOWED, INSTEAD, check_trainer, decisive_callbacks, new_trainer
 from mmrlhf.errors import ConfigError
 
 KNOWN = {name for name in inspect.signature(L.Trainer.__init__).parameters if name != "self"}
@@ -68,3 +68,23 @@ def test_callbacks_count_unless_they_are_known_to_look_on(tmp_path: Path, monkey
     ]  # fmt: skip
     found = decisive_callbacks({"callbacks": [{"_target_": name} for name in names]})
     assert [item["_target_"] for item in found] == names[3:]
+
+
+def test_groups_of_devices_that_share_a_model_come_out_even() -> None:
+    """Before anything is loaded; and only where a model is split at all."""
+    fsdp = {**yaml.safe_load((CONF / "trainer" / "fsdp.yaml").read_text()), "devices": 8, "num_nodes": 2}
+    for size in (None, 1, 8, 16):
+        check_trainer({"trainer": {**fsdp, "shard_size": size}})
+    for size in (0, 3, 32):
+        with pytest.raises(ConfigError, match="trainer.shard_size") as caught:
+            check_trainer({"trainer": {**fsdp, "shard_size": size}})
+        assert "1, 2, 4, 8, 16, or null" in str(caught.value)
+    for key, value in (("shard_size", 2), ("cpu_offload", True)):
+        with pytest.raises(ConfigError, match=f"trainer.{key}") as caught:
+            check_trainer({"trainer": {"devices": 2, "strategy": "ddp", key: value}})
+        assert "trainer=fsdp" in str(caught.value)
+
+
+def test_lightning_gets_what_it_knows() -> None:
+    trainer = new_trainer(accelerator="cpu", devices=1, shard_size=4, cpu_offload=True, logger=False)
+    assert isinstance(trainer, L.Trainer)

@@ -33,7 +33,9 @@ def train(method: str, strategy: str, rank: int, world: int) -> dict:
     assert is_sharded(model) == (strategy == "sharded")
     accuracy = {"accuracy": module.validation_metrics.get("accuracy")}
     scores = module.heldout_scores and {**vars(module.heldout_scores), **accuracy}
-    return {"state": gather_state(model), "metrics": metrics, "scores": scores}
+    state = gather_state(model)
+    assert bool(state) == (strategy == "ddp" or rank == 0), "no rank but the first ever holds the whole model"
+    return {"state": state, "metrics": metrics, "scores": scores}
 
 
 def main(strategy: str, path: str) -> None:

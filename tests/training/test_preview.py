@@ -27,12 +27,13 @@ from mmrlhf.feed.weights import Mixing
 from mmrlhf.inference.passes import CACHE_PER_BUDGET
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.cache import build_cache
-from mmrlhf.models.families import base_model, language_layers, positions_for
+from mmrlhf.models.families import base_model, language_layers, parts, positions_for, vision_layers
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import load_backbone, load_config
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.models.trainable import set_trainable
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import sft
@@ -163,10 +164,32 @@ def test_more_ranks_make_fewer_micro_batches_and_share_the_language_model(
     small_shards: Path, small_policy: Path
 ) -> None:
     one = look_ahead(small_shards, small_policy)
-    two = look_ahead(small_shards, small_policy, ranks=preview.Ranks(2, 2, sharded=True))
+    two = look_ahead(small_shards, small_policy, ranks=preview.Ranks(2, 2, sharing=2))
     assert two.micro_batches_per_step <= one.micro_batches_per_step
     assert 0.5 < two.memory["parameters"] / one.memory["parameters"] < 1
     assert two.memory["optimizer"] < one.memory["optimizer"]
+
+
+def test_frozen_weights_in_bf16_and_a_large_tower_are_shared(small_policy: Path) -> None:
+    """As `shard_model` splits them; while pictures are encoded, all of the tower is there."""
+    settings = ModelSettings(weights="bf16", precision="bf16", language="lora", lora_rank=4, projector="frozen")
+    backbone, _ = load_backbone(small_policy, settings)
+    set_trainable(backbone, settings)
+    of_part = parts(backbone)
+    halves = [2 * p.numel() for p in of_part["language"] if p.dtype is torch.bfloat16]
+    found = footprint(small_policy, settings)
+    assert found.compact_sharded == sum(halves) < found.compact and found.tower == 0
+    one, four = (found.predict(row_tokens=9, label_tokens=3, num_shards=n)["parameters"] for n in (1, 4))
+    assert one - four == pytest.approx(0.75 * (sum(halves) + 4 * found.sharded))
+    split = footprint(small_policy, settings, large_tower=1)
+    layers = [p for layer in vision_layers(backbone) for p in layer.parameters() if p.ndim >= 2]
+    tower = sum(p.numel() * p.element_size() for p in layers)
+    assert split.tower == tower > 0
+    with_tower = split.predict(row_tokens=9, label_tokens=3, num_shards=4)["parameters"]
+    assert four - with_tower == pytest.approx(0.75 * tower)
+    huge = replace(split, tower=1e12)
+    assert huge.predict(row_tokens=9, label_tokens=3, num_shards=4)["activations"] == 1e12
+    assert huge.predict(row_tokens=9, label_tokens=3, num_shards=1)["activations"] < 1e12
 
 
 @pytest.mark.parametrize(
