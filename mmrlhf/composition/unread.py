@@ -101,9 +101,10 @@ def _unread_of_object(
     node: Mapping[str, Any], path: str, target: str, known: Collection[str]
 ) -> Iterator[tuple[str, str | None]]:
     # What the package's own files give a library's object is right, and asking its class would import it in every run.
-    accepted = None if node.keys() <= _keys_in_files().get(target, frozenset()) else _accepted(target)
+    given = _keys_in_files().get(target, frozenset())
+    accepted = None if node.keys() <= given else _accepted(target)
     for name, value in node.items():
-        if accepted is not None and name not in accepted and not _SPECIAL.fullmatch(str(name)):
+        if accepted is not None and name not in (*accepted, *given) and not _SPECIAL.fullmatch(str(name)):
             near = difflib.get_close_matches(str(name), accepted, n=3, cutoff=0.6)
             yield f"{path}.{name}", f"did you mean {' or '.join(f'{path}.{item}' for item in near)}?" if near else None
         elif (
