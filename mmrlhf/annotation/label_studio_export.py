@@ -84,7 +84,7 @@ def _task_forms(task: Mapping[str, Any], place: str, refuse: Refuse) -> Iterator
         form = _form(task["data"], each, origin, kind, _annotator(each.get("completed_by")), refuse)
         if form is not None:
             yield form
-    for each in _objects(task.get("predictions")):
+    for each in _proposals(task):
         origin, name = f"{place}, prediction {each.get('id')}", each.get("model_version")
         if not isinstance(name, str) or not name.strip() or name == "undefined":
             refuse(origin, NAMELESS)
@@ -92,6 +92,16 @@ def _task_forms(task: Mapping[str, Any], place: str, refuse: Refuse) -> Iterator
         form = _form(task["data"], each, origin, "model", name, refuse)
         if form is not None:
             yield form
+
+
+def _proposals(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Predictions of a task, each once: an export has numbers, and the one that was shown beside each annotation."""
+    shown = [each.get("prediction") for each in _objects(task.get("annotations"))]
+    found: dict[Any, Mapping[str, Any]] = {}
+    for each in (*_objects(task.get("predictions")), *_objects(shown)):
+        if each:
+            found.setdefault(each.get("id"), each)
+    return list(found.values())
 
 
 def _form(
@@ -105,8 +115,9 @@ def _form(
     except (KeyError, TypeError, ValueError, IndexError) as error:
         refuse(origin, f"{DAMAGED} ({type(error).__name__}: {error})")
         return None
-    if any(str(result.get("origin", "")).startswith("prediction") for result in _objects(each.get("result"))):
-        origin += ", from a proposal"
+    seen = each.get("prediction")
+    if isinstance(seen, Mapping) and seen:
+        origin += f", with the proposal of {seen.get('model_version') or 'an unknown model'} before it"
     seconds = each.get("lead_time")
     form = Form(
         key=data["key"], annotator=annotator, hashes=tuple(data["hashes"]), kind=kind, tool="label_studio",

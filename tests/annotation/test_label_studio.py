@@ -157,6 +157,19 @@ def test_an_export_of_another_project(tasks: object) -> None:
         read(tasks)
 
 
+def test_the_proposal_that_was_before_an_annotator(tmp_path: Path) -> None:
+    """As the server exports it: numbers under `predictions`, and the whole one beside each annotation that saw it."""
+    (task,) = exported_tasks(tmp_path, [unranked("q")])
+    proposal = {"id": 5, "model_version": "rm-1", "result": [ranking({"rank_1": ["A"], "rank_2": ["B", "C"]})]}
+    said = ranking({"rank_1": ["A", "B", "C"]})
+    task["predictions"] = [5]
+    task["annotations"] = [annotation(1, said, prediction=proposal), annotation(2, said, by=2, prediction=proposal)]
+    task["annotations"].append(annotation(3, said, by=3, prediction={}))
+    (first, second, third, model), refused = read([task])
+    assert not refused and model.kind == "model" and model.ranks == in_order(task, [1, 2, 2])
+    assert "with the proposal of rm-1 before it" in first.origin and "proposal" not in third.origin
+
+
 def test_a_proposal_is_written_as_it_is_read_back(tmp_path: Path) -> None:
     group = unranked("q", 4)
     form = filled(group, "rm-1", (2, 1, None, 2), kind="model", tool="rewards")
