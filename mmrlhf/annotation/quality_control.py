@@ -144,7 +144,7 @@ def _grouped(values: Mapping[str, Sequence[float]]) -> Interval | None:
     """The mean over all pairs, with its interval over queries."""
     flat = [value for each in values.values() for value in each]
     groups = [key for key, each in values.items() for _ in each]
-    return mean_interval(flat, groups=groups) if flat else None
+    return mean_interval(flat, groups=groups, most=1.0) if flat else None
 
 
 def _estimate(found: Interval | None) -> Estimate | None:
