@@ -36,7 +36,8 @@ def test_from_queries_to_a_reward_model_and_a_policy(tmp_path: Path) -> None:
     card = read_card(made["reward"].folder / "model")
     assert card["dimensions"] == ["helpfulness", "faithfulness", "ethics"]
     curves = (made["reward"].folder / "curves.csv").read_text()
-    assert "dimensions" in curves.splitlines()[0]
+    losses = [float(line.rpartition(",")[2]) for line in curves.splitlines() if "dimensions" in line]
+    assert losses and all(loss > 0 for loss in losses)
     trained = command(tmp_path, "stage=mmdpo", "margin=dimensions")
     assert trained["annotated"].reused and trained["mmdpo"].summary["steps"] == 2
     margins = trained["annotations"].summary["train"]["accuracy"]["annotators"]["annotated scores"]

@@ -28,7 +28,7 @@ from mmrlhf.annotation.label_studio_project import write_projects
 from mmrlhf.shapes.draw import encode_video
 from mmrlhf.types import Media
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 VARIABLE = "MMRLHF_LABEL_STUDIO"
 WHO = {"email": "ann@example.org", "password": "annotate-1"}
@@ -47,7 +47,7 @@ class Server:
         form = {**WHO, "csrfmiddlewaretoken": self.client.cookies["csrftoken"]}
         answer = self.client.post("/user/login/", data=form, headers={"Referer": f"{self.address}/user/login/"})
         assert answer.status_code == 200 and "login" not in str(answer.url)
-        self.client.headers |= {"X-CSRFToken": self.client.cookies["csrftoken"], "Referer": f"{self.address}/"}
+        self.client.headers.update({"X-CSRFToken": self.client.cookies["csrftoken"], "Referer": f"{self.address}/"})
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
         answer = self.client.request(method, path, **more)
@@ -110,6 +110,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Iterator
         found.sign_in()
         yield found
     finally:
+        found.client.close()
         process.terminate()
         try:
             process.wait(20)

@@ -76,8 +76,8 @@ def ranks(group: PreferenceGroup) -> list[int | None]:
 def test_ranks_scores_reasons_and_origins(run: Run, tmp_path: Path) -> None:
     reasons = {"helpfulness": ("short", "", ""), "ethics": ("fine", "rude", "")}
     forms = [
-        filled(GROUPS[1], "ann", (1, 3, 3), reasons=reasons, at=10.0, seconds=30.0, origin="first"),
-        filled(GROUPS[1], "bob", (2, 2, 1), at=11.0, reasons={"helpfulness": ("x", "y", "z")}),
+        filled(GROUPS[1], "bob", (1, 3, 3), reasons=reasons, at=10.0, seconds=30.0, origin="first"),
+        filled(GROUPS[1], "ann", (2, 2, 1), at=11.0, reasons={"helpfulness": ("x", "y", "z")}),
         filled(GROUPS[1], "cem", (1, 2, 3), at=12.0),
         filled(GROUPS[2], "ann", (2, None, 1), at=13.0),
     ]
@@ -88,17 +88,17 @@ def test_ranks_scores_reasons_and_origins(run: Run, tmp_path: Path) -> None:
     assert ranks(first) == [1, 2, 2] and ranks(second) == [2, None, 1]
     assert first.ranked_pairs() == ((0, 1), (0, 2)) and second.ranked_pairs() == ((2, 0),)
     assert (summary.pairs, summary.ties) == (3, 1)
-    # ann gave 5, 3, 3, bob 4, 4, 5, cem 5, 4, 3
+    # bob gave 5, 3, 3, ann 4, 4, 5, cem 5, 4, 3
     means = [14 / 3, 11 / 3, 11 / 3]
     assert [response.scores["ethics"] for response in first.responses] == pytest.approx(means, abs=1e-5)
-    # cem is nearest to the means and says nothing, ann comes next, bob last
+    # cem is nearest to the means and says nothing, bob comes next, ann last
     assert first.responses[0].critiques == {"short": "helpfulness: short\nethics: fine"}
     assert first.responses[1].reasons == {"ethics": "rude"} and first.responses[1].critiques["short"] == "rude"
     assert first.responses[2].reasons == {"helpfulness": "z"}
     assert summary.with_reasons == 3
-    assert first.meta["annotations"]["ranking"] == [[1, 2, 2], [2, 2, 1], [1, 2, 3]]
-    assert first.meta["annotators"][0] == {
-        "annotator": "ann", "kind": "person", "tool": "page", "origin": "first", "at": 10.0, "seconds": 30.0,
+    assert first.meta["annotations"]["ranking"] == [[2, 2, 1], [1, 2, 2], [1, 2, 3]]
+    assert first.meta["annotators"][1] == {
+        "annotator": "bob", "kind": "person", "tool": "page", "origin": "first", "at": 10.0, "seconds": 30.0,
         "problem": "",
     }  # fmt: skip
     assert first.meta["labels"] == {"by": "person", "forms": 3}
