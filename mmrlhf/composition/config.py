@@ -193,7 +193,16 @@ def user_inputs(config: DictConfig) -> frozenset[str]:
         value = None if is_open(config, key) else config.inputs[key]
         values = value.values() if isinstance(value, Mapping) else [value]
         found.update(text for text in values if isinstance(text, str) and not text.startswith("stage:"))
-    return frozenset(found)
+    return frozenset(found) | _places_of_responders(config)
+
+
+def _places_of_responders(config: DictConfig) -> frozenset[str]:
+    """Checkpoints and folders of batches that are there: what they hold counts as an input's content does."""
+    responders = OmegaConf.select(config, "responders", default={})
+    of_kinds = {"local": "model", "batch": "folder"}
+    named = [each for each in responders.values() if isinstance(each, Mapping)]
+    found = [each.get(of_kinds.get(str(each.get("kind")), "")) for each in named]
+    return frozenset(text for text in found if isinstance(text, str) and expanded(text).exists())
 
 
 def is_open(config: DictConfig, key: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmrlhf.chain.order import suggestion
 from mmrlhf.errors import ConfigError, UserError
+from mmrlhf.files import expanded
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.ranges import check_arguments
 from mmrlhf.responders.asking import Answerer, AnswerSettings
@@ -81,10 +82,19 @@ def _responder(name: str, node: Any, how: AnswerSettings, passes: PassSettings) 
         answers = dataclasses.replace(how, **own)
         if kind == "local":
             _check_keys(where, given, required=("model",), accepted=("model",))
+            _check_checkpoint(f"{where}.model", str(given["model"]))
             return Responder(name, CheckpointAnswerer(given["model"], passes), answers)
         return Responder(name, _service(where, _SERVICES[kind], given, passes), answers)
     except UserError as error:
         raise error.below(where) from None
+
+
+def _check_checkpoint(where: str, model: str) -> None:
+    """Refuse a path that is not there; NAME and OWNER/NAME may be hub ids, and `stage:NAME` is still to be made."""
+    is_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if is_path and not model.startswith("stage:") and not expanded(model).is_dir():
+        raise ConfigError("a checkpoint does not exist", where=where, given=model,
+                          expected="a folder, a hub id, or stage:NAME/model")  # fmt: skip
 
 
 def _service(where: str, made: Callable[..., Any], given: Mapping[str, Any], passes: PassSettings) -> Answerer:

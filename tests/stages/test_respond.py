@@ -310,6 +310,7 @@ def test_a_batch_is_written_worked_off_elsewhere_and_read(
         ({}, "nobody is named"),
         ({"a": {"kind": "endpont"}}, r"responders.a.kind(?s:.)*endpoint\?"),
         ({"a": {"kind": "local"}}, "responders.a.model"),
+        ({"a": {"kind": "local", "model": "./nowhere/model"}}, r"does not exist(?s:.)*responders.a.model"),
         ({"a": {"kind": "local", "model": "m", "url": "x"}}, r"no such setting(?s:.)*url"),
         ({"a": {"kind": "endpoint", "url": "http://h/v1", "model": "m", "concurency": 2}}, "concurrency"),
         ({"a": {"kind": "endpoint", "url": "http://h/v1", "model": "m", "concurrency": 0}}, "responders.a.concurrency"),
