@@ -173,6 +173,23 @@ def test_every_experiment_composes(experiment: str, scale: str) -> None:
         assert not {"reward", "score"} & set(chain), "plain DPO needs no rewards"
 
 
+def test_collecting_goes_from_queries_to_what_people_said() -> None:
+    """The order of the chain, and the ways on which annotators' scores reach the losses."""
+    config = _compose("experiment=collect", "scale=tiny")
+    chain = {node.name: node for node in plan_chain("report", lambda n: read_stage(config, n), stage_names(config))}
+    wanted = ["query_features", "curate", "respond", "annotate", "annotated", "reward", "mmdpo"]
+    assert [name for name in chain if name in wanted] == wanted and "annotations" in chain
+    models = [each.get("model") for each in config.responders.values()]
+    assert len(models) == 3 and len(set(models)) == 3, "two policies and an endpoint"
+    for name in ("reward", "mmdpo", "annotations", "score"):
+        assert config.stages[name].shards == "stage:annotated/shards", name
+    assert config.stages.reward.head.dimensions == ["helpfulness", "faithfulness", "ethics"]
+    assert config.stages.reward.weights.dimensions > 0 and config.stages.reward.critique.kind == "short"
+    assert config.stages.mmdpo.rewards == "stage:annotations/rewards"
+    weights = config.stages.annotations.weights
+    assert {name for name, weight in weights.items() if weight} == set(config.stages.reward.head.dimensions)
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_own_data_fetches_nothing(experiment: str) -> None:
     config = _compose(f"experiment={experiment}", "scale=default", *NEEDED.get(experiment, [])).copy()
@@ -193,8 +210,14 @@ def _leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def test_an_experiment_only_sets_what_exists(experiment: str) -> None:
     content = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())
     choices = [item for entry in content.pop("defaults", []) for item in _choice(entry)]
-    known = set(iterate_keys(_compose(*choices)))
-    assert not [key for key, _ in _leaves(content) if key not in known]
+    config = _compose(*choices)
+    known = set(iterate_keys(config))
+
+    def is_open(key: str) -> bool:
+        """Whether a mapping whose keys are the user's own holds it: nothing, where nothing is chosen."""
+        return not OmegaConf.select(config, key.rpartition(".")[0], default="no such mapping")
+
+    assert not [key for key, _ in _leaves(content) if key not in known and not is_open(key)]
 
 
 def _choice(entry: Any) -> Iterator[str]:
