@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from PIL import Image
-
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import expanded
 from mmrlhf.judging.ballots import AUTO, BALLOTS, LETTERS, Ballot, ballot_of, check_ballot
 from mmrlhf.judging.judge_model import CHARS_PER_TOKEN, TOKENS_PER_PICTURE, Messages, Request
 from mmrlhf.ranges import Count, NonNegative, check_fields
-from mmrlhf.tokens.processing import MediaSettings, decode_media
+from mmrlhf.tokens.picture_urls import urls_of
+from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.types import Media, PreferenceGroup
 
 Orders = Literal["all", "drawn"]
@@ -155,13 +152,6 @@ def _labels(place: int) -> str:
 
 
 def _parts(group: PreferenceGroup, media: Sequence[Media], polling: Polling) -> Iterator[dict[str, Any]]:
-    for picture in decode_media(group, polling.media, media).as_pictures().images:
-        yield {"type": "image_url", "image_url": {"url": picture_address(picture, polling.side)}}
-
-
-def picture_address(picture: Image.Image, side: int) -> str:
-    """A picture as a `data:` address, shrunk to `side` pixels at most."""
-    small, buffer = picture.copy(), io.BytesIO()
-    small.thumbnail((side, side))
-    small.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    for item in media:
+        for url in urls_of(group, item, polling.media, polling.side):
+            yield {"type": "image_url", "image_url": {"url": url}}

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from PIL import Image
-
 from mmrlhf.conversation import Turn
-from mmrlhf.media.images import decode_image, is_upright_jpeg
 from mmrlhf.responders.spending import CHARS_PER_TOKEN
 from mmrlhf.shards.entries import IndexEntry
+from mmrlhf.tokens.picture_urls import urls_of
 from mmrlhf.tokens.places import check_places
-from mmrlhf.tokens.processing import MediaSettings, decode_media
-from mmrlhf.types import Media, PreferenceGroup, Response
+from mmrlhf.tokens.processing import MediaSettings
+from mmrlhf.types import PreferenceGroup, Response
 
-# of a picture that was made smaller: its text stays sharp
-_JPEG = {"quality": 90, "subsampling": 0}
 # Qwen2-VL reads 28 x 28 pixels as a token; others take more pixels
 _PIXELS_PER_TOKEN = 784
 _TOKENS_PER_PICTURE = 800  # of one whose size is not known
@@ -53,35 +47,6 @@ def _content(turn: Turn, shown: Iterator[Sequence[str]]) -> str | list[dict[str,
         elif part:
             parts.append({"type": "text", "text": part})
     return parts
-
-
-def urls_of(group: PreferenceGroup, item: Media, media: MediaSettings, longest_side: int | None) -> list[str]:
-    """Data URLs of a picture (one) or of a video's frames."""
-    where = f"key {group.key}, member {item.names[0]}, shard {group.shard or '(not packed)'}"
-    if item.kind == "image":
-        image = decode_image(item.data[0], alpha=media.alpha, where=where)  # type: ignore[arg-type]
-        fits = longest_side is None or max(image.size) <= longest_side
-        if fits and is_upright_jpeg(item.data[0], where=where):
-            return [_url("jpeg", item.data[0])]
-        return [_encoded(image, longest_side)]
-    frames = decode_media(group, media, [item]).as_pictures().images
-    return [_encoded(frame, longest_side) for frame in frames]
-
-
-def _encoded(image: Image.Image, longest_side: int | None) -> str:
-    """A picture without loss, or smaller and as JPEG."""
-    buffer = io.BytesIO()
-    if longest_side is None or max(image.size) <= longest_side:
-        image.save(buffer, "PNG")
-        return _url("png", buffer.getvalue())
-    smaller = image.copy()
-    smaller.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
-    smaller.save(buffer, "JPEG", **_JPEG)
-    return _url("jpeg", buffer.getvalue())
-
-
-def _url(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def query_record(group: PreferenceGroup, media: MediaSettings, longest_side: int | None) -> Mapping[str, Any]:

@@ -8,14 +8,16 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.inference.policy import Policy
 from mmrlhf.judging.judge_model import Judge
 from mmrlhf.judging.local_judge import LocalJudge
-from mmrlhf.judging.polling import picture_address
 from mmrlhf.media.images import decode_image
+from mmrlhf.tokens.picture_urls import urls_of
+from mmrlhf.tokens.processing import MediaSettings
 
 
 def test_its_words_are_the_policys(small_policy, small_groups, tmp_path):
     group = next(group for group in small_groups if group.media and group.media[0].kind == "image")
     picture = decode_image(group.media[0].data[0], where="test")
-    shown = {"type": "image_url", "image_url": {"url": picture_address(picture, 1024)}}
+    (url,) = urls_of(group, group.media[0], MediaSettings(), 1024)
+    shown = {"type": "image_url", "image_url": {"url": url}}
     requests = {
         "words": [{"role": "user", "content": "Which is better?"}],
         "picture": [{"role": "user", "content": [shown, {"type": "text", "text": "Which is better?"}]}],
