@@ -38,6 +38,7 @@ from mmrlhf.reporting.accuracy import (
     OTHER,
     ranking_summary,
 )
+from mmrlhf.reporting.benchmark_page import page
 from mmrlhf.reporting.benchmark_table import benchmark_table, official_table
 from mmrlhf.reporting.official_results import write_official
 from mmrlhf.reporting.official_scores import official_scores
@@ -52,13 +53,13 @@ from mmrlhf.tokens.protocol import Protocol
 
 log = logging.getLogger(__name__)
 
-TABLE_FILE = "rewardbench.md"
+TABLE_FILE, PAGE = "rewardbench.md", "rewardbench.html"
 WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 5
+VERSION = 6
 # what is in a finished artefact; checked before it is published
-PROMISES = ("metrics.json", "rewardbench.md")
+PROMISES = ("metrics.json", "rewardbench.md", "rewardbench.html")
 
 
 def run(
@@ -80,8 +81,9 @@ def run(
     seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Write `out/metrics.json` and `out/rewardbench.md`; without a reward model and a judge, the baselines alone.
+    """Write `out/metrics.json`, `out/rewardbench.md` and `out/rewardbench.html`.
 
+    Without a reward model and a judge, the baselines alone.
     Of a published benchmark, also the file that its own scoring script reads (`mmrlhf.reporting.official_results`).
 
     Args:
@@ -165,10 +167,11 @@ def _judged(
 
 
 def _show(out: Path, summary: RewardBenchSummary) -> None:
-    """Write `rewardbench.md` and show its beginning on the terminal."""
+    """Write `rewardbench.md` and `rewardbench.html`, and show the table's beginning on the terminal."""
     table, official = benchmark_table(summary), official_table(summary)
     text = "\n".join(markdown_table(rows) for rows in (table, official) if rows)
     (out / TABLE_FILE).write_text(text, encoding="utf-8")
+    (out / PAGE).write_text(page(summary), encoding="utf-8", errors="backslashreplace")
     show(table_on_terminal(table))
 
 

@@ -101,6 +101,9 @@ def test_a_judge_that_prefers_a_place_is_never_right(tmp_path, server, asked):
     report, found = summary["accuracy"]["annotators"][NAME], summary["judges"][NAME]
     assert report["acc"]["mean"] == 0.0 and report["num_ties"] == QUERIES
     assert found["consistent"]["mean"] == 0.0 and found["places"] == {"2": [1.0, 0.0]}
+    page = (tmp_path / "out" / "rewardbench.html").read_text()
+    assert "share of comparisons whose orders agree: judge judge 0.000 (0.000 to 0.2" in page
+    assert "first place chosen, times chance: judge judge, 2 answers 2.000" in page
 
 
 def test_one_order_is_drawn_once_for_all(tmp_path, server, asked):
@@ -137,6 +140,16 @@ def test_what_cannot_be_read_is_left_out_and_counted(tmp_path, server, asked, wo
     assert (found["excluded"], found["excluded_pairs"], found["verdicts"]) == (2, 2, 2 * QUERIES)
     assert summary["accuracy"]["annotators"]["longer wins"]["num_pairs"] == QUERIES, "the others keep theirs"
     assert summary["difference"]["annotators"]["random"]["num_pairs"] == QUERIES - 2
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("length", "cut off"), ("content_filter", "filtered")])
+def test_an_answer_that_did_not_end_by_itself_is_no_verdict(tmp_path, server, asked, judge, fault, reason):
+    """Even where words of a verdict are in what came; it is no failure that may pass, and the run goes on."""
+    server.says, server.failing = knows, [fault] * 2
+    summary = asked(benchmark(tmp_path / "shards"), judge=replace(judge, concurrency=1))
+    found = summary["judges"][NAME]
+    assert found["no_verdict"] == {reason: 2} and found["excluded"] in (1, 2)
+    assert summary["accuracy"]["annotators"][NAME]["acc"]["mean"] == 1.0
 
 
 def test_no_verdict_at_all_ends_the_run(tmp_path, server, asked):
@@ -346,3 +359,4 @@ def test_many_pictures_are_not_held_at_once(tmp_path, server, asked, monkeypatch
 
 def test_without_a_model_nobody_judges(tmp_path, asked):
     assert "judges" not in asked(benchmark(tmp_path / "shards"), judge=JudgeSettings())
+    assert "Does the order decide" not in (tmp_path / "out" / "rewardbench.html").read_text()

@@ -67,10 +67,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._say("Verdict: A")
         if how == "error":
             return self._send(500, {"error": "busy"})
+        if how in ("length", "content_filter"):
+            return self._say("Verdict: A", how)
         return self._say(how)  # prose
 
-    def _say(self, text: str) -> None:
-        self._send(200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
+    def _say(self, text: str, reason: str = "stop") -> None:
+        self._send(200, {"choices": [{"message": {"content": text}, "finish_reason": reason}]})
 
     def _send(self, code: int, content: Any) -> None:
         body = json.dumps(content).encode()
@@ -87,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class JudgeServer(ThreadingHTTPServer):
-    """`failing`: how the next answers fail, `hang`, `error`, or words instead; `says`: decides instead."""
+    """`failing`: how the next answers fail, `hang`, `error`, the reason of an end, or words; `says` decides instead."""
 
     daemon_threads = True
 
