@@ -187,10 +187,12 @@ def show_forecast(forecasts: Sequence[Forecast], console: Console | None = None)
         add_row(table, item.stage, "reused" if item.reused else "built", taken, item.why)
     show(table, console)
     built = [item for item in forecasts if not item.reused]
-    known = sum(item.seconds for item in built if item.seconds is not None)
-    new = sum(item.seconds is None for item in built)
-    more = f", and {new} stages that were never built here" if new else ""
-    show(f"{len(built)} of {len(forecasts)} stages would be built: about {duration(known)}{more}", console)
+    known = [item.seconds for item in built if item.seconds is not None]
+    new = len(built) - len(known)
+    parts = [f"about {duration(sum(known))}"] if known else []
+    parts += [f"{new} of unknown time"] if new else []
+    times = f": {', '.join(parts)}" if parts else ""
+    show(f"{len(built)} of {len(forecasts)} stages would be built{times}", console)
 
 
 def chain_table(artifacts: Iterable[Artifact]) -> Table:

@@ -157,8 +157,18 @@ def test_what_a_crash_has_left_is_said(tmp_path: Path) -> None:
     assert "goes on with" in said["ignore"] and "other code" not in said["ignore"]
 
 
-def test_the_table_sums_up() -> None:
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ([90.0], "1 of 2 stages would be built: about 1 min 30 s\n"),
+        ([90.0, None], "2 of 3 stages would be built: about 1 min 30 s, 1 of unknown time\n"),
+        ([None, None], "2 of 3 stages would be built: 2 of unknown time\n"),
+        ([], "0 of 1 stages would be built\n"),
+    ],
+)
+def test_the_table_sums_up(seconds: list[float | None], said: str) -> None:
     console = Console(width=120, record=True)
-    show_forecast([Forecast("a", True, "", 0.0), Forecast("b", False, "lr [1e-6] -> 1", 90.0)], console)
+    built = [Forecast(f"b{number}", False, "lr [1e-6] -> 1", each) for number, each in enumerate(seconds)]
+    show_forecast([Forecast("a", True, "", 0.0), *built], console)
     text = console.export_text()
-    assert "lr [1e-6] -> 1" in text and "1 of 2 stages would be built: about 1 min 30 s" in text
+    assert text.count("lr [1e-6] -> 1") == len(seconds) and said in text
