@@ -164,6 +164,18 @@ def test_a_file_leaves_nothing_out() -> None:
                 assert name in node, f"{file}: {path}.{name} has no default and is not given"
 
 
+def test_a_file_says_nothing_that_decides_nothing() -> None:
+    """No null, false or empty value that is the default anyway; where a file inherits, it may undo what it inherits."""
+    for file, path, node in _described_objects():
+        if "defaults" not in yaml.safe_load((CONF / file).read_text()):
+            for name, parameter in (parameters(node["_target_"]) or {}).items():
+                value = node.get(name, ...)
+                says_nothing = value is None or value is False or value in ("", [], {}, [None, None])
+                assert not says_nothing or parameter.is_required or parameter.default() != value, (
+                    f"{file}: {path}.{name}"
+                )
+
+
 def test_what_a_file_inherits_wins_over_a_default() -> None:
     assert _compose("data=preference_rows")["data"]["importer"]["on_bad_line"] == "reject", "of mm_rlhf.yaml"
     assert _compose("data=rlaif_v")["data"]["importer"]["source"] == "RLAIF-V"
