@@ -23,6 +23,7 @@ from mmrlhf.types import PreferenceGroup, response_hash
 CONFIG, TASKS, MEDIA, README = "config.xml", "tasks.json", "media", "README.txt"
 PROBLEM, PROBLEM_TEXT, RANKING = "problem", "problem_text", "ranking"
 OWN_MEDIA = "answers with media of their own, which the page has no place for"
+_IMAGE, _VIDEO = 'Image maxWidth="640px"', "Video"
 _STEPS = """\
 Each folder beside this file is one Label Studio project; its name says the media and the number of answers.
 
@@ -84,11 +85,13 @@ def page_config(shown: Sequence[Shown], num_responses: int) -> str:
     """
     lines = ['<Header value="Question"/>', '<Text name="prompt" value="$prompt"/>']
     lines += [
-        f'<{"Video" if each.is_video else "Image"} name="media_{number}" value="$media_{number}"/>'
+        f'<{_VIDEO if each.is_video else _IMAGE} name="media_{number}" value="$media_{number}"/>'
         for number, each in enumerate(shown)
     ]
-    for number in range(num_responses):
-        lines += _answer(number)
+    answers = [
+        f'<View style="flex: 1; min-width: 16rem">{"".join(_answer(number))}</View>' for number in range(num_responses)
+    ]
+    lines.append(f'<View style="display: flex; flex-wrap: wrap; gap: 1rem">{"".join(answers)}</View>')
     buckets = "".join(
         f'<Bucket name="rank_{rank}" title="{rank}{" (best)" if rank == 1 else ""}"/>'
         for rank in range(1, num_responses + 1)

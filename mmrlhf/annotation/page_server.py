@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import socket
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +31,8 @@ from mmrlhf.serving.gate import Gate, answer_with
 from mmrlhf.serving.limits import Limits
 from mmrlhf.serving.listening import ending_calmly, listening
 from mmrlhf.serving.measures import Measures
-from mmrlhf.serving.refusals import Refusal, unusable
+from mmrlhf.serving.refusals import Refusal, come_again, unusable
+from mmrlhf.text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +148,11 @@ def _answering(function: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Calla
             body = None
         if not isinstance(body, dict):
             raise Refusal(400, "not_json", "the body is no JSON object", field="body")
-        return JSONResponse(function(body))
+        try:
+            return JSONResponse(function(body))
+        except sqlite3.Error as error:  # a full disk, for one: the page keeps what it has and tries again
+            log.error("forms cannot be kept: %s", first_line(error))
+            raise come_again(f"forms cannot be kept: {first_line(error)}", code="not_kept") from error
 
     return answer
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +79,7 @@ def run(
         ConfigError: a port that cannot be listened on.
         TrainingInterrupted: the page was stopped before everything was annotated; nothing is lost.
     """
+    check_settings({"tool": tool, "annotator": annotator, "proposals": proposals})
     out.mkdir(parents=True, exist_ok=True)
     queries = QueriesToAsk(Index.load(shards), Index.load(gold) if gold else None)
     plan = make_plan(queries.keys, doubly=doubly, gold=queries.gold, gold_every=gold_every, only=only, limit=limit)
@@ -105,6 +106,16 @@ def run(
         gold=len(plan.gold), forms=len(forms), annotators=sorted({form.annotator for form in forms}), projects=projects,
         refused=refused, digest=queries.index.digest,
     ).write(out)  # fmt: skip
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse proposals where nobody would see them (ConfigError)."""
+    tool, annotator = settings.get("tool", "page"), settings.get("annotator", "people")
+    if settings.get("proposals") is not None and (tool != "label_studio" or annotator != "people"):
+        raise ConfigError(
+            "a model's proposals are only shown in Label Studio", where="inputs.proposals",
+            given=f"tool={tool}, annotator={annotator}", expected="tool=label_studio, or inputs.proposals=null",
+        )  # fmt: skip
 
 
 def _asked_on_the_page(queries: QueriesToAsk, plan: Plan, runtime: Runtime) -> list[Form]:

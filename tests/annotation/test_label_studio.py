@@ -57,7 +57,7 @@ def test_a_page_for_every_medium_and_number_of_answers(tmp_path: Path) -> None:
     assert counts == {"1-images-3-answers": 2, "1-images-4-answers": 1, "text-3-answers": 1, "1-clips-3-answers": 1}
     assert refused == {"own": OWN_MEDIA}
     page = ElementTree.parse(tmp_path / "1-images-4-answers" / "config.xml").getroot()
-    assert len(page.findall("Rating")) == 12 and len(page.findall("Ranker/Bucket")) == 4
+    assert len(page.findall(".//Rating")) == 12 and len(page.findall("Ranker/Bucket")) == 4
     names = [element.get("name") for element in page.iter() if element.get("name")]
     assert len(set(names)) == len(names)
     assert all(element.get("toName") in names for element in page.iter() if element.get("toName"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from stand_ins.annotators import unranked
 from stand_ins.sample_groups import make_group, picture
 from starlette.testclient import TestClient
 
+from mmrlhf.annotation import form_store
 from mmrlhf.annotation.assignments import make_plan
 from mmrlhf.annotation.filled_forms import DIMENSIONS
 from mmrlhf.annotation.form_store import FormStore, submitted_forms
@@ -218,6 +221,23 @@ def test_two_annotators_get_different_orders_and_both_of_what_is_wanted_twice(
     assert any(each["ann"] != each["bob"] for each in shown.values())
     forms = list(submitted_forms(page.store.path))
     assert len(forms) == 12 and forms == page.store.forms()
+    page.store.close()
+
+
+def test_what_cannot_be_kept_is_not_acknowledged(
+    queries: QueriesToAsk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process holds the file; once it lets go, the same form is kept."""
+    monkeypatch.setattr(form_store, "_WAIT", 0.05)
+    page = Page(queries, tmp_path / "forms.sqlite")
+    query = page.ask("next")["query"]
+    with closing(sqlite3.connect(page.store.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for submit in (False, True):
+            answer = page.ask("save", query=query["token"], form=full(query), submit=submit)
+            assert answer["status"] == 503 and "cannot be kept: database is locked" in answer["error"]["message"]
+        other.execute("ROLLBACK")
+    assert page.submit(query)["status"] == 200 and len(page.store.forms()) == 1
     page.store.close()
 
 

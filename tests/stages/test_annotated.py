@@ -322,5 +322,8 @@ def test_queries_that_cannot_be_asked_about(tmp_path: Path, runtime: Runtime) ->
     with pytest.raises(DataError, match="queries that are not there") as caught:
         annotate.run(tmp_path / "k", shards=tmp_path / "some", only=tmp_path / "keys.txt", runtime=runtime)
     assert "q9" in str(caught.value)
+    for other in ({"tool": "page"}, {"annotator": "simulated"}):
+        with pytest.raises(ConfigError, match="proposals are only shown in Label Studio"):
+            annotate.run(tmp_path / "p", shards=tmp_path / "some", proposals=tmp_path, runtime=runtime, **other)
     with pytest.raises(DataError, match="gold queries are among those"):
         annotate.run(tmp_path / "g", shards=tmp_path / "some", gold=tmp_path / "some", runtime=runtime)

@@ -195,6 +195,7 @@ async function send() {
       } else {
         pending ??= body;
         say("not saved yet, trying again …", true);
+        $("saved").title = error.message;
         await new Promise((resume) => setTimeout(resume, 1000));
       }
     }
