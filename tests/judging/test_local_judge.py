@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.policy import Policy
 from mmrlhf.judging.judge_model import Judge
 from mmrlhf.judging.local_judge import LocalJudge
 from mmrlhf.media.images import decode_image
+from mmrlhf.stages import rewardbench
 from mmrlhf.tokens.picture_urls import urls_of
 from mmrlhf.tokens.processing import MediaSettings
 
@@ -41,3 +44,11 @@ def test_its_words_are_the_policys(small_policy, small_groups, tmp_path):
 def test_a_judge_without_a_model_is_said(tmp_path):
     with pytest.raises(ConfigError, match="judge=local"):
         Judge(LocalJudge(), tmp_path).ask({"q": [{"role": "user", "content": "?"}]})
+
+
+def test_a_model_that_says_no_verdict_is_told_in_its_words(small_policy, small_shards, tmp_path, runtime):
+    with pytest.raises(DataError, match="no verdicts that can be read"):
+        rewardbench.run(
+            tmp_path / "out", shards=small_shards, judge=LocalJudge(str(small_policy), max_tokens=4), limit=2,
+            runtime=replace(runtime, verdicts=tmp_path / "verdicts"),
+        )  # fmt: skip

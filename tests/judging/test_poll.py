@@ -17,6 +17,7 @@ from stand_ins.clips import make_clip
 from stand_ins.judge_stand_in import JudgeServer, judge_server
 
 from mmrlhf.errors import ConfigError, DataError, HubError
+from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.judging.judge_model import JudgeSettings
 from mmrlhf.judging.polling import Polling
 from mmrlhf.shards.index import Index
@@ -67,10 +68,12 @@ def knows(text: str) -> str:
 
 
 @pytest.fixture
-def asked(tmp_path, runtime, judge) -> Callable[..., dict[str, Any]]:
-    runtime = replace(runtime, verdicts=tmp_path / "verdicts")
+def asked(tmp_path, runtime, judge, monkeypatch) -> Callable[..., dict[str, Any]]:
+    """The stage; its page, half of the time that a run takes, is only drawn for a test that looks at it."""
+    runtime, page = replace(runtime, verdicts=tmp_path / "verdicts"), rewardbench.page
 
-    def run(shards: Path, name: str = "out", **given: Any) -> dict[str, Any]:
+    def run(shards: Path, name: str = "out", drawn: bool = False, **given: Any) -> dict[str, Any]:
+        monkeypatch.setattr(rewardbench, "page", page if drawn else lambda summary: "")
         given = {"judge": judge, "runtime": runtime} | given
         return rewardbench.run(tmp_path / name, shards=shards, **given)
 
@@ -97,7 +100,7 @@ def test_a_judge_that_knows_is_right_in_both_orders(tmp_path, server, asked):
 def test_a_judge_that_prefers_a_place_is_never_right(tmp_path, server, asked):
     """One order alone would call it right in half of the cases; both orders call every pair a tie, which is wrong."""
     server.says = lambda text: verdict(0)
-    summary = asked(benchmark(tmp_path / "shards"))
+    summary = asked(benchmark(tmp_path / "shards"), drawn=True)
     report, found = summary["accuracy"]["annotators"][NAME], summary["judges"][NAME]
     assert report["acc"]["mean"] == 0.0 and report["num_ties"] == QUERIES
     assert found["consistent"]["mean"] == 0.0 and found["places"] == {"2": [1.0, 0.0]}
@@ -275,7 +278,7 @@ def test_the_judge_sees_pictures_and_the_reward_model_stands_beside_it(tmp_path,
     server.says = lambda text: verdict(0)
     groups = [group for group in small_groups if group.media and group.ranked_pairs()][:3]
     write_shards(groups, tmp_path / "shards")
-    summary = asked(tmp_path / "shards", reward_model=critic)
+    summary = asked(tmp_path / "shards", reward_model=critic, critiques=CritiqueSettings(max_tokens=4))
     assert list(summary["accuracy"]["annotators"])[:2] == ["reward model", NAME]
     for row in server.seen:
         *pictures, text = row["messages"][0]["content"]
@@ -358,5 +361,5 @@ def test_many_pictures_are_not_held_at_once(tmp_path, server, asked, monkeypatch
 
 
 def test_without_a_model_nobody_judges(tmp_path, asked):
-    assert "judges" not in asked(benchmark(tmp_path / "shards"), judge=JudgeSettings())
+    assert "judges" not in asked(benchmark(tmp_path / "shards"), drawn=True, judge=JudgeSettings())
     assert "Does the order decide" not in (tmp_path / "out" / "rewardbench.html").read_text()
