@@ -57,20 +57,20 @@ def attention(point: dict[str, Any]) -> Callable[[], None]:
     }
     make, width = layouts[point["back_end"]], shape.hidden // shape.heads
     length = make().ids.shape[1]
-    parts = [
+    query, key, value = (
         torch.randn(1, heads, length, width, device=device, dtype=dtype, requires_grad=True)
         for heads in (shape.heads, shape.key_heads, shape.key_heads)
-    ]
+    )
     above = torch.randn(1, length, shape.heads, width, device=device, dtype=dtype)
-    module = torch.nn.Module()
+    module: Any = torch.nn.Module()
     module.num_key_value_groups = shape.heads // shape.key_heads
 
     def run() -> None:
         layout = make()
         told = {} if layout.segments is None else {SEGMENTS: layout.segments}
         mask: Any = layout.mask
-        read, _ = packed_attention(module, *parts, mask, scaling=width**-0.5, is_causal=True, **told)
-        found: tuple[Tensor, ...] = torch.autograd.grad(read, parts, above)
+        read, _ = packed_attention(module, query, key, value, mask, scaling=width**-0.5, is_causal=True, **told)
+        found: tuple[Tensor, ...] = torch.autograd.grad(read, (query, key, value), above)
         del found
 
     return run

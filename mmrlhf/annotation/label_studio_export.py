@@ -61,8 +61,10 @@ def _is_ours(data: Any) -> bool:
     if not isinstance(data, Mapping) or not isinstance(data.get("key"), str):
         return False
     hashes, order = data.get("hashes"), data.get("order")
-    texts = isinstance(hashes, list) and all(isinstance(each, str) for each in hashes)
-    return bool(texts) and isinstance(order, list) and sorted(map(str, order)) == sorted(map(str, range(len(hashes))))
+    if not isinstance(hashes, list) or not isinstance(order, list):
+        return False
+    texts = all(isinstance(each, str) for each in hashes)
+    return texts and sorted(map(str, order)) == sorted(map(str, range(len(hashes))))
 
 
 def _is_edited(data: Mapping[str, Any]) -> bool:

@@ -30,7 +30,7 @@ def one_ranking(rankings: Sequence[Ranks]) -> tuple[int | None, ...]:
     compared = ~np.isnan(votes)
     majority = np.sign(np.where(compared, votes, 0.0).sum(0))
     others = ~np.eye(votes.shape[1], dtype=np.bool_)
-    known = (compared.any(0) & others).any(1)
+    known = np.asarray((compared.any(0) & others).any(1))
     if votes.shape[1] == 1:
         known = np.array([any(ranks[0] is not None for ranks in rankings)])
     wins = majority.sum(1)

@@ -130,14 +130,14 @@ def _segments(module: nn.Module, kwargs: Mapping[str, Any]) -> Segments:
     return kwargs[SEGMENTS]
 
 
-def _rounded(*parts: Tensor) -> list[Tensor]:
+def _rounded(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values in the type that autocast asks for.
 
     Autocast reaches torch's own attention but no other: rotary embeddings leave queries and keys in float32.
     """
-    kind = parts[0].device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].dtype
-    return [part.to(dtype) for part in parts]
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float | None) -> Tensor:

@@ -48,10 +48,10 @@ class ScoredGroup:
         """What a scorer gives the two of a pair; None where it says nothing about them."""
         if scorer in self.scores:
             return self.scores[scorer][pair[0]], self.scores[scorer][pair[1]]
-        margins = self.margins.get(scorer, {})
+        margins, reverse = self.margins.get(scorer, {}), (pair[1], pair[0])
         if pair in margins:
             return margins[pair], 0.0
-        return (0.0, margins[pair[::-1]]) if pair[::-1] in margins else None
+        return (0.0, margins[reverse]) if reverse in margins else None
 
     def is_complete(self, scorer: str, judge: str) -> bool:
         """Whether a scorer says something about all pairs that it is judged by."""
