@@ -153,10 +153,13 @@ LAUNCHERS = {"joblib": "joblib_launcher", "slurm": "submitit_launcher", "slurm_l
 def test_every_choice_of_every_group_composes(turn: int) -> None:
     """Turn i takes the i-th choice of every group, so that the largest group decides how many turns there are."""
     words = [f"{group}={names[turn % len(names)]}" for group, names in CHOICES.items()]
-    data = _compose(*words).data
+    composed = _compose(*words)
+    data = composed.data
     given = [f"data.{name}=somewhere" for name in ("root", "warmup_root") if OmegaConf.is_missing(data, name)]
     if OmegaConf.is_missing(data.importer, "convert"):
         given.append("data.importer.convert=my_module.my_function")
+    if "endpoint" in composed.policy:
+        given += ["policy.endpoint.url=http://localhost:1/v1", "policy.endpoint.model=NAME"]
     _check_composed(_compose(*words, *given))
 
 

@@ -100,7 +100,7 @@ class BatchAnswerer:
         if pending:
             estimate = self.estimate(asked)
             log.info("%s (%s) is to be asked: %s", asked.name, self.model, in_words(estimate))
-            check_limit(estimate, self.prices, self.max_cost, "max_cost", paid)
+            check_limit(estimate, self.prices, self.max_cost, f"max_cost of {asked.name}", paid)
             self._write(asked, requests, pending)
         if len(pending) == len(found):
             raise self._waiting(asked, found)

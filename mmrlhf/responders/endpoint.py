@@ -88,11 +88,11 @@ class EndpointAnswerer(ChatEndpoint):
             own.begin_with(paid)
             estimate = self._estimate(requests, found)
             log.info("%s (%s) is asked: %s", asked.name, self.model, in_words(estimate))
-            check_limit(estimate, self.prices, self.max_cost, "max_cost", paid)
+            check_limit(estimate, self.prices, self.max_cost, f"max_cost of {asked.name}", paid)
             came = self._ask(requests, found, digests, store, own)
         asked.quarantine.check("what a service is asked")
         places = [(row, sample) for row in asked.usable() for sample in range(asked.how.num_samples)]
-        require_all(own, f"max_cost, {asked.name}", sum(place in came for place in places), len(places))
+        require_all(own, f"max_cost of {asked.name}", sum(place in came for place in places), len(places))
         check_failed([came[place] for place in places], self.address, asked.runtime.max_damaged)
         return {
             asked.key(row): [came[row, sample] for sample in range(asked.how.num_samples)] for row in asked.usable()
@@ -124,15 +124,15 @@ class EndpointAnswerer(ChatEndpoint):
             return came
         asked, taken = requests.asked, dict[Place, float]()
 
-        def affordable() -> Iterator[Place]:
-            for row, sample in missing:
-                cost = purse.reserve(self.prices, requests.expected_tokens(row), asked.how.max_new_tokens)
+        def affordable() -> Iterator[tuple[Place, dict[str, Any]]]:
+            for place, request in requests.make(iter(missing)):
+                cost = purse.reserve(self.prices, requests.expected_tokens(place[0]), asked.how.max_new_tokens)
                 if cost is None:
                     return
-                taken[row, sample] = cost
-                yield row, sample
+                taken[place] = cost
+                yield place, request
 
-        with closing(self.send(requests.make(affordable()))) as sent:  # type: ignore[type-var]
+        with closing(self.send(affordable())) as sent:  # type: ignore[type-var]
             said = track(sent, f"asking {asked.name} (answers)", len(missing), enabled=asked.runtime.progress)
             for place, answer in said:
                 purse.settle(self.prices, taken.pop(place), requests.expected_tokens(place[0]), answer)

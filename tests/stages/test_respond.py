@@ -106,6 +106,7 @@ def test_a_query_gets_the_answers_of_all_and_its_record_says_whose(
 def test_the_order_says_nothing_of_whose_they_are(
     tmp_path: Path, queries: Path, server: ChatServer, paying: Runtime
 ) -> None:
+    server.says = lambda asked: f"{asked['model']} says {words_of(asked)}"
     named = {name: service(server, name) for name in ("a", "b", "c")}
     answer(tmp_path / "one", queries, paying, named)
     answer(tmp_path / "two", queries, paying, dict(reversed(named.items())))
@@ -147,7 +148,9 @@ def test_every_way_of_no_use_is_counted_and_in_the_record(
     assert big["tries"] == {"HTTP 500": 3, "HTTP 429": 1, "HTTP 503": 1}
     missing = {g.meta["unanswered"][0]["why"] for g in groups_of(tmp_path / "out").values() if "unanswered" in g.meta}
     assert missing == set(big["without"])
+    server.seen = []
     kept = answer(tmp_path / "kept", queries, paying, responders, max_new_tokens=99, least=1)
+    assert set(asked_of(server, "big")) == {words[4], words[5]}, "what was paid for is kept, of use or not"
     assert kept["responders"]["big"]["usable"] == 7 and kept["responders"]["big"]["cut"] == 1
 
 
