@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from mmrlhf.conversation import IMAGE, VIDEO, Slot
 from mmrlhf.errors import DataError
+from mmrlhf.records.embedded import Embedded, embed_media
 from mmrlhf.records.fields import MEDIA, MediaItem, media_fields
 from mmrlhf.records.member_names import IMAGE_SUFFIXES, OTHER_SUFFIXES, VIDEO_SUFFIXES, natural_order, suffix_of
 from mmrlhf.records.pair_forms import is_pair, ranked_pair
@@ -92,6 +93,16 @@ def _media_of(named: Sequence[MediaItem], members: Members, key: str, where: str
     return media
 
 
+def _refuse_embedded(named: Sequence[MediaItem], where: str) -> None:
+    inside = [item for item in named if isinstance(embed_media({"ref": item.ref})["ref"], Embedded)]
+    if inside:
+        raise DataError(
+            "a medium lies inside the record", where=f"{where}:json",
+            given=f"base64 of {len(inside)} of {len(named)} media", expected="members of the tar beside the record",
+            fix="write the records into a jsonl file and pack that, which reads media in either place: stage=pack",
+        )  # fmt: skip
+
+
 def _member_of(ref: object, members: Members, key: str) -> str | None:
     """The member that a record names by its suffix (`0.png`) or by its whole name (`KEY.0.png`)."""
     name = PurePosixPath(str(ref)).name.lower()
@@ -102,6 +113,7 @@ def _require_as_many(slot: Slot, named: list[MediaItem], media: list[Media], mem
     there = sum(each.slot == slot for each in media)
     refs = ", ".join(str(item.ref)[:80] for item in named[:8])
     if named and len(named) != there:
+        _refuse_embedded(named, where)
         raise DataError(
             "sample lacks a member" if there < len(named) else "sample has other media than its record names",
             where=where,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -31,6 +32,14 @@ def test_without_names_all_media_count_pictures_by_number() -> None:
     assert (clip.kind, clip.names) == ("frames", ("f0.jpg", "f1.jpg"))
     with pytest.raises(DataError, match="more than one video"):
         read(RANKED, mp4=b"a", mkv=b"b")
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+def test_media_inside_a_record_are_named_as_what_they_are(head: str) -> None:
+    inside = {**PAIR, "image": head + base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(90)).decode()}
+    with pytest.raises(DataError, match=r"inside the record(?s:.)*k:json(?s:.)*base64 of 1 of 1(?s:.)*stage=pack"):
+        read(inside)
+    assert names(read(inside, png=b"a")) == ["png"], "the member is there, too"
 
 
 @pytest.mark.parametrize("suffix", ["avif", "jp2", "ppm", "jfif", "jpe", "img", "image", "1.avif"])
