@@ -39,11 +39,13 @@ class Desk:
     Args:
         queries, plan: what is asked, and of whom.
         store: where forms are kept.
+        by: the annotators of this round, whose forms alone count in it; empty: everybody.
     """
 
     queries: QueriesToAsk
     plan: Plan
     store: FormStore
+    by: frozenset[str] = frozenset()
     _reserved: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,8 +56,8 @@ class Desk:
 
     def next(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The query that an annotator has begun, or the next one; none where nothing is left."""
-        name = _annotator(body)
-        done = self.store.done()
+        name = self._annotator(body)
+        done = self._done()
         mine = (key for key, who in self.store.drafts() if who == name and self._is_open(key))
         begun = [key for key in mine if name not in done.get(key, ())]
         key = begun[0] if begun else self._next_key(name, done)
@@ -63,7 +65,7 @@ class Desk:
 
     def back(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The query that an annotator submitted before this one, or last."""
-        name = _annotator(body)
+        name = self._annotator(body)
         history = [key for key in self.store.history(name) if self._is_open(key)]
         now = self._keys.get(str(body.get("query")))
         before = history[: history.index(now)] if now in history else history
@@ -73,7 +75,7 @@ class Desk:
 
     def save(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a form, on the disk before this returns; answers with the next query where it is submitted."""
-        name, key = _annotator(body), self._key(body.get("query"))
+        name, key = self._annotator(body), self._key(body.get("query"))
         form = self._form(name, key, body)
         if not body.get("submit"):
             self.store.keep_draft(form)
@@ -95,7 +97,18 @@ class Desk:
 
     def left(self) -> int:
         """How many forms are still wanted."""
-        return self.plan.left(self.store.done(), self.queries.refused)
+        return self.plan.left(self._done(), self.queries.refused)
+
+    def _done(self) -> dict[str, set[str]]:
+        """Key -> who has submitted a form that counts in this round."""
+        done = self.store.done()
+        return {key: names & self.by for key, names in done.items()} if self.by else done
+
+    def _annotator(self, body: Mapping[str, Any]) -> str:
+        name = _annotator(body)
+        if self.by and name not in self.by:
+            raise Refusal(403, "not_asked", f"these queries are for {', '.join(sorted(self.by))}", field="annotator")
+        return name
 
     def _next_key(self, name: str, done: Mapping[str, set[str]]) -> str | None:
         now = time.monotonic()

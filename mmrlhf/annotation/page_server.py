@@ -71,7 +71,7 @@ class PageServer:
         )  # fmt: skip
         self.server = uvicorn.Server(
             uvicorn.Config(
-                self.app, log_config=None, access_log=False, server_header=False, ws="none",
+                self.app, log_config=None, access_log=False, server_header=False, ws="none", log_level="warning",
                 limit_concurrency=_LIMITS.max_connections, timeout_graceful_shutdown=5,
             )
         )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +50,7 @@ def run(
     gold: Path | None = None,
     gold_every: Count = 10,
     only: Path | None = None,
+    by: Sequence[str] = (),
     proposals: Path | None = None,
     limit: Count | None = None,
     num_simulated: Count = 3,
@@ -68,6 +69,8 @@ def run(
         gold: shards of queries whose ranking is known, mixed among the others for everybody.
         gold_every: one query in so many is a gold one.
         only: file with a key on each line: only these queries, in its order (an experts' queue).
+        by: annotators of this round on the page, whose forms alone count in it: experts, for queries that others have
+            annotated already; empty: everybody.
         proposals: table of a reward model's rewards, filled in as its proposals; null: annotators see none.
         limit: queries at most.
         num_simulated: simulated annotators.
@@ -96,7 +99,7 @@ def run(
         log.info("annotate %s, see README.txt there; then stage=annotated inputs.annotations=FOLDER_OF_EXPORTS",
                  out / PROJECTS)  # fmt: skip
     else:
-        forms = _asked_on_the_page(queries, plan, runtime)
+        forms = _asked_on_the_page(queries, plan, frozenset(by), runtime)
         write_forms(out / FORMS, forms)
     refused = dict(Counter(queries.refused.values()).most_common())
     if refused:
@@ -118,7 +121,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _asked_on_the_page(queries: QueriesToAsk, plan: Plan, runtime: Runtime) -> list[Form]:
+def _asked_on_the_page(queries: QueriesToAsk, plan: Plan, by: frozenset[str], runtime: Runtime) -> list[Form]:
     """Everything that people have submitted once somebody says that it is finished.
 
     Raises:
@@ -133,7 +136,7 @@ def _asked_on_the_page(queries: QueriesToAsk, plan: Plan, runtime: Runtime) -> l
 
     digest = queries.index.digest
     with closing(FormStore(Path(runtime.annotations) / f"{digest[:16]}{SUFFIX}", digest)) as store:
-        desk = Desk(queries, plan, store)
+        desk = Desk(queries, plan, store, by)
         if not serve_page(desk, runtime.annotation_port):
             raise TrainingInterrupted(
                 f"the annotation page was stopped; {len(store.forms())} forms are in {store.path}, {desk.left()} are "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,10 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> QueriesToAsk:
 class Page:
     """A client of one server."""
 
-    def __init__(self, queries: QueriesToAsk, path: Path, **more: Any) -> None:
+    def __init__(self, queries: QueriesToAsk, path: Path, by: Sequence[str] = (), **more: Any) -> None:
         plan = make_plan(queries.keys, **{"doubly": 0.0, "gold": queries.gold, "gold_every": 3, **more})
         self.store = FormStore(path, queries.index.digest)
-        self.desk = Desk(queries, plan, self.store)
+        self.desk = Desk(queries, plan, self.store, frozenset(by))
         self.server = PageServer(self.desk)
         self.client = TestClient(self.server.app, base_url="http://127.0.0.1:8010")
 
@@ -222,6 +222,31 @@ def test_two_annotators_get_different_orders_and_both_of_what_is_wanted_twice(
     forms = list(submitted_forms(page.store.path))
     assert len(forms) == 12 and forms == page.store.forms()
     page.store.close()
+
+
+def test_a_round_for_an_expert_asks_again_about_what_others_have_annotated(
+    queries: QueriesToAsk, tmp_path: Path
+) -> None:
+    first = Page(queries, tmp_path / "forms.sqlite", gold=[])
+    query = first.ask("next")["query"]
+    while query is not None:
+        query = first.submit(query)["query"]
+    first.store.close()
+    (tmp_path / "queue.txt").write_text("own\nclip\n")
+    expert = Page(queries, tmp_path / "forms.sqlite", by=["eva"], gold=[], only=tmp_path / "queue.txt")
+    assert expert.ask("next")["status"] == 403 and expert.ask("finish")["status"] == 409
+    content = expert.ask("next", annotator="eva")
+    assert content["progress"]["left"] == 2 and len(content["query"]["answers"]) == 2, "the first of the list"
+    while content["query"] is not None:
+        content = expert.submit(content["query"], annotator="eva")
+    assert content["progress"] == {"wanted": 2, "left": 0, "mine": 2} and expert.ask("finish")["status"] == 200
+    assert sorted(form.annotator for form in expert.store.forms() if form.key in ("own", "clip")) == [
+        "ann",
+        "ann",
+        "eva",
+        "eva",
+    ]
+    expert.store.close()
 
 
 def test_what_cannot_be_kept_is_not_acknowledged(
