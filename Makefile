@@ -5,6 +5,7 @@
 # format  rewrite the code in house format
 # bench   measure speed and memory, here and against pair-by-pair training
 # gpu     on one card, in nine minutes: GPU tests, steps of 0.5B and 7B, against TRL; a JSON file and a table in outputs/gpu
+# compat  the model and chain tests with the oldest and newest versions allowed; a table in outputs/compat
 # benchmarks-env  an environment with lmms-eval in .venv-benchmarks, for benchmarks that are its tasks
 #
 # The first word makes .venv; it is made again when pyproject.toml or constraints.txt change.
@@ -15,7 +16,7 @@ VENV ?= .venv
 MINUTES ?= 5
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := demo
-.PHONY: demo test fuzz check format bench gpu benchmarks-env
+.PHONY: demo test fuzz check format bench gpu compat benchmarks-env
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python run.py
@@ -42,6 +43,9 @@ bench: $(INSTALLED)
 gpu: $(INSTALLED)
 	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
 	$(VENV)/bin/python -m benchmarks.gpu --out outputs/gpu
+
+compat: $(INSTALLED)
+	PYTHONPATH=. $(VENV)/bin/python tests/compat/columns.py
 
 # the new environment sees this one's packages, so that nothing is installed twice and no pin moves
 benchmarks-env: $(INSTALLED)

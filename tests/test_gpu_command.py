@@ -114,6 +114,7 @@ def test_without_a_card_it_says_so(capsys: pytest.CaptureFixture[str], monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_all_parts_at_toy_size(tmp_path: Path) -> None:
     """On a CPU, where flex cannot train: that part fails by name, and what follows is there."""
     code = gpu.main(["--size", "tiny", "--device", "cpu", "--seconds", "400", "--out", str(tmp_path)])

@@ -118,6 +118,7 @@ def test_two_machines_train_what_one_process_does(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_shards_of_four_ranks_go_on_on_two_and_on_one(
     inputs: list[str], alone: Callable[[str], Path], tmp_path: Path
 ) -> None:
