@@ -38,6 +38,7 @@ GROUPS = [
     unranked("clip", 3, media=(CLIP,)),
     PreferenceGroup("attack", ATTACK, (Response(ATTACK), Response("an honest answer"))),
 ]
+ANSWERS = "return [...document.querySelectorAll('.answer')].map(card => card.querySelector('.words').textContent)"
 CLIP_SECONDS = 'return document.querySelector("video")?.duration || 0'
 TEXTS = {response.text: (group.key, place) for group in GROUPS for place, response in enumerate(group.responses)}
 
@@ -108,7 +109,7 @@ def keys(browser: Chrome, *pressed: str) -> None:
 
 def shown(browser: Chrome) -> list[str]:
     """Texts of the answers, in the order in which they stand."""
-    return [card.find_element(By.CLASS_NAME, "words").text for card in browser.find_elements(By.CLASS_NAME, "answer")]
+    return browser.execute_script(ANSWERS)  # at once: the next query may come between two questions
 
 
 def saved(browser: Chrome) -> None:
