@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from mmrlhf.endpoints.client import Answer, Use
+from mmrlhf.endpoints.completions import Answer, Use
 from mmrlhf.errors import DataError
 
 FILE = "answers.sqlite"

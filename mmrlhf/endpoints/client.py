@@ -17,12 +17,22 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import httpx
 import tenacity
 
+from mmrlhf.endpoints.completions import (
+    DETAIL,
+    FILTERED,
+    MODERATED,
+    TOO_SLOW,
+    Answer,
+    Use,
+    kind_of_problem,
+    read_completion,
+)
 from mmrlhf.errors import ConfigError, HubError
 from mmrlhf.ranges import Count, Natural, NonNegative, Positive, check_fields
 from mmrlhf.text import one_line
@@ -34,53 +44,6 @@ RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
 # what a service says about one request: too long, not understood, not allowed to be answered
 REFUSED = frozenset({400, 413, 422, 451})
 LONGEST_PAUSE = 300.0
-_DETAIL = 200  # characters of a service's own words that are shown
-
-
-@dataclass(frozen=True)
-class Use:
-    """What a service says about an answer beside its text, as far as it says so, and what came of earlier tries.
-
-    `model`: who answered, as it calls itself; `finish`: why it ended; `tokens_in`, `tokens_out`: read and written;
-    `tries`: why tries before the last one brought nothing.
-    """
-
-    model: str = ""
-    finish: str = ""
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    tries: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of one request: its text, or `problem`, why there is none that may be used.
-
-    `failed`: none came, for a reason that may pass (busy, broken off, too slow); otherwise the problem is final.
-    `use`: what is known about it beside.
-    """
-
-    text: str
-    problem: str = ""
-    failed: bool = False
-    use: Use = field(default=Use(), compare=False)
-
-    @property
-    def reason(self) -> str:
-        """The kind of the problem, without what is true of this request only."""
-        return kind_of_problem(self.problem)
-
-
-CUT, FILTERED, EMPTY = "cut off", "filtered", "empty"
-TOO_SLOW = "no whole answer"
-# how services say in a refusal that it is a moderation's
-MODERATED = (b"content_filter", b"content_policy", b"ResponsibleAIPolicyViolation")
-
-
-def kind_of_problem(problem: str) -> str:
-    """A problem without its detail: `HTTP 429: {...}, after 6 tries` is `HTTP 429`."""
-    kind = problem.partition(":")[0].partition(", after ")[0]
-    return TOO_SLOW if kind.startswith(TOO_SLOW) else kind
 
 
 class _Busy(Exception):
@@ -241,7 +204,7 @@ class ChatEndpoint:
             raise _Busy(f"{TOO_SLOW} within {self.timeout:g} s") from error
         except httpx.HTTPError as error:
             raise _Busy(f"{type(error).__name__}: {error}") from error
-        detail = f"HTTP {response.status_code}: {body[:_DETAIL].decode(errors='replace')}"
+        detail = f"HTTP {response.status_code}: {body[:DETAIL].decode(errors='replace')}"
         if response.status_code in RETRIED:
             raise _Busy(detail, _asked_for(response.headers.get("Retry-After")))
         if response.status_code in REFUSED:
@@ -254,7 +217,7 @@ class ChatEndpoint:
     async def _read(self, response: httpx.Response) -> bytes:
         packed = response.headers.get("Content-Encoding", "identity")
         if packed != "identity":
-            raise _Busy(f"an answer that is packed ({one_line(packed, _DETAIL)})")
+            raise _Busy(f"an answer that is packed ({one_line(packed, DETAIL)})")
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
@@ -266,7 +229,7 @@ class ChatEndpoint:
         try:
             return read_completion(json.loads(body))
         except (ValueError, RecursionError) as error:
-            raise _Busy(f"an answer that is no JSON: {body[:_DETAIL].decode(errors='replace')}") from error
+            raise _Busy(f"an answer that is no JSON: {body[:DETAIL].decode(errors='replace')}") from error
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise self._failure(f"an answer without choices[0].message.content ({error!r})") from error
 
@@ -293,48 +256,6 @@ class _InTurn(Generic[T]):
             return await asyncio.to_thread(next, self._items, None)
 
 
-def read_completion(content: Any) -> Answer:
-    """What an endpoint's chat completion, or a line of a batch's results, says.
-
-    Raises:
-        KeyError, IndexError, TypeError, AttributeError: it is none.
-    """
-    choice = content["choices"][0]
-    finish, message = choice.get("finish_reason"), choice["message"]
-    filtered = finish == "content_filter"
-    # what a moderation takes away is null, or not there at all
-    text = _text_of(message.get("content") if filtered else message["content"])
-    said = one_line(finish, _DETAIL) if finish else ""
-    use = Use(_word(content.get("model")), said, *_tokens(content.get("usage")))
-    if filtered:
-        return Answer(_whole(text), FILTERED, use=use)
-    if _whole(text) != text:
-        return Answer(_whole(text), "text with half of a surrogate pair", use=use)
-    if finish == "length":
-        return Answer(text, CUT, use=use)
-    if said not in ("", "stop"):
-        return Answer(text, f"ended by {said}", use=use)
-    if not text and isinstance(message.get("refusal"), str):
-        return Answer("", "declined", use=use)
-    return Answer(text, "" if text else EMPTY, use=use)
-
-
-def _word(value: Any) -> str:
-    return one_line(value, _DETAIL) if isinstance(value, str) else ""
-
-
-def _tokens(usage: Any) -> tuple[int | None, int | None]:
-    """(read, written) as a service counts them; None where it does not say."""
-    found = [usage.get(name) if isinstance(usage, Mapping) else None for name in ("prompt_tokens", "completion_tokens")]
-    read, wrote = (count if type(count) is int and count >= 0 else None for count in found)
-    return read, wrote
-
-
-def _whole(text: str) -> str:
-    """A text with question marks for surrogates without their other half, which no UTF-8 file can hold."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
-
-
 def _drive(work: Any, put: Callable[[Any], None]) -> None:
     """Run the requests to their end in this thread; the last thing put is the error that ended them, or None."""
     try:
@@ -359,15 +280,6 @@ def _check_url(url: str) -> None:
             given="an address with a password in it" if parsed.userinfo else url,
             expected="http(s)://HOST/v1, and the key in an environment variable",
         )
-
-
-def _text_of(content: Any) -> str:
-    """The text of a message, whose content may also be a list of parts."""
-    if isinstance(content, list):
-        content = "".join(part["text"] for part in content if part.get("type") in ("text", "output_text"))
-    if content is not None and not isinstance(content, str):
-        raise TypeError(f"content is {type(content).__name__}")
-    return (content or "").strip()
 
 
 def _asked_for(retry_after: str | None) -> float | None:

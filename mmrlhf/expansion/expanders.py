@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mmrlhf.endpoints.client import Answer, ChatEndpoint
+from mmrlhf.endpoints.client import ChatEndpoint
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import DataError, ModelError
 from mmrlhf.expansion.answer_log import read_lines, text_of
 from mmrlhf.expansion.request import Request

@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mmrlhf.endpoints.client import Answer, ChatEndpoint
+from mmrlhf.endpoints.client import ChatEndpoint
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import write_json
 from mmrlhf.ranges import Count, Natural, NonNegative, Positive, Share, check_fields

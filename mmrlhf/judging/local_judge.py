@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from mmrlhf.endpoints.client import Answer
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text, describe_source
 from mmrlhf.inference.policy import Policy

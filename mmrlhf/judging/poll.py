@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmrlhf.endpoints.client import Answer
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import DataError, Lines
 from mmrlhf.files import written
 from mmrlhf.judging.ballots import Ballot

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.endpoints.client import CUT, Answer
+from mmrlhf.endpoints.completions import CUT, Answer
 from mmrlhf.inference.sharing import Ranks
 from mmrlhf.ranges import Count, Natural, NonNegative, check_fields
 from mmrlhf.records.quarantine import Quarantine

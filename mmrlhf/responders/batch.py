@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.endpoints.client import Answer
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import ConfigError, DataError, Lines
 from mmrlhf.files import expanded, write_json
 from mmrlhf.parts import begin

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmrlhf.endpoints.client import FILTERED, MODERATED, RETRIED, Answer, Use, read_completion
+from mmrlhf.endpoints.client import RETRIED
+from mmrlhf.endpoints.completions import FILTERED, MODERATED, Answer, Use, read_completion
 from mmrlhf.errors import DataError
 from mmrlhf.files import publish_file
 from mmrlhf.text import one_line

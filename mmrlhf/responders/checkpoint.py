@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrlhf.endpoints.client import CUT, EMPTY, Answer, Use
+from mmrlhf.endpoints.completions import CUT, EMPTY, Answer, Use
 from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.selection import usable
 from mmrlhf.inference.passes import (

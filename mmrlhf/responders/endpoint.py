@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmrlhf.endpoints.answer_store import AnswerStore
-from mmrlhf.endpoints.client import Answer, ChatEndpoint
+from mmrlhf.endpoints.client import ChatEndpoint
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import ConfigError, HubError, Lines
 from mmrlhf.ranges import Count, NonNegative, Positive
 from mmrlhf.responders.asking import Answers, Asked, text_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from mmrlhf.endpoints.client import TOO_SLOW, Answer
+from mmrlhf.endpoints.completions import TOO_SLOW, Answer
 from mmrlhf.errors import ConfigError
 from mmrlhf.summaries.responses import AskingEstimate
 

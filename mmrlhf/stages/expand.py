@@ -19,7 +19,7 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import final_place
-from mmrlhf.endpoints.client import Answer
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import ConfigError, DataError, HubError, Lines
 from mmrlhf.expansion.answer_log import AnswerLog
 from mmrlhf.expansion.expanders import Expander

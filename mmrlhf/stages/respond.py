@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.endpoints.client import CUT
+from mmrlhf.endpoints.completions import CUT
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import write_json
 from mmrlhf.inference.settings import PassSettings

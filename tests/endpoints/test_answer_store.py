@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrlhf.endpoints.answer_store import FILE, AnswerStore, request_digest
-from mmrlhf.endpoints.client import Answer, Use
+from mmrlhf.endpoints.completions import Answer, Use
 from mmrlhf.errors import DataError
 
 WRITER = """
 import os, signal, sys
 from mmrlhf.endpoints.answer_store import AnswerStore
-from mmrlhf.endpoints.client import Answer
+from mmrlhf.endpoints.completions import Answer
 store = AnswerStore(sys.argv[1])
 for number in range(50):
     store.add(str(number), Answer(f"answer {number}"))

@@ -7,7 +7,8 @@ import json
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mmrlhf.endpoints.client import Answer, ChatEndpoint, _Busy
+from mmrlhf.endpoints.client import ChatEndpoint, _Busy
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import HubError
 
 parts = st.sampled_from(["type", "text", "x"])

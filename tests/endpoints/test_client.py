@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins.chat_endpoint import ChatServer, chat_server, said
 
-from mmrlhf.endpoints.client import Answer, ChatEndpoint, Use, _asked_for
+from mmrlhf.endpoints.client import ChatEndpoint, _asked_for
+from mmrlhf.endpoints.completions import Answer, Use
 from mmrlhf.errors import ConfigError, DataError, HubError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf.endpoints.client import Answer
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import DataError
 from mmrlhf.expansion.answer_log import AnswerLog
 from mmrlhf.expansion.expanders import RecordedExpander

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf.endpoints.client import Answer
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import DataError
 from mmrlhf.responders.batch_files import PATH, custom_id, read_results, write_requests
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf.endpoints.client import TOO_SLOW, Answer, Use
+from mmrlhf.endpoints.completions import TOO_SLOW, Answer, Use
 from mmrlhf.errors import ConfigError
 from mmrlhf.responders.spending import AskingStopped, Prices, Purse, check_limit, cost_of, require_all
 from mmrlhf.summaries.responses import AskingEstimate

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf.endpoints.client import Answer
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import ConfigError, DataError, HubError
 from mmrlhf.expansion.expanders import RecordedExpander
 from mmrlhf.expansion.request import Request
