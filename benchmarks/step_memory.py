@@ -4,6 +4,7 @@ With `--scoring`: of scoring queries with critiques, beside a step of as many to
 
     python -m benchmarks.step_memory
     python -m benchmarks.step_memory --shape tiny --visual 0 1176 --responses 4       # to try it out
+    python -m benchmarks.step_memory --shape mini --lora --weights nf4 --visual 1176 --responses 4 --layout packed
     python -m benchmarks.step_memory --scoring --shape mini                           # scoring beside a step
     python -m benchmarks.step_memory --shape 7b --device cuda --lora --checkpointing --visual 7000 --responses 5
 
@@ -34,7 +35,7 @@ from mmrlhf.models.footprint import footprint
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import load_backbone
-from mmrlhf.models.settings import ModelSettings
+from mmrlhf.models.settings import QUANTIZED, ModelSettings
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import CritiqueTemplate
@@ -46,7 +47,8 @@ SCORED_QUERIES, SCORED_RESPONSES, CRITIQUE_TOKENS = 16, 5, 128
 def measure(point: dict[str, Any]) -> None:
     """Print the peak of one step and its prediction, in this process."""
     settings = ModelSettings(
-        precision="bf16" if point["device"] == "cuda" else "float32",
+        precision="bf16" if point["device"] == "cuda" or point["weights"] != "float32" else "float32",
+        weights=point["weights"],
         layout=point["layout"],
         language="lora" if point["lora"] else "full",
         projector="frozen" if point["lora"] else "full",
@@ -154,6 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--responses", type=int, nargs="+", default=[2, 3, 4, 5])
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument(
+        "--weights", choices=("float32", "bf16", *QUANTIZED), default="float32", help="of what is frozen"
+    )
     parser.add_argument("--scoring", action="store_true")
     parser.add_argument("--token-budget", type=int, default=8192, help="of --scoring")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
@@ -161,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.point:
         (measure_scoring if "what" in options.point else measure)(options.point)
         return
-    fixed = {name: getattr(options, name) for name in ("shape", "device", "lora", "checkpointing")}
+    fixed = {name: getattr(options, name) for name in ("shape", "device", "lora", "checkpointing", "weights")}
     with tempfile.TemporaryDirectory() as folder:
         build_model(SHAPES[options.shape], Path(folder))
         if options.scoring:

@@ -47,11 +47,11 @@ def packed_attention(
     """Attend in a packed row; arguments and result (B, L, H, D) as in transformers' attention interface."""
     if isinstance(attention_mask, BlockMask):
         check_plain_scores(module, kwargs)
-        return _flex(*_rounded(query, key, value), attention_mask, kwargs.get("scaling")), None
+        return _flex(*rounded(query, key, value), attention_mask, kwargs.get("scaling")), None
     if attention_mask is not None and attention_mask.shape[2] == 0:
         check_plain_scores(module, kwargs)
         segments, scale = _segments(module, kwargs), kwargs.get("scaling") or query.shape[-1] ** -0.5
-        return cascade_attention(*_rounded(query, key, value), segments, scale), None
+        return cascade_attention(*rounded(query, key, value), segments, scale), None
     if attention_mask is None or attention_mask.shape[2] >= query.shape[2]:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     shared = query.shape[2] - attention_mask.shape[2]
@@ -130,7 +130,7 @@ def _segments(module: nn.Module, kwargs: Mapping[str, Any]) -> Segments:
     return kwargs[SEGMENTS]
 
 
-def _rounded(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rounded(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values in the type that autocast asks for.
 
     Autocast reaches torch's own attention but no other: rotary embeddings leave queries and keys in float32.

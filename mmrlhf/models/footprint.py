@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForImageTextToText
+from transformers import AttentionInterface, AutoModelForImageTextToText, PreTrainedModel
 
 from mmrlhf.models.families import LANGUAGE_NAMES, base_model, parts
 from mmrlhf.models.load import load_config
+from mmrlhf.models.masks import attention_pattern
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.storage import storage_of, stored_bytes
 from mmrlhf.models.tower_shards import LARGE_TOWER, tower_parameters
@@ -27,6 +28,20 @@ _TOKENS = 256
 FLOAT32, BF16 = 4, 2
 # Gradients that exist at once in a decoder layer's backward, as a share of what the layer keeps: those of its MLP.
 _BACKWARD_OF_LAYER = 0.45
+# Layers whose gathered parameters exist at once under FSDP2: the one that computes and the one that is fetched.
+_GATHERED_LAYERS = 2
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Bytes of parameters in another form than they are held in: as forward ends, in the backward of the head, of a
+    layer, of the last of them (when all gradients are there), and of the embedding."""
+
+    forward: float = 0.0
+    head: float = 0.0
+    layer: float = 0.0
+    last_layer: float = 0.0
+    embedding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -35,13 +50,15 @@ class Footprint:
 
     sharded: parameters in float32 that FSDP splits; replicated: the others; trainable_sharded, trainable_replicated and
     trainable_head of them train. compact: bytes of what is stored in fewer than 32 bits, which is none of these, and
-    compact_sharded of it are split. tower: bytes of a split vision tower while it is whole.
+    compact_sharded of it are split. tower: bytes of a split vision tower while it is whole. root: parameters of the
+    head, which FSDP gathers for a whole step; compact_root: its bytes where it is one of those; embedding: parameters
+    of an embedding of its own (none where it is `tied` to the head).
 
     saved_per_token: bytes that backward keeps for a token of a row, over all layers; recomputed_per_token: bytes that
     one recomputed layer adds for a token during its backward; layer_per_token: that one layer works on for a token;
     projector_per_token: that backward keeps of a visual token in a projector that trains; cache_per_token: keys and
     values of a token, of all layers; vocabulary and logprob_chunk: of the largest logits; bf16: whether it computes in
-    bfloat16.
+    bfloat16; masked: whether attention has a mask.
     """
 
     sharded: int
@@ -52,6 +69,10 @@ class Footprint:
     trainable_sharded: int
     trainable_replicated: int
     trainable_head: int
+    root: int
+    compact_root: float
+    embedding: int
+    tied: bool
     saved_per_token: float
     recomputed_per_token: float
     layer_per_token: float
@@ -61,6 +82,7 @@ class Footprint:
     vocabulary: int
     logprob_chunk: int
     bf16: bool
+    masked: bool
 
     def predict(
         self,
@@ -92,25 +114,28 @@ class Footprint:
         parameters = self.sharded / num_shards + self.replicated
         held = FLOAT32 * parameters + self.compact - self.compact_sharded * (1 - 1 / num_shards)
         trainable = self.trainable_sharded / num_shards + self.trainable_replicated
-        # Autocast keeps a bfloat16 copy of float32 weights from forward to backward; FSDP frees its copies layer by
-        # layer.
-        copies = BF16 * parameters if self.bf16 and num_shards == 1 else 0
         chunks = max(1, -(-label_tokens // self.logprob_chunk))
-        # Logits in float32, their softmax, and the gradient of the logits exist at once in a chunk's backward.
-        logits = 3 * FLOAT32 * self.vocabulary * -(-label_tokens // chunks)
+        # In a chunk's backward softmax, its gradient and the gradient of what the head gave exist at once.
+        logits = (2 * FLOAT32 + self._computed) * self.vocabulary * -(-label_tokens // chunks)
         # What branches may see (`attention=sdpa`): their tokens by those of a group.
-        mask = (BF16 if self.bf16 else FLOAT32) * label_tokens * row_tokens / num_groups
-        outside = self.projector_per_token * visual_tokens + mask + copies
-        layer = (self.recomputed_per_token + _BACKWARD_OF_LAYER * self.layer_per_token) * row_tokens
+        mask = self._computed * label_tokens * row_tokens / num_groups if self.masked else 0
+        recomputes = self.recomputed_per_token > 0
+        whole = self._copies(recomputes) if num_shards == 1 else self._gathered()
+        layer = self.recomputed_per_token * row_tokens
+        if not (recomputes and self.bf16):  # recomputed in bfloat16, a layer gives back what it has used fast enough
+            layer += _BACKWARD_OF_LAYER * self.layer_per_token * row_tokens
         # The head's gradient comes with the first chunk: the others' logits and the layers meet it.
         first = FLOAT32 * self.trainable_head / num_shards if chunks > 1 or layer > logits else 0
+        outside = self.projector_per_token * visual_tokens + mask
+        last_layer = (1 + _BACKWARD_OF_LAYER) * self.layer_per_token * row_tokens
+        saved = forwards * self.saved_per_token * row_tokens
         begins = {
             "gradients": FLOAT32 * trainable if accumulates else first,
-            "activations": forwards * self.saved_per_token * row_tokens + max(logits, layer) + outside,
+            "activations": saved + max(logits + whole.forward, logits + whole.head, layer + whole.layer) + outside,
         }
         ends = {
             "gradients": FLOAT32 * trainable,
-            "activations": (1 + _BACKWARD_OF_LAYER) * self.layer_per_token * row_tokens + outside,
+            "activations": max(last_layer + whole.last_layer, whole.embedding) + outside,
         }
         encodes = {
             "gradients": FLOAT32 * trainable if accumulates else 0,
@@ -122,6 +147,48 @@ class Footprint:
             **max(begins, ends, encodes, key=lambda moment: sum(moment.values())),
         }
         return found | {"total": sum(found.values())}
+
+    @property
+    def _computed(self) -> int:
+        """Bytes of a number that products compute in."""
+        return BF16 if self.bf16 else FLOAT32
+
+    def _copies(self, recomputes: bool) -> _Whole:
+        """Autocast's bfloat16 copies of float32 weights.
+
+        What backward needs keeps them alive; a layer that is recomputed makes its own again. Those of a frozen tower
+        are gone at once.
+        """
+        if not self.bf16:
+            return _Whole()
+        layer = BF16 * self._in_layer
+        if recomputes:
+            cached = BF16 * (self.trainable_sharded + self.trainable_replicated)
+            return _Whole(forward=cached, head=BF16 * self.root, layer=layer, last_layer=layer)
+        needed = BF16 * (self.sharded + self.trainable_replicated)
+        return _Whole(head=needed, layer=needed, last_layer=layer)
+
+    def _gathered(self) -> _Whole:
+        """Whole parameters and gradients under FSDP.
+
+        The root's are there from forward to the end of backward. A layer's are while it computes, with its gradient
+        and that in float32 which is sent; an embedding of its own comes last.
+        """
+        trains = self.trainable_head > 0
+        root = self.root * (FLOAT32 if self.tied else self._computed) + self.compact_root
+        roots = root * (2 if trains else 1)
+        compact = (self.compact_sharded - self.compact_root) / self.layers
+        fetched = _GATHERED_LAYERS * (self._computed * self._in_layer + compact)
+        layer = roots + fetched + (self._computed + FLOAT32) * self._in_layer * trains
+        embedding = roots + (3 if trains else 1) * FLOAT32 * self.embedding
+        if self.tied and trains:  # the embedding's gradient is added to the head's, and the sum is sent
+            embedding += 2 * FLOAT32 * self.root
+        return _Whole(forward=root + fetched, head=roots, layer=layer, last_layer=layer, embedding=embedding)
+
+    @property
+    def _in_layer(self) -> float:
+        """Parameters of a decoder layer that are stored in float32."""
+        return (self.sharded - self.root - self.embedding) / self.layers
 
     def predict_scoring(self, *, cache_tokens: int, row_tokens: int) -> dict[str, float]:
         """Bytes that writing critiques and scoring them takes on one device: parameters, cache, activations, total.
@@ -154,6 +221,8 @@ def footprint(path: str | Path, settings: ModelSettings, *, large_tower: int = L
     split = {id(parameter) for parameter in (*of_part["language"], *tower)}
     rounded = {id(model.get_parameter(name)) for name, kind in storage.items() if kind is torch.bfloat16}
     head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    tied = head.weight is embedding.weight
     counts = {(kept, trains): 0 for kept in (True, False) for trains in (True, False)}
     for parameter in model.parameters():
         if id(parameter) not in compact:
@@ -173,6 +242,10 @@ def footprint(path: str | Path, settings: ModelSettings, *, large_tower: int = L
         trainable_sharded=counts[True, True],
         trainable_replicated=counts[False, True],
         trainable_head=sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad),
+        root=0 if id(head.weight) in compact else head.weight.numel(),
+        compact_root=compact.get(id(head.weight), 0.0),
+        embedding=0 if tied or id(embedding.weight) in compact else embedding.weight.numel(),
+        tied=tied,
         saved_per_token=saved,
         recomputed_per_token=layer if settings.gradient_checkpointing else 0.0,
         layer_per_token=layer,
@@ -182,7 +255,14 @@ def footprint(path: str | Path, settings: ModelSettings, *, large_tower: int = L
         vocabulary=text.vocab_size,
         logprob_chunk=settings.logprob_chunk,
         bf16=bf16,
+        masked=_has_mask(model, settings),
     )
+
+
+def _has_mask(model: PreTrainedModel, settings: ModelSettings) -> bool:
+    """Whether the back end that `models.attention` chooses on this machine's device has one."""
+    chosen = settings.attention == "auto" and torch.cuda.is_available() and attention_pattern(model).plain
+    return settings.attention == "sdpa" or (settings.attention == "auto" and not chosen)
 
 
 def _saved_in_projector(model: nn.Module, projector: list[nn.Parameter], bytes_of_number: int) -> float:

@@ -78,12 +78,16 @@ class PackedModel(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, batch: PackedBatch) -> ResponseOutputs:
-        """Score every response of a row: log-probability (R,), token count (R,), last hidden state (R, D)."""
+    def forward(self, batch: PackedBatch, layout: Layout | None = None) -> ResponseOutputs:
+        """Score every response of a row: log-probability (R,), token count (R,), last hidden state (R, D).
+
+        Args:
+            layout: of a packed row, where it is there already (a simulation without numbers has to bring it).
+        """
         if self.layout == "rows":
             at_labels, at_end = self._hidden_rows(batch)
         else:
-            hidden = self._hidden_packed(batch)
+            hidden = self._hidden_packed(batch, layout or self._layout_of(batch))
             at_labels, at_end = hidden[batch.predict_at], hidden[batch.last_token]
         token_logprob = self._label_logprobs(at_labels, batch.label_ids)
         zeros = torch.zeros(batch.num_responses, device=token_logprob.device)
@@ -142,9 +146,8 @@ class PackedModel(nn.Module):
         )
         return outputs.last_hidden_state
 
-    def _hidden_packed(self, batch: PackedBatch) -> Tensor:
+    def _hidden_packed(self, batch: PackedBatch, layout: Layout) -> Tensor:
         """Hidden states of the whole row (T, D)."""
-        layout = self._layout_of(batch)
         outputs = base_model(self.backbone)(
             input_ids=layout.ids,
             attention_mask=layout.mask,  # type: ignore[arg-type]

@@ -111,8 +111,9 @@ def preview_stage(
     visual, tokens = (sum(each[int(row)] for row in seen) for each in (media, true))
     counts, largest = _micro_batches(plans, costs, true, schedule.token_budget, ranks.number)
     row_tokens, of_media = (sum(each[row] for row in largest) for each in (true, media))
-    # groups are computed side by side, each as long as the longest
-    computed = len(largest) * max((true[row] for row in largest), default=0)
+    needs = footprint(checkpoint, model)
+    # under a mask groups are computed side by side, each as long as the longest
+    computed = len(largest) * max((true[row] for row in largest), default=0) if needs.masked else row_tokens
     return Preview(
         groups=len(seen),
         pairs=sum(entries[int(row)].num_pairs for row in seen),
@@ -121,7 +122,7 @@ def preview_stage(
         steps=data.total_steps,
         micro_batches_per_step=float(median(counts)),
         largest_micro_batch=row_tokens,
-        memory=footprint(checkpoint, model).predict(
+        memory=needs.predict(
             row_tokens=computed,
             # Words are mostly responses, whose log-probabilities count.
             label_tokens=row_tokens - of_media,

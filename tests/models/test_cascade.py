@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins.built_models import TRAIN_ALL, assert_same, build, gradients
-from stand_ins.live_tensors import LiveTensors
 from stand_ins.tiny_models import AVAILABLE
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks.live_tensors import LiveTensors
 from mmrlhf.errors import ConfigError
 from mmrlhf.models import chunked_attention
 from mmrlhf.models.attention import SEGMENTS, packed_attention

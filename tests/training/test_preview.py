@@ -10,11 +10,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from stand_ins.live_tensors import LiveTensors
 from stand_ins.small_data import draw_group
 from stand_ins.tiny_models import image
 from transformers import AutoModelForImageTextToText
 
+from benchmarks.live_tensors import LiveTensors
 from benchmarks.ours import OurStep
 from mmrlhf.chain.order import Node
 from mmrlhf.chain.runner import Runner
