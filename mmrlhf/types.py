@@ -116,6 +116,12 @@ class PreferenceGroup:
         responses = tuple(replace(response, media=()) for response in self.responses)
         return replace(self, prompt=self.prompt.without_media(), media=(), responses=responses)
 
+    @property
+    def labelled_by_model(self) -> bool:
+        """Whether a model ranked the responses (`meta.labels.by`): no reward model is judged by such a ranking."""
+        labels = self.meta.get("labels")
+        return isinstance(labels, Mapping) and "model" in str(labels.get("by", "")).split("+")
+
     def ranked_pairs(self) -> tuple[tuple[int, int], ...]:
         """All (chosen, rejected) index pairs: the explicit ones, else every two responses whose ranks differ."""
         if self.pairs is not None:

@@ -25,6 +25,7 @@ FLOORS = (
     ("judging",),
     ("training", "sweeps", "suites", "serving", "curation", "responders"),
     ("annotation",),
+    ("triage",),
     ("stages",),
     ("composition",),
     ("app",),

@@ -69,14 +69,19 @@ def ranking_summary(
 ) -> Ranking:
     """Accuracy by annotators and by truth, with baselines, over rows of an index; and a closer look at one scorer.
 
-    `difference` is the first scorer minus each other one; `judge` is the first one's `judge_report`.
+    `difference` is the first scorer minus each other one; `judge` is the first one's `judge_report`. Queries that a
+    model labelled are left out and counted: whoever made the labels would be judged by itself.
 
     Args:
         tables: scorer -> rewards; the first must have every row, others may lack some.
         compared: scorers that compare responses -> what they say of some of the queries; they stand behind the tables.
         critique: kind of annotated critique whose words are one more baseline; empty for none.
     """
-    groups = [index.read(int(row), media=False) for row in rows]
+    read = [index.read(int(row), media=False) for row in rows]
+    groups = [group for group in read if not group.labelled_by_model]
+    by_model = len(read) - len(groups)
+    if by_model:
+        log.warning("%d of %d queries are labelled by a model: nobody is judged by them", by_model, len(read))
     scores = [_look_up(group, tables) for group in groups]
     scored = scored_groups(groups, scores, compared=compared, critique=critique, seed=seed)
     margins = {name: margin_statistics(scored, name) for name in tables}
@@ -86,6 +91,7 @@ def ranking_summary(
         difference=ranking_differences(scored) if tables or compared else {},
         margin={name: found for name, found in margins.items() if found is not None},
         judge=judge_report(groups, [own[next(iter(tables))] for own in scores], seed=seed) if tables else None,
+        labelled_by_model=by_model or None,
     )
 
 

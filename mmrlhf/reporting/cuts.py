@@ -18,6 +18,10 @@ _CUTS = (
 def cut_line(summary: Mapping[str, Any]) -> str:
     """What a stage's summary says was cut, and which queries it left out and why; "" where there is nothing to say."""
     parts = [f"{summary[key]:,.0f} {what}" for key, what in _CUTS if summary.get(key)]
+    sides = [side for side in (summary.get("heldout"), summary.get("train"), summary) if side]
+    by_model = sum(side.get("labelled_by_model") or 0 for side in sides)
+    if by_model:
+        parts.append(f"{by_model:,} queries whose labels a model made judge nobody")
     left_out = summary.get("quarantined") or {}
     if left_out.get("queries"):
         reasons = "; ".join(f"{row['queries']} x {row['reason']}" for row in left_out["reasons"])

@@ -206,7 +206,7 @@ class PairTable:
 def read_pairs(
     index: Index, rewards: SideCar | None, objective: Objective | None, *, limit: int, seed: int = 0
 ) -> PairTable | None:
-    """Collect the margins of at most `limit` groups that have rewards, and the beta that the objective gives them."""
+    """Collect margins of at most `limit` groups with rewards, none labelled by a model, and the objective's betas."""
     if rewards is None:
         return None
     margins: list[float] = []
@@ -216,7 +216,7 @@ def read_pairs(
     rows = scored_rows(index, rewards, limit=limit, seed=seed)
     for row in rows:
         group = read_group(index, int(row), media=False)
-        if group is None:
+        if group is None or group.labelled_by_model:  # whoever made the labels would be judged by itself
             continue
         reward = rewards.lookup(group.key, [response.hash for response in group.responses])["reward"].tolist()
         values += reward

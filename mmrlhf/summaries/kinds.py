@@ -20,6 +20,7 @@ from mmrlhf.summaries.scores import (
 from mmrlhf.summaries.suites import SuiteAnswers, SuiteComparison, SuiteDocuments, SuiteScores
 from mmrlhf.summaries.summary import Summary
 from mmrlhf.summaries.trainings import TrainingSummary
+from mmrlhf.summaries.triages import AuditSummary, LabelledSummary, TriageSummary
 
 KINDS: Mapping[str, type[Summary]] = {
     "pack": PackSummary,
@@ -27,6 +28,9 @@ KINDS: Mapping[str, type[Summary]] = {
     "curate": CurateSummary,
     "annotate": AnnotateSummary,
     "annotated": AnnotatedSummary,
+    "audit": AuditSummary,
+    "triage": TriageSummary,
+    "labelled": LabelledSummary,
     "respond": RespondSummary,
     "expand": ExpandSummary,
     "sft": TrainingSummary,

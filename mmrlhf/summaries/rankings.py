@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mmrlhf.summaries.summary import Summary
 
@@ -162,6 +162,8 @@ Tables = Mapping[str, Mapping[str, Accuracy]]
 class Ranking(Summary):
     """How scorers rank the responses of some queries: accuracy[judge][scorer], the first scorer minus each other one,
     margins by scorer, and a closer look at the first scorer that is no baseline; None without one, or without pairs.
+
+    labelled_by_model: queries that are left out of all this because a model made their labels; None: none.
     """
 
     queries: int
@@ -169,3 +171,4 @@ class Ranking(Summary):
     difference: Mapping[str, Mapping[str, AccuracyDifference]]
     margin: Mapping[str, MarginStatistics]
     judge: JudgeReport | None
+    labelled_by_model: int | None = field(default=None, kw_only=True)

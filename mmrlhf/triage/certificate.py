@@ -1,0 +1,112 @@
+"""The largest share of queries that a model may label so that people would disagree with it rarely enough.
+
+Follows: Clopper and Pearson 1934 for the bound of one threshold; fixed-sequence testing (Maurer, Hothorn and Lehmacher
+1995; for thresholds on a model: Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052) for several of them:
+thresholds are tried from the surest share up, in an order that no label of the audit has a say in, each at the whole
+level, and the first that fails ends it. The chance that a certified share exceeds the limit at all is then at most
+1 - level, without a correction for the number of thresholds.
+Differs in: disagreement is a share of pairs, not a yes or no. Each audited query throws one coin with that share as its
+probability (equal to drawing one of its pairs), so that the counts are binomial and the bound is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import beta
+
+SHARES = tuple(round(0.05 * step, 2) for step in range(1, 21))
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One threshold: audited queries at most so uncertain, those whose coin says that people disagree, the bound."""
+
+    share: float
+    threshold: float
+    audited: int
+    disagreements: int
+    bound: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was tested in turn, and what came of it; `threshold` None and share 0 where nothing is certified."""
+
+    tested: tuple[Tested, ...]
+
+    @property
+    def last(self) -> Tested | None:
+        """The last threshold that passed."""
+        passed = [each for each in self.tested if each.passed]
+        return passed[-1] if passed else None
+
+    @property
+    def share(self) -> float:
+        """Of the pool, that may be labelled without a person."""
+        return self.last.share if self.last else 0.0
+
+    @property
+    def threshold(self) -> float | None:
+        """Uncertainty up to which queries may be."""
+        return self.last.threshold if self.last else None
+
+
+def upper_bound(failures: int, trials: int, level: float = 0.95) -> float:
+    """Clopper and Pearson's one-sided upper bound of a probability; 1 without trials."""
+    if failures >= trials:
+        return 1.0
+    return float(beta.ppf(level, failures + 1, trials - failures))
+
+
+def fewest_trials(limit: float, level: float = 0.95) -> int:
+    """How many queries must agree without exception before a limit can be certified at all."""
+    return int(np.ceil(np.log1p(-level) / np.log1p(-limit))) if 0 < limit < 1 else 1
+
+
+def certify(
+    pool: ArrayLike,
+    audited: ArrayLike,
+    coins: ArrayLike,
+    *,
+    limit: float,
+    level: float = 0.95,
+    least: int = 20,
+    shares: Sequence[float] = SHARES,
+) -> Certificate:
+    """Test shares of the pool, the surest first, until one cannot be certified.
+
+    Args:
+        pool: (N,) uncertainties of all queries that a model might label, the audited ones among them.
+        audited: (n,) those of the audited queries, a random sample of the pool.
+        coins: (n,) bool, whether people disagree.
+        limit: disagreement that is allowed.
+        level: confidence.
+        least: audited queries that the first share holds. It must not depend on `limit`, or a wider limit could
+            certify less.
+
+    Raises: ValueError where lengths differ.
+    """
+    everything, own, wrong = np.sort(np.asarray(pool, float)), np.asarray(audited, float), np.asarray(coins, np.bool_)
+    if own.shape != wrong.shape or own.ndim != 1:
+        raise ValueError(f"one coin for each audited query, got {wrong.shape} for {own.shape}")
+    tested: list[Tested] = []
+    for share in sorted(shares):
+        if not len(everything):
+            break
+        threshold = float(everything[max(int(round(share * len(everything))), 1) - 1])
+        inside = own <= threshold
+        if inside.sum() < least:
+            continue
+        bound = upper_bound(int(wrong[inside].sum()), int(inside.sum()), level)
+        passed = bound <= limit
+        # ties may take in more than the share
+        held = float((everything <= threshold).mean())
+        tested.append(Tested(held, threshold, int(inside.sum()), int(wrong[inside].sum()), bound, passed))
+        if not passed:
+            break
+    return Certificate(tuple(tested))
