@@ -18,7 +18,7 @@ from mmrlhf.files import write_bytes
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.triages import AuditSummary
-from mmrlhf.triage.proposals import place_of
+from mmrlhf.triage.model_proposals import place_of
 
 KEYS = "audit.txt"
 

@@ -29,7 +29,7 @@ from mmrlhf.summaries.triages import TestedShare, TriageSummary
 from mmrlhf.triage.budget import Budget
 from mmrlhf.triage.certificate import Certificate, certify, fewest_trials
 from mmrlhf.triage.decisions import Beyond, Order, decide, write_decisions
-from mmrlhf.triage.proposals import Proposal, fitted_temperature, place_of, reward_scale
+from mmrlhf.triage.model_proposals import Proposal, fitted_temperature, place_of, reward_scale, usual_excess
 from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def run(
     limit: Share = 0.35,
     level: ShareBelowOne = 0.95,
     rounds: Count = 1,
-    fit_share: ShareBelowOne = 0.33,
+    fit_share: ShareBelowOne = 0.25,
     least: Count = 20,
     budget: Budget | None = None,
     order: Order = "unsure",
@@ -73,8 +73,8 @@ def run(
         limit: share of pairs in which people may disagree with the model's labels.
         level: how sure it must be that they do not more often.
         rounds: in which this audit is used: each gets its part of 1 - level.
-        fit_share: of the audit, that the temperature is fitted on; the rest certifies.
-        least: audited queries that the first tested share of the pool holds.
+        fit_share: of the audit, that the temperature and the order of tests follow from; the rest certifies.
+        least: audited queries that a tested share of the pool holds at least.
         budget: what may be spent on people.
         order: who is asked first: the most `unsure`; `random` and `surest` are controls.
         beyond: what becomes of a query that is neither certified nor within the budget.
@@ -91,11 +91,9 @@ def run(
     keys = [str(key) for key in index.column("key")]
     people = _audited(audit, proposals, keys, always)
     fitted, certifying = _halves(list(people), fit_share, seed)
-    measured = [proposals[key] for key in fitted]
-    temperature = (
-        fitted_temperature(measured, [_ranks(people[key]) for key in fitted])
-        if fitted else reward_scale(list(proposals.values()))
-    )  # fmt: skip
+    measured, ranked = [proposals[key] for key in fitted], [_ranks(people[key]) for key in fitted]
+    temperature = fitted_temperature(measured, ranked) if fitted else reward_scale(list(proposals.values()))
+    excess = usual_excess(measured, ranked, temperature)
     uncertainty = {key: proposal.uncertainty(temperature) for key, proposal in proposals.items()}
     safe = {key for key, name in zip(keys, map(str, index.column("category")), strict=True) if name in always}
     pool = [key for key in proposals if key not in safe]
@@ -104,6 +102,7 @@ def run(
         [uncertainty[key] for key in pool], [uncertainty[key] for key in certifying],
         [_coin(proposals[key], people[key], seed) for key in certifying],
         limit=limit, level=share_of_level, least=least,
+        expected=[uncertainty[key] + excess for key in certifying],
     )  # fmt: skip
     _warn(certificate, len(certifying), limit, share_of_level, least)
     before = _keys_of(known) - set(people)
@@ -116,14 +115,14 @@ def run(
     write_decisions(out, decisions)
     write_bytes(out / ASK, "".join(f"{each.key}\n" for each in decisions if each.fate == "asked").encode())
     fates = Counter(each.fate for each in decisions)
-    last = certificate.last
+    best = certificate.best
     return TriageSummary(
         model=str(table.fingerprint.get("reward_model", table.fingerprint.get("made_by", "a table of rewards"))),
         pool=len(pool), audited=len(people), fitted=len(fitted), known=fates["known"], temperature=temperature,
         limit=limit, level=share_of_level,
         disagreement=_estimate([proposals[key].disagreement(_ranks(people[key])) for key in people]),
         among_people=_estimate([value for group in people.values() for value in _apart(group)]),
-        certified=last.share if last else 0.0, threshold=certificate.threshold,
+        certified=best.share if best else 0.0, threshold=certificate.threshold,
         tested=[TestedShare(**vars(each)) for each in certificate.tested], seconds=seconds, affordable=affordable,
         always=sum(each.key in safe for each in decisions if each.fate == "asked"),
         asked=fates["asked"], automatic=fates["automatic"] + fates["uncertified"], uncertified=fates["uncertified"],
@@ -226,16 +225,11 @@ def _estimate(values: Sequence[float | None]) -> Estimate | None:
 
 
 def _warn(certificate: Certificate, audited: int, limit: float, level: float, least: int) -> None:
-    needed = fewest_trials(limit, level)
-    if audited < max(needed, least):
+    needed = max(fewest_trials(limit, level), least)
+    if audited < needed:
         log.warning(
-            "%d audited queries certify nothing: a limit of %g needs %d that all agree, and the first share %d "
-            "(stages.audit.size)", audited, limit, needed, least,
-        )  # fmt: skip
-    elif certificate.threshold is None and certificate.tested and certificate.tested[0].audited < needed:
-        log.warning(
-            "the first share holds %d audited queries, of which not even none that disagrees would do; "
-            "stages.triage.least=%d", certificate.tested[0].audited, needed,
+            "%d audited queries certify nothing: at a limit of %g it needs %d of them, even if all agree "
+            "(stages.audit.size)", audited, limit, needed,
         )  # fmt: skip
     elif certificate.threshold is None:
         log.warning("no share of the queries can be left to the model at a limit of %g: people get all", limit)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import write_bytes
-from mmrlhf.triage.proposals import Proposal, place_of
+from mmrlhf.files import read_lines, write_bytes
+from mmrlhf.triage.model_proposals import Proposal, place_of
 
 Order = Literal["unsure", "random", "surest"]
 Beyond = Literal["leave_out", "model"]
@@ -100,7 +100,7 @@ def write_decisions(folder: Path, decisions: Sequence[Decision]) -> None:
 def read_decisions(folder: Path) -> Iterator[Decision]:
     """Read what `write_decisions` wrote; raises DataError where it is not there or something else."""
     try:
-        for line in (folder / DECISIONS).read_text(encoding="utf-8").splitlines():
+        for line in filter(None, read_lines(folder / DECISIONS)):
             row = json.loads(line)
             yield Decision(**{**row, "ranks": tuple(row["ranks"]), "hashes": tuple(row["hashes"])})
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -46,7 +46,6 @@ def test_a_wider_limit_never_certifies_less(
     for certificate in found:
         held = 0.0 if certificate.threshold is None else float((pool <= certificate.threshold).mean())
         assert certificate.share == pytest.approx(held)
-        assert [each.share for each in certificate.tested] == sorted(each.share for each in certificate.tested)
         assert all(each.audited >= least for each in certificate.tested)
         assert all(each.passed for each in certificate.tested[:-1]), "the first that fails ends it"
 

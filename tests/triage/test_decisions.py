@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.triage.budget import Budget
 from mmrlhf.triage.decisions import Beyond, Decision, Order, decide, read_decisions, write_decisions
-from mmrlhf.triage.proposals import Proposal, fitted_temperature
+from mmrlhf.triage.model_proposals import Proposal, fitted_temperature
 
 KEYS = [f"q{number}" for number in range(30)]
 Sets = tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str]]

@@ -59,6 +59,16 @@ def fitted_temperature(proposals: Sequence[Proposal], people: Sequence[Ranks]) -
     return fit_temperature(gaps) if gaps else reward_scale(proposals)
 
 
+def usual_excess(proposals: Sequence[Proposal], people: Sequence[Ranks], temperature: float) -> float:
+    """How much more often people disagree than the uncertainties say, on average: ties, and what T does not catch."""
+    apart = [
+        found - proposal.uncertainty(temperature)
+        for proposal, ranks in zip(proposals, people, strict=True)
+        if (found := proposal.disagreement(ranks)) is not None
+    ]
+    return float(np.mean(apart)) if apart else 0.0
+
+
 def reward_scale(proposals: Sequence[Proposal]) -> float:
     """The median distance of two rewards of a query, or 1 where all are alike."""
     gaps = [abs(a - b) for proposal in proposals for a, b in itertools.combinations(proposal.rewards, 2)]

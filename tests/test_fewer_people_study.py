@@ -1,0 +1,63 @@
+"""The study of fewer people: what its arms make of a drawn judge, and what it runs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from stand_ins.scripts import loaded_script
+
+
+@pytest.fixture(scope="module")
+def study() -> Iterator[ModuleType]:
+    with loaded_script("fewer_people", "experiments/06_fewer_people/study.py") as module:
+        yield module
+
+
+def test_labels_go_from_the_judges_to_peoples(study: ModuleType, tmp_path: Path) -> None:
+    asked = [
+        "labels",
+        "--judge",
+        "drawn",
+        "--pool",
+        "150",
+        "--redraws",
+        "1",
+        "--seeds",
+        "3",
+        "--results",
+        str(tmp_path),
+    ]
+    study.main(asked)
+    with (tmp_path / "labels.csv").open(encoding="utf-8") as file:
+        rows = {(row["arm"], float(row["wanted"])): row for row in csv.DictReader(file)}
+    pool = study.drawn_pool(3, 150, 0.9)
+    alone = {0.0: pool.errors(study.judged(pool)), 1.0: pool.errors(pool.people(0, 1.2))}
+    for share, (wrong, tied) in alone.items():
+        for arm in study.ORDERS:
+            assert float(rows[arm, share]["wrong"]) == pytest.approx(wrong, abs=1e-4)
+            assert float(rows[arm, share]["tied"]) == pytest.approx(tied, abs=1e-4)
+    assert alone[0.0][0] > alone[1.0][0] and alone[0.0][1] == 0
+    assert float(rows["unsure", 0.5]["wrong"]) < float(rows["surest", 0.5]["wrong"])
+    assert 0 < float(rows["certified", study.LIMIT]["share"]) <= 1
+    assert (tmp_path / "labels.png").stat().st_size > 1000 and "limit exceeded" in (tmp_path / "labels.md").read_text()
+
+
+def test_a_pair_is_wrong_where_its_order_is_turned(study: ModuleType) -> None:
+    pool = study.Pool((), {}, {"a": [3.0, 1.0, 1.0], "b": [0.0, 2.0]})
+    assert pool.errors({"a": (1, 2, 3), "b": (2, 1)}) == (0.0, 0.0), "answers of one quality cannot be wrong"
+    assert pool.errors({"a": (2, 1, 2), "b": (1, 2)}) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+
+
+def test_every_arm_of_the_policies_asks_as_many(study: ModuleType) -> None:
+    found = study.policy_arms()
+    assert set(found) == {
+        "random 0", *(f"{order} {share}" for share in ("0.1", "0.25", "0.5", "0.75") for order in study.ORDERS),
+        "random 1", "certified",
+    }  # fmt: skip
+    assert found["unsure 0.25"] == [
+        "stages.triage.budget.queries=270", "stages.triage.limit=0", "stages.triage.order=unsure",
+    ]  # fmt: skip
