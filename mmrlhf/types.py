@@ -291,12 +291,14 @@ class ResponseOutputs:
     """What a forward says about each response.
 
     logprob (R,) float32: sum of the label tokens' log-probabilities; num_tokens (R,): how many;
-    hidden (R, D): hidden state at the response's last token.
+    hidden (R, D): hidden state at the response's last token; token_logprob (N,): each label token's, response after
+    response.
     """
 
     logprob: Tensor
     num_tokens: Tensor
     hidden: Tensor
+    token_logprob: Tensor
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -51,13 +52,14 @@ T = TypeVar("T")
 class GroupScores:
     """What a forward says about one group, on the CPU.
 
-    logprob (K,), num_tokens (K,); cut (K,), tokens by which responses were shortened; reward (K,) and dimensions
-    (K, D), the head's other scores, or None without a head.
+    logprob (K,), num_tokens (K,); cut (K,), tokens by which responses were shortened; token_logprob: of each response,
+    its tokens' log-probabilities; reward (K,) and dimensions (K, D), the head's other scores, or None without a head.
     """
 
     logprob: Tensor
     num_tokens: Tensor
     cut: Tensor
+    token_logprob: tuple[Tensor, ...]
     reward: Tensor | None = None
     dimensions: Tensor | None = None
 
@@ -77,9 +79,10 @@ def forward_groups(model: PackedModel, groups: Sequence[EncodedGroup], *, token_
         counts = [len(group.branches) for group in chosen]
         logprob = outputs.logprob.float().cpu().split(counts)
         num_tokens = outputs.num_tokens.float().cpu().split(counts)
+        tokens = iter(outputs.token_logprob.float().cpu().split(outputs.num_tokens.long().tolist()))
         for number, own, count in zip(members, logprob, num_tokens, strict=True):
             cut = torch.tensor([float(branch.truncated) for branch in groups[number].branches])
-            found[number] = GroupScores(own, count, cut)
+            found[number] = GroupScores(own, count, cut, tuple(islice(tokens, len(cut))))
         if scores is not None:
             for number, each in zip(members, scores.split(counts), strict=True):
                 found[number] = replace(cast(GroupScores, found[number]), reward=each[:, 0], dimensions=each[:, 1:])

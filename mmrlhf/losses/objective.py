@@ -27,7 +27,8 @@ class PairInputs:
 
     *_logprob: sum of the policy's token log-probabilities, in nats; reference_*: the same under the reference model,
     or None where no reference was run; margin: reward of the chosen minus reward of the rejected response, or None;
-    *_tokens: how many tokens were summed; chosen_reward: the chosen response's own reward, or None.
+    *_tokens: how many tokens were summed; chosen_reward: the chosen response's own reward, or None; *_shared: the
+    same sums over the first tokens alone, as many as the pair's shorter response has, or None.
     """
 
     chosen_logprob: Tensor
@@ -38,6 +39,10 @@ class PairInputs:
     chosen_tokens: Tensor | None = None
     rejected_tokens: Tensor | None = None
     chosen_reward: Tensor | None = None
+    chosen_shared: Tensor | None = None
+    rejected_shared: Tensor | None = None
+    reference_chosen_shared: Tensor | None = None
+    reference_rejected_shared: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shapes({item.name: getattr(self, item.name) for item in fields(self)})
@@ -96,8 +101,8 @@ class PairTerms:
 class Objective:
     """A pairwise preference objective: call it with PairInputs, get un-reduced PairTerms.
 
-    What an objective does not say otherwise is DPO's. `needs_reference` and `needs_margin` say which optional inputs
-    must be there.
+    What an objective does not say otherwise is DPO's. `needs_reference`, `needs_margin` and `needs_shared_lengths` say
+    which optional inputs must be there.
 
     Args:
         beta: > 0, slope on the gap.
@@ -111,6 +116,7 @@ class Objective:
 
     needs_reference: ClassVar[bool] = True
     needs_margin: ClassVar[bool] = False
+    needs_shared_lengths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self)

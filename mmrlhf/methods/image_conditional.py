@@ -59,7 +59,7 @@ class ImageConditionalModule(PreferenceModule):
         sums = {"anchor": (pairs.weight * anchor(chosen, beta=beta, shift=self._mdpo.anchor_shift)).sum()}
         if "image" in self.part_weights:
             damaged = self._damaged(batch)
-            without = Responses(self.model(damaged), self._reference_logprob(damaged)).log_ratio[pairs.chosen]
+            without = self._ask(damaged).log_ratio[pairs.chosen]
             weight = pairs.weight * has_media(batch)[pairs.group]
             sums["image"] = (weight * image_conditional(chosen, without, beta=beta)).sum()
             record.add("image_margin", beta * (chosen - without), weight)

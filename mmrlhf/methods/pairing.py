@@ -21,9 +21,15 @@ from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
 # Columns of a batch: what a reward model, or the reference, says about each response.
 REWARD, REFERENCE = "reward", "reference_logprob"
 REFERENCE_TOKENS, DAMAGED_REFERENCE = "reference_tokens", "reference_damaged_logprob"
+SHARED_REFERENCE = "reference_shared_"
 
 # Group key, hashes of the chosen and the rejected response: the same whatever micro-batch the pair is in.
 PairName = tuple[str, str, str]
+
+
+def shared_column(number: int) -> str:
+    """The reference's log-probability of a response's first tokens, as many as response `number` of its query has."""
+    return f"{SHARED_REFERENCE}{number}"
 
 
 @dataclass(frozen=True)

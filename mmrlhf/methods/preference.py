@@ -45,10 +45,14 @@ MarginFrom = Literal["reward", "implicit"]
 
 @dataclass(frozen=True)
 class Responses:
-    """What the policy and its reference (R,), where there is one, say about the responses of a row."""
+    """What the policy and its reference (R,), where there is one, say about the responses of a row.
+
+    reference_token_logprob: (N,) as the policy's, where the reference itself has read the row.
+    """
 
     outputs: ResponseOutputs
     reference: Tensor | None
+    reference_token_logprob: Tensor | None = None
 
     @property
     def log_ratio(self) -> Tensor:
@@ -188,9 +192,19 @@ class PreferenceModule(PackedModule):
     def _forward(self, batch: PackedBatch, counts: Counts) -> tuple[Responses, PairInputs]:
         """Run the policy and its reference, and pair their log-probabilities."""
         assert counts.pairs is not None
-        reference = self._reference_logprob(batch)
-        responses = Responses(self.model(batch), reference)
+        responses = self._ask(batch)
         return responses, self._pair(batch, responses, counts.pairs)
+
+    def _ask(self, batch: PackedBatch) -> Responses:
+        """Run the reference, then the policy, on a row."""
+        if self._reference == "table":
+            table = batch.columns.get(REFERENCE)
+            return Responses(self.model(batch), None if table is None else table.float())
+        if self._reference == "none":
+            return Responses(self.model(batch), None)
+        # first, so that nothing that the policy keeps for backward is there meanwhile
+        reference = self._run_reference(batch)
+        return Responses(self.model(batch), reference.logprob, reference.token_logprob)
 
     def _pair(self, batch: PackedBatch, responses: Responses, pairs: PairIndex) -> PairInputs:
         reward = batch.columns.get(REWARD)
@@ -225,27 +239,21 @@ class PreferenceModule(PackedModule):
         """Sums of the loss's parts that are not made of pairs; a part of the same name takes the pairs' place."""
         return {}
 
-    def _reference_logprob(self, batch: PackedBatch) -> Tensor | None:
-        """The reference's log-probabilities (R,), or None."""
-        if self._reference == "table":
-            table = batch.columns.get(REFERENCE)
-            return None if table is None else table.float()
-        if self._reference == "none":
-            return None
-        with torch.no_grad():
-            if self._reference == "adapter":
-                return self._without_adapters(batch)
-            (frozen,) = self._frozen
-            return frozen(batch).logprob
+    @torch.no_grad()
+    def _run_reference(self, batch: PackedBatch) -> ResponseOutputs:
+        if self._reference == "adapter":
+            return self._without_adapters(batch)
+        (frozen,) = self._frozen
+        return frozen(batch)
 
-    def _without_adapters(self, batch: PackedBatch) -> Tensor:
-        """The policy's log-probabilities (R,) with its adapters off and, as a reference, without dropout."""
+    def _without_adapters(self, batch: PackedBatch) -> ResponseOutputs:
+        """What the policy says with its adapters off and, as a reference, without dropout."""
         model: Any = self.model
         training = model.training
         model.eval()
         try:
             with model.adapters_off():
-                return model(batch).logprob
+                return model(batch)
         finally:
             model.train(training)
 

@@ -47,7 +47,7 @@ class SingleResponseModule(PreferenceModule):
         total = torch.zeros(2)
         with torch.no_grad():
             for batch in (each.to(self.device) for each in micro_batches):
-                ratio = Responses(self.model(batch), self._reference_logprob(batch)).log_ratio
+                ratio = self._ask(batch).log_ratio
                 weight = self._weights(batch)
                 total += torch.stack(((weight * ratio).sum(), weight.sum())).cpu()
         ratios, weights = torch.stack(gather_ranks(total)).sum(0)

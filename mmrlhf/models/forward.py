@@ -95,6 +95,7 @@ class PackedModel(nn.Module):
             logprob=zeros.index_add(0, batch.label_response, token_logprob),
             num_tokens=zeros.index_add(0, batch.label_response, torch.ones_like(token_logprob)),
             hidden=at_end,
+            token_logprob=token_logprob,
         )
 
     def score(self, outputs: ResponseOutputs) -> Tensor:

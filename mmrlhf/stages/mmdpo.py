@@ -16,13 +16,23 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
 from mmrlhf.inference.passes import describe_source, untrained
 from mmrlhf.losses.image_conditional import MDPO
+from mmrlhf.losses.length_desensitised import LDDPO
 from mmrlhf.losses.objective import Objective
 from mmrlhf.losses.plackett_luce import PlackettLuce
 from mmrlhf.losses.prospect import KTO, KTOByReward
 from mmrlhf.media.damage import Damage
 from mmrlhf.methods.image_conditional import ImageConditionalModule
+from mmrlhf.methods.length_desensitised import LengthDesensitisedModule
 from mmrlhf.methods.listwise import RankingModule, require_whole_ranking
-from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKENS, REWARD, PairScheme
+from mmrlhf.methods.pairing import (
+    DAMAGED_REFERENCE,
+    REFERENCE,
+    REFERENCE_TOKENS,
+    REWARD,
+    SHARED_REFERENCE,
+    PairScheme,
+    shared_column,
+)
 from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
 from mmrlhf.methods.single_responses import SingleResponseModule
 from mmrlhf.models.dropout import silence_dropout
@@ -45,6 +55,7 @@ log = logging.getLogger(__name__)
 METHODS: dict[type[Objective], type[PreferenceModule]] = {
     PlackettLuce: RankingModule,
     MDPO: ImageConditionalModule,
+    LDDPO: LengthDesensitisedModule,
     KTO: SingleResponseModule,
     KTOByReward: SingleResponseModule,
 }
@@ -103,7 +114,7 @@ def run(
     tables = _reward_tables(objective, rewards, facts["shards"], reward_model, needed=needs_rewards)
     damage = _damage(objective)
     if objective.needs_reference and reference_from == "table":
-        tables += _reference_tables(reference, facts, damage)
+        tables += _reference_tables(reference, facts, damage, shared_lengths=objective.needs_shared_lengths)
     bench = open_workbench(
         shards, policy, AnswerTemplate(), training, tables=tables, damage=damage,
         needs_pairs=pairs.rank_by == "annotators" and not isinstance(objective, KTOByReward), runtime=runtime,
@@ -213,10 +224,16 @@ def _reward_tables(
     return [table]
 
 
-def _reference_tables(reference: Path | None, facts: Mapping[str, Any], damage: Damage | None) -> list[SideCar]:
+def _reference_tables(
+    reference: Path | None, facts: Mapping[str, Any], damage: Damage | None, *, shared_lengths: bool
+) -> list[SideCar]:
     folder = need_path(reference, what="the reference's log-probabilities", where="inputs.reference", stage="reference")
-    counted = [REFERENCE_TOKENS] if REFERENCE_TOKENS in read_meta(folder)["columns"] else []
-    table = SideCar.load(folder, columns=[REFERENCE, *counted, *([DAMAGED_REFERENCE] if damage else [])])
+    there = read_meta(folder)["columns"]
+    counted = [REFERENCE_TOKENS] if REFERENCE_TOKENS in there else []
+    # all that are there; the first says that they are missing
+    shared = [name for name in there if name.startswith(SHARED_REFERENCE)] or [shared_column(0)]
+    wanted = [REFERENCE, *counted, *([DAMAGED_REFERENCE] if damage else []), *(shared if shared_lengths else [])]
+    table = SideCar.load(folder, columns=wanted)
     facts = {**facts, **({"damage": asdict(damage)} if damage else {})}
     check_table(table, facts, name="reference log-probabilities", stage="reference")
     return [table]

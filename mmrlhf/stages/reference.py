@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.feed.selection import Queries, Selection
 from mmrlhf.inference.passes import (
+    GroupScores,
     describe_run,
     describe_source,
     describe_template,
@@ -27,7 +29,7 @@ from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.inference.tables import TablePass
 from mmrlhf.media.damage import Damage, DamageKind, damaged_only
-from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKENS
+from mmrlhf.methods.pairing import DAMAGED_REFERENCE, REFERENCE, REFERENCE_TOKENS, shared_column
 from mmrlhf.ranges import Count, Natural, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
@@ -55,6 +57,7 @@ def run(
     selection: Selection | None = None,
     damage: DamageKind | None = None,
     damage_seed: Natural = 0,
+    shared_lengths: bool = False,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/logprobs`: a side-car with reference_logprob, reference_tokens and reference_cut of every response.
@@ -69,13 +72,17 @@ def run(
         limit: at most this many training queries.
         selection: which queries, as in training.
         damage, damage_seed: also ask with damaged media (column `reference_damaged_logprob`), for mDPO; see `Damage`.
+        shared_lengths: also keep each response's log-probability up to the length of every other response of its query
+            (columns `reference_shared_0`, ...), for LD-DPO.
     """
     index, passes = Index.load(shards), passes or PassSettings()
     spoil = Damage(damage, damage_seed) if damage is not None else None
     queries = Queries(holdout, selection, limit)
     sides = queries.heldout(index), queries.train(index)
-    columns = (*COLUMNS, *([DAMAGED_REFERENCE] if spoil is not None else []))
     rows = np.concatenate([side.rows for side in sides])
+    most = max((index.entries[int(row)].num_responses for row in rows), default=0) if shared_lengths else 0
+    shared = [shared_column(number) for number in range(most)]
+    columns = (*COLUMNS, *([DAMAGED_REFERENCE] if spoil is not None else []), *shared)
     quarantine = Quarantine(len(rows), runtime.max_damaged)
     with share_pass(runtime) as ranks:
         reference = Policy.from_pretrained(policy, passes, damage=spoil, device=ranks.device)
@@ -88,7 +95,7 @@ def run(
                 groups_per_batch=passes.groups_per_batch, quarantine=quarantine, num_workers=runtime.num_workers,
                 preflight=runtime.preflight,
             ),
-            measure=lambda batch: _measure(reference, batch, passes.token_budget),
+            measure=lambda batch: _measure(reference, batch, passes.token_budget, shared),
             size=passes.groups_per_batch,
             title="reference log-probabilities (batches)",
             counted=(CUT,),
@@ -116,10 +123,10 @@ def _fingerprint(index: Index, policy: Path | str, reference: Policy) -> dict[st
 
 
 def _measure(
-    reference: Policy, batch: Sequence[tuple[PreferenceGroup, EncodedGroup]], token_budget: int
+    reference: Policy, batch: Sequence[tuple[PreferenceGroup, EncodedGroup]], token_budget: int, shared: Sequence[str]
 ) -> Iterator[tuple[PreferenceGroup, list[dict[str, float]]]]:
     """Each query with the table's values of its responses."""
-    found = _ask(reference, [encoded for _, encoded in batch], token_budget)
+    found = _ask(reference, [encoded for _, encoded in batch], token_budget, shared)
     for (group, _), columns in zip(batch, found, strict=True):
         yield group, [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -129,11 +136,14 @@ def _damaged(group: EncodedGroup) -> EncodedGroup:
     return replace(group, media=damaged_only(group.media), branches=branches)
 
 
-def _ask(reference: Policy, groups: Sequence[EncodedGroup], token_budget: int) -> list[dict[str, list[float]]]:
+def _ask(
+    reference: Policy, groups: Sequence[EncodedGroup], token_budget: int, shared: Sequence[str]
+) -> list[dict[str, list[float]]]:
     """The table's columns of each group, one value per response."""
     found = forward_groups(reference.model, groups, token_budget=token_budget)
     columns: list[dict[str, list[float]]] = [
         dict(zip(COLUMNS, (one.logprob.tolist(), one.num_tokens.tolist(), one.cut.tolist()), strict=True))
+        | _shared_logprobs(one, shared)
         for one in found
     ]
     if reference.encoder.damage is not None:
@@ -141,3 +151,14 @@ def _ask(reference: Policy, groups: Sequence[EncodedGroup], token_budget: int) -
         for own, one in zip(columns, forward_groups(reference.model, spoilt, token_budget=token_budget), strict=True):
             own[DAMAGED_REFERENCE] = one.logprob.tolist()
     return columns
+
+
+def _shared_logprobs(scores: GroupScores, columns: Sequence[str]) -> dict[str, list[float]]:
+    """Column k: each response's log-probability (K,) up to the length of response k; whole where that is longer."""
+    upto = [torch.cat((own.new_zeros(1), own.cumsum(0))) for own in (each.double() for each in scores.token_logprob)]
+    lengths = [len(own) - 1 for own in upto]
+    others = [*lengths, *[max(lengths)] * (len(columns) - len(lengths))]
+    return {
+        name: [float(own[min(len(own) - 1, other)]) for own in upto]
+        for name, other in zip(columns, others, strict=False)
+    }

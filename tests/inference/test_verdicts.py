@@ -46,6 +46,7 @@ def test_the_likeliest_critique_is_kept() -> None:
         logprob=torch.tensor([-2.0, -4.0, -1.0, -6.0]),
         num_tokens=torch.tensor([1.0, 4.0, 2.0, 3.0]),
         cut=torch.tensor([0.0, 0.0, 7.0, 7.0]),
+        token_logprob=tuple(torch.zeros(count) for count in (1, 4, 2, 3)),
         reward=torch.tensor([1.0, 2.0, 3.0, 5.0]),
         dimensions=torch.tensor([[0.0], [1.0], [2.0], [4.0]]),
     )

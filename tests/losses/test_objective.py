@@ -19,6 +19,7 @@ from mmrlhf.losses.objective import Objective, PairInputs, PairScale, check_shap
 
 METHODS = sorted((Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
 FIELDS = ("chosen_logprob", "rejected_logprob", "reference_chosen", "reference_rejected", "margin")
+SHARED = ("chosen_shared", "rejected_shared", "reference_chosen_shared", "reference_rejected_shared")
 
 
 def objective_of(path: Path) -> Objective:
@@ -32,7 +33,18 @@ def pair_inputs(num_pairs: int, seed: int = 0, requires_grad: bool = False) -> P
     reference = policy + torch.randn(2, num_pairs, generator=draw)
     margin = 2 * torch.randn(num_pairs, generator=draw)
     chosen, rejected = (p.clone().requires_grad_(requires_grad) for p in policy)
-    return PairInputs(chosen, rejected, reference[0], reference[1], margin, tokens[0], tokens[1])
+    shared = torch.rand(2, num_pairs, generator=draw)
+    parts = (shared[0] * chosen, shared[1] * rejected, *(shared * reference))
+    return PairInputs(
+        chosen,
+        rejected,
+        reference[0],
+        reference[1],
+        margin,
+        tokens[0],
+        tokens[1],
+        **dict(zip(SHARED, parts, strict=True)),
+    )
 
 
 def swapped(inputs: PairInputs) -> PairInputs:
@@ -45,6 +57,10 @@ def swapped(inputs: PairInputs) -> PairInputs:
         inputs.margin,
         inputs.rejected_tokens,
         inputs.chosen_tokens,
+        chosen_shared=inputs.rejected_shared,
+        rejected_shared=inputs.chosen_shared,
+        reference_chosen_shared=inputs.reference_rejected_shared,
+        reference_rejected_shared=inputs.reference_chosen_shared,
     )
 
 
@@ -177,7 +193,8 @@ class TestEveryObjective:
 
 
 def one_of(inputs: PairInputs, i: int) -> PairInputs:
-    return PairInputs(*(getattr(inputs, name)[i : i + 1] for name in FIELDS + ("chosen_tokens", "rejected_tokens")))
+    names = (*FIELDS, "chosen_tokens", "rejected_tokens", *SHARED)
+    return PairInputs(**{name: getattr(inputs, name)[i : i + 1] for name in names})
 
 
 @pytest.mark.parametrize("name", FIELDS)

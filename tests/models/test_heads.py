@@ -22,7 +22,7 @@ def test_close_states_get_distinct_rewards_under_autocast(kind: str, tiny_folder
     torch.nn.init.normal_(head.out.weight, std=0.1)
     model = PackedModel(plain.backbone, plain.settings, head).eval()
     hidden = 1.0 + 0.05 * torch.randn(200, 64)
-    outputs = ResponseOutputs(torch.zeros(200), torch.ones(200), hidden)
+    outputs = ResponseOutputs(torch.zeros(200), torch.ones(200), hidden, torch.zeros(200))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = model.score(outputs)
     assert found.dtype == torch.float32

@@ -16,6 +16,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.image_conditional import MDPO
+from mmrlhf.losses.length_desensitised import LDDPO
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.writer import write_shards
@@ -117,6 +118,27 @@ def test_mdpo_asks_the_reference_about_damaged_pictures(
         changed = replace(objective, damage_seed=1) if other is both["reference"] else objective
         with pytest.raises(DataError, match=error):
             train_mmdpo(tmp_path / "no", small_shards, small_policy, runtime, objective=changed, reference=other)
+
+
+@pytest.mark.slow
+def test_ld_dpo_asks_the_reference_about_shared_lengths(
+    tmp_path: Path, small_shards: Path, small_policy: Path, tables: dict, runtime: Runtime
+) -> None:
+    """A table of them trains what a frozen copy does; a table without them is refused."""
+    objective, found = LDDPO(alpha=0.25), {}
+    asked = {"shards": small_shards, "policy": small_policy, "holdout": SCHEDULE.holdout, "runtime": runtime}
+    reference.run(tmp_path / "shared", shared_lengths=True, **asked)
+    for source in ("table", "frozen_copy"):
+        out = tmp_path / source
+        options = {"objective": objective, "reference_from": source, "reference": tmp_path / "shared" / "logprobs"}
+        summary = train_mmdpo(out, small_shards, small_policy, runtime, **options)
+        # Before the first update policy and reference agree on every token.
+        assert read_curves(out)["train/loss"][1][0] == pytest.approx(0.693147, abs=1e-4)
+        found[source] = weights(out)
+    assert summary["train"]["length_chosen"] > 0
+    torch.testing.assert_close(found["table"], found["frozen_copy"], rtol=1e-3, atol=2e-4)
+    with pytest.raises(DataError, match="reference_shared_0"):
+        train_mmdpo(tmp_path / "no", small_shards, small_policy, runtime, objective=objective, **tables)
 
 
 def test_a_table_of_another_policy_is_named(

@@ -68,6 +68,7 @@ class ToyModel(nn.Module):
             logprob=zeros.index_add(0, batch.label_response, token),
             num_tokens=zeros.index_add(0, batch.label_response, torch.ones_like(token)),
             hidden=hidden[batch.last_token],
+            token_logprob=token,
         )
 
     def scores(self, outputs: ResponseOutputs) -> Tensor:
