@@ -22,7 +22,6 @@ from mmrlhf.losses.plackett_luce import PlackettLuce
 from mmrlhf.losses.prospect import KTO, KTOByReward
 from mmrlhf.media.damage import Damage
 from mmrlhf.methods.image_conditional import ImageConditionalModule
-from mmrlhf.methods.length_desensitised import LengthDesensitisedModule
 from mmrlhf.methods.listwise import RankingModule, require_whole_ranking
 from mmrlhf.methods.pairing import (
     DAMAGED_REFERENCE,
@@ -34,6 +33,7 @@ from mmrlhf.methods.pairing import (
     shared_column,
 )
 from mmrlhf.methods.preference import MarginFrom, PreferenceModule, Reference
+from mmrlhf.methods.shared_lengths import LengthDesensitisedModule
 from mmrlhf.methods.single_responses import SingleResponseModule
 from mmrlhf.models.dropout import silence_dropout
 from mmrlhf.models.forward import PackedModel

@@ -13,10 +13,10 @@ from torch import Tensor
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.length_desensitised import LDDPO
-from mmrlhf.methods.length_desensitised import LengthDesensitisedModule, first_tokens
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.methods.preference import PreferenceModule
+from mmrlhf.methods.shared_lengths import LengthDesensitisedModule, first_tokens
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import EncodedGroup
 
