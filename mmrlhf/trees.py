@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 
@@ -36,6 +37,15 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}.{key}" if prefix else str(key)
         found |= flat(item, name) if isinstance(item, Mapping) and item else {name: item}
     return found
+
+
+def without(tree: Any, names: Collection[str], prefix: str = "") -> Any:
+    """Copy a tree of mappings without the values that `outer.inner` names; `*` in a name stands for any."""
+    if not isinstance(tree, Mapping):
+        return tree
+    items = {f"{prefix}.{key}" if prefix else str(key): (key, item) for key, item in tree.items()}
+    left = {name: each for name, each in items.items() if not any(fnmatchcase(name, pattern) for pattern in names)}
+    return {key: without(item, names, name) for name, (key, item) in left.items()}
 
 
 def described_objects(tree: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

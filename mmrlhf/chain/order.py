@@ -20,7 +20,7 @@ from typing import Any
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import expanded, is_remote
-from mmrlhf.trees import leaves, map_leaves
+from mmrlhf.trees import leaves, map_leaves, without
 
 _REFERENCE = re.compile(r"stage:(?P<name>[A-Za-z0-9_-]+)(?:/(?P<sub>.*))?")
 _GIVEN_BY_RUNNER = ("out", "runtime")
@@ -140,6 +140,11 @@ def version(node: Node) -> int:
 def determinants(node: Node) -> list[Any]:
     """What a stage's result depends on beside settings, inputs and code: the time, if it is not reusable."""
     return [] if is_reusable(node) else [time.time_ns()]
+
+
+def counted_settings(node: Node) -> dict[str, Any]:
+    """A stage's settings without those that its module says in `LIMITS`: dotted names of what no result depends on."""
+    return without(node.settings, getattr(stage_module(node.target), "LIMITS", ()))
 
 
 def check_promises(node: Node, out: Path) -> None:

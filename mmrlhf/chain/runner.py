@@ -11,7 +11,15 @@ from typing import Any
 from mmrlhf.chain.code import describe, split_closure
 from mmrlhf.chain.fingerprint import artifact_token, digest, replace_texts, source_tokens
 from mmrlhf.chain.launch import single_process
-from mmrlhf.chain.order import Node, check_promises, determinants, is_reusable, replace_references, version
+from mmrlhf.chain.order import (
+    Node,
+    check_promises,
+    counted_settings,
+    determinants,
+    is_reusable,
+    replace_references,
+    version,
+)
 from mmrlhf.chain.store import Artifact, CodePolicy, Recipe, Store
 from mmrlhf.chain.worker import Invoke, StageCall, launch
 from mmrlhf.errors import ConfigError
@@ -107,16 +115,17 @@ class Runner:
 
     def recipe(self, node: Node, artifacts: Mapping[str, Artifact]) -> Recipe:
         """Fingerprint a stage whose inputs are there."""
-        sources = source_tokens(node.settings, self.inputs)
+        counted = counted_settings(node)
+        sources = source_tokens(counted, self.inputs)
         tokens = replace_references(
-            replace_texts(node.settings, sources), lambda name, sub: artifact_token(artifacts[name].fingerprint, sub)
+            replace_texts(counted, sources), lambda name, sub: artifact_token(artifacts[name].fingerprint, sub)
         )
         inputs = {name: artifacts[name].fingerprint for name in node.references}
         callbacks = self.callbacks if "training" in node.settings else []
         package, own = split_closure(node.target, [node.settings, callbacks])
         number = version(node)
         fingerprint = digest(node.target, tokens, number, own, callbacks, *determinants(node))
-        said = {"_target_": node.target, **node.settings, **({"callbacks": callbacks} if callbacks else {})}
+        said = {"_target_": node.target, **counted, **({"callbacks": callbacks} if callbacks else {})}
         return Recipe(node.name, fingerprint, said, inputs, sources, number, own, package)
 
     def _tell(self, node: Node, differs: list[str]) -> None:

@@ -44,6 +44,8 @@ RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
 # what a service says about one request: too long, not understood, not allowed to be answered
 REFUSED = frozenset({400, 413, 422, 451})
 LONGEST_PAUSE = 300.0
+# settings of an endpoint that say how patiently it is asked, and how fast; no answer depends on them
+HOW_LONG = ("key_variable", "concurrency", "timeout", "retries", "pause", "max_bytes", "give_up_after")
 
 
 class _Busy(Exception):

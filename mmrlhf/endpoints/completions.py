@@ -44,6 +44,11 @@ class Answer:
     use: Use = field(default=Use(), compare=False)
 
     @property
+    def kept(self) -> bool:
+        """Whether a model has worked on it, so that it is paid for and never asked for again."""
+        return not self.failed and bool(self.use.finish or not self.problem)
+
+    @property
     def reason(self) -> str:
         """The kind of the problem, without what is true of this request only."""
         return kind_of_problem(self.problem)

@@ -1,12 +1,12 @@
 """Who expands short reasons: a local model, an endpoint that speaks OpenAI's protocol, or answers recorded before.
 
-An expander is anything with `name` (for fingerprints), `count_tokens(text)` and `expand(requests)`, which yields
-answers.
+An expander is anything with `name`, `describe()` (under which its answers are kept), `count_tokens(text)` and
+`expand(requests)`, which yields answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mmrlhf.endpoints.client import ChatEndpoint
 from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import DataError, ModelError
-from mmrlhf.expansion.answer_log import read_lines, text_of
+from mmrlhf.expansion.answer_lines import read_lines, text_of
 from mmrlhf.expansion.request import Request
+from mmrlhf.inference.passes import describe_source
 from mmrlhf.ranges import Count
 from mmrlhf.text import first_line
 
@@ -31,7 +32,11 @@ class Expander(Protocol):
 
     @property
     def name(self) -> str:
-        """What made the texts, for the fingerprint."""
+        """Who writes, in words."""
+        ...
+
+    def describe(self) -> Mapping[str, Any] | None:
+        """What beside a request determines its answer; None where answers are at hand and need not be kept."""
         ...
 
     def count_tokens(self, text: str) -> int:
@@ -48,18 +53,28 @@ class RecordedExpander:
 
     Args:
         path: the file; `requests.jsonl`, which the stage writes, says which digests are asked for. It need not exist
-            before that: the stage then stops at the first request.
+            before that: the stage then stops at the first request. `answers.jsonl` of an artefact of version 2 is such
+            a file, too.
+
+    Raises:
+        DataError: names a line that holds no answer.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._texts: dict[str, str] = {}
+        self._answers: dict[str, Answer] = {}
         for where, row in read_lines(self.path) if self.path.exists() else ():
-            self._texts[text_of(row, "digest", where)] = text_of(row, "text", where)
+            if "made_by" in row:  # how artefacts of version 2 begin
+                continue
+            problem = text_of(row, "problem", where) if "problem" in row else ""
+            self._answers[text_of(row, "digest", where)] = Answer(text_of(row, "text", where), problem)
 
     @property
     def name(self) -> str:
         return f"recorded: {self.path.name}"
+
+    def describe(self) -> None:
+        return None
 
     def count_tokens(self, text: str) -> int:
         return round(len(text) / CHARS_PER_TOKEN)
@@ -67,15 +82,15 @@ class RecordedExpander:
     def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
         """Raises: DataError naming the first request that has no recorded answer."""
         for request in requests:
-            if request.digest not in self._texts:
+            if request.digest not in self._answers:
                 raise DataError(
-                    "a request has no recorded expansion" if self._texts else "there are no recorded expansions yet",
+                    "a request has no recorded expansion" if self._answers else "there are no recorded expansions yet",
                     where=self.path,
                     given=f"nothing for key {request.key}, digest {request.digest}",
                     expected='a line {"digest", "text"} for every line of requests.jsonl, which the log names above',
                     fix="let a model answer those lines, and run the same command again",
                 )
-        yield from ((request, Answer(self._texts[request.digest])) for request in requests)
+        yield from ((request, self._answers[request.digest]) for request in requests)
 
 
 @dataclass(frozen=True)
@@ -92,13 +107,20 @@ class EndpointExpander(ChatEndpoint):
     def name(self) -> str:
         return f"endpoint: {self.model}"
 
+    def describe(self) -> Mapping[str, Any]:
+        return {"url": self.url.rstrip("/"), "model": self.model, **self._sampling}
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        return {"max_tokens": self.max_tokens, "temperature": 0}
+
     def count_tokens(self, text: str) -> int:
         return round(len(text) / CHARS_PER_TOKEN)
 
     def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
         """Raises: HubError where the endpoint cannot be reached or refuses everything."""
         asked = ((request, [{"role": "user", "content": request.prompt}]) for request in requests)
-        return self.ask(asked, max_tokens=self.max_tokens, temperature=0)
+        return self.ask(asked, **self._sampling)
 
 
 class LocalExpander:
@@ -120,6 +142,9 @@ class LocalExpander:
     @property
     def name(self) -> str:
         return f"local: {Path(self._path).name}"
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"model": describe_source(self._path), "max_tokens": self._max_tokens, "temperature": 0}
 
     def count_tokens(self, text: str) -> int:
         return len(self._tokenizer(text).input_ids)

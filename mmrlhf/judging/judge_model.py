@@ -34,6 +34,8 @@ NO_VERDICT = "no verdict"
 WINDOW = 100_000
 # what a text costs where nobody has counted: English prose
 CHARS_PER_TOKEN = 4
+# settings of a judge that no verdict depends on
+LIMITS = ("key_variable", "concurrency", "timeout", "retries", "price_in", "price_out", "max_cost")
 # what a picture costs, whatever its size: services take 85 to 1,100 tokens
 TOKENS_PER_PICTURE = 800
 

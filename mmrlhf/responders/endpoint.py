@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmrlhf.endpoints.answer_store import AnswerStore
-from mmrlhf.endpoints.client import ChatEndpoint
+from mmrlhf.endpoints.client import HOW_LONG, ChatEndpoint
 from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import ConfigError, HubError, Lines
 from mmrlhf.ranges import Count, NonNegative, Positive
@@ -27,6 +27,8 @@ from mmrlhf.tokens.processing import MediaSettings
 
 log = logging.getLogger(__name__)
 _SHOWN = 5
+# settings of an answerer that none of its answers depends on
+LIMITS = (*HOW_LONG, "price_in", "price_out", "max_cost", "tokens_per_answer", "tokens_per_second")
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class EndpointAnswerer(ChatEndpoint):
             for place, answer in said:
                 purse.settle(self.prices, taken.pop(place), requests.expected_tokens(place[0]), answer)
                 came[place] = answer
-                if answer.use.finish or not answer.problem:
+                if answer.kept:
                     store.add(digests[place], answer)
         return came
 

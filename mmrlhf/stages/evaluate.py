@@ -43,6 +43,7 @@ from mmrlhf.parts import Parts
 from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
+from mmrlhf.responders import endpoint
 from mmrlhf.responders.asking import AnswerSettings, Asked, text_of, tokens_written
 from mmrlhf.responders.endpoint import EndpointAnswerer
 from mmrlhf.responders.spending import Purse
@@ -59,6 +60,8 @@ Encoded = tuple[PreferenceGroup, EncodedGroup]
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
+# settings that no result depends on
+LIMITS = tuple(f"policy.{name}" for name in endpoint.LIMITS)
 # what is in a finished artefact; checked before it is published
 PROMISES = ("samples.jsonl", "metrics.json")
 

@@ -1,8 +1,8 @@
 """Stage `expand`: short human reasons become full critiques, written by a larger model and checked.
 
 Follows: MM-RLHF (arXiv 2502.10391), section 3, where GPT-4o expands the annotators' reasons.
-Differs in: what it will cost is said first, answers survive a crash, and an expansion that adds facts or changes the
-verdict is refused and counted; the annotator's own words then stand in its place.
+Differs in: what it will cost is said first, no paid answer is asked for twice, and an expansion that adds facts or
+changes the verdict is refused and counted; the annotator's own words then stand in its place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +19,16 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import final_place
+from mmrlhf.endpoints.answer_store import AnswerStore, request_digest
+from mmrlhf.endpoints.client import HOW_LONG
 from mmrlhf.endpoints.completions import Answer
-from mmrlhf.errors import ConfigError, DataError, HubError, Lines
-from mmrlhf.expansion.answer_log import AnswerLog
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.expansion.expanders import Expander
 from mmrlhf.expansion.request import INSTRUCTION, Request, make_request, refusals
 from mmrlhf.files import write_json, written
 from mmrlhf.ranges import Count, NonNegative, Positive
+from mmrlhf.responders.endpoint import check_failed, prices_of
+from mmrlhf.responders.spending import Prices, cost_of
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.summaries.datasets import CostEstimate, ExpandSummary, ExpansionExample
@@ -34,12 +37,14 @@ from mmrlhf.types import PreferenceGroup, Response
 
 log = logging.getLogger(__name__)
 
-SHARDS, ANSWERS, REQUESTS, ESTIMATE = "shards", "answers.jsonl", "requests.jsonl", "estimate.json"
+SHARDS, REQUESTS, ESTIMATE = "shards", "requests.jsonl", "estimate.json"
 NUM_EXAMPLES = 5
 USED = "used"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 2
+VERSION = 3
+# settings that no answer depends on: what it costs, how long is waited, how many are asked at once
+LIMITS = ("max_cost", "price_in", "price_out", "tokens_per_critique", *(f"expander.{name}" for name in HOW_LONG))
 # what is in a finished artefact; checked before it is published
 PROMISES = ("shards/manifest.json", "metrics.json")
 
@@ -72,7 +77,8 @@ def run(
     """Write `out/shards`: the same queries, whose responses have a `target` critique wherever they had a `source` one.
 
     Before anything is asked, `out/estimate.json` says what it will take, and `out/requests.jsonl` what will be asked
-    (for a batch elsewhere: `RecordedExpander` reads the answers). A run that was stopped asks only for what is missing.
+    (for a batch elsewhere: `RecordedExpander` reads the answers). Answers are kept in `runtime.answers` when they come:
+    a run that was stopped, or one with another limit, asks only for what is missing.
 
     Args:
         shards: packed queries.
@@ -82,11 +88,11 @@ def run(
         max_new_words, max_growth: what is refused, see `refusals`.
         tokens_per_critique: how long a critique is taken to be in the estimate.
         price_in, price_out: for a million tokens, in any currency; None: the estimate counts tokens alone.
-        max_cost: stop before asking where the estimate is above it.
+        max_cost: stop before asking where what was paid and the estimate of the rest are above it together.
         limit: at most this many queries.
 
     Raises:
-        ConfigError: an estimate above max_cost, or no price to compare it with.
+        ConfigError: an estimate above max_cost, or no price to compare it with; one price alone.
         DataError: no response has a `source` critique.
         HubError: more requests than `runtime.max_damaged` allows met a service that was busy, broke off or was too
             slow, however often they were made. What was answered is kept, and the next run asks for the others.
@@ -97,17 +103,34 @@ def run(
     if not requests:
         raise DataError(f"no response has a '{source}' critique to expand", where=shards, given=f"{len(rows)} queries")
     _write_lines(out / REQUESTS, ({"digest": request.digest, "prompt": request.prompt} for request in requests))
-    estimate = estimate_cost(requests, expander, tokens_per_critique, price_in, price_out)
-    write_json(out / ESTIMATE, estimate)
-    log.info(
-        "%s will be asked: %s; all are in %s, once the stage is done in %s",
-        expander.name, _in_words(estimate), out / REQUESTS, final_place(out / REQUESTS),
-    )  # fmt: skip
-    _check_cost(estimate, max_cost)
-    answers = ask_missing(out / ANSWERS, requests, expander, {"expander": expander.name}, runtime)
-    _check_failed({r.digest: answers[r.digest] for r in requests}.values(), expander.name, runtime.max_damaged)
+    prices = prices_of(price_in, price_out)
+    with AnswerStore(runtime.answers) as store:
+        places = _places(requests, expander)
+        there = {digest: answer for digest, place in places.items() if (answer := store.get(place)) is not None}
+        missing = list({r.digest: r for r in requests if r.digest not in there}.values())
+        estimate = estimate_cost(missing, expander, tokens_per_critique, prices, answered=len(there))
+        write_json(out / ESTIMATE, estimate.to_json())
+        log.info(
+            "%s will be asked: %s; all are in %s, once the stage is done in %s",
+            expander.name, _in_words(estimate), out / REQUESTS, final_place(out / REQUESTS),
+        )  # fmt: skip
+        _check_cost(estimate, max_cost, _paid(there, requests, expander, prices))
+        answers = there | ask(store, places, missing, expander, runtime)
+    check_failed(list(answers.values()), expander.name, runtime.max_damaged)
     outcomes = {r.digest: _outcome(r, answers[r.digest], max_new_words, max_growth) for r in requests}
     return _finish(out, index, rows, requests, outcomes, source, target, instruction, estimate, runtime)
+
+
+def _places(requests: Sequence[Request], expander: Expander) -> dict[str, str]:
+    """Under what the answers of requests are kept, by their digests; empty where they need not be."""
+    who = expander.describe()
+    return {} if who is None else {r.digest: request_digest({**who, "prompt": r.prompt}) for r in requests}
+
+
+def _paid(there: Mapping[str, Answer], requests: Sequence[Request], expander: Expander, prices: Prices | None) -> float:
+    """What earlier runs have paid for the answers that are there."""
+    asked = {request.digest: request for request in requests}
+    return sum(cost_of(prices, each, expander.count_tokens(asked[d].prompt)) for d, each in there.items())
 
 
 def _outcome(request: Request, answer: Answer, max_new_words: float, max_growth: float) -> Outcome:
@@ -119,60 +142,36 @@ def _outcome(request: Request, answer: Answer, max_new_words: float, max_growth:
 
 
 def estimate_cost(
-    requests: Sequence[Request],
+    missing: Sequence[Request],
     expander: Expander,
     tokens_per_critique: int,
-    price_in: float | None,
-    price_out: float | None,
-) -> dict[str, Any]:
-    """What expanding will take: requests, tokens read and written, and the cost where prices are known."""
-    sample = requests[:: max(1, len(requests) // 200)]
-    mean = sum(expander.count_tokens(request.prompt) for request in sample) / len(sample)
-    read, written = round(mean * len(requests)), tokens_per_critique * len(requests)
-    known = price_in is not None and price_out is not None
-    cost = (read * price_in + written * price_out) / 1e6 if known else None  # type: ignore[operator]
-    return {"requests": len(requests), "tokens_in": read, "tokens_out": written, "cost": cost}
+    prices: Prices | None,
+    *,
+    answered: int = 0,
+) -> CostEstimate:
+    """What expanding will take beside the `answered` requests: tokens, and the cost where prices are known."""
+    sample = missing[:: max(1, len(missing) // 200)]
+    mean = sum(expander.count_tokens(request.prompt) for request in sample) / max(1, len(sample))
+    read, written = round(mean * len(missing)), tokens_per_critique * len(missing)
+    cost = None if prices is None else prices.cost(read, written)
+    return CostEstimate(len(missing) + answered, read, written, cost, answered)
 
 
-def ask_missing(
-    path: Path, requests: Sequence[Request], expander: Expander, made_by: Mapping[str, Any], runtime: Runtime
+def ask(
+    store: AnswerStore, places: Mapping[str, str], missing: Sequence[Request], expander: Expander, runtime: Runtime
 ) -> dict[str, Answer]:
-    """Ask for what the log of answers lacks, keep each answer when it comes, and return all by digest.
+    """Ask for what is missing, keep each answer when it comes, and return them by the requests' digests.
 
-    A request that was refused has an answer, too: why. It is not asked again; one that failed is, by the next run.
+    Args:
+        places: under what answers are kept, by digest; what failed or was refused unread is not.
     """
-    kept = AnswerLog(path, made_by)
-    try:
-        missing = list({r.digest: r for r in requests if r.digest not in kept.answers}.values())
-        failed = {request.digest: Answer("", "no answer came", failed=True) for request in missing}
-        if kept.answers:
-            log.info("%d of %d expansions were made before", len(kept.answers), len(kept.answers) + len(missing))
-        found = expander.expand(missing) if missing else ()
-        for request, answer in track(found, "expanding (reasons)", len(missing), enabled=runtime.progress):
-            if answer.failed:
-                failed[request.digest] = answer
-            else:
-                kept.add(request.digest, answer)
-    finally:
-        kept.close()
-    return failed | kept.answers
-
-
-def _check_failed(answers: Collection[Answer], expander: str, max_failed: float) -> None:
-    """Stop where more requests failed than may; one may in any case."""
-    reasons = Counter(answer.problem for answer in answers if answer.failed)
-    budget = max(1, int(max_failed * len(answers)))
-    if reasons.total() > budget:
-        raise HubError(
-            "requests were not answered",
-            where=expander,
-            given=Lines(
-                [f"{reasons.total()} of {len(answers)}"]
-                + [f"{count} x {reason}" for reason, count in reasons.most_common(NUM_EXAMPLES)]
-            ),
-            expected=f"at most {budget} (runtime.max_damaged)",
-            fix="run the same command again: what was answered is kept, and only the others are asked",
-        )
+    came = {request.digest: Answer("", "no answer came", failed=True) for request in missing}
+    found = expander.expand(missing) if missing else ()
+    for request, answer in track(found, "expanding (reasons)", len(missing), enabled=runtime.progress):
+        came[request.digest] = answer
+        if places and answer.kept:
+            store.add(places[request.digest], answer)
+    return came
 
 
 def _requests(index: Index, rows: np.ndarray, source: str, instruction: str, runtime: Runtime) -> Iterator[Request]:
@@ -192,7 +191,7 @@ def _finish(
     source: str,
     target: str,
     instruction: str,
-    estimate: Mapping[str, Any],
+    estimate: CostEstimate,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write the shards, and say how many expansions are used and why others are not."""
@@ -218,7 +217,7 @@ def _finish(
         failed=failed,
         refused_by_reason=dict(counts.most_common()),
         responses_without_a_reason=without,
-        estimate=CostEstimate(**estimate),
+        estimate=estimate,
     )
     replace(summary, examples=examples).write(out)
     if used < len(requests):
@@ -262,30 +261,31 @@ def expanded(
     return replace(group, responses=tuple(responses), shard="")
 
 
-def _check_cost(estimate: Mapping[str, Any], max_cost: float | None) -> None:
+def _check_cost(estimate: CostEstimate, max_cost: float | None, paid: float) -> None:
     if max_cost is None:
         return
-    if estimate["cost"] is None:
+    if estimate.cost is None:
         raise ConfigError(
             "a limit on the cost needs prices",
             where="stages.expand.max_cost",
             given=max_cost,
             expected="price_in and price_out, for a million tokens",
         )
-    if estimate["cost"] > max_cost:
+    if paid + estimate.cost > max_cost:
         raise ConfigError(
             "expanding would cost more than allowed",
             where="stages.expand.max_cost",
-            given=_in_words(estimate),
+            given=f"{_in_words(estimate)}, after {paid:.2f}",
             expected=f"at most {max_cost:g}",
             fix="raise max_cost, or take fewer queries with stages.expand.limit",
         )
 
 
-def _in_words(estimate: Mapping[str, Any]) -> str:
-    cost = "" if estimate["cost"] is None else f", about {estimate['cost']:.2f}"
-    counts = [f"{estimate[name]:,}" for name in ("requests", "tokens_in", "tokens_out")]
-    return f"{counts[0]} requests, about {counts[1]} tokens read and {counts[2]} written{cost}"
+def _in_words(estimate: CostEstimate) -> str:
+    there = f", {estimate.answered:,} are there" if estimate.answered else ""
+    cost = "" if estimate.cost is None else f", about {estimate.cost:.2f}"
+    asked = f"{estimate.requests - estimate.answered:,} requests{there}"
+    return f"{asked}, about {estimate.tokens_in:,} tokens read and {estimate.tokens_out:,} written{cost}"
 
 
 def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:

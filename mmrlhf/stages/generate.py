@@ -22,6 +22,7 @@ from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.ranges import Count, Natural, NonNegative, Share
 from mmrlhf.records.quarantine import Quarantine
+from mmrlhf.responders import endpoint
 from mmrlhf.responders.answered import DRAWN
 from mmrlhf.responders.answerers import answerer_of
 from mmrlhf.responders.asking import AnswerSettings, Asked, problems_of, text_of
@@ -39,6 +40,8 @@ Judge = Callable[[Mapping[str, Any], str], float]
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 3
+# settings that no result depends on
+LIMITS = tuple(f"policy.{name}" for name in endpoint.LIMITS)
 # what is in a finished artefact; checked before it is published
 PROMISES = ("shards/manifest.json", "metrics.json")
 

@@ -23,6 +23,7 @@ from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import Ranks, share_pass
 from mmrlhf.ranges import Count, Natural, NonNegative
 from mmrlhf.records.quarantine import Quarantine
+from mmrlhf.responders import endpoint
 from mmrlhf.responders.answered import Said, counted, with_answers
 from mmrlhf.responders.asking import Answers, AnswerSettings, Asked
 from mmrlhf.responders.named import Responder, named_responders
@@ -40,6 +41,8 @@ SHARDS, ANSWERS, ESTIMATE = "shards", "answers", "estimate.json"
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
+# settings that no result depends on
+LIMITS = ("max_cost", *(f"responders.*.{name}" for name in endpoint.LIMITS))
 # what is in a finished artefact; checked before it is published
 PROMISES = ("shards/manifest.json", "shards/index.parquet", "estimate.json", "metrics.json")
 

@@ -24,6 +24,7 @@ from mmrlhf.inference.passes import pick_device
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.judging import judge_model
 from mmrlhf.judging.judge_model import Judge, JudgeModel
 from mmrlhf.judging.kept import Judged, read_judged, write_judged
 from mmrlhf.judging.poll import poll
@@ -58,6 +59,8 @@ WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 6
+# settings that no result depends on
+LIMITS = tuple(f"judge.{name}" for name in judge_model.LIMITS)
 # what is in a finished artefact; checked before it is published
 PROMISES = ("metrics.json", "rewardbench.md", "rewardbench.html")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.judging import judge_model
 from mmrlhf.judging.judge_model import Judge, JudgeSettings
 from mmrlhf.stages.suite_answers import read_answers
 from mmrlhf.suites.document_scores import write_results
@@ -17,6 +18,8 @@ from mmrlhf.summaries.suites import SCHEMA, SuiteScores
 
 # another number builds the stage anew, whatever `code` says
 VERSION = 1
+# settings that no result depends on
+LIMITS = tuple(f"judge.{name}" for name in judge_model.LIMITS)
 # what is in a finished artefact; checked before it is published
 PROMISES = ("scores.jsonl", "metrics.json")
 

@@ -43,12 +43,16 @@ class PackSummary(Summary):
 
 @dataclass(frozen=True)
 class CostEstimate(Summary):
-    """What expanding was taken to need; cost is None where no prices were given."""
+    """What expanding was taken to need; cost is None where no prices were given.
+
+    `answered` of the `requests` were there already; tokens and cost are of the others.
+    """
 
     requests: int
     tokens_in: int
     tokens_out: int
     cost: float | None
+    answered: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mmrlhf.chain.launch import WorkerFailed, single_process
-from mmrlhf.chain.order import plan_chain, stage_function, with_paths
+from mmrlhf.chain.order import counted_settings, plan_chain, stage_function, with_paths
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.store import Artifact, Store
 from mmrlhf.chain.worker import StageCall, read_error, work_on, write_error
@@ -68,6 +68,25 @@ def test_runtime_changes_nothing(tmp_path: Path) -> None:
     _run(tmp_path, "sft")
     again = _run(tmp_path, "sft", runtime={**ALONE, "num_workers": 4, "progress": False})
     assert all(artifact.reused for artifact in again)
+
+
+def test_settings_that_no_result_depends_on_build_nothing_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{FAKE}.LIMITS", ("thing.w*", "things.*.wide"), raising=False)
+
+    def said(thing: dict[str, Any]) -> list[bool]:
+        nodes = {**NODES, "report": {**NODES["report"], "thing": thing}}
+        (node,) = [each for each in plan_chain("report", nodes.__getitem__, list(nodes)) if each.name == "report"]
+        tokens = counted_settings(node)
+        return [name in tokens["thing"] for name in ("value", "wide")]
+
+    assert said({"value": 1.0, "wide": 2.0}) == [True, False]
+    _run(tmp_path, "sft")
+    monkeypatch.setattr(f"{FAKE}.LIMITS", ("rate",))
+    first = _run(tmp_path, "sft")
+    again = _run(tmp_path, "sft", {**NODES, "sft": {**NODES["sft"], "rate": 0.7}})
+    assert first[-1].fingerprint == again[-1].fingerprint and again[-1].reused
+    other = _run(tmp_path, "sft", {**NODES, "sft": {**NODES["sft"], "policy": "hub/other"}})
+    assert not other[-1].reused
 
 
 def test_an_own_input_skips_its_stages(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf.endpoints.completions import Answer
+from mmrlhf.chain.runtime import Runtime
+from mmrlhf.endpoints.answer_store import AnswerStore, request_digest
+from mmrlhf.endpoints.completions import FILTERED, Answer, Use
 from mmrlhf.errors import ConfigError, DataError, HubError
 from mmrlhf.expansion.expanders import RecordedExpander
 from mmrlhf.expansion.request import Request
+from mmrlhf.responders.spending import CHARS_PER_TOKEN
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import expand
@@ -25,7 +28,11 @@ class Writer:
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.asked: list[str] = []
+        self.requests: list[Request] = []
         self.stop_after = stop_after
+
+    def describe(self) -> dict[str, str]:
+        return {"model": self.name}
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())
@@ -36,6 +43,7 @@ class Writer:
             if self.stop_after is not None and len(self.asked) >= self.stop_after:
                 raise KeyboardInterrupt
             self.asked.append(request.digest)
+            self.requests.append(request)
             text = f"It is {request.reason}.{invented if 'bad' in request.reason else ''}"
             yield request, Answer(text)
 
@@ -59,6 +67,12 @@ class Busy(Writer):
         for number, (request, answer) in enumerate(super().expand(requests)):
             if number >= self.busy or self.says:
                 yield request, self.says if number < self.busy and self.says else answer
+
+
+@pytest.fixture
+def runtime(runtime: Runtime, tmp_path: Path) -> Runtime:
+    """One store of answers for all runs of a test."""
+    return replace(runtime, answers=tmp_path / "answers")
 
 
 @pytest.fixture
@@ -119,7 +133,7 @@ def test_shards_hold_what_may_be_used_and_the_reason_where_it_may_not(tmp_path, 
 def test_a_stopped_run_asks_only_for_what_is_missing(tmp_path, reasons, runtime):
     whole = Writer()
     asked = {"shards": reasons, "runtime": runtime}
-    expand.run(tmp_path / "whole", expander=whole, **asked)
+    expand.run(tmp_path / "whole", expander=whole, shards=reasons, runtime=replace(runtime, answers=tmp_path / "other"))
     first, second = Writer(stop_after=8), Writer()
     with pytest.raises(KeyboardInterrupt):
         expand.run(tmp_path / "out", expander=first, **asked)
@@ -166,39 +180,71 @@ def test_data_without_reasons_are_refused(tmp_path, small_shards, runtime):
         expand.run(tmp_path / "out", shards=small_shards, expander=Writer(), source="evidence", runtime=runtime)
 
 
-def test_what_is_always_refused_is_asked_once_and_counted(tmp_path, reasons, runtime):
+def test_what_is_refused_is_counted_and_what_was_paid_is_asked_once(tmp_path, reasons, runtime):
+    """A refusal before a model has read anything costs nothing and may depend on the service's settings."""
     first, second = Refusing(), Refusing()
     summary = expand.run(tmp_path / "out", shards=reasons, expander=first, runtime=runtime)
     refused = [digest for digest in summary["refused_by_reason"]]
     assert refused == ["HTTP 400: not allowed"] and summary["refused"] == summary["refused_by_reason"][refused[0]]
     assert {r.critiques["full"] for r in by_reason(tmp_path / "out" / "shards")["bad animal"]} == {"bad animal"}
-    again = expand.run(tmp_path / "out", shards=reasons, expander=second, runtime=runtime)
-    assert not second.asked and again == summary
+    again = expand.run(tmp_path / "again", shards=reasons, expander=second, runtime=runtime)
+    assert len(second.asked) == summary["refused"] and again["estimate"]["answered"] == summary["used"]
+    assert {**again, "estimate": None} == {**summary, "estimate": None}
 
 
-def test_a_line_that_a_crash_cut_off_is_asked_again_and_no_other(tmp_path, reasons, runtime):
-    whole = Writer()
-    expand.run(tmp_path / "out", shards=reasons, expander=whole, runtime=runtime)
-    log = tmp_path / "out" / "answers.jsonl"
-    log.write_bytes(log.read_bytes()[:-7])
-    again = Writer()
-    expand.run(tmp_path / "out", shards=reasons, expander=again, runtime=runtime)
-    assert again.asked == whole.asked[-1:]
+def test_what_a_moderation_took_away_is_asked_once(tmp_path, reasons, runtime):
+    """It was read, and so paid for."""
+
+    class Moderated(Writer):
+        def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+            for request, answer in super().expand(requests):
+                yield (
+                    request,
+                    Answer("", FILTERED, use=Use(finish="content_filter")) if len(self.asked) == 1 else answer,
+                )
+
+    first, second = Moderated(), Moderated()
+    asked = {"shards": reasons, "runtime": runtime}
+    summary = expand.run(tmp_path / "out", expander=first, **asked)
+    assert summary["refused_by_reason"][FILTERED] == 1
+    assert expand.run(tmp_path / "again", expander=second, **asked)["refused_by_reason"][FILTERED] == 1
+    assert first.asked and not second.asked
+
+
+def test_what_was_paid_counts_against_another_limit_and_is_not_asked_again(tmp_path, reasons, runtime):
+    """Eight of n answers are there; the rest fits a limit that is too low for them and the rest together."""
+    first, second = Writer(stop_after=8), Writer()
+    asked = {"shards": reasons, "runtime": runtime, "price_in": 0.0, "price_out": 1e6, "tokens_per_critique": 1}
+    with pytest.raises(KeyboardInterrupt):
+        expand.run(tmp_path / "one", expander=first, max_cost=1000.0, **asked)
+    with AnswerStore(runtime.answers) as store:
+        digests = [request_digest({**first.describe(), "prompt": r.prompt}) for r in first.requests]
+        kept = [store.get(digest) for digest in digests]
+    paid = sum(len(answer.text) / CHARS_PER_TOKEN for answer in kept if answer)
+    lines = (tmp_path / "one" / "requests.jsonl").read_text().splitlines()
+    left = len(set(lines)) - 8
+    with pytest.raises(
+        ConfigError, match=f"more than allowed(?s:.)*{left} requests, 8 are there(?s:.)*after {paid:.2f}"
+    ):
+        expand.run(tmp_path / "two", expander=second, max_cost=paid + left - 0.5, **asked)
+    assert not second.asked
+    expand.run(tmp_path / "two", expander=second, max_cost=paid + left + 0.5, **asked)
+    assert len(second.asked) == left and not set(first.asked) & set(second.asked)
 
 
 def test_answers_of_another_expander_are_not_mixed_in(tmp_path, reasons, runtime):
-    expand.run(tmp_path / "out", shards=reasons, expander=Writer(), runtime=runtime)
-    other = Writer()
+    one, other = Writer(), Writer()
     other.name = "other"
-    with pytest.raises(DataError, match="made by something else"):
-        expand.run(tmp_path / "out", shards=reasons, expander=other, runtime=runtime)
+    expand.run(tmp_path / "out", shards=reasons, expander=one, runtime=runtime)
+    expand.run(tmp_path / "out", shards=reasons, expander=other, runtime=runtime)
+    assert other.asked == one.asked
 
 
 @pytest.mark.parametrize("says", [Answer("", "HTTP 503: busy, after 6 tries", failed=True), None], ids=["busy", "mute"])
 def test_what_failed_ends_the_stage_and_the_next_run_asks_for_that_alone(tmp_path, reasons, runtime, says) -> None:
     whole, busy, again = Writer(), Busy(3, says), Writer()
     asked = {"shards": reasons, "runtime": runtime}
-    expand.run(tmp_path / "whole", expander=whole, **asked)
+    expand.run(tmp_path / "whole", expander=whole, shards=reasons, runtime=replace(runtime, answers=tmp_path / "other"))
     with pytest.raises(HubError, match=r"not answered(?s:.)*3 of \d+(?s:.)*same command") as error:
         expand.run(tmp_path / "out", expander=busy, **asked)
     assert ("503" in str(error.value)) == (says is not None)
@@ -214,4 +260,6 @@ def test_one_that_failed_may_be_counted(tmp_path, reasons, runtime) -> None:
     summary = expand.run(tmp_path / "out", shards=reasons, expander=busy, runtime=runtime)
     assert summary["failed"] == 1 and summary["refused_by_reason"]["HTTP 500: no"] == 1
     assert summary["used"] + summary["refused"] + summary["failed"] == summary["requests"]
-    assert len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == len(busy.asked), "made_by, and no 500"
+    again = Writer()
+    expand.run(tmp_path / "again", shards=reasons, expander=again, runtime=runtime)
+    assert again.asked == busy.asked[:1], "what failed was not kept"
