@@ -32,5 +32,23 @@ def test_what_simulated_people_wrote_reaches_the_loss(tmp_path: Path, own_store:
     assert head["dimensions"] == ["helpfulness", "faithfulness", "ethics"]
 
 
+@pytest.mark.slow
+def test_people_and_a_model_share_the_work_and_the_audit_trains_nobody(tmp_path: Path, own_store: Path) -> None:
+    words = ["experiment=fewer_people", "scale=tiny", "stages.audit.size=30", "stages.triage.budget.queries=6"]
+    more = ["stages.triage.limit=0.01", "stages.triage.beyond=model", "logger=none", "trainer=cpu"]
+    start(tmp_path, *words, *more, f"hydra.run.dir={tmp_path / 'run'}", expected=0, limit=900, HF_HUB_OFFLINE="1")
+    made = tmp_path / "run" / "artifacts"
+    drawn = set((made / "audit" / "audit.txt").read_text().split())
+    asked = (made / "triage" / "ask.txt").read_text().split()
+    trained = {group.key: group for group in Index.load(made / "labelled" / "shards")}
+    assert len(drawn) == 30 and {group.key for group in Index.load(made / "labelled" / "audit")} == drawn
+    assert not drawn & set(trained) and len(asked) == 6
+    for key, group in trained.items():
+        assert group.meta["labels"]["by"] == ("simulated" if key in asked else "model")
+    assert {group.category for group in trained.values() if group.labelled_by_model}.isdisjoint({"safety"})
+    judged = json.loads((made / "reward_again" / "artifact.json").read_text())["settings"]
+    assert judged["shards"] == "stage:labelled/shards" and (made / "reward_again" / "model").is_dir()
+
+
 def _metrics(folder: Path) -> dict[str, object]:
     return json.loads((folder / "metrics.json").read_text())

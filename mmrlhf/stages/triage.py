@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +18,7 @@ from mmrlhf.annotation.consensus import RANKING
 from mmrlhf.annotation.pair_orders import Ranks, pair_agreement
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
-from mmrlhf.files import write_bytes
+from mmrlhf.files import read_lines, write_bytes
 from mmrlhf.methods.pairing import REWARD
 from mmrlhf.metrics.intervals import mean_interval
 from mmrlhf.ranges import Count, Natural, Share, ShareBelowOne
@@ -48,6 +48,7 @@ def run(
     shards: Path,
     rewards: Path,
     audit: Path,
+    drawn: Path,
     known: Path | None = None,
     always: Sequence[str] = ("safety",),
     limit: Share = 0.35,
@@ -68,6 +69,7 @@ def run(
         shards: queries with answers.
         rewards: table of a model's rewards of them.
         audit: shards of audited queries with people's labels (stage `annotated` of what stage `audit` drew).
+        drawn: keys that stage `audit` drew: what else people have labelled by now measures nothing.
         known: shards of queries that are labelled from an earlier round: nobody is asked again.
         always: categories that only people label.
         limit: share of pairs in which people may disagree with the model's labels.
@@ -89,7 +91,7 @@ def run(
     index, table = Index.load(shards), SideCar.load(rewards, [REWARD])
     proposals = _proposals(index, table)
     keys = [str(key) for key in index.column("key")]
-    people = _audited(audit, proposals, keys, always)
+    people = _audited(audit, set(read_lines(drawn)), proposals, keys, always)
     fitted, certifying = _halves(list(people), fit_share, seed)
     measured, ranked = [proposals[key] for key in fitted], [_ranks(people[key]) for key in fitted]
     temperature = fitted_temperature(measured, ranked) if fitted else reward_scale(list(proposals.values()))
@@ -149,12 +151,14 @@ def _proposals(index: Index, table: SideCar) -> dict[str, Proposal]:
 
 
 def _audited(
-    audit: Path, proposals: Mapping[str, Proposal], keys: Sequence[str], always: Sequence[str]
+    audit: Path, drawn: Collection[str], proposals: Mapping[str, Proposal], keys: Sequence[str], always: Sequence[str]
 ) -> dict[str, PreferenceGroup]:
     """The audit's queries, as people ranked them."""
     index, every, found = Index.load(audit), set(keys), {}
     for row in range(len(index)):
         group = index.read(row, media=False)
+        if group.key not in drawn:
+            continue
         if group.labelled_by_model or not group.meta.get("labels"):
             given = "labels by a model" if group.labelled_by_model else "labels by nobody that is known"
             raise _unfit(audit, group.key, given, "what people said (stage=annotated)")

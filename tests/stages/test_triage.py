@@ -79,7 +79,8 @@ def audited(asked: Round, tmp_path: Path, runtime: Runtime) -> Path:
 
 
 def decide(asked: Round, audited: Path, out: Path, runtime: Runtime, **more: Any) -> TriageSummary:
-    settings = {"limit": 0.25, "fit_share": 0.25, "least": 10, **more}
+    drawn = next(parent for parent in audited.parents if (parent / "audit").is_dir()) / "audit" / "audit.txt"
+    settings = {"limit": 0.25, "fit_share": 0.25, "least": 10, "drawn": drawn, **more}
     found = triage.run(
         out, shards=asked.shards, rewards=asked.rewards, audit=audited, runtime=runtime, **settings
     )  # fmt: skip
@@ -163,6 +164,15 @@ def test_more_rounds_certify_less_and_too_small_an_audit_says_so(
     assert strict.certified == 0 and strict.automatic == 0 and "needs 299 of them" in caplog.text
 
 
+def test_only_what_was_drawn_measures(asked: Round, audited: Path, tmp_path: Path, runtime: Runtime) -> None:
+    """Forms of other queries, which people were asked about for a reason, may lie beside the audit's."""
+    keys = lines(tmp_path / "audit/audit.txt")
+    more = [key for key in asked.groups if key not in keys][:20]
+    both = annotate(asked, [*keys, *more], tmp_path / "both", runtime)
+    one = decide(asked, audited, tmp_path / "one", runtime)
+    assert decide(asked, both, tmp_path / "two", runtime) == one and one.audited == 60
+
+
 def test_an_audit_that_measures_nothing_is_refused(
     asked: Round, audited: Path, tmp_path: Path, runtime: Runtime
 ) -> None:
@@ -175,6 +185,8 @@ def test_an_audit_that_measures_nothing_is_refused(
             decide(asked, folder, tmp_path / "out", runtime)
 
     first = groups[0]
+    drawn = tmp_path / "audit/audit.txt"
+    drawn.write_text(drawn.read_text() + "other\n")
     refused(replace(first, meta={**first.meta, "labels": {"by": "model"}}), "labels by a model")
     refused(replace(first, meta={}), "nobody that is known")
     refused(replace(first, key="other"), "no such query among")
