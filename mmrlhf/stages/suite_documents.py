@@ -25,7 +25,7 @@ from mmrlhf.suites.harness import (
     standin_place,
 )
 from mmrlhf.suites.own_benchmarks import OWN
-from mmrlhf.suites.published_rows import fetch, read_rows
+from mmrlhf.suites.published_rows import fetch, read_rows, revision_of
 from mmrlhf.suites.standins import STANDINS, write_standin
 from mmrlhf.summaries.suites import SuiteDocuments
 from mmrlhf.terminal.progress import track
@@ -85,23 +85,31 @@ def run(
     orders = [
         Order(task, limits.get(task, limit), seed, folders.get(task), revisions.get(task), drawn) for task in tasks
     ]
-    store, found, counts = DocumentStore(out), list[Document](), dict[str, int]()
+    store, found, counts, came = DocumentStore(out), list[Document](), dict[str, int](), dict[str, str]()
     absent = _ask_harness(out, harness, [order for order in orders if order.task not in BENCHMARKS], skip_absent)
     there = [order for order in orders if order.task not in absent]
     for order in track(there, "benchmarks", enabled=runtime.progress):
         try:
-            own = list(_documents(store, order, out, longest_answer, words.get(order.task)))
+            folder = _folder(out, order) if order.task in BENCHMARKS else None
+            own = list(_documents(store, order, folder, out, longest_answer, words.get(order.task)))
         except (DataError, HubError) as error:
             absent[order.task] = f"{error.problem}: {error.given or error.where}"
             continue
+        if folder is not None and order.data is None and (commit := revision_of(folder)):
+            came[order.task] = commit
         found += own
         counts[order.task] = len(own)
     if absent and (not skip_absent or not found):
-        raise _absent(absent)
+        raise _absent(absent, revisions)
     for task, why in absent.items():
         log.warning("benchmark %s is left out: %s", task, why)
     store.write(found)
-    return SuiteDocuments(counts, store.num_media(), absent).write(out)
+    loose = {task: commit for task, commit in came.items() if task not in revisions}
+    if loose:
+        log.info(
+            "the same data again, wherever: suite.revisions={%s}", ", ".join(f"{t}: {c}" for t, c in loose.items())
+        )
+    return SuiteDocuments(counts, store.num_media(), absent, came).write(out)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -179,10 +187,10 @@ def _draw(out: Path, order: Order) -> Path:
 
 
 def _documents(
-    store: DocumentStore, order: Order, out: Path, longest: int | None, words: str | None
+    store: DocumentStore, order: Order, folder: Path | None, out: Path, longest: int | None, words: str | None
 ) -> Iterator[Document]:
-    if order.task in BENCHMARKS:
-        yield from _our_documents(store, order, _folder(out, order), longest, words)
+    if folder is not None:
+        yield from _our_documents(store, order, folder, longest, words)
     else:
         yield from _their_documents(store, order, out, longest)
 
@@ -223,13 +231,14 @@ def _our_documents(
         )
 
 
-def _published(task: str) -> str:
+def _published(task: str, revision: str | None) -> str:
     columns = BENCHMARKS.get(task)
-    return f"{columns.repo}, {columns.split}" if columns is not None else "lmms-eval's own"
+    at = f" at {revision}" if revision else ""
+    return f"{columns.repo}{at}, {columns.split}" if columns is not None else f"lmms-eval's own{at}"
 
 
-def _absent(absent: Mapping[str, str]) -> UserError:
-    wanted = [f"{task}: {_published(task)}; {why}" for task, why in absent.items()]
+def _absent(absent: Mapping[str, str], revisions: Mapping[str, str]) -> UserError:
+    wanted = [f"{task}: {_published(task, revisions.get(task))}; {why}" for task, why in absent.items()]
     return DataError(
         "benchmarks are not there",
         where="suite.tasks",

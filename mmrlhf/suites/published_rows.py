@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mmrlhf.text import first_line
 
 # pictures can be large, so few rows are held at once
 _ROWS_AT_ONCE = 64
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def fetch(columns: Columns, revision: str | None) -> Path:
@@ -41,6 +43,11 @@ def fetch(columns: Columns, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError, ValueError) as error:
         at = f"{columns.repo}@{revision or 'main'}"
         raise HubError("a benchmark cannot be fetched", where=at, given=first_line(error)) from error
+
+
+def revision_of(folder: Path) -> str | None:
+    """The commit that a folder of the hub library's cache holds (`snapshots/COMMIT`); None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
 
 
 def parquet_files(folder: Path, columns: Columns) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mmrlhf.summaries.judges import JudgeUse
 from mmrlhf.summaries.left_out import Quarantined
@@ -65,11 +65,15 @@ class SuiteAnswers(Summary):
 
 @dataclass(frozen=True)
 class SuiteDocuments(Summary):
-    """Stage `suite_documents`: documents by benchmark, media in all, and benchmarks that are not there, with why."""
+    """Stage `suite_documents`: documents by benchmark, media in all, and benchmarks that are not there, with why.
+
+    `revisions`: the hub's commit of every data set of ours that came from there.
+    """
 
     documents: Mapping[str, int]
     media: int
     absent: Mapping[str, str]
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

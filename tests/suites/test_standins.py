@@ -23,7 +23,7 @@ from mmrlhf.suites.documents import Document, DocumentStore, StoredMedia
 from mmrlhf.suites.judged_forms import JUDGED
 from mmrlhf.suites.known_policies import Constant, Oracle
 from mmrlhf.suites.marking import score
-from mmrlhf.suites.standins import STANDINS
+from mmrlhf.suites.standins import STANDINS, write_standin
 from mmrlhf.summaries.kinds import KINDS
 
 OWN_SCORE = [task for task in STANDINS if task in COLUMNS or task == "object_hal_bench"]
@@ -165,6 +165,31 @@ def test_benchmarks_that_are_not_there_are_one_screen(tmp_path, drawn, runtime, 
     assert "suite.folders={mmstar: DIR, mme: DIR}" in text
     found = suite_documents.run(tmp_path / "skipped", **asked, skip_absent=True, runtime=runtime)
     assert found["documents"] == {"pope": 3} and set(found["absent"]) == {"mmstar", "mme"}
+
+
+def test_data_of_the_hub_are_pinned_or_say_how(tmp_path, drawn, runtime, monkeypatch, caplog):
+    """A cache of the hub library with two commits of one data set: `main` is the second, a pin takes the first."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    place = tmp_path / "hub" / "datasets--lmms-lab--POPE"
+    old, new = "a" * 40, "b" * 40
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(new)
+    for commit, seed in ((old, 7), (new, 8)):
+        write_standin("pope", place / "snapshots" / commit, documents=6, seed=seed)
+    asked = {"tasks": ["pope"], "runtime": runtime}
+    with caplog.at_level("INFO"):
+        loose = suite_documents.run(tmp_path / "loose", **asked)
+    assert loose["revisions"] == {"pope": new} and f"suite.revisions={{pope: {new}}}" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        pinned = suite_documents.run(tmp_path / "pinned", **asked, revisions={"pope": old})
+    assert pinned["revisions"] == {"pope": old} and "suite.revisions" not in caplog.text
+    digests = [{d.digest for d in documents_of(tmp_path / name)} for name in ("loose", "pinned")]
+    assert len(digests[0]) == len(digests[1]) == 6 and not digests[0] & digests[1]
+    with pytest.raises(DataError, match=rf"pope: lmms-lab/POPE at {'c' * 40}, test"):
+        suite_documents.run(tmp_path / "third", **asked, revisions={"pope": "c" * 40})
+    folder = suite_documents.run(tmp_path / "own", **asked, folders={"pope": str(place / "snapshots" / old)})
+    assert folder["revisions"] == {}, "a folder of the user's is what it is"
 
 
 @pytest.mark.parametrize("suite", sorted((CONF / "suite").glob("*.yaml")), ids=lambda path: path.stem)
