@@ -26,7 +26,7 @@ from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.summaries.evaluations import EvaluateSummary
 from mmrlhf.summaries.histogram_file import Histogram, read_histograms
 from mmrlhf.summaries.kinds import kind_of
-from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
+from mmrlhf.summaries.scores import RewardsSummary
 from mmrlhf.summaries.summary import METRICS_FILE, Summary
 from mmrlhf.summaries.trainings import TrainingSummary
 from mmrlhf.types import PreferenceGroup
@@ -116,7 +116,7 @@ class RunStages:
     pack: StageResult[PackSummary] | None = None
     sft: StageResult[TrainingSummary] | None = None
     reward: StageResult[TrainingSummary] | None = None
-    score: StageResult[ScoreSummary | AnnotationsSummary] | None = None
+    score: StageResult[RewardsSummary] | None = None
     reference: StageResult[Summary] | None = None
     mmdpo: StageResult[TrainingSummary] | None = None
     before: StageResult[EvaluateSummary] | None = None

@@ -15,14 +15,12 @@ from mmrlhf.reporting.sections import Section, missing
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.rankings import Calibration, Surprise, Verdicts
-from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
+from mmrlhf.summaries.scores import RewardsSummary
 
 MOST_CONFUSIONS = 6
 
 
-def judge_section(
-    score: StageResult[ScoreSummary | AnnotationsSummary] | None, index: Index | None, rewards: SideCar | None
-) -> Section:
+def judge_section(score: StageResult[RewardsSummary] | None, index: Index | None, rewards: SideCar | None) -> Section:
     """Calibration, margins, confusions and length on held-out queries, and the pairs that are wrong by most."""
     report = score.summary.heldout.judge if score is not None and score.summary is not None else None
     if report is None:

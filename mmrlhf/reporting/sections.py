@@ -21,7 +21,7 @@ from mmrlhf.shards.index import Index
 from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.summaries.evaluations import EvaluateSummary, Measure
 from mmrlhf.summaries.rankings import Accuracy, PartAccuracy
-from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
+from mmrlhf.summaries.scores import RewardsSummary
 
 Section = dict[str, Any]
 Answers = Mapping[str, list[dict[str, Any]]]
@@ -81,7 +81,7 @@ def both_accuracies(report: PartAccuracy, label: str, **look: Any) -> dict[str, 
     return {"acc": dot(report.acc, label, **look), "acc_plus": dot(report.acc_plus, label, **look)}
 
 
-def reward_section(score: StageResult[ScoreSummary | AnnotationsSummary] | None, pairs: PairTable | None) -> Section:
+def reward_section(score: StageResult[RewardsSummary] | None, pairs: PairTable | None) -> Section:
     """How well the reward model ranks: against baselines, by annotators and by truth, per category; and its margins."""
     heldout = score.summary.heldout if score is not None and score.summary is not None else None
     if heldout is None and pairs is None:

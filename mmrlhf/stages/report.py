@@ -42,7 +42,7 @@ from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.summaries.evaluations import EvaluateSummary
-from mmrlhf.summaries.scores import AnnotationsSummary, ScoreSummary
+from mmrlhf.summaries.scores import AnnotationsSummary, MeanRewardsSummary, ScoreSummary
 from mmrlhf.summaries.trainings import TrainingSummary
 from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.progress import track
@@ -155,7 +155,7 @@ def _read_stages(
         pack=read_stage("pack", pack, PackSummary),
         sft=read_stage("sft", sft, TrainingSummary),
         reward=read_stage("reward", reward, TrainingSummary),
-        score=read_stage("score", score, ScoreSummary, AnnotationsSummary),
+        score=read_stage("score", score, ScoreSummary, AnnotationsSummary, MeanRewardsSummary),
         reference=read_stage("reference", reference),
         mmdpo=read_stage("mmdpo", mmdpo, TrainingSummary),
         before=read_stage("evaluate_before", evaluations[0], EvaluateSummary),

@@ -12,6 +12,7 @@ from mmrlhf.summaries.responses import RespondSummary
 from mmrlhf.summaries.scores import (
     AnnotationsSummary,
     CalibrateSummary,
+    MeanRewardsSummary,
     ReferenceSummary,
     RewardBenchSummary,
     ScoreFileSummary,
@@ -38,6 +39,7 @@ KINDS: Mapping[str, type[Summary]] = {
     "mmdpo": TrainingSummary,
     "score": ScoreSummary,
     "annotations": AnnotationsSummary,
+    "mean_rewards": MeanRewardsSummary,
     "reference": ReferenceSummary,
     "rewardbench": RewardBenchSummary,
     "score_file": ScoreFileSummary,

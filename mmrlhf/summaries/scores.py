@@ -1,4 +1,7 @@
-"""What the stages on scores found: `score`, `annotations`, `rewardbench`, `score_file`, `calibrate`, `reference`."""
+"""What the stages on scores found.
+
+These are `score`, `annotations`, `mean_rewards`, `rewardbench`, `score_file`, `calibrate`, `reference`.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,30 @@ class AnnotationsSummary(Summary):
     weights: Mapping[str, float]
     heldout: Ranking
     train: Ranking
+
+
+@dataclass(frozen=True)
+class RewardScale(Summary):
+    """What is taken off a table's rewards, and what they are divided by, before they are averaged."""
+
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class MeanRewardsSummary(Summary):
+    """Stage `mean_rewards`; lacking: table -> queries that it has not, or not all responses of."""
+
+    scaling: str
+    queries: int
+    lacking: Mapping[str, int]
+    scales: Mapping[str, RewardScale]
+    heldout: Ranking
+    train: Ranking
+
+
+# of the stages that write a table of rewards for training
+RewardsSummary = ScoreSummary | AnnotationsSummary | MeanRewardsSummary
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ ONCE_REFUSED = {
     "stages.pack": ["max_groups_per_shard", "max_megabytes"],
     "stages.score": ["report_queries"],
     "stages.annotations": ["report_queries"],
+    "stages.mean_rewards": ["report_queries"],
     "stages.expand": ["instruction", "max_growth"],
     "stages.report": ["title", "max_queries"],
     "stages.fetch": ["endpoint", "revision"],

@@ -33,6 +33,7 @@ def test_margins_must_come_from_somewhere() -> None:
     with pytest.raises(ConfigError, match="MMDPO needs margins"):
         check("inputs.rewards=null")
     check("inputs.rewards=null", "method=dpo")
+    check("margin=mean")
 
 
 @pytest.mark.parametrize("method", ["mmdpo", "odpo", "simpo", "dpo", "plackett_luce"])
