@@ -119,8 +119,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             where="inputs.reward_tables",
             given=dict(tables),
             expected="NAME: FOLDER of each",
-            fix="inputs.reward_tables.NAME=FOLDER adds one: the folder `rewards` that stage=score wrote with another "
-            "reward model",
+            fix="'inputs.reward_tables={other: FOLDER}' adds one: the folder `rewards` that stage=score wrote with "
+            "another reward model",
         )
 
 
