@@ -199,7 +199,8 @@ def call_processor(
     if media.images:
         arguments["images"] = [list(media.images)]
     if media.clips:
-        arguments["videos"] = [clip.frames for clip in media.clips]
+        # nested, as pictures are: SmolVLM's processor took no other form before transformers 5.23
+        arguments["videos"] = [[clip.frames for clip in media.clips]]
         metadata = [_metadata(clip) for clip in media.clips]
         arguments["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": metadata}
     call: Any = processor if media else processor.tokenizer

@@ -51,7 +51,7 @@ def told_by_hand(
     for name, value in changes.items():
         setattr(true, name, value)
     return encoder.processor(
-        text=[encoder.chat.prompt(group.prompt)], videos=[clip.frames], return_tensors="pt",
+        text=[encoder.chat.prompt(group.prompt)], videos=[[clip.frames]], return_tensors="pt",
         videos_kwargs={"do_sample_frames": False, "video_metadata": [true]},
     )  # fmt: skip
 
