@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from mmrlhf.chain.order import check_signature, plan_chain
 from mmrlhf.composition.config import CONF, read_runtime, read_stage, stage_names, user_inputs
 from mmrlhf.composition.overrides import iterate_keys
+from mmrlhf.composition.trainer import SHARDING, TRAINERS
 from mmrlhf.models.random_checkpoints import FAMILIES
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -98,6 +99,8 @@ def _bind(where: str, node: dict[str, Any]) -> None:
     target = get_object(node["_target_"])
     parameters = inspect.signature(target).parameters
     keys = {key for key in node if key not in SPECIAL}
+    if node["_target_"] in TRAINERS:
+        keys -= set(SHARDING)  # which the strategy reads
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         assert keys <= set(parameters), f"{where}: {node['_target_']} has no {sorted(keys - set(parameters))}"
     if not node.get("_partial_"):
