@@ -138,10 +138,11 @@ def stock_outputs(model: PackedModel, encoder: Encoder, queries: list[Preference
             ids = inputs["input_ids"][0]
             num_labels = len(encoder.tokenizer(labels, add_special_tokens=False)["input_ids"])
             logs = output.logits[0].log_softmax(-1)[-num_labels - 1 : -1]
-            logprob.append(logs.gather(1, ids[-num_labels:, None]).sum())
+            logprob.append(logs.gather(1, ids[-num_labels:, None])[:, 0])
             count.append(float(num_labels))
             hidden.append(output.hidden_states[-1][0, -1])
-    return ResponseOutputs(torch.stack(logprob), torch.tensor(count), torch.stack(hidden))
+    sums = torch.stack([each.sum() for each in logprob])
+    return ResponseOutputs(sums, torch.tensor(count), torch.stack(hidden), torch.cat(logprob))
 
 
 def _picture(rng: np.random.Generator) -> Media:

@@ -113,7 +113,7 @@ def test_an_experiment_of_ones_own_runs_outside_the_checkout(way: list[str], ins
 
 
 def test_help_needs_no_checkout(installed: Path, tmp_path: Path) -> None:
-    assert "experiment: best_of_n, dpo" in _run(["-m", "mmrlhf", "--help"], installed, tmp_path)
+    assert "experiment: best_of_n, collect, dpo" in _run(["-m", "mmrlhf", "--help"], installed, tmp_path)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -277,7 +278,7 @@ def write_labels(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     for arm in (*ORDERS, CERTIFIED):
-        own = [point for point in points if point["arm"] == arm]
+        own: list[Any] = [point for point in points if point["arm"] == arm]
         axes.plot([p["share"] for p in own], [p["wrong"] for p in own], "o-" if arm in ORDERS else "D", label=arm)
     axes.set_xlabel("share of queries that people label")
     axes.set_ylabel("wrong pairs among the labels")

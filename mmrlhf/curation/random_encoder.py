@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -25,7 +26,7 @@ from transformers import (
 
 SIDE, DIMENSIONS, LONGEST_TEXT = 32, 16, 16
 _SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]")
-_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def write_random_clip(folder: Path, texts: Iterable[str], *, seed: int = 0) -> CLIPModel:

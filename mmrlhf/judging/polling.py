@@ -13,7 +13,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import expanded
 from mmrlhf.judging.ballots import AUTO, BALLOTS, LETTERS, Ballot, ballot_of, check_ballot
 from mmrlhf.judging.judge_model import CHARS_PER_TOKEN, TOKENS_PER_PICTURE, Messages, Request
-from mmrlhf.ranges import Count, NonNegative, check_fields
+from mmrlhf.ranges import Count, Natural, NonNegative, check_fields
 from mmrlhf.tokens.picture_urls import urls_of
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.types import Media, PreferenceGroup
@@ -43,7 +43,7 @@ class Polling:
     votes: Count = 1
     temperature: NonNegative = 0.0
     words: str | None = None
-    seed: int = 0
+    seed: Natural = 0
     num_frames: Count = 8
     side: Count = 1024
 
