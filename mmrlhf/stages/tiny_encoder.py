@@ -26,4 +26,5 @@ def run(out: Path, *, shards: Path, seed: Natural = 0, runtime: Runtime) -> dict
     index = Index.load(shards)
     questions = (index.read(row, media=False).prompt.question for row in range(len(index)))
     model = write_random_clip(out / "model", questions, seed=seed)
-    return {"parameters": model.num_parameters(), "vocabulary": model.text_model.embeddings.token_embedding.num_embeddings}
+    words = model.text_model.embeddings.token_embedding.num_embeddings
+    return {"parameters": model.num_parameters(), "vocabulary": words}
