@@ -111,11 +111,18 @@ class Chat:
         if lost:
             return f"it loses or repeats what is said by: {', '.join(lost)}"
         for slot in (IMAGE, VIDEO):
-            wanted, token = conversation.slots.count(slot), self._placeholders[slot]
-            found = rendered.count(token) if token is not None else 0
+            wanted, found = conversation.slots.count(slot), self._written(slot, rendered, conversation.slots)
             if found != wanted:
                 return f"it writes {found} of {wanted} {slot.kind}s"
         return None
+
+    def _written(self, slot: Slot, rendered: str, slots: Sequence[Slot]) -> int:
+        """How many media of a kind a template wrote; where two kinds have one placeholder, the other's are as asked."""
+        token = self._placeholders[slot]
+        if token is None:
+            return 0
+        alike = [other for other in slots if other != slot and self._placeholders[other] == token]
+        return rendered.count(token) - len(alike)
 
     def _refusal(self, conversation: Conversation, reason: str, where: str) -> DataError:
         name = getattr(self._processor.tokenizer, "name_or_path", None)

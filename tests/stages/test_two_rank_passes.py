@@ -13,9 +13,9 @@ import torch
 from stand_ins.two_rank_passes import run
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.responders import checkpoint
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
-from mmrlhf.stages import generate
 from mmrlhf.types import PreferenceGroup
 
 SCRIPT = Path(__file__).parents[1] / "stand_ins" / "two_rank_passes.py"
@@ -30,7 +30,7 @@ def test_two_ranks_ask_what_one_does(
     runtime: Runtime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(generate, "BATCHES_PER_WINDOW", generate.BATCHES_PER_WINDOW)  # put back what `run` changes
+    monkeypatch.setattr(checkpoint, "BATCHES_PER_WINDOW", checkpoint.BATCHES_PER_WINDOW)  # put back what `run` changes
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SCRIPT.parents[1:3])), "OMP_NUM_THREADS": "1"}
     arguments = [str(small_shards), str(small_policy), str(tmp_path / "two")]

@@ -62,12 +62,13 @@ def refusing(out: Path, *, name: str, depth: float = 0.0, things: dict[str, Thin
 
 def failing(out: Path, *, kind: str = "user", runtime: Any) -> dict[str, Any]:
     """Leave something behind and fail, or succeed where something is left."""
-    if kind == "preempted":
-        (out / "half").touch()
-        raise TrainingInterrupted("stopped after step 3", None if int(os.environ.get("RANK", 0)) else signal.SIGUSR1)
-    if (out / "half").exists():
+    rank = int(os.environ.get("RANK", 0))
+    left = out / f"half-{rank}"
+    if left.exists():
         return {"continued": True}
-    (out / "half").touch()
+    left.touch()
+    if kind == "preempted":
+        raise TrainingInterrupted("stopped after step 3", None if rank else signal.SIGUSR1)
     if kind == "ctrl-c":
         raise KeyboardInterrupt
     if kind == "user":

@@ -14,6 +14,7 @@ import lightning as L
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.processes import leave_group
+from mmrlhf.responders import checkpoint
 from mmrlhf.stages import generate, reference
 
 SETTINGS: dict[str, Any] = {"passes": PassSettings(groups_per_batch=2), "holdout": 0.3}
@@ -22,7 +23,7 @@ ASKED: dict[str, Any] = {"num_samples": 3, "max_new_tokens": 6}
 
 def run(out: Path, shards: Path, policy: Path, runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]:
     """Make both artefacts."""
-    generate.BATCHES_PER_WINDOW = 2  # so that there are several windows
+    checkpoint.BATCHES_PER_WINDOW = 2  # so that there are several windows
     inputs: dict[str, Any] = {"shards": shards, "policy": policy, "runtime": runtime, **SETTINGS}
     return reference.run(out / "reference", **inputs), generate.run(out / "generate", **inputs, **ASKED)
 

@@ -34,7 +34,7 @@ def train(method: str, strategy: str, rank: int, world: int) -> dict:
     accuracy = {"accuracy": module.validation_metrics.get("accuracy")}
     scores = module.heldout_scores and {**vars(module.heldout_scores), **accuracy}
     state = gather_state(model)
-    assert bool(state) == (strategy == "ddp" or rank == 0), "no rank but the first ever holds the whole model"
+    assert bool(state) == (rank == 0), "no rank but the first ever gathers the whole model"
     return {"state": state, "metrics": metrics, "scores": scores}
 
 
