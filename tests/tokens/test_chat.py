@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoProcessor
 
-from mmrlhf.conversation import Conversation
-from mmrlhf.errors import ModelError
+from mmrlhf.conversation import IMAGE, VIDEO, Conversation, Turn
+from mmrlhf.errors import DataError, ModelError
+from mmrlhf.models.recipes.recipe import chat_template
 from mmrlhf.processes import work_limit
 from mmrlhf.tokens import chat
 
@@ -42,3 +43,15 @@ def test_waiting_is_no_work_and_a_limit_ends_with_its_block() -> None:
     end = time.process_time() + 0.3
     while time.process_time() < end:
         pass
+
+
+def test_pictures_and_clips_may_share_a_placeholder(tiny_folders: dict[str, Path]) -> None:
+    """As in a family whose processor knows pictures alone and whose template writes a clip as one of them."""
+    processor = AutoProcessor.from_pretrained(tiny_folders["llava_next"])
+    processor.chat_template = chat_template("<image>", "<image>")
+    shared = chat.Chat(processor)
+    assert shared.prompt(Conversation((Turn("user", ("what", IMAGE)),))).count("<image>") == 1
+    assert shared.prompt(Conversation((Turn("user", (IMAGE, "and", VIDEO, IMAGE)),))).count("<image>") == 3
+    processor.chat_template = chat_template("<image><image>", "<image>")
+    with pytest.raises(DataError, match="writes 0 of 1 images"):
+        chat.Chat(processor).prompt(Conversation((Turn("user", ("what", IMAGE)),)))
