@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from mmrlhf.endpoints.client import ChatEndpoint
 from mmrlhf.endpoints.completions import Answer
+from mmrlhf.endpoints.prices import check_cost, prices_of, require_prices
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import write_json
 from mmrlhf.ranges import Count, Natural, NonNegative, Positive, Share, check_fields
@@ -102,6 +103,7 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_prices(self.max_cost, prices_of(self.price_in, self.price_out), "judge.max_cost")
         if (self.url is None) != (self.model is None):
             raise ConfigError(
                 "a judge is an address and a model",
@@ -236,10 +238,8 @@ class Judge:
 
     def cost(self, read: int, written: int) -> float | None:
         """What so many tokens cost; None where no prices are known."""
-        own = self.settings
-        if own.price_in is None or own.price_out is None:
-            return None
-        return (read * own.price_in + written * own.price_out) / 1e6
+        prices = prices_of(self.settings.price_in, self.settings.price_out)
+        return None if prices is None else prices.cost(read, written)
 
     def _kept(self, digest: str) -> Answer | None:
         try:
@@ -264,12 +264,8 @@ class Judge:
         cost = self.cost(read, written)
         price = "" if cost is None else f", at most {cost:.2f}"
         log.info("%d verdicts are to be asked: about %d tokens read%s", len(tokens), read, price)
-        if cost is not None and self.settings.max_cost is not None and cost > self.settings.max_cost:
-            raise ConfigError(
-                "judging would cost more than it may",
-                where="judge.max_cost", given=f"{cost:.2f} for {len(tokens)} verdicts",
-                expected=f"at most {self.settings.max_cost}", fix="raise judge.max_cost, or ask fewer documents",
-            )  # fmt: skip
+        given = f"at most {cost:.2f} for {len(tokens)} verdicts" if cost is not None else ""
+        check_cost(cost, self.settings.max_cost, where="judge.max_cost", given=given)
 
 
 def tokens_of(messages: Messages) -> int:

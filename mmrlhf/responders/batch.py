@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.endpoints.completions import Answer
-from mmrlhf.errors import ConfigError, DataError, Lines
+from mmrlhf.endpoints.prices import Prices, prices_of
+from mmrlhf.errors import DataError, Lines
 from mmrlhf.files import expanded, write_json
 from mmrlhf.parts import begin
 from mmrlhf.ranges import Count, NonNegative, Positive, check_fields
 from mmrlhf.responders.asking import Answers, Asked
 from mmrlhf.responders.batch_files import BatchResults, custom_id, read_results, write_requests
-from mmrlhf.responders.endpoint import check_failed, prices_of
+from mmrlhf.responders.chat_request import check_options
+from mmrlhf.responders.endpoint import check_failed
 from mmrlhf.responders.requests import Place, ServiceRequests
-from mmrlhf.responders.spending import Prices, Purse, check_limit, cost_of, in_words
+from mmrlhf.responders.spending import Purse, check_limit, cost_of, in_words
 from mmrlhf.summaries.responses import AskingEstimate
 from mmrlhf.tokens.processing import MediaSettings
 
@@ -62,9 +64,7 @@ class BatchAnswerer:
     def __post_init__(self) -> None:
         check_fields(self)
         prices_of(self.price_in, self.price_out)
-        wrong = sorted({"messages", "model", "stream", "n"} & set(self.options))
-        if wrong:
-            raise ConfigError("these options are not free", argument="options", given=", ".join(wrong))
+        check_options(self.options)
 
     @property
     def kind(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mmrlhf.conversation import Turn
+from mmrlhf.errors import ConfigError
 from mmrlhf.responders.spending import CHARS_PER_TOKEN
 from mmrlhf.shards.entries import IndexEntry
 from mmrlhf.tokens.picture_urls import urls_of
@@ -20,6 +21,18 @@ from mmrlhf.types import PreferenceGroup, Response
 _PIXELS_PER_TOKEN = 784
 _TOKENS_PER_PICTURE = 800  # of one whose size is not known
 _TOKENS_PER_TURN = 8
+_OWN_FIELDS = {"messages", "model", "stream", "n"}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse fields of a request that are made here (ConfigError)."""
+    wrong = sorted(_OWN_FIELDS & set(options))
+    if wrong:
+        raise ConfigError(
+            "these options are not free",
+            argument="options", given=", ".join(wrong), expected="other fields of a chat request, such as top_p",
+            fix="`model` and `num_samples` are settings of their own; answers are not streamed",
+        )  # fmt: skip
 
 
 def messages_of(group: PreferenceGroup, media: MediaSettings, longest_side: int | None) -> list[dict[str, Any]]:

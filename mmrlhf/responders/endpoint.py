@@ -16,11 +16,13 @@ from typing import Any
 from mmrlhf.endpoints.answer_store import AnswerStore
 from mmrlhf.endpoints.client import HOW_LONG, ChatEndpoint
 from mmrlhf.endpoints.completions import Answer
-from mmrlhf.errors import ConfigError, HubError, Lines
+from mmrlhf.endpoints.prices import Prices, prices_of
+from mmrlhf.errors import HubError, Lines
 from mmrlhf.ranges import Count, NonNegative, Positive
 from mmrlhf.responders.asking import Answers, Asked, text_of
+from mmrlhf.responders.chat_request import check_options
 from mmrlhf.responders.requests import Place, ServiceRequests
-from mmrlhf.responders.spending import Prices, Purse, check_limit, cost_of, in_words, require_all
+from mmrlhf.responders.spending import Purse, check_limit, cost_of, in_words, require_all
 from mmrlhf.summaries.responses import AskingEstimate
 from mmrlhf.terminal.progress import track
 from mmrlhf.tokens.processing import MediaSettings
@@ -59,9 +61,7 @@ class EndpointAnswerer(ChatEndpoint):
     def __post_init__(self) -> None:
         super().__post_init__()
         prices_of(self.price_in, self.price_out)
-        wrong = sorted({"messages", "model", "stream", "n"} & set(self.options))
-        if wrong:
-            raise ConfigError("these options are not free", argument="options", given=", ".join(wrong))
+        check_options(self.options)
 
     @property
     def kind(self) -> str:
@@ -171,13 +171,3 @@ def check_failed(answers: Sequence[Answer], where: object, max_failed: float) ->
 def _counted(reasons: Counter[str], total: int) -> Lines:
     rows = [f"{count} x {reason}" for reason, count in reasons.most_common(_SHOWN)]
     return Lines([f"{reasons.total()} of {total}", *rows])
-
-
-def prices_of(price_in: float | None, price_out: float | None) -> Prices | None:
-    """Both prices, or none; raises ConfigError for one alone."""
-    if (price_in is None) != (price_out is None):
-        raise ConfigError(
-            "a price is for reading and writing", argument="price_in",
-            given=f"price_in={price_in}, price_out={price_out}", expected="both, or neither",
-        )  # fmt: skip
-    return None if price_in is None or price_out is None else Prices(price_in, price_out)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf.chain.order import suggestion
+from mmrlhf.endpoints.prices import Prices
 from mmrlhf.errors import ConfigError, UserError
 from mmrlhf.files import expanded
 from mmrlhf.inference.settings import PassSettings
@@ -17,7 +18,6 @@ from mmrlhf.responders.asking import Answerer, AnswerSettings
 from mmrlhf.responders.batch import BatchAnswerer
 from mmrlhf.responders.checkpoint import CheckpointAnswerer
 from mmrlhf.responders.endpoint import EndpointAnswerer
-from mmrlhf.responders.spending import Prices
 from mmrlhf.responders.stand_in import StandInAnswerer
 
 _SERVICES: Mapping[str, type] = {"endpoint": EndpointAnswerer, "batch": BatchAnswerer, "stand_in": StandInAnswerer}

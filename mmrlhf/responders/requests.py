@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from mmrlhf.endpoints.answer_store import request_digest
+from mmrlhf.endpoints.prices import Prices
 from mmrlhf.errors import DataError
 from mmrlhf.responders.asking import Asked
 from mmrlhf.responders.chat_request import estimate_tokens, messages_of, query_record
-from mmrlhf.responders.spending import Prices
 from mmrlhf.summaries.responses import AskingEstimate
 from mmrlhf.terminal.progress import track
 from mmrlhf.tokens.processing import MediaSettings

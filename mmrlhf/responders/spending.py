@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 from mmrlhf.endpoints.completions import TOO_SLOW, Answer
+from mmrlhf.endpoints.prices import Prices, check_cost, require_prices
 from mmrlhf.errors import ConfigError
 from mmrlhf.summaries.responses import AskingEstimate
 
 # English prose, for services that do not show their tokenizer
 CHARS_PER_TOKEN = 3.5
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Of a million tokens read and written, in any currency."""
-
-    read: float
-    written: float
-
-    def cost(self, read: float, written: float) -> float:
-        """Of so many tokens."""
-        return (read * self.read + written * self.written) / 1e6
 
 
 class AskingStopped(Exception):
@@ -119,20 +107,8 @@ def check_limit(
     estimate: AskingEstimate, prices: Prices | None, max_cost: float | None, where: str, spent: float = 0.0
 ) -> None:
     """Refuse what is expected to cost more than it may, or a limit without prices (ConfigError)."""
-    if max_cost is None:
-        return
-    if prices is None:
-        raise ConfigError(
-            "a limit on the cost needs prices",
-            where=where, given=max_cost, expected="price_in and price_out, for a million tokens",
-        )  # fmt: skip
-    assert estimate.cost is not None
-    if spent + estimate.cost > max_cost:
-        raise ConfigError(
-            "asking would cost more than it may",
-            where=where, given=f"{in_words(estimate)}, after {spent:.2f}", expected=f"at most {max_cost:g}",
-            fix="raise it, or ask for less: fewer queries, fewer samples, shorter answers",
-        )  # fmt: skip
+    require_prices(max_cost, prices, where)
+    check_cost(estimate.cost, max_cost, where=where, given=in_words(estimate), spent=spent)
 
 
 def require_all(purse: Purse, where: str, got: int, wanted: int) -> None:

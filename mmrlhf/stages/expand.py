@@ -22,13 +22,14 @@ from mmrlhf.chain.store import final_place
 from mmrlhf.endpoints.answer_store import AnswerStore, request_digest
 from mmrlhf.endpoints.client import HOW_LONG
 from mmrlhf.endpoints.completions import Answer
-from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.endpoints.prices import Prices, check_cost, prices_of, require_prices
+from mmrlhf.errors import DataError
 from mmrlhf.expansion.expanders import Expander
 from mmrlhf.expansion.request import INSTRUCTION, Request, make_request, refusals
 from mmrlhf.files import write_json, written
 from mmrlhf.ranges import Count, NonNegative, Positive
-from mmrlhf.responders.endpoint import check_failed, prices_of
-from mmrlhf.responders.spending import Prices, cost_of
+from mmrlhf.responders.endpoint import check_failed
+from mmrlhf.responders.spending import cost_of
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.summaries.datasets import CostEstimate, ExpandSummary, ExpansionExample
@@ -104,6 +105,7 @@ def run(
         raise DataError(f"no response has a '{source}' critique to expand", where=shards, given=f"{len(rows)} queries")
     _write_lines(out / REQUESTS, ({"digest": request.digest, "prompt": request.prompt} for request in requests))
     prices = prices_of(price_in, price_out)
+    require_prices(max_cost, prices, "stages.expand.max_cost")
     with AnswerStore(runtime.answers) as store:
         places = _places(requests, expander)
         there = {digest: answer for digest, place in places.items() if (answer := store.get(place)) is not None}
@@ -114,7 +116,8 @@ def run(
             "%s will be asked: %s; all are in %s, once the stage is done in %s",
             expander.name, _in_words(estimate), out / REQUESTS, final_place(out / REQUESTS),
         )  # fmt: skip
-        _check_cost(estimate, max_cost, _paid(there, requests, expander, prices))
+        paid = _paid(there, requests, expander, prices)
+        check_cost(estimate.cost, max_cost, where="stages.expand.max_cost", given=_in_words(estimate), spent=paid)
         answers = there | ask(store, places, missing, expander, runtime)
     check_failed(list(answers.values()), expander.name, runtime.max_damaged)
     outcomes = {r.digest: _outcome(r, answers[r.digest], max_new_words, max_growth) for r in requests}
@@ -259,26 +262,6 @@ def expanded(
             response = replace(response, critiques={**response.critiques, target: reason if refused else text})
         responses.append(response)
     return replace(group, responses=tuple(responses), shard="")
-
-
-def _check_cost(estimate: CostEstimate, max_cost: float | None, paid: float) -> None:
-    if max_cost is None:
-        return
-    if estimate.cost is None:
-        raise ConfigError(
-            "a limit on the cost needs prices",
-            where="stages.expand.max_cost",
-            given=max_cost,
-            expected="price_in and price_out, for a million tokens",
-        )
-    if paid + estimate.cost > max_cost:
-        raise ConfigError(
-            "expanding would cost more than allowed",
-            where="stages.expand.max_cost",
-            given=f"{_in_words(estimate)}, after {paid:.2f}",
-            expected=f"at most {max_cost:g}",
-            fix="raise max_cost, or take fewer queries with stages.expand.limit",
-        )
 
 
 def _in_words(estimate: CostEstimate) -> str:

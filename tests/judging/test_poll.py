@@ -41,6 +41,20 @@ def judge(server) -> JudgeSettings:
     return JudgeSettings(server.url, "judge", retries=0, concurrency=2, timeout=20.0)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"max_cost": 1.0}, r"needs prices(?s:.)*judge.max_cost(?s:.)*given: 1\n"),
+        ({"price_in": 2.0}, "price_out=None"),
+        ({"price_out": 2.0, "max_cost": 1.0}, "price_in=None"),
+    ],
+)
+def test_a_limit_on_the_cost_is_not_passed_over(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        JudgeSettings("http://localhost/v1", "judge", **wrong)
+    JudgeSettings("http://localhost/v1", "judge", price_in=0.0, price_out=2.0, max_cost=1.0)
+
+
 def benchmark(folder: Path, *, responses: int = 2, source: str = "", media: tuple[Media, ...] = ()) -> Path:
     """Query n has answers `quality q of n`, the best one (q = 0) first; two categories."""
     groups = []

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrlhf.endpoints.completions import TOO_SLOW, Answer, Use
+from mmrlhf.endpoints.prices import Prices
 from mmrlhf.errors import ConfigError
-from mmrlhf.responders.spending import AskingStopped, Prices, Purse, check_limit, cost_of, require_all
+from mmrlhf.responders.spending import AskingStopped, Purse, check_limit, cost_of, require_all
 from mmrlhf.summaries.responses import AskingEstimate
 
 PRICES = Prices(2.0, 8.0)
