@@ -10,6 +10,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +26,7 @@ from mmrlhf.ranges import Count, Natural, Share, ShareBelowOne
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.rankings import Estimate
-from mmrlhf.summaries.triages import TestedShare, TriageSummary
+from mmrlhf.summaries.triages import TriageSummary
 from mmrlhf.triage.budget import Budget
 from mmrlhf.triage.certificate import Certificate, certify, fewest_trials
 from mmrlhf.triage.decisions import Beyond, Order, decide, write_decisions
@@ -92,44 +93,67 @@ def run(
     proposals = _proposals(index, table)
     keys = [str(key) for key in index.column("key")]
     people = _audited(audit, set(read_lines(drawn)), proposals, keys, always)
-    fitted, certifying = _halves(list(people), fit_share, seed)
-    measured, ranked = [proposals[key] for key in fitted], [_ranks(people[key]) for key in fitted]
-    temperature = fitted_temperature(measured, ranked) if fitted else reward_scale(list(proposals.values()))
-    excess = usual_excess(measured, ranked, temperature)
-    uncertainty = {key: proposal.uncertainty(temperature) for key, proposal in proposals.items()}
     safe = {key for key, name in zip(keys, map(str, index.column("category")), strict=True) if name in always}
     pool = [key for key in proposals if key not in safe]
     share_of_level = 1 - (1 - level) / rounds
-    certificate = certify(
-        [uncertainty[key] for key in pool], [uncertainty[key] for key in certifying],
-        [_coin(proposals[key], people[key], seed) for key in certifying],
-        limit=limit, level=share_of_level, least=least,
-        expected=[uncertainty[key] + excess for key in certifying],
-    )  # fmt: skip
-    _warn(certificate, len(certifying), limit, share_of_level, least)
+    measured = _measure(proposals, people, pool, limit, share_of_level, fit_share, least, seed)
+    certificate = measured.certificate
     before = _keys_of(known) - set(people)
     seconds = _seconds(people)
     affordable = (budget or Budget()).affordable(seconds)
     decisions = decide(
-        keys, proposals, uncertainty, audit=people, known=before & set(keys), always=safe,
+        keys, proposals, measured.uncertainty, audit=people, known=before & set(keys), always=safe,
         threshold=certificate.threshold, affordable=affordable, order=order, beyond=beyond, seed=seed,
     )  # fmt: skip
     write_decisions(out, decisions)
     write_bytes(out / ASK, "".join(f"{each.key}\n" for each in decisions if each.fate == "asked").encode())
     fates = Counter(each.fate for each in decisions)
-    best = certificate.best
     return TriageSummary(
         model=str(table.fingerprint.get("reward_model", table.fingerprint.get("made_by", "a table of rewards"))),
-        pool=len(pool), audited=len(people), fitted=len(fitted), known=fates["known"], temperature=temperature,
-        limit=limit, level=share_of_level,
+        pool=len(pool), audited=len(people), fitted=measured.fitted, temperature=measured.temperature,
+        known=fates["known"], limit=limit, level=share_of_level,
         disagreement=_estimate([proposals[key].disagreement(_ranks(people[key])) for key in people]),
         among_people=_estimate([value for group in people.values() for value in _apart(group)]),
-        certified=best.share if best else 0.0, threshold=certificate.threshold,
-        tested=[TestedShare(**vars(each)) for each in certificate.tested], seconds=seconds, affordable=affordable,
+        certified=certificate.share, threshold=certificate.threshold,
+        tested=certificate.tested, seconds=seconds, affordable=affordable,
         always=sum(each.key in safe for each in decisions if each.fate == "asked"),
         asked=fates["asked"], automatic=fates["automatic"] + fates["uncertified"], uncertified=fates["uncertified"],
         left_out=dict(Counter(each.reason for each in decisions if each.fate == "left out")), digest=index.digest,
     ).write(out)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the audit says of the model: on `fitted` of its queries its temperature, on the others the certificate."""
+
+    fitted: int
+    temperature: float
+    uncertainty: Mapping[str, float]
+    certificate: Certificate
+
+
+def _measure(
+    proposals: Mapping[str, Proposal],
+    people: Mapping[str, PreferenceGroup],
+    pool: Sequence[str],
+    limit: float,
+    level: float,
+    fit_share: float,
+    least: int,
+    seed: int,
+) -> _Measured:
+    fitted, certifying = _halves(list(people), fit_share, seed)
+    measured, ranked = [proposals[key] for key in fitted], [_ranks(people[key]) for key in fitted]
+    temperature = fitted_temperature(measured, ranked) if fitted else reward_scale(list(proposals.values()))
+    excess = usual_excess(measured, ranked, temperature)
+    uncertainty = {key: proposal.uncertainty(temperature) for key, proposal in proposals.items()}
+    certificate = certify(
+        [uncertainty[key] for key in pool], [uncertainty[key] for key in certifying],
+        [_coin(proposals[key], people[key], seed) for key in certifying],
+        limit=limit, level=level, least=least, expected=[uncertainty[key] + excess for key in certifying],
+    )  # fmt: skip
+    _warn(certificate, len(certifying), limit, level, least)
+    return _Measured(len(fitted), temperature, uncertainty, certificate)
 
 
 def _proposals(index: Index, table: SideCar) -> dict[str, Proposal]:

@@ -18,29 +18,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 
+from mmrlhf.summaries.triages import TestedShare
+
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 21))
-
-
-@dataclass(frozen=True)
-class Tested:
-    """One threshold: audited queries at most so uncertain, those whose coin says that people disagree, the bound."""
-
-    share: float
-    threshold: float
-    audited: int
-    disagreements: int
-    bound: float
-    passed: bool
 
 
 @dataclass(frozen=True)
 class Certificate:
     """What was tested in turn, and what came of it; `threshold` None and share 0 where nothing is certified."""
 
-    tested: tuple[Tested, ...]
+    tested: tuple[TestedShare, ...]
 
     @property
-    def best(self) -> Tested | None:
+    def best(self) -> TestedShare | None:
         """The largest share that passed."""
         return max((each for each in self.tested if each.passed), key=lambda each: each.share, default=None)
 
@@ -100,13 +90,13 @@ def certify(
     thresholds = {float(everything[place]) for place in places}
     # neither the limit nor a coin has a say in the order: so a wider limit certifies no less, and the level is kept
     order = sorted((_promise(likely[own <= each], level), -each) for each in thresholds if (own <= each).sum() >= least)
-    tested: list[Tested] = []
+    tested: list[TestedShare] = []
     for _, negative in order:
         inside = own <= -negative
         trials, failures = int(inside.sum()), int(wrong[inside].sum())
         bound = upper_bound(failures, trials, level)
         held = float((everything <= -negative).mean())  # ties may take in more than the share
-        tested.append(Tested(held, -negative, trials, failures, bound, bound <= limit))
+        tested.append(TestedShare(held, -negative, trials, failures, bound, bound <= limit))
         if bound > limit:
             break
     return Certificate(tuple(tested))
