@@ -279,10 +279,10 @@ def load_config(path: str | Path) -> Any:
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
         raise HubError(
             f"neither a folder on this machine nor reachable on the hub: {path}",
-            where="model.path",
+            where=str(path),
             given=first_line(error),
             expected="a hub id that can be fetched now, or a folder with the checkpoint",
-            fix="download the checkpoint where there is a network and give its folder: model.path=DIR",
+            fix="download the checkpoint where there is a network, and give its folder in place of this name",
         ) from error
     except UNREADABLE as error:
         raise ModelError(

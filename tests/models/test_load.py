@@ -32,10 +32,11 @@ def test_folder_without_checkpoint(tmp_path: Path) -> None:
 
 
 def test_unreachable_hub_says_which_folder_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline, a hub id gives one error with the way out."""
+    """Offline, a hub id gives one error that names it, whichever setting it came by, with the way out."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="model.path=DIR"):
+    with pytest.raises(HubError, match="give its folder in place of this name") as caught:
         load_backbone("someone/not-a-model", ModelSettings())
+    assert caught.value.where == "someone/not-a-model"
 
 
 @pytest.mark.parametrize("name", ["precision", "layout", "vision", "projector", "language"])
