@@ -5,8 +5,8 @@
 
 `labels` makes a judge and answers for each seed (`run.py stage=proposals`), then redraws the simulated people many
 times; with `--judge drawn` nothing is trained: the judge is the truth plus noise, on responses of the world. `policies`
-trains a reward model and a policy on the labels of every arm. What is done is not done again. Writes labels.csv,
-labels.md and labels.png, or policies.csv and policies.md.
+trains a policy on the labels of every arm. What is done is not done again. Writes labels.csv, labels.md and labels.png,
+or policies.csv, policies.md and policies.png.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from matplotlib.figure import Figure
 
 from mmrlhf.annotation.pair_orders import Ranks, orders
 from mmrlhf.annotation.simulated_people import simulated_form
-from mmrlhf.metrics.intervals import mean_interval
+from mmrlhf.metrics.intervals import Interval, mean_interval, paired_difference
+from mmrlhf.metrics.policy import k3_estimates
 from mmrlhf.records.draft import Draft
 from mmrlhf.records.mm_rlhf import import_released
 from mmrlhf.shapes.judge import check
@@ -206,39 +207,110 @@ def proposal(group: PreferenceGroup, rewards: np.ndarray) -> Proposal:
 
 
 def policies(seeds: Sequence[int], out: Path, results: Path, overrides: Sequence[str]) -> None:
-    """Train on every arm's labels; collect true quality of answers to held-out queries."""
-    rows = []
-    for arm, settings in policy_arms().items():
-        quality: list[float] = []
-        shares: list[float] = []
+    """Train on every arm's labels, the most telling arms first; collect true quality of answers to held-out queries."""
+    arms = policy_arms()
+    for names in (FIRST, [name for name in arms if name not in FIRST]):
         for seed in seeds:
-            folder = out / f"policy-{arm.replace(' ', '_')}-{seed}"
-            if not (folder / "artifacts" / "evaluate").exists():
-                run_chain(folder, seed, [*POLICY, *settings], overrides)
-            samples = folder / "artifacts" / "evaluate" / "samples.jsonl"
-            if not samples.exists():
-                print(f"left out, because it did not finish: {arm}, seed {seed}")
-                continue
-            quality += [json.loads(line)["quality"] for line in samples.read_text(encoding="utf-8").split("\n") if line]
-            triage = json.loads((folder / "artifacts" / "triage" / "metrics.json").read_text(encoding="utf-8"))
-            shares.append(triage["asked"] / (triage["asked"] + triage["automatic"]))
-        if quality:
-            found = mean_interval(quality)
-            rows.append({"arm": arm, "share": round(float(np.mean(shares)), 3), "answers": len(quality),
-                         "quality": round(found.mean, 4), "low": round(found.low or found.mean, 4),
-                         "high": round(found.high or found.mean, 4)})  # fmt: skip
+            for arm in names:
+                folder = policy_folder(out, arm, seed)
+                if not (folder / "artifacts" / "evaluate").exists():
+                    run_chain(folder, seed, [*POLICY, *arms[arm]], overrides)
+    found = {arm: {seed: read_policy(policy_folder(out, arm, seed), seed) for seed in seeds} for arm in arms}
+    rows = [policy_row(arm, own, found[EVERYBODY]) for arm, own in found.items() if any(own.values())]
     if not rows:
         sys.exit(f"no run below {out} has finished")
     write_table(results / "policies", rows)
+    draw_policies(rows).savefig(results / "policies.png", dpi=150)
 
 
-# the policy and its margins follow from the labels of this round; it is measured on queries that nobody is asked about
+def policy_folder(out: Path, arm: str, seed: int) -> Path:
+    """Of the run of an arm."""
+    return out / f"policy-{arm.replace(' ', '_')}-{seed}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One arm's policy of one seed: the share that people labelled; (seed/query) -> mean quality and k3 of answers."""
+
+    share: float
+    answers: Mapping[str, tuple[float, float]]
+
+
+def read_policy(folder: Path, seed: int) -> Trained | None:
+    """What a run left; None, and a line, where it did not finish."""
+    samples = folder / "artifacts" / "evaluate" / "samples.jsonl"
+    if not samples.exists():
+        print(f"left out, because it did not finish: {folder.name}")
+        return None
+    said: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with samples.open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            ratio = float(row["logprob"]) - float(row["reference_logprob"])
+            said[f"{seed}/{row['key']}"].append((float(row["quality"]), float(k3_estimates([ratio])[0])))
+    triage = json.loads((folder / "artifacts" / "triage" / "metrics.json").read_text(encoding="utf-8"))
+    means = {
+        key: (float(np.mean([q for q, _ in own])), float(np.mean([k for _, k in own]))) for key, own in said.items()
+    }
+    return Trained(triage["asked"] / (triage["asked"] + triage["automatic"]), means)
+
+
+def policy_row(
+    arm: str, own: Mapping[int, Trained | None], everybody: Mapping[int, Trained | None]
+) -> dict[str, object]:
+    """Quality over all seeds, KL, and what is gained over people's labels alone, paired by query."""
+    done = {seed: each for seed, each in own.items() if each is not None}
+    answers = {key: value for each in done.values() for key, value in each.answers.items()}
+    base = {key: value for each in everybody.values() if each is not None for key, value in each.answers.items()}
+    both = [key for key in answers if key in base]
+    measures: dict[str, Interval | None] = {
+        "quality": mean_interval([quality for quality, _ in answers.values()]),
+        "over everybody": paired_difference([answers[key][0] for key in both], [base[key][0] for key in both])
+        if both and arm != EVERYBODY else None,
+        "kl": mean_interval([distance for _, distance in answers.values()]),
+    }  # fmt: skip
+    row: dict[str, object] = {"arm": arm, "share": round(float(np.mean([each.share for each in done.values()])), 3),
+                              "seeds": " ".join(map(str, done)), "queries": len(answers)}  # fmt: skip
+    for name, measure in measures.items():
+        for end, value in zip(("", " low", " high"), measure or (None,) * 3, strict=True):
+            row[name + end] = "" if value is None or np.isnan(value) else round(value, 4)
+    by_seed = (np.mean([quality for quality, _ in each.answers.values()]) for each in done.values())
+    return row | {"quality by seed": " ".join(f"{value:.3f}" for value in by_seed)}
+
+
+def draw_policies(rows: Sequence[Mapping[str, object]]) -> Figure:
+    """Quality, with its interval, against the share of people."""
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for place, arm in enumerate((*ORDERS, CERTIFIED)):
+        own: list[Any] = [row for row in rows if str(row["arm"]).split()[0] == arm and row["quality low"] != ""]
+        below, above = ([abs(row["quality"] - row[f"quality {end}"]) for row in own] for end in ("low", "high"))
+        at = [row["share"] + 0.008 * place for row in own]
+        line = "o-" if arm in ORDERS else "D"
+        axes.errorbar(at, [row["quality"] for row in own], yerr=[below, above], fmt=line, label=arm, capsize=2)
+    axes.set_xlabel("share of queries that people label")
+    axes.set_ylabel("true quality of held-out answers")
+    axes.grid(alpha=0.4)
+    axes.legend()
+    return figure
+
+
+# The demo's reward model of the seed proposes, the supervised policy has answered, and DPO, to which only labels speak,
+# learns from them in one pass; it is measured on queries that nobody is asked about.
 POLICY = [
-    "stage=evaluate", "inputs.shards=stage:labelled/shards", "margin=reward_model",
-    "stages.score.reward_model=stage:reward_again/model", "stages.evaluate.shards=stage:pack",
-    "stages.triage.beyond=model", "stages.triage.always=[]",
+    "stage=evaluate", "method=dpo", "inputs.shards=stage:labelled/shards", "stages.evaluate.shards=stage:pack",
+    "data.critique=full", "stages.reward.head.dimensions=[]", "stages.reward.weights.dimensions=0.0",
+    "stages.reward.critique.missing=error", "~responders.untrained", "~responders.service",
+    "stages.respond.num_samples=4", "stages.respond.keep_cut=false", "stages.triage.beyond=model",
+    "stages.triage.always=[]", "optim.epochs.mmdpo=1", "optim.mmdpo.lr=1e-4", "stages.mmdpo.answers.num_queries=0",
+    "stages.mmdpo.training.schedule.val_limit=64", "stages.evaluate.num_samples=2",
+    "stages.evaluate.reward_model=null",
 ]  # fmt: skip
 ASKABLE = 1080  # of 1,200 queries, without the audit of 120
+EVERYBODY = "random 1"
+FIRST = [
+    "random 0", EVERYBODY, "unsure 0.25", "random 0.25", "surest 0.25", "unsure 0.5", "random 0.5", "surest 0.5",
+    CERTIFIED,
+]  # fmt: skip
 
 
 def policy_arms() -> dict[str, list[str]]:
