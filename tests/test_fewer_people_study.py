@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from stand_ins.scripts import loaded_script
@@ -61,3 +62,47 @@ def test_every_arm_of_the_policies_asks_as_many(study: ModuleType) -> None:
     assert found["unsure 0.25"] == [
         "stages.triage.budget.queries=270", "stages.triage.limit=0", "stages.triage.order=unsure",
     ]  # fmt: skip
+
+
+def leave(folder: Path, quality: float, asked: int) -> None:
+    """A policy's answers, two to each query, and what triage counted."""
+    for stage in ("evaluate", "triage"):
+        (folder / "artifacts" / stage).mkdir(parents=True)
+    rows = [
+        {"key": f"query-{i}", "quality": quality + 0.1 * (i % 3), "logprob": -3.0, "reference_logprob": -3.5}
+        for i in range(12)
+        for _ in range(2)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "artifacts" / "evaluate" / "samples.jsonl").write_text(text)
+    (folder / "artifacts" / "triage" / "metrics.json").write_text(
+        json.dumps({"asked": asked, "automatic": 100 - asked})
+    )
+
+
+def test_policies_are_compared_with_peoples_labels_query_by_query(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(
+        study.subprocess, "run", lambda command, **_: calls.append(command) or SimpleNamespace(returncode=1)
+    )
+    for arm, asked, gap in (("random 0", 0, -0.05), ("random 1", 100, 0.0), ("unsure 0.5", 50, 0.01)):
+        for seed in (0, 1):
+            leave(study.policy_folder(tmp_path, arm, seed), 0.3 + 0.2 * seed + gap, asked)
+    study.main(["policies", "--seeds", "0,1", "--out", str(tmp_path), "--results", str(tmp_path / "r"), "scale=tiny"])
+    with (tmp_path / "r" / "policies.csv").open(encoding="utf-8") as file:
+        rows = {row["arm"]: row for row in csv.DictReader(file)}
+    assert {name: float(row["share"]) for name, row in rows.items()} == {
+        "random 0": 0.0, "unsure 0.5": 0.5, "random 1": 1.0,
+    }  # fmt: skip
+    assert float(rows["unsure 0.5"]["over everybody"]) == pytest.approx(0.01)
+    assert float(rows["random 0"]["over everybody"]) == pytest.approx(-0.05)
+    assert rows["random 1"]["over everybody"] == "" and rows["random 1"]["quality by seed"] == "0.400 0.600"
+    assert (tmp_path / "r" / "policies.png").stat().st_size > 1000
+    # what is done is not done again; the most telling arms come first, seed by seed
+    assert len(calls) == 2 * (len(study.policy_arms()) - 3)
+    folders = [Path(word.partition("=")[2]).name for call in calls for word in call if word.startswith("hydra.run.dir")]
+    assert folders[:2] == ["policy-unsure_0.25-0", "policy-random_0.25-0"] and folders[-1] == "policy-surest_0.75-1"
+    assert all(call[-1] == "scale=tiny" and "method=dpo" in call for call in calls)
+    assert "left out, because it did not finish: policy-certified-1" in capsys.readouterr().out
