@@ -24,7 +24,7 @@ if __name__ == "__main__":
     pair_forward.main([])
     step_memory.main(["--shape", "mini", "--visual", "0", "1176"])
     attention.main(["--prefix", "1000"])
-    scoring_rate.main()
+    scoring_rate.main([])
     serving.main(["--queries", "24", "--rounds", "1"])
     data_plane.main()
     reading.main([])

@@ -95,6 +95,8 @@ class OurStep:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def train(self, query: PreferenceGroup, *, count_reference: bool = False) -> None:
-        """Prepare a query and take a step on it."""
-        self.step([self.prepare(query)], count_reference=count_reference)
+    def train(self, *queries: PreferenceGroup, count_reference: bool = False) -> None:
+        """Prepare queries, each a row of its own, and take one step on all of them."""
+        for query in queries:
+            self.backward(self.prepare(query), count_reference=count_reference)
+        self.step([])

@@ -21,7 +21,6 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -32,7 +31,7 @@ import torch
 from benchmarks.measure import MIB, in_fresh_process, in_turn, median_ratio, peak_memory, report, resident, seconds_of
 from benchmarks.ours import OurStep
 from benchmarks.theirs import TheirStep
-from benchmarks.workload import SHAPES, VISUALS, build_model, make_query
+from benchmarks.workload import SHAPES, VISUALS, build_model, make_query, single_pairs
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PackedBatch, PreferenceGroup
@@ -54,10 +53,7 @@ def settings_for(options: argparse.Namespace, way: str) -> ModelSettings:
 
 def batches_of(step: OurStep, query: PreferenceGroup, way: str) -> list[PackedBatch]:
     """What a way forwards: the query, or every pair of it as a query of its own."""
-    if way != "pairs":
-        return [step.prepare(query)]
-    return [step.prepare(replace(query, responses=(query.responses[i], query.responses[j])))
-            for i, j in query.ranked_pairs()]  # fmt: skip
+    return [step.prepare(each) for each in (single_pairs(query) if way == "pairs" else [query])]
 
 
 def open_step(folder: str, options: argparse.Namespace, way: str, query: PreferenceGroup) -> Step:

@@ -24,6 +24,7 @@ import yaml
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
@@ -37,7 +38,7 @@ from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.layout import segmented
 from mmrlhf.models.quantized import Int8Linear
 from mmrlhf.models.settings import ModelSettings
-from mmrlhf.models.sharding import shard_model
+from mmrlhf.models.sharding import Sharding, shard_model
 from mmrlhf.models.storage import storage_of
 
 SIZES = Path(__file__).with_name("published_sizes.yaml")
@@ -65,14 +66,17 @@ def config_of(name: str) -> Any:
     return AutoConfig.for_model(given.pop("model_type"), **given)
 
 
-def simulate(config: Any, settings: ModelSettings, size: Row, *, ranks: int = 1) -> int:
-    """Bytes of tensors on rank 0 of N when most are held in a step, after the optimizer's state is there."""
+def simulate(config: Any, settings: ModelSettings, size: Row, *, ranks: int = 1, offloaded: bool = False) -> int:
+    """Bytes of tensors on rank 0 of N when most are held in a step, after the optimizer's state is there.
+
+    offloaded: shards, their gradients and state would lie on the host, and are not counted.
+    """
     batch = row(size.prefix, size.responses, size.tokens)
     layout = segmented(batch)
     with _ranks(ranks) as mesh, FakeTensorMode(allow_non_fake_inputs=True):
         model = _model(config, settings)
         if mesh is not None:
-            shard_model(model, mesh, precision=settings.precision)
+            shard_model(model, mesh, precision=settings.precision, sharding=Sharding(cpu_offload=offloaded))
         optimizer, _ = build_optimizer(model, OPTIM, total_steps=10)
 
         def step() -> None:
@@ -85,7 +89,13 @@ def simulate(config: Any, settings: ModelSettings, size: Row, *, ranks: int = 1)
         step()  # the optimizer's state is made by the first
         held = [*model.parameters(), *model.buffers()]
         held += [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-        with LiveTensors(held, resized=mesh is not None) as live:
+
+        def on_host() -> list[Tensor]:
+            shards = [tensor for tensor in held if isinstance(tensor, DTensor)]
+            return [*shards, *(shard.grad for shard in shards if shard.grad is not None)]
+
+        elsewhere = on_host if offloaded else tuple
+        with LiveTensors(held, resized=mesh is not None, elsewhere=elsewhere) as live:
             step()
     return live.peak
 

@@ -5,11 +5,17 @@ With `--scoring`: of scoring queries with critiques, beside a step of as many to
     python -m benchmarks.step_memory
     python -m benchmarks.step_memory --shape tiny --visual 0 1176 --responses 4       # to try it out
     python -m benchmarks.step_memory --shape mini --lora --weights nf4 --visual 1176 --responses 4 --layout packed
+    python -m benchmarks.step_memory --table                                          # the table of docs/memory.md
     python -m benchmarks.step_memory --scoring --shape mini                           # scoring beside a step
     python -m benchmarks.step_memory --shape 7b --device cuda --lora --checkpointing --visual 7000 --responses 5
 
 The measured figure is of tensors: on a GPU the allocator's peak; on a CPU parameters and optimizer state, and what the
-process grows by during the step, with a C library that gives freed memory back at once (`benchmarks.measure`).
+process grows by during the step, with a C library that gives freed memory back at once (`benchmarks.measure`). The
+latter has libraries' scratch memory in it, which the kernels of bf16 take much of; `live_mib` is torch's tensors alone,
+as a GPU's allocator would count them: one more step is watched for it.
+
+The table has a row for each of six shapes and a column for each way of storing frozen weights (adapters train) and for
+training in full, with and without recomputed layers: predicted / `live_mib`, and predicted / peak in brackets.
 """
 
 from __future__ import annotations
@@ -23,8 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.live_tensors import LiveTensors
 from benchmarks.measure import MIB, in_fresh_process, peak_of_tensors, report
 from benchmarks.ours import OurStep
 from benchmarks.workload import FRAMES, SHAPES, VISUALS, build_model, make_query, numbered
@@ -58,15 +65,17 @@ def measure(point: dict[str, Any]) -> None:
     query = make_query(point["responses"], point["visual"], shape=SHAPES[point["shape"]])
     ours = OurStep(point["folder"], settings, device=point["device"])
     batch = ours.prepare(query)
-    peak = _peak(ours, batch)
-    predicted = _predict(point["folder"], settings, ours, batch)
+    peak, live = _peak(ours, batch), _live(ours, batch)
+    predicted = _predict(point["folder"], settings, ours, batch)["total"] / MIB
     report(
         benchmark="step_memory",
         **{name: value for name, value in point.items() if name != "folder"},
         row_tokens=batch.num_tokens,
         peak_mib=peak,
-        predicted_mib=predicted["total"] / MIB,
-        predicted_over_peak=predicted["total"] / MIB / peak,
+        live_mib=live,
+        predicted_mib=predicted,
+        predicted_over_peak=predicted / peak,
+        predicted_over_live=predicted / live,
     )
 
 
@@ -99,8 +108,30 @@ def measure_scoring(point: dict[str, Any]) -> None:
 def _peak(ours: OurStep, batch: PackedBatch) -> float:
     """MiB of tensors in one step."""
     ours.step([batch])  # the optimizer's state is made by the first
+    return peak_of_tensors(partial(ours.step, [batch]), held(ours))
+
+
+def _live(ours: OurStep, batch: PackedBatch) -> float:
+    """MiB of torch's tensors when most live in one step."""
+    with LiveTensors(held(ours)) as live:
+        ours.step([batch])
+    return live.peak / MIB
+
+
+def held(ours: OurStep) -> list[Tensor]:
+    """What is there between steps: parameters, buffers, what belongs to weights in few bits, the optimizer's state."""
     state = [value for each in ours.optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
-    return peak_of_tensors(partial(ours.step, [batch]), [*ours.model.parameters(), *state])
+    return [*ours.model.parameters(), *ours.model.buffers(), *scales(ours.model), *state]
+
+
+def scales(model: nn.Module) -> list[Tensor]:
+    """Tensors that lie beside weights in 4 bits and are neither parameters nor buffers."""
+    found: list[Tensor] = []
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        for each in (state, getattr(state, "state2", None)):
+            found += [value for value in vars(each).values() if isinstance(value, Tensor)] if each is not None else []
+    return found
 
 
 def _predict(folder: str, settings: ModelSettings, ours: OurStep, batch: PackedBatch) -> dict[str, float]:
@@ -146,6 +177,31 @@ def compare_scoring(point: dict[str, Any]) -> None:
     report(benchmark="step_memory", scoring_over_step=found["scoring"]["peak_mib"] / found["step"]["peak_mib"])
 
 
+TABLED = ("mini", "deep", "wide", "grouped", "wordy", "small")
+WAYS: dict[str, dict[str, Any]] = {
+    "full": {"weights": "float32", "lora": False},
+    **{weights: {"weights": weights, "lora": True} for weights in ("float32", "bf16", *QUANTIZED)},
+}
+
+
+def print_table(shapes: Sequence[str]) -> None:
+    """Print a JSON line for each point of the table, and the table."""
+    rows = []
+    for shape in shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            build_model(SHAPES[shape], Path(folder))
+            fixed = {"shape": shape, "device": "cpu", "visual": 1176, "responses": 4, "layout": "packed"}
+            points = [fixed | way | {"checkpointing": again} for again in (False, True) for way in WAYS.values()]
+            found = [in_fresh_process("benchmarks.step_memory", point | {"folder": folder}) for point in points]
+        for each in found:
+            print(json.dumps(each), flush=True)
+        cells = [f"{each['predicted_over_live']:.2f} ({each['predicted_over_peak']:.2f})" for each in found]
+        rows.append(f"| {shape} | " + " | ".join(cells) + " |")
+    names = ["full", *(f"LoRA, {name}" for name in list(WAYS)[1:])]
+    head = [*names, *(f"{name}, recomputed" for name in names)]
+    print("| shape | " + " | ".join(head) + " |", "|---|" + "---|" * len(head), *rows, sep="\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one JSON line for each point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,11 +216,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--weights", choices=("float32", "bf16", *QUANTIZED), default="float32", help="of what is frozen"
     )
     parser.add_argument("--scoring", action="store_true")
+    parser.add_argument("--table", nargs="*", choices=SHAPES, metavar="SHAPE", help="of these shapes, or of six")
     parser.add_argument("--token-budget", type=int, default=8192, help="of --scoring")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.point:
         (measure_scoring if "what" in options.point else measure)(options.point)
+        return
+    if options.table is not None:
+        print_table(options.table or TABLED)
         return
     fixed = {name: getattr(options, name) for name in ("shape", "device", "lora", "checkpointing", "weights")}
     with tempfile.TemporaryDirectory() as folder:

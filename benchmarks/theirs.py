@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.workload import open_pictures
 from mmrlhf.models.families import parts
@@ -68,12 +71,12 @@ class TheirStep:
         )
         self.trainer.create_optimizer()
 
-    def train(self, query: PreferenceGroup) -> None:
-        """Take one optimizer step on all pairs of a query."""
+    def train(self, query: PreferenceGroup, *, labels_only: bool = False) -> None:
+        """Take one optimizer step on all pairs of a query; `labels_only`: see there."""
         trainer = self.trainer
         records = pair_records(query) if query.media else list(trainer.train_dataset)
         trainer.current_gradient_accumulation_steps = len(records)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), scoring_labels_only() if labels_only else nullcontext():
             warnings.simplefilter("ignore")
             for record in records:
                 trainer.training_step(trainer.model, trainer.data_collator([record]))
@@ -96,6 +99,20 @@ class TheirStep:
         rows = zip(ids[:, 1:], scored[:, 1:], logprobs[:, -ids.shape[1] + 1 :], strict=True)
         chosen, rejected = (list(zip(row[kept].tolist(), own[kept].tolist(), strict=True)) for row, kept, own in rows)
         return chosen, rejected
+
+
+@contextmanager
+def scoring_labels_only() -> Iterator[None]:
+    """Have TRL project label positions alone through the head, as it does on a GPU; on a CPU it projects every one.
+
+    TRL 1.16 decides that by a function that says whether the device has Triton, asked once in the forward that it gives
+    a model; its kernels ask elsewhere. That answer is replaced, and nothing else: there is no setting for it.
+
+    Raises:
+        AttributeError: another version of TRL decides otherwise.
+    """
+    with patch("trl.trainer.utils._use_triton", lambda device: True):
+        yield
 
 
 def pair_records(query: PreferenceGroup) -> list[dict[str, Any]]:

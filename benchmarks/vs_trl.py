@@ -4,6 +4,7 @@
     python -m benchmarks.vs_trl                       # about ten minutes on two cores
     python -m benchmarks.vs_trl --shape tiny          # to try it out
     python -m benchmarks.vs_trl --family qwen2_5_vl --responses 3 5     # or internvl
+    python -m benchmarks.vs_trl --shape mini --responses 3 5 --decompose   # where the ratio comes from
     python -m benchmarks.vs_trl --shape 0.5b --device cuda --visual 7000 --responses 4
 
 A step goes from the record to the updated weights: processor, forward, reference, backward, AdamW. TRL's reference is
@@ -14,6 +15,14 @@ Ratios are medians over rounds, of wall time and of the process's CPU time. Befo
 log-probabilities are compared label by label: what TRL scores beyond our labels (on Qwen the line break behind the end
 token) is counted and is no difference. Peak memory is taken in fresh processes,
 each with one side alone: ours for all pairs of the largest K, TRL's for a single pair.
+
+With `--decompose` three ways more take turns: TRL with our settings that scores label positions only, as it does on a
+GPU (`trl_labels`); our own code pair by pair (`pairs`: chosen and rejected of each pair as padded rows, pictures and
+prompt with each); and our own code with every response once, in a row of its own (`rows`). All three count the
+reference. The ratio of TRL's defaults to ours is then a product: what trains and what is recomputed (`settings`),
+positions without a label (`head`), everything else about the other code (`code`), responses read once and not once for
+each pair (`responses`), prompt and pictures read once and not once for each response (`prefix`), and the reference from
+a table (`reference`).
 """
 
 from __future__ import annotations
@@ -34,7 +43,7 @@ import torch
 from benchmarks.measure import Timing, in_fresh_process, in_turn, median_ratio, peak_memory, report
 from benchmarks.ours import OurStep
 from benchmarks.theirs import Labels, TheirStep
-from benchmarks.workload import SHAPES, VISUALS, build_family, make_query
+from benchmarks.workload import SHAPES, VISUALS, build_family, make_query, single_pairs
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.types import PreferenceGroup
 
@@ -56,6 +65,10 @@ class Sides:
         self.ours = OurStep(folder, settings, with_reference=True, device=options.device)
         self.trl = TheirStep(folder, settings, query, matched=False, device=options.device)
         self.matched = TheirStep(folder, settings, query, matched=True, device=options.device)
+        self.rows: OurStep | None = None
+        if options.decompose:
+            rows = replace(settings, layout="rows")
+            self.rows = OurStep(folder, rows, with_reference=True, device=options.device)
         self.difference = compare(self.ours, self.matched, query)
         if options.warm_up:
             for way in self.ways(query).values():
@@ -72,6 +85,16 @@ class Sides:
             "ours_with_reference": partial(self.ours.train, query, count_reference=True),
             "trl": partial(self.trl.train, query),
             "trl_matched": partial(self.matched.train, query),
+        } | self._ways_between(query)
+
+    def _ways_between(self, query: PreferenceGroup) -> dict[str, Callable[[], None]]:
+        """Ways that differ from their neighbours in one thing, if the ratio is to be taken apart."""
+        if self.rows is None:
+            return {}
+        return {
+            "trl_labels": partial(self.matched.train, query, labels_only=True),
+            "pairs": partial(self.rows.train, *single_pairs(query), count_reference=True),
+            "rows": partial(self.rows.train, query, count_reference=True),
         }
 
     def time(self, num_responses: int, rounds: int) -> None:
@@ -92,6 +115,7 @@ class Sides:
             **{f"{name}_seconds": median(timing.wall) for name, timing in timings.items()},
             **{f"{name}_cpu_seconds": median(timing.cpu) for name, timing in timings.items()},
             **ratios(timings),
+            **(decomposition(timings) if self.rows is not None else {}),
             **self.difference,
         )
 
@@ -105,6 +129,24 @@ def ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
             found[f"{theirs}_over_{ours}"] = median_ratio(slow.wall, fast.wall)
             found[f"{theirs}_over_{ours}_cpu"] = median_ratio(slow.cpu, fast.cpu)
     return found
+
+
+# from TRL's defaults to ours: what changes between one way and the next
+STEPS = {
+    "settings": ("trl", "trl_matched"),
+    "head": ("trl_matched", "trl_labels"),
+    "code": ("trl_labels", "pairs"),
+    "responses": ("pairs", "rows"),
+    "prefix": ("rows", "ours_with_reference"),
+    "reference": ("ours_with_reference", "ours"),
+}
+
+
+def decomposition(timings: Mapping[str, Timing]) -> dict[str, float]:
+    """Factors whose product is how many times the CPU time of ours TRL's defaults take, in one round."""
+    return {
+        f"factor_{name}": median_ratio(timings[slow].cpu, timings[fast].cpu) for name, (slow, fast) in STEPS.items()
+    }
 
 
 def compare(ours: OurStep, theirs: TheirStep, query: PreferenceGroup) -> dict[str, float]:
@@ -188,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--responses", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rounds", type=int, nargs="+", default=[3, 1], help="one number for each K; the last repeats")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
+    parser.add_argument("--decompose", action="store_true", help="three ways more, which take the ratio apart")
     parser.add_argument(
         "--no-warm-up", dest="warm_up", action="store_false", help="save a step of each way where steps are long"
     )

@@ -49,6 +49,12 @@ SHAPES = {
     "tiny": Shape(64, 2, 4, 4, 128, 2000, 32, 2, 2, 64, patch=48),
     # 9M parameters: what one CPU core can measure many times
     "mini": Shape(256, 4, 4, 4, 512, 8000, 128, 4, 8, 256, patch=16),
+    # as small, with one size that outweighs the others: layers, width, words
+    "deep": Shape(256, 16, 4, 4, 512, 4000, 128, 4, 8, 256, patch=16),
+    "wide": Shape(1024, 2, 8, 2, 2816, 4000, 128, 4, 8, 256, patch=16),
+    "wordy": Shape(256, 4, 4, 4, 512, 64000, 128, 4, 8, 256, patch=16),
+    # keys and values shared by heads, an MLP three times as wide as the model, as the published models
+    "grouped": Shape(512, 6, 8, 2, 1536, 16000, 128, 4, 8, 256, patch=16),
     # 40M parameters: what two CPU cores can measure
     "small": Shape(512, 8, 8, 8, 1024, 32000, 192, 6, 12, 384, patch=16),
     # the published configurations
@@ -164,6 +170,11 @@ def numbered(query: PreferenceGroup, number: int) -> PreferenceGroup:
     """The same query with a number behind its text."""
     prompt = Conversation.about(f"{query.prompt.question} {number}", query.prompt.slots)
     return replace(query, key=str(number), prompt=prompt)
+
+
+def single_pairs(query: PreferenceGroup) -> list[PreferenceGroup]:
+    """Every pair of differently ranked responses as a query of its own, as pair-by-pair trainers read them."""
+    return [replace(query, responses=(query.responses[i], query.responses[j])) for i, j in query.ranked_pairs()]
 
 
 def open_pictures(query: PreferenceGroup) -> list[Image.Image]:

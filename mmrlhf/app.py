@@ -32,7 +32,7 @@ from mmrlhf.chain.shares import has_share, job_shares, take_share
 from mmrlhf.chain.store import Artifact, Store
 from mmrlhf.chain.worker import work_on
 from mmrlhf.composition.calls import COMMAND, invoke, quieten_libraries, show_plan
-from mmrlhf.composition.checks import check_chain, check_checkpoints
+from mmrlhf.composition.checks import check_chain, check_checkpoints, check_room
 from mmrlhf.composition.compose import with_search_path
 from mmrlhf.composition.config import (
     CONF,
@@ -229,6 +229,8 @@ def run_chain(
         check_read(config)
         check_checkpoints(config, chain)
         check_chain(chain, runtime, inputs)
+        if not (dry or plan):
+            check_room(chain, runtime)
     runner = Runner(
         Store(read_folder(config, "paths.artifacts")),
         invoke,

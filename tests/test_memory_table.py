@@ -17,8 +17,8 @@ from mmrlhf.training.preview import RESERVE
 
 # A model of 1B parameters, 24 layers and untied embeddings that trains in full; made by hand.
 MADE_UP = Footprint(
-    sharded=900_000_000, replicated=100_000_000, compact=0.0, compact_sharded=0.0, compact_root=0.0, tower=0.0,
-    trainable_sharded=900_000_000, trainable_replicated=0,
+    sharded=900_000_000, replicated=100_000_000, compact=0.0, compact_sharded=0.0, mapped=0.0, compact_root=0.0,
+    tower=0.0, trainable_sharded=900_000_000, trainable_replicated=0,
     trainable_head=100_000_000, root=100_000_000, embedding=100_000_000, tied=False, saved_per_token=100_000.0,
     recomputed_per_token=60_000.0, layer_per_token=60_000.0, projector_per_token=0.0, cache_per_token=1000.0, layers=24,
     vocabulary=100_000, logprob_chunk=1024, bf16=True, masked=False,
@@ -78,6 +78,18 @@ def test_a_simulated_step_is_predicted_within_a_tenth(name: str, way: str, ranks
     found = footprint_of(config, WAYS[way])
     guess = predicted(found, 3900, ranks) - found.projector_per_token * 3900
     assert guess == pytest.approx(peak, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "way", "ranks"), [("internvl3_1b", "full", 8), ("internvl3_1b", "LoRA", 2)])
+def test_a_simulated_step_with_shards_on_the_host_is_predicted_within_a_tenth(name: str, way: str, ranks: int) -> None:
+    """What stays on the device: whole parameters, what is gathered, activations; much less than without."""
+    config = shallow(name)
+    found = footprint_of(config, WAYS[way])
+    peak = simulate(config, WAYS[way], Row(4000), ranks=ranks, offloaded=True)
+    guess = found.predict(row_tokens=4260, label_tokens=260, num_shards=ranks, offloaded=True)["total"]
+    assert guess == pytest.approx(peak, rel=0.1)
+    assert peak < 0.9 * found.predict(row_tokens=4260, label_tokens=260, num_shards=ranks)["total"]
 
 
 @pytest.mark.slow

@@ -67,6 +67,7 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
     make_runtime(runtime)
     for node in chain:
         arguments = make(node.settings, f"stages.{node.name}")
+        _check_machine(arguments, runtime)
         module = stage_module(node.target)
         check_settings = getattr(module, "check_settings", None)
         if check_settings is not None:
@@ -74,6 +75,47 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
         check = getattr(module, "check", None)
         if check is not None and not node.references and node.target.endswith(".run"):
             check(**with_paths(stage_function(node.target), arguments))
+
+
+def check_room(chain: Sequence[Node], runtime: Mapping[str, Any]) -> None:
+    """Refuse training whose model, gradients and optimizer are more than this machine has, before it loads anything.
+
+    A checkpoint that a stage of the chain makes or trains is as large as the one that it starts from, if that is known.
+
+    Raises:
+        ConfigError: names the stage, what it takes and what takes less.
+    """
+    nodes = {node.name: node for node in chain}
+    for node in chain:
+        checkpoint = _start(nodes, node.settings.get("policy")) if "training" in node.settings else None
+        if checkpoint is None:
+            continue
+        from mmrlhf.training.room import Ranks, require_room
+
+        training = make(node.settings, f"stages.{node.name}")["training"]
+        require_room(checkpoint, training, Ranks.of(runtime.get("trainer") or {}), stage=node.name)
+
+
+def _start(nodes: Mapping[str, Node], checkpoint: Any) -> str | None:
+    """The folder or hub id that a checkpoint is trained from; None where a stage makes it of nothing."""
+    if not isinstance(checkpoint, str) or not checkpoint.startswith("stage:"):
+        return checkpoint
+    settings = nodes[parse_reference(checkpoint)[0]].settings
+    return _start(nodes, next((settings[name] for name in ("policy", "base") if settings.get(name) is not None), None))
+
+
+def _check_machine(arguments: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
+    """Refuse training that cannot be done on the run's devices, or not with a model split over them."""
+    training = arguments.get("training")
+    if training is None:
+        return
+    from mmrlhf.training.room import Ranks
+    from mmrlhf.training.settings import require_back_end, require_splittable
+
+    ranks = Ranks.of(runtime.get("trainer") or {})
+    require_back_end(training, device="cpu" if ranks.on_host else "cuda")
+    if ranks.split:
+        require_splittable(training)
 
 
 def _check_numbers(node: Node) -> None:

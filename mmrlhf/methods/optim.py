@@ -126,16 +126,22 @@ def _make(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
     if any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"]):
-        raise ConfigError(
-            "an optimizer in 8 bits works on whole parameters, and these are sharded",
-            where="optim.name, trainer",
-            given="adamw_8bit with sharded parameters",
-            expected="optim.name=adamw with trainer=fsdp, or trainer=ddp, auto or gpu",
-        )
+        require_whole_parameters(settings)
     from bitsandbytes.optim.adamw import AdamW8bit  # needs the extra `quantized`
 
     plain = [{name: value for name, value in group.items() if name != "fused"} for group in groups]
     return AdamW8bit(plain, lr=settings.lr, betas=settings.betas)
+
+
+def require_whole_parameters(settings: OptimSettings) -> None:
+    """Raise ConfigError for an optimizer that cannot work on parameters that are split over devices."""
+    if settings.name == "adamw_8bit":
+        raise ConfigError(
+            "an optimizer in 8 bits works on whole parameters, and these are split over devices",
+            where="optim.name, trainer",
+            given="adamw_8bit with a model that is split",
+            expected="optim.name=adamw with trainer=fsdp, or trainer=ddp, auto or gpu",
+        )
 
 
 def _by_rate(

@@ -78,6 +78,16 @@ def choose_back_end(wanted: str, batch: PackedBatch, pattern: AttentionPattern) 
             CPU.
     """
     device = batch.input_ids.device.type
+    require_plain(wanted, pattern)
+    if torch.is_grad_enabled():
+        require_trainable(wanted, device)
+    if wanted == "auto":
+        return "flex" if device == "cuda" and pattern.plain else "sdpa"
+    return wanted
+
+
+def require_plain(wanted: str, pattern: AttentionPattern) -> None:
+    """Raise ConfigError for a back end that knows plain causal attention alone where layers are something else."""
     if wanted in ("flex", "cascade") and not pattern.plain:
         raise ConfigError(
             f"attention={wanted} is for plain causal layers; this model has others",
@@ -85,16 +95,17 @@ def choose_back_end(wanted: str, batch: PackedBatch, pattern: AttentionPattern) 
             given=f"{wanted}, layers with {_others(pattern)}",
             expected="sdpa or auto",
         )
-    if wanted == "flex" and device == "cpu" and torch.is_grad_enabled():
+
+
+def require_trainable(wanted: str, device: str) -> None:
+    """Raise ConfigError for a back end that has no backward on a kind of device."""
+    if wanted == "flex" and device == "cpu":
         raise ConfigError(
             "FlexAttention cannot train on a CPU: torch has no backward of it there",
             where="model.settings.attention",
             given="flex",
             expected="sdpa, or auto, which chooses flex on a GPU only",
         )
-    if wanted == "auto":
-        return "flex" if device == "cuda" and pattern.plain else "sdpa"
-    return wanted
 
 
 def _others(pattern: AttentionPattern) -> str:

@@ -48,11 +48,12 @@ class _Whole:
 class Footprint:
     """What a model needs, in numbers of parameters and bytes.
 
-    sharded: parameters in float32 that FSDP splits; replicated: the others; trainable_sharded, trainable_replicated and
-    trainable_head of them train. compact: bytes of what is stored in fewer than 32 bits, which is none of these, and
-    compact_sharded of it are split. tower: bytes of a split vision tower while it is whole. root: parameters of the
-    head, which FSDP gathers for a whole step; compact_root: its bytes where it is one of those; embedding: parameters
-    of an embedding of its own (none where it is `tied` to the head).
+    sharded: parameters in float32 that FSDP splits; replicated: the others; trainable_sharded, trainable_replicated
+    and trainable_head of them train. compact: bytes of what is stored in fewer than 32 bits, which is none of
+    these; compact_sharded of it are split, and mapped of it are pages of a checkpoint's files, where those are
+    bf16. tower: bytes of a split vision tower while it is whole. root: parameters of the head, which FSDP gathers
+    for a whole step; compact_root: its bytes where it is one of those; embedding: parameters of an embedding of its
+    own (none where it is `tied` to the head).
 
     saved_per_token: bytes that backward keeps for a token of a row, over all layers; recomputed_per_token: bytes that
     one recomputed layer adds for a token during its backward; layer_per_token: that one layer works on for a token;
@@ -65,6 +66,7 @@ class Footprint:
     replicated: int
     compact: float
     compact_sharded: float
+    mapped: float
     tower: float
     trainable_sharded: int
     trainable_replicated: int
@@ -93,11 +95,12 @@ class Footprint:
         visual_tokens: int = 0,
         num_groups: int = 1,
         forwards: int = 1,
-        frozen_copy: bool = False,
+        frozen_copy: float = 0.0,
         accumulates: bool = False,
         moments: float = 2 * FLOAT32,
+        offloaded: bool = False,
     ) -> dict[str, float]:
-        """Bytes on one rank when they are most: parameters, gradients, optimizer, activations and their total.
+        """Bytes on one rank's device when they are most: parameters, gradients, optimizer, activations and their total.
 
         That is either when backward begins, with everything that forward has kept and the logits of a chunk, or when it
         ends, with all gradients; or, where a large tower is split, when all ranks have gathered it.
@@ -107,25 +110,28 @@ class Footprint:
             label_tokens: of them, tokens whose log-probability counts; visual_tokens: of media.
             num_shards: ranks that share one model (1 without FSDP).
             num_groups: in the row.
-            forwards: of the row before its backward; frozen_copy: whether the model lies in memory twice.
+            forwards: of the row before its backward.
+            frozen_copy: bytes of a reference that lies whole beside the policy, however that is split.
             accumulates: whether gradients of other micro-batches are there when backward begins.
             moments: bytes that the optimizer keeps for a number that trains.
+            offloaded: whether shards, with their gradients and state, lie on the host (`host_bytes`).
         """
-        parameters = self.sharded / num_shards + self.replicated
-        held = FLOAT32 * parameters + self.compact - self.compact_sharded * (1 - 1 / num_shards)
-        trainable = self.trainable_sharded / num_shards + self.trainable_replicated
+        kept = 0.0 if offloaded else 1 / num_shards  # share of what is split that lies on the device
+        held = FLOAT32 * (kept * self.sharded + self.replicated) + self.compact - self.compact_sharded * (1 - kept)
+        trainable = kept * self.trainable_sharded + self.trainable_replicated
         chunks = max(1, -(-label_tokens // self.logprob_chunk))
         # In a chunk's backward softmax, its gradient and the gradient of what the head gave exist at once.
         logits = (2 * FLOAT32 + self._computed) * self.vocabulary * -(-label_tokens // chunks)
         # What branches may see (`attention=sdpa`): their tokens by those of a group.
         mask = self._computed * label_tokens * row_tokens / num_groups if self.masked else 0
         recomputes = self.recomputed_per_token > 0
-        whole = self._copies(recomputes) if num_shards == 1 else self._gathered()
+        gathers = num_shards > 1 or offloaded
+        whole = self._gathered() if gathers else self._copies(recomputes)
         layer = self.recomputed_per_token * row_tokens
         if not (recomputes and self.bf16):  # recomputed in bfloat16, a layer gives back what it has used fast enough
             layer += _BACKWARD_OF_LAYER * self.layer_per_token * row_tokens
         # The head's gradient comes with the first chunk: the others' logits and the layers meet it.
-        first = FLOAT32 * self.trainable_head / num_shards if chunks > 1 or layer > logits else 0
+        first = FLOAT32 * kept * self.trainable_head if chunks > 1 or layer > logits else 0
         outside = self.projector_per_token * visual_tokens + mask
         last_layer = (1 + _BACKWARD_OF_LAYER) * self.layer_per_token * row_tokens
         saved = forwards * self.saved_per_token * row_tokens
@@ -139,14 +145,24 @@ class Footprint:
         }
         encodes = {
             "gradients": FLOAT32 * trainable if accumulates else 0,
-            "activations": self.tower if num_shards > 1 else 0,
+            "activations": self.tower if gathers else 0,
         }
         found = {
-            "parameters": held * (2 if frozen_copy else 1),
+            "parameters": held + frozen_copy,
             "optimizer": moments * trainable,
             **max(begins, ends, encodes, key=lambda moment: sum(moment.values())),
         }
         return found | {"total": sum(found.values())}
+
+    def host_bytes(self, *, num_shards: int, moments: float = 2 * FLOAT32) -> float:
+        """Bytes on the host of one rank's shards, their gradients and the optimizer's state, where they lie there."""
+        parameters = FLOAT32 * self.sharded + self.compact_sharded
+        return (parameters + (FLOAT32 + moments) * self.trainable_sharded) / num_shards
+
+    @property
+    def whole_bytes(self) -> float:
+        """Bytes of all parameters as they are stored, before any are split."""
+        return FLOAT32 * (self.sharded + self.replicated) + self.compact
 
     @property
     def _computed(self) -> int:
@@ -199,7 +215,7 @@ class Footprint:
         """
         logits = 2 * FLOAT32 * self.vocabulary * min(row_tokens, self.logprob_chunk)
         found: dict[str, float] = {
-            "parameters": FLOAT32 * (self.sharded + self.replicated) + self.compact,
+            "parameters": self.whole_bytes,
             # a layer's cache grows by a copy
             "cache": self.cache_per_token * (1 + 1 / self.layers) * cache_tokens,
             # nothing is kept but what one layer works on
@@ -238,6 +254,7 @@ def footprint(path: str | Path, settings: ModelSettings, *, large_tower: int = L
         replicated=counts[False, True] + counts[False, False],
         compact=sum(compact.values()),
         compact_sharded=sum(size for each, size in compact.items() if each in split & rounded),
+        mapped=sum(size for each, size in compact.items() if each in rounded),
         tower=sum(compact.get(id(parameter), FLOAT32 * parameter.numel()) for parameter in tower),
         trainable_sharded=counts[True, True],
         trainable_replicated=counts[False, True],

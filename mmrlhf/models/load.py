@@ -20,8 +20,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mmrlhf.errors import HubError, ModelError, UserError
+from mmrlhf.models.attention import require_plain
 from mmrlhf.models.families import check_packable
 from mmrlhf.models.loading_info import check_loading
+from mmrlhf.models.masks import attention_pattern
 from mmrlhf.models.processors import UNREADABLE, check_vocabulary, load_processor
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.storage import StorageConfig, check_storage, settle_storage
@@ -118,12 +120,14 @@ def _merge(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
 def check_folder(path: str | Path, settings: ModelSettings) -> None:
     """Find out whether `load_backbone` would load a folder, without holding its weights.
 
-    Raises ModelError, as `load_backbone`.
+    Raises ModelError, as `load_backbone`, and ConfigError for attention that its layers have not.
     """
     backbone, processor = _load(_base_of(path), settings, "meta"), load_processor(path)
     if is_adapter_folder(path):
         read_header(Path(path) / ADAPTER_WEIGHTS)
     check_vocabulary(backbone.config, processor, _num_rows(backbone), where=path)
+    if settings.layout != "rows":
+        require_plain(settings.attention, attention_pattern(backbone))
 
 
 def _load(

@@ -17,7 +17,7 @@ from mmrlhf.types import PackedBatch
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Families whose stock forward makes the tokens of one picture see each other (it reads `token_type_ids`).
-_PICTURES_SEE_THEMSELVES = ("gemma3", "shieldgemma2")
+PICTURES_SEE_THEMSELVES = ("gemma3", "shieldgemma2")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def attention_pattern(backbone: PreTrainedModel) -> AttentionPattern:
     # Without a list of kinds a window is meant for every layer (Mistral).
     slides = SLIDING in kinds if kinds else True
     window = getattr(text, "sliding_window", None) if slides else None
-    both_ways = backbone.config.model_type in _PICTURES_SEE_THEMSELVES
+    both_ways = backbone.config.model_type in PICTURES_SEE_THEMSELVES
     return AttentionPattern(
         kinds=tuple(sorted(kinds)) if SLIDING in kinds else (),
         window=window,

@@ -91,3 +91,16 @@ class ModelSettings:
                 given=list(self.quantized_parts),
                 expected=f"some of {', '.join(PARTS)}",
             )
+
+
+def require_shardable(layout: str) -> None:
+    """Raise ConfigError for a layout that ranks cannot compute apart from each other while they share a model."""
+    if layout == "rows":
+        # Each query of a micro-batch is a forward of its own there, and ranks with fewer would not come to the last.
+        raise ConfigError(
+            "one row for each response takes a forward for each query, which ranks that share a model cannot do apart",
+            where="model.settings.layout, trainer",
+            given="layout=rows with a sharded model",
+            expected="layout=packed, or a whole model on every rank",
+            fix="trainer=ddp, or a model whose layers take a packed row",
+        )

@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.families import language_layers, parts
+from mmrlhf.models.settings import require_shardable
 from mmrlhf.models.tower_shards import LARGE_TOWER, shard_tower
 from mmrlhf.processes import check_shard_size, count_devices
 from mmrlhf.ranges import Count
@@ -81,15 +82,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, *, precision: str, sharding:
             given=f"tensor_parallel_size={mesh['tensor_parallel'].size()}",
             expected="1, and data_parallel_size = devices * num_nodes",
         )
-    if getattr(model, "layout", "packed") == "rows":
-        # Each query of a micro-batch is a forward of its own there, and ranks with fewer would not come to the last.
-        raise ConfigError(
-            "one row for each response takes a forward for each query, which ranks that share a model cannot do apart",
-            where="model.settings.layout, trainer",
-            given="layout=rows with a sharded model",
-            expected="layout=packed, or a whole model on every rank",
-            fix="trainer=ddp, or a model whose layers take a packed row",
-        )
+    require_shardable(getattr(model, "layout", "packed"))
     _make_outputs_visible_to_fsdp()
     # Inputs are left alone: autocast decides per operation, and position ids or masks must keep their type.
     whole = MixedPrecisionPolicy(cast_forward_inputs=False)

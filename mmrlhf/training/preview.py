@@ -25,19 +25,15 @@ from mmrlhf.feed.selection import usable
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
-from mmrlhf.models.load import checkpoint_context, load_config
+from mmrlhf.models.load import checkpoint_context, load_config, stored_dtype
 from mmrlhf.models.processors import load_processor
 from mmrlhf.shards.index import Index
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.templates import AnswerTemplate, Template
+from mmrlhf.training.room import GIB, RESERVE, Ranks, device_memory, host_memory, smaller
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import schedule_data
-
-GIB = 2**30
-# The estimate is within a tenth of the tensors that live at once (docs/performance.md); media, the tower's own
-# activations and what an allocator holds back come on top.
-RESERVE = 1.25
 
 
 @dataclass(frozen=True)
@@ -45,9 +41,11 @@ class Preview:
     """What a stage trains on and what a step costs.
 
     groups, pairs (of responses of different rank) and tokens are those of the first epoch. Tokens are estimates; memory
-    is bytes on one rank, scoring those of writing critiques and scoring them with the result (None without), and
-    device_bytes what it has; vision_features bytes on disk (`runtime.vision_cache_gib`). preflight is what will not fit
-    or be cut, of training and held-out queries.
+    is bytes on one rank's device, scoring those of writing critiques and scoring them with the result (None without),
+    and device_bytes what it has. host is bytes of one rank on the host: `loading` a checkpoint, before its model is
+    split or moved, and `shards` that stay there while it trains (`trainer.cpu_offload`); host_bytes what it has.
+    on_host: device and host are one memory. vision_features are bytes on disk (`runtime.vision_cache_gib`). preflight
+    is what will not fit or be cut, of training and held-out queries. smaller: settings that take less memory.
     """
 
     groups: int
@@ -62,20 +60,21 @@ class Preview:
     vision_features: int
     device_bytes: int | None
     preflight: Preflight
+    host: Mapping[str, float]
+    host_bytes: int | None
+    on_host: bool
+    smaller: str
 
     @property
     def fits(self) -> bool | None:
-        """Whether the estimate with its reserve is below the device's memory; None where that is not known."""
-        return None if self.device_bytes is None else RESERVE * self.memory["total"] < self.device_bytes
+        """Whether the estimate with its reserve is below the device's memory; None where that is not known.
 
-
-@dataclass(frozen=True)
-class Ranks:
-    """Ranks that train together, how many of them lie on one machine, and how many share one model (FSDP)."""
-
-    number: int = 1
-    on_machine: int = 1
-    sharing: int = 1
+        What lies on the host, and what loading takes there, has to fit, too.
+        """
+        if self.device_bytes is None:
+            return None
+        device = RESERVE * self.memory["total"] + (self.host["shards"] if self.on_host else 0)
+        return device < self.device_bytes and (self.host_bytes is None or max(self.host.values()) < self.host_bytes)
 
 
 def preview_stage(
@@ -111,7 +110,8 @@ def preview_stage(
     visual, tokens = (sum(each[int(row)] for row in seen) for each in (media, true))
     counts, largest = _micro_batches(plans, costs, true, schedule.token_budget, ranks.number)
     row_tokens, of_media = (sum(each[row] for row in largest) for each in (true, media))
-    needs = footprint(checkpoint, model)
+    needs, moments = footprint(checkpoint, model), training.optim.moments
+    copy = footprint(checkpoint, untrained(model)).whole_bytes if frozen_copy else 0.0
     # under a mask groups are computed side by side, each as long as the longest
     computed = len(largest) * max((true[row] for row in largest), default=0) if needs.masked else row_tokens
     return Preview(
@@ -131,8 +131,9 @@ def preview_stage(
             accumulates=max(counts) > 1,
             num_shards=ranks.sharing,
             forwards=forwards,
-            frozen_copy=frozen_copy,
-            moments=training.optim.moments,
+            frozen_copy=copy,
+            moments=moments,
+            offloaded=ranks.offloaded,
         ),
         scoring=None
         if isinstance(template, AnswerTemplate)
@@ -141,8 +142,15 @@ def preview_stage(
             row_tokens=max(schedule.token_budget, *true.values()),
         ),
         vision_features=visual * bytes_per_token(load_config(checkpoint), model.precision),
-        device_bytes=device_memory(ranks.on_machine),
+        device_bytes=device_memory(ranks),
         preflight=ahead,
+        host={
+            "loading": needs.whole_bytes + copy - (needs.mapped if stored_dtype(checkpoint) is torch.bfloat16 else 0),
+            "shards": needs.host_bytes(num_shards=ranks.sharing, moments=moments) if ranks.offloaded else 0.0,
+        },
+        host_bytes=host_memory(ranks),
+        on_host=ranks.on_host,
+        smaller=smaller(training, ranks),
     )
 
 
@@ -180,16 +188,6 @@ def _open_data(
     return dataset, schedule_data(dataset, schedule, usable(index, train, ahead.left_out)), ahead
 
 
-def device_memory(sharing: int) -> int | None:
-    """Bytes of the first GPU, or of the machine's memory shared by so many ranks; None where neither can be asked."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return None
-    return int(meminfo.read_text(encoding="utf-8").split("MemTotal:")[1].split()[0]) * 1024 // sharing
-
-
 def preview_chain(
     chain: Sequence[Node], runner: Runner, *, make: Callable[[Node], Mapping[str, Any]]
 ) -> dict[str, Preview | str]:
@@ -206,9 +204,7 @@ def preview_chain(
         if node.name in wanted and ready.issuperset(node.references):
             ready.add(node.name)
     artifacts = {built.stage: built.folder for built in runner.run([node for node in chain if node.name in ready])}
-    trainer, number = runner.runtime.get("trainer", {}), runner.num_processes
-    sharing = (trainer.get("shard_size") or number) if isinstance(trainer.get("strategy"), Mapping) else 1
-    ranks = Ranks(number, number // runner.num_nodes, sharing)
+    ranks = Ranks.of(runner.runtime.get("trainer", {}))
     found: dict[str, Preview | str] = {}
     for name in training:
         shards, checkpoint = (_resolve(nodes, artifacts, name, key) for key in ("shards", "policy"))
@@ -280,7 +276,10 @@ def show_previews(previews: Mapping[str, Preview | str]) -> None:
         },
         "scoring with critiques, GiB": lambda p: "" if p.scoring is None else f"{p.scoring['total'] / GIB:.3g}",
         "features of pictures if kept on disk, GiB": lambda p: f"{p.vision_features / GIB:.3g}",
-        "device memory, GiB": lambda p: "unknown" if p.device_bytes is None else f"{p.device_bytes / GIB:.1f}",
+        "device memory, GiB": lambda p: _known(p.device_bytes),
+        "on the host while it loads, GiB per rank": lambda p: f"{p.host['loading'] / GIB:.3g}",
+        "shards on the host (cpu_offload), GiB per rank": lambda p: f"{p.host['shards'] / GIB:.3g}",
+        "host memory, GiB per rank": lambda p: _known(p.host_bytes),
         "fits, with a quarter in reserve": lambda p: {None: "unknown", True: "yes", False: "NO"}[p.fits],
     }
     for label, cell in rows.items():
@@ -290,9 +289,15 @@ def show_previews(previews: Mapping[str, Preview | str]) -> None:
     for name, preview in shown.items():
         for line in preview.preflight.lines():
             show(f"{name}: {line}")
+        if preview.fits is False:
+            show(f"{name} will not fit. What takes less: {preview.smaller}")
     for name, reason in previews.items():
         if isinstance(reason, str):
             show(f"{name}: {reason}")
+
+
+def _known(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / GIB:.1f}"
 
 
 def _gib(part: str) -> Any:

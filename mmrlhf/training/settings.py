@@ -11,8 +11,8 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.feed.selection import Queries, Selection
 from mmrlhf.feed.weights import Mixing
 from mmrlhf.files import expanded
-from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.settings import PARTS, ModelSettings
+from mmrlhf.methods.optim import OptimSettings, require_whole_parameters
+from mmrlhf.models.settings import PARTS, ModelSettings, require_shardable
 from mmrlhf.models.storage import check_storage
 from mmrlhf.models.weight_files import is_adapter_folder
 from mmrlhf.ranges import Count, Natural, Positive, ShareBelowOne, check_fields
@@ -122,6 +122,27 @@ def require_plain_base(policy: str | Path, training: TrainSettings) -> None:
             expected="save=merged, or the merged model of the training that wrote this folder",
             fix="model.save=merged for this training, or model.save=both for the one before and its folder model/",
         )
+
+
+def require_splittable(training: TrainSettings) -> None:
+    """Raise ConfigError where models that are split over devices cannot be trained as these settings say."""
+    require_whole_parameters(training.optim)
+    require_shardable(training.model.layout)
+
+
+def require_back_end(training: TrainSettings, *, device: str) -> None:
+    """Raise ConfigError where `model.settings.attention` cannot train on a kind of device, or a model of this family.
+
+    What only a checkpoint's configuration says is asked when that is there (`mmrlhf.models.load.check_folder`).
+    """
+    model = training.model
+    if model.layout == "rows" or model.attention not in ("flex", "cascade"):
+        return
+    from mmrlhf.models import attention, masks  # takes a second, and few ask for these
+
+    attention.require_trainable(model.attention, device)
+    if model.family in masks.PICTURES_SEE_THEMSELVES:
+        attention.require_plain(model.attention, masks.AttentionPattern(image_token=0))
 
 
 def require_trainable(settings: Mapping[str, Any], stage: str) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from mmrlhf.chain.order import Node
+from mmrlhf.composition import checks
 from mmrlhf.composition.checks import check_adapters, check_protocols
 from mmrlhf.errors import ConfigError
+from mmrlhf.training import room
+from mmrlhf.training.settings import TrainSettings
 
 RELEASED = {"reward_model": "stage:reward/model", "protocol": "released"}
 
@@ -65,3 +68,20 @@ def test_adapters_of_adapters_are_refused_before_the_first_are_trained(first: st
     check_adapters([_training("mmdpo", "BASE", second)])
     with pytest.raises(ConfigError, match=r"stage sft with save=both") if refused else nullcontext():
         check_adapters(nodes)
+
+
+def test_room_is_asked_for_the_checkpoint_that_a_chain_starts_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every training stage, whatever is trained in between; not where a stage makes a model of nothing."""
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(room, "require_room", lambda found, *_, stage: asked.append((stage, found)))
+    monkeypatch.setattr(checks, "make", lambda settings, place: settings)
+    trains = {"training": TrainSettings()}
+    chain = [
+        Node("tiny", "m.run", {"family": "llava_onevision"}, ()),
+        Node("sft", "m.run", {"policy": "BASE", **trains}, ()),
+        Node("score", "m.run", {"policy": "BASE"}, ()),
+        Node("mmdpo", "m.run", {"policy": "stage:sft/model", **trains}, ("sft",)),
+        Node("other", "m.run", {"policy": "stage:tiny/model", **trains}, ("tiny",)),
+    ]
+    checks.check_room(chain, {"trainer": {"devices": 1}})
+    assert asked == [("sft", "BASE"), ("mmdpo", "BASE")]

@@ -125,8 +125,8 @@ def test_it_fits_only_with_the_reserve(small_shards: Path, small_policy: Path) -
         True,
         None,
     ]
-    whole, half = preview.device_memory(1), preview.device_memory(2)
-    assert whole is not None and half is not None and (torch.cuda.is_available() or half == whole // 2)
+    less = replace(found, device_bytes=int(2 * needed), host_bytes=int(found.host["loading"]) - 1)
+    assert less.fits is False and replace(less, host_bytes=int(found.host["loading"]) + 1).fits
 
 
 def test_tokens_are_close_and_the_budget_is_kept(small_shards: Path, small_policy: Path) -> None:
@@ -168,6 +168,32 @@ def test_more_ranks_make_fewer_micro_batches_and_share_the_language_model(
     assert two.micro_batches_per_step <= one.micro_batches_per_step
     assert 0.5 < two.memory["parameters"] / one.memory["parameters"] < 1
     assert two.memory["optimizer"] < one.memory["optimizer"]
+
+
+def test_shards_on_the_host_are_no_memory_of_the_device(small_shards: Path, small_policy: Path) -> None:
+    """What leaves the device, with gradients and optimizer state, is on the host."""
+    ranks = preview.Ranks(2, 2, sharing=2, split=True, accelerator="cpu")
+    apart, here = (
+        look_ahead(small_shards, small_policy, ranks=replace(ranks, offloaded=offloaded)) for offloaded in (True, False)
+    )
+    assert apart.memory["activations"] == here.memory["activations"] and here.host["shards"] == 0
+    split = footprint(small_policy, ModelSettings()).trainable_sharded
+    assert apart.memory["optimizer"] == here.memory["optimizer"] - 8 * split / 2
+    assert apart.host["shards"] == 16 * split / 2
+    assert apart.memory["parameters"] == here.memory["parameters"] - 4 * split / 2
+    assert apart.memory["gradients"] < here.memory["gradients"]
+    room = int(preview.RESERVE * apart.memory["total"]) + 1
+    assert not replace(apart, device_bytes=room).fits, "on a CPU the host is the device"
+    assert replace(apart, device_bytes=room, on_host=False).fits
+    assert replace(apart, device_bytes=room + int(apart.host["shards"]) + 1).fits
+
+
+def test_a_frozen_copy_is_whole_on_every_rank(small_shards: Path, small_policy: Path) -> None:
+    ranks = preview.Ranks(2, 2, sharing=2, split=True)
+    alone, copied = (look_ahead(small_shards, small_policy, ranks=ranks, frozen_copy=copy) for copy in (False, True))
+    whole = footprint(small_policy, ModelSettings()).whole_bytes
+    assert copied.memory["parameters"] - alone.memory["parameters"] == whole
+    assert copied.host["loading"] == 2 * whole == 2 * alone.host["loading"]
 
 
 def test_frozen_weights_in_bf16_and_a_large_tower_are_shared(small_policy: Path) -> None:
