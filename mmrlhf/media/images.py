@@ -136,6 +136,11 @@ def _unknown_range(where: str, given: str) -> DataError:
 
 
 def _unreadable(data: bytes, where: str, error: Exception) -> DataError:
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return DataError(
+            "image has too many pixels",
+            where=where, given=error, expected=f"at most {Image.MAX_IMAGE_PIXELS:,}", fix="shrink it, or drop it",
+        )  # fmt: skip
     return DataError(
         "image cannot be decoded",
         where=where,

@@ -7,7 +7,9 @@ smallest difference that could have been seen; style and length stand beside eve
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ from mmrlhf.suites.documents import DocumentStore
 from mmrlhf.suites.published import with_published
 from mmrlhf.suites.suite_page import PAGE, choose_examples, example_card, render
 from mmrlhf.suites.table import comparison_rows, write_tables
-from mmrlhf.summaries.suites import SuiteComparison
+from mmrlhf.summaries.suites import SuiteComparison, SuiteDocuments
+from mmrlhf.summaries.summary import METRICS_FILE
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("benchmarks.html", "benchmarks.md", "metrics.json")
 
@@ -46,14 +49,14 @@ def run(
 
     Args:
         before, after: scores of the two policies (stage `suite_scores`).
-        documents: the questions, for the pictures of the examples.
+        documents: the questions, for the pictures of the examples, and where they are from.
         title: of the page.
         num_examples: answers that were fixed, and broken, shown for each benchmark.
         seed: chooses them.
     """
     out.mkdir(parents=True, exist_ok=True)
     old, new = read_results(Path(before)), read_results(Path(after))
-    found, pairs = with_published(compare(old, new)), pairs_by_task(old, new)
+    found, pairs = _with_sources(with_published(compare(old, new)), Path(documents)), pairs_by_task(old, new)
     if not found.benchmarks:
         given = "; ".join(f"{task}: {why}" for task, why in found.uncompared.items())
         raise DataError("no document has a score before and after", where=f"{before}, {after}", given=given)
@@ -64,6 +67,15 @@ def run(
     write_tables(out, found)
     _log(out, found, runtime)
     return found.write(out)
+
+
+def _with_sources(found: SuiteComparison, documents: Path) -> SuiteComparison:
+    """The same with where the questions are from and which benchmarks could not be read."""
+    path = documents / METRICS_FILE
+    if not path.is_file():
+        return found
+    asked = SuiteDocuments.from_json(json.loads(path.read_text(encoding="utf-8")), where=path)
+    return replace(found, sources=asked.sources, absent=asked.absent)
 
 
 def _examples(pairs: Mapping[str, Sequence[Pair]], folder: Path, number: int, seed: int) -> list[dict[str, Any]]:

@@ -21,13 +21,14 @@ from mmrlhf.suites.harness import (
     described,
     forget_media,
     known_tasks,
+    read_about,
     read_questions,
     standin_place,
 )
 from mmrlhf.suites.own_benchmarks import OWN
-from mmrlhf.suites.published_rows import fetch, read_rows, revision_of
+from mmrlhf.suites.published_rows import fetch, pinned_revisions, read_rows, revision_of
 from mmrlhf.suites.standins import STANDINS, write_standin
-from mmrlhf.summaries.suites import SuiteDocuments
+from mmrlhf.summaries.suites import BenchmarkSource, SuiteDocuments
 from mmrlhf.terminal.progress import track
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ BENCHMARKS = {**COLUMNS, **OWN}
 PROMPTED = "mmhal_bench"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("documents.jsonl", "metrics.json")
 
@@ -65,7 +66,8 @@ def run(
         limit: documents of each at most, drawn at random.
         limits: of some of them, in place of `limit`.
         folders: benchmark -> folder of its Parquet files, instead of the hub.
-        revisions: benchmark -> revision of its data set on the hub.
+        revisions: benchmark -> commit or branch of its data set on the hub, instead of the one that
+            `mmrlhf/suites/revisions.yaml` pins; of those that it lacks, the newest is read and written down.
         drawn: draw stand-ins in the published columns instead of reading real data.
         skip_absent: leave out, and list, benchmarks that cannot be read; false: that ends the run.
         prompts: benchmark -> file with the words that its judge is asked with, `{}` for contents, question, reference
@@ -83,9 +85,13 @@ def run(
     words = {task: _judge_prompt(task, path) for task, path in (prompts or {}).items()}
     folders, revisions, limits = folders or {}, revisions or {}, limits or {}
     orders = [
-        Order(task, limits.get(task, limit), seed, folders.get(task), revisions.get(task), drawn) for task in tasks
-    ]
-    store, found, counts, came = DocumentStore(out), list[Document](), dict[str, int](), dict[str, str]()
+        Order(
+            task, limits.get(task, limit), seed, folders.get(task),
+            revisions.get(task, pinned_revisions().get(task.removeprefix(PREFIX))), drawn,
+        )
+        for task in tasks
+    ]  # fmt: skip
+    store, found, counts, sources = DocumentStore(out), list[Document](), dict[str, int](), dict[str, BenchmarkSource]()
     absent = _ask_harness(out, harness, [order for order in orders if order.task not in BENCHMARKS], skip_absent)
     there = [order for order in orders if order.task not in absent]
     for order in track(there, "benchmarks", enabled=runtime.progress):
@@ -95,21 +101,33 @@ def run(
         except (DataError, HubError) as error:
             absent[order.task] = f"{error.problem}: {error.given or error.where}"
             continue
-        if folder is not None and order.data is None and (commit := revision_of(folder)):
-            came[order.task] = commit
+        sources[order.task] = _source(order, folder, out, order.task in revisions)
         found += own
         counts[order.task] = len(own)
     if absent and (not skip_absent or not found):
-        raise _absent(absent, revisions)
+        raise _absent(absent, {order.task: order.revision for order in orders}, revisions)
     for task, why in absent.items():
         log.warning("benchmark %s is left out: %s", task, why)
     store.write(found)
-    loose = {task: commit for task, commit in came.items() if task not in revisions}
-    if loose:
-        log.info(
-            "the same data again, wherever: suite.revisions={%s}", ", ".join(f"{t}: {c}" for t, c in loose.items())
-        )
-    return SuiteDocuments(counts, store.num_media(), absent, came).write(out)
+    came = {task: source.revision for task, source in sources.items() if source.revision}
+    if loose := ", ".join(f"{task}: {commit}" for task, commit in came.items() if sources[task].chosen == "newest"):
+        log.info("the same data again, wherever: suite.revisions={%s}", loose)
+    return SuiteDocuments(counts, store.num_media(), absent, came, sources).write(out)
+
+
+def _source(order: Order, folder: Path | None, out: Path, given: bool) -> BenchmarkSource:
+    """Where a benchmark's questions were read from."""
+    if folder is not None:
+        columns, about = BENCHMARKS[order.task], {"revision": revision_of(folder)}
+        data, split = columns.repo + (f", {columns.subset}" if columns.subset else ""), columns.split
+    else:
+        about = read_about(order.place(out))
+        data, split = about["data"], about["split"]
+    program = {name: about.get(name) for name in ("program", "task_version")}
+    if order.drawn or order.data is not None:
+        return BenchmarkSource("drawn here" if order.drawn else str(order.data), split, **program)
+    chosen = "given" if given else "newest" if order.revision is None else "pinned"
+    return BenchmarkSource(data, split, about["revision"], chosen, **program)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -237,12 +255,14 @@ def _published(task: str, revision: str | None) -> str:
     return f"{columns.repo}{at}, {columns.split}" if columns is not None else f"lmms-eval's own{at}"
 
 
-def _absent(absent: Mapping[str, str], revisions: Mapping[str, str]) -> UserError:
+def _absent(absent: Mapping[str, str], revisions: Mapping[str, str | None], given: Mapping[str, str]) -> UserError:
     wanted = [f"{task}: {_published(task, revisions.get(task))}; {why}" for task, why in absent.items()]
+    pinned = [task for task in absent if revisions.get(task) and task not in given]
+    newest = f"; suite.revisions={{{', '.join(f'{task}: main' for task in pinned)}}} reads the newest" if pinned else ""
     return DataError(
         "benchmarks are not there",
         where="suite.tasks",
         given=Lines(wanted),
         expected="a hub that can be reached, or a folder of each data set's Parquet files",
-        fix=f"suite.folders={{{', '.join(f'{task}: DIR' for task in absent)}}}, or suite.skip_absent=true",
+        fix=f"suite.folders={{{', '.join(f'{task}: DIR' for task in absent)}}}, or suite.skip_absent=true{newest}",
     )

@@ -9,7 +9,9 @@ from typing import Any
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.judging import judge_model
 from mmrlhf.judging.judge_model import Judge, JudgeSettings
+from mmrlhf.ranges import Count
 from mmrlhf.stages.suite_answers import read_answers
+from mmrlhf.suites.answering import MAX_PIXELS
 from mmrlhf.suites.document_scores import write_results
 from mmrlhf.suites.documents import DocumentStore
 from mmrlhf.suites.harness import FORM, Harness
@@ -31,6 +33,7 @@ def run(
     answers: Path,
     judge: JudgeSettings | None = None,
     harness: str = ".venv-benchmarks/bin/python",
+    max_pixels: Count = MAX_PIXELS,
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/scores.jsonl`: a score for every answer, or why there is none.
@@ -40,6 +43,7 @@ def run(
         answers: a policy's answers to them (stage `suite_answers`).
         judge: who judges, and within which limits.
         harness: Python of the environment that has lmms-eval, where its tasks are among the benchmarks.
+        max_pixels: largest picture that a judge is shown; an answer about a larger one has no verdict.
     """
     out.mkdir(parents=True, exist_ok=True)
     store = DocumentStore(documents)
@@ -47,7 +51,8 @@ def run(
     counted = Judge(judge or JudgeSettings(), Path(runtime.verdicts), runtime.progress)
     said = read_answers(answers, asked)
     theirs = [document for document in asked if document.truth["form"] == FORM]
-    found = score_all([document for document in asked if document.truth["form"] != FORM], said, store, counted)
+    ours = [document for document in asked if document.truth["form"] != FORM]
+    found = score_all(ours, said, store, counted, max_pixels)
     if theirs:
         found += score_theirs(theirs, said, store, counted, Harness(harness), out)
     by_key = {f"{result.task}~{result.document}": result for result in found}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,20 +124,24 @@ def _websrc(row: Row) -> Asked:
 
 
 def _mmstar(row: Row) -> Asked:
-    """The options stand in the question: `... Options: A: one, B: two`."""
-    options = [part.strip().rstrip(",") for part in _split_options(row["question"])]
-    truth = {"form": "letter", "answer": row["answer"].strip().upper(), "options": options}
+    """The options stand in the question: `... Options: A: one, B: two`, or lines `(A) one`."""
+    truth = {"form": "letter", "answer": row["answer"].strip().upper(), "options": _split_options(row["question"])}
     return Asked(f"{row['question'].strip()}\n{LETTER.rstrip('.')}", (image(row["image"]),), truth)
 
 
 def _split_options(question: str) -> list[str]:
-    text, found = question.rpartition("Options:")[2], []
-    for n, letter in enumerate(string.ascii_uppercase):
-        start = text.find(f"{letter}:")
-        if start < 0:
+    """Options in a question, by the letters A, B and so on in their order; four blanks where there are none."""
+    text = re.split("(?:Options|Choices):", question)[-1]
+    in_brackets = re.search(r"(?:^|\s)\(A\)", text) is not None
+    mark = r"(?:^|\s)\({}\)" if in_brackets else r"(?:^\s*|[\n,]\s*){}:"
+    places: list[re.Match[str]] = []
+    for letter in string.ascii_uppercase:
+        place = re.compile(mark.format(letter)).search(text, places[-1].end() if places else 0)
+        if place is None:
             break
-        end = text.find(f"{string.ascii_uppercase[n + 1]}:", start)
-        found.append(text[start + 2 : end if end >= 0 else None])
+        places.append(place)
+    ends = [place.start() for place in places[1:]] + [len(text)]
+    found = [text[place.end() : end].strip().rstrip(",").strip() for place, end in zip(places, ends, strict=False)]
     return found or [""] * 4
 
 
@@ -196,26 +201,32 @@ _QA = ("question", "answer", "image")
 
 _PHRASES = ("question", "answers", "image")
 COLUMNS: Mapping[str, Columns] = {
-    "ai2d": Columns("AI2D", CHART, "lmms-lab/ai2d", "test", (*_QA, "options"), _ai2d),
-    "chartqa": Columns("ChartQA", CHART, "lmms-lab/ChartQA", "test", _QA, _chartqa),
-    "docvqa_val": Columns("DocVQA", CHART, "lmms-lab/DocVQA", "validation", _PHRASES, _phrases("anls"), 32, "DocVQA"),
+    "ai2d": Columns("AI2D", CHART, "lmms-lab-encoder/ai2d", "test", (*_QA, "options"), _ai2d),
+    "chartqa": Columns("ChartQA", CHART, "lmms-lab-encoder/ChartQA", "test", _QA, _chartqa),
+    "docvqa_val": Columns(
+        "DocVQA", CHART, "lmms-lab-encoder/DocVQA", "validation", _PHRASES, _phrases("anls"), 32, "DocVQA"
+    ),
     "infovqa_val": Columns(
-        "InfoVQA", CHART, "lmms-lab/DocVQA", "validation", _PHRASES, _phrases("anls"), 32, "InfographicVQA"
+        "InfoVQA", CHART, "lmms-lab-encoder/DocVQA", "validation", _PHRASES, _phrases("anls"), 32, "InfographicVQA"
     ),
     "websrc_val": Columns("WebSRC", OCR, "rootsautomation/websrc", "dev", _QA, _websrc),
     "ocrbench": Columns("OCRBench", OCR, "echo840/OCRBench", "test", _QA, _ocrbench, 128),
-    "textvqa_val": Columns("TextVQA", OCR, "lmms-lab/textvqa", "validation", _PHRASES, _phrases("vqa", capital=True)),
-    "pope": Columns("POPE", HALLUCINATION, "lmms-lab/POPE", "test", _QA, _pope, 128),
-    "mme": Columns("MME", GENERAL, "lmms-lab/MME", "test", (*_QA, "category"), _mme),
-    "mmbench_en_dev": Columns("MMBench", GENERAL, "lmms-lab/MMBench", "dev", (*_QA, "A", "B"), _mmbench, 256, "en"),
+    "textvqa_val": Columns(
+        "TextVQA", OCR, "lmms-lab-encoder/textvqa", "validation", _PHRASES, _phrases("vqa", capital=True)
+    ),
+    "pope": Columns("POPE", HALLUCINATION, "lmms-lab-encoder/POPE", "test", _QA, _pope, 128),
+    "mme": Columns("MME", GENERAL, "lmms-lab-encoder/MME", "test", (*_QA, "category"), _mme),
+    "mmbench_en_dev": Columns(
+        "MMBench", GENERAL, "lmms-lab-encoder/MMBench", "dev", (*_QA, "A", "B"), _mmbench, 256, "en"
+    ),
     "mmstar": Columns("MMStar", GENERAL, "Lin-Chen/MMStar", "val", _QA, _mmstar, 256),
     "seedbench_2_plus": Columns(
         "SeedBench2-Plus", GENERAL, "doolayer/SEED-Bench-2-Plus", "test", (*_QA, "choice_A"), _seedbench
     ),
-    "vqav2_val": Columns("VQAv2", GENERAL, "lmms-lab/VQAv2", "validation", _PHRASES, _phrases("vqa")),
-    "realworldqa": Columns("RealWorldQA", WORLD, "lmms-lab/RealWorldQA", "test", _QA, _realworldqa),
+    "vqav2_val": Columns("VQAv2", GENERAL, "lmms-lab-encoder/VQAv2", "validation", _PHRASES, _phrases("vqa")),
+    "realworldqa": Columns("RealWorldQA", WORLD, "lmms-lab-encoder/RealWorldQA", "test", _QA, _realworldqa),
     "videomme": Columns(
-        "Video-MME", VIDEO, "lmms-lab/Video-MME", "test", ("question", "options", "answer", "videoID", "video"),
+        "Video-MME", VIDEO, "lmms-eval/Video-MME", "test", ("question", "options", "answer", "videoID", "video"),
         _videomme,
     ),
     "mmmu_pro_standard": Columns(

@@ -173,6 +173,11 @@ def read_questions(task: str, folder: Path) -> Iterator[tuple[str, Asked, int]]:
             yield row["name"], asked, row["max_new_tokens"] or _LONGEST_ANSWER
 
 
+def read_about(folder: Path) -> Mapping[str, Any]:
+    """Which data a task was read from, and by which harness (`harness_program.source_of`)."""
+    return json.loads((folder / "about.json").read_text(encoding="utf-8"))
+
+
 def _check(task: str, folder: Path) -> None:
     if (folder / "error.txt").exists():
         why = (folder / "error.txt").read_text(encoding="utf-8").strip()

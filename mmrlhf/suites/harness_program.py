@@ -12,18 +12,44 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import io
 import json
 import os
+import re
 import sys
 import traceback
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 # what the harness calls a question that is answered by a text
 GENERATE = "generate_until"
+# how files and folders are called after a split
+_SPLIT = re.compile(r"(train|testmini|test|validation|val|dev)(?![A-Za-z0-9])")
+# a folder of the hub library's cache and of the `datasets` library's is called after the commit
+_COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])")
+
+
+def tables_of(names: Sequence[str], subset: str | None, split: str) -> list[str]:
+    """Which Parquet files of a data set hold one split of one of its subsets, by their names; sorted.
+
+    A subset's files lie in a folder of its name; without such a folder those at the top, or in `data`, are it. A
+    split's begin with its name or lie in a folder of it; where none do, those of no other split are it.
+
+    Args:
+        names: paths in the data set's folder, with `/`.
+        subset: None: the data set has one alone.
+        split: as the hub calls it.
+    """
+    tables = sorted(name for name in names if name.endswith(".parquet"))
+    if subset is not None:
+        own = [name for name in tables if subset in name.split("/")[:-1]]
+        tables = own or [name for name in tables if name.removeprefix("data/").count("/") == 0]
+    wanted = re.compile(rf"{re.escape(split)}(?![A-Za-z0-9])")
+    named = [name for name in tables if any(wanted.match(part) for part in name.split("/"))]
+    return named or [name for name in tables if not any(_SPLIT.match(part) for part in name.split("/"))]
 
 
 def load_task(manager: Any, order: dict[str, Any]) -> tuple[Any, list[int]]:
@@ -38,8 +64,7 @@ def load_task(manager: Any, order: dict[str, Any]) -> tuple[Any, list[int]]:
     settings = {key: value for key, value in (written.get("dataset_kwargs") or {}).items() if key != "token"}
     changes: dict[str, Any] = {"dataset_kwargs": settings}
     if order.get("data"):
-        # its own names of files and splits do not matter then
-        files = {"data_files": {split: str(Path(order["data"]) / "**" / "*.parquet")}}
+        files = {"data_files": {split: files_of(Path(order["data"]), written.get("dataset_name"), split)}}
         changes |= {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": files}
     elif order.get("revision"):
         changes |= {"dataset_kwargs": {**settings, "revision": order["revision"]}}
@@ -47,9 +72,40 @@ def load_task(manager: Any, order: dict[str, Any]) -> tuple[Any, list[int]]:
     if not hasattr(task, "doc_to_messages") or task.OUTPUT_TYPE != GENERATE:
         raise ValueError(f"{name} is no task whose answers are texts")
     rows = chosen(len(task.dataset[split]), order)
+    about = {**source_of(written, split, order, task.dataset[split]), "task_version": version_of(task)}
+    (Path(order["out"]) / "about.json").write_text(json.dumps(about), encoding="utf-8")
     for data in (task.dataset, task.dataset_no_image):
         data[split] = data[split].select(rows)
     return task, rows
+
+
+def files_of(folder: Path, subset: str | None, split: str) -> list[str]:
+    """The Parquet files of a split below a folder."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")]
+    found = [str(folder / name) for name in tables_of(names, subset, split)]
+    if not found:
+        raise ValueError(f"no Parquet files of {subset or 'the data set'}, {split}, in {folder}")
+    return found
+
+
+def source_of(written: dict[str, Any], split: str, order: dict[str, Any], data: Any) -> dict[str, Any]:
+    """Which harness read which data: names, and the hub's commit where the files' places tell it."""
+    subset = written.get("dataset_name")
+    found = [_COMMIT.search(str(file["filename"])) for file in data.cache_files] if not order.get("data") else []
+    return {
+        "program": f"lmms-eval {importlib.metadata.version('lmms_eval')}",
+        "data": order.get("data") or written["dataset_path"] + (f", {subset}" if subset else ""),
+        "split": split, "revision": found[0][0] if found and found[0] else None,
+    }  # fmt: skip
+
+
+def version_of(task: Any) -> str | None:
+    """What the harness calls the version of a task; most have none."""
+    metadata = task.config.metadata
+    for each in metadata if isinstance(metadata, list) else [metadata]:
+        if isinstance(each, dict) and each.get("version") is not None:
+            return str(each["version"])
+    return None
 
 
 def chosen(number: int, order: dict[str, Any]) -> list[int]:

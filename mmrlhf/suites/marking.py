@@ -17,8 +17,9 @@ from mmrlhf.judging.judge_model import NO_VERDICT, Judge
 from mmrlhf.judging.verdict_words import NoVerdict
 from mmrlhf.media.images import decode_image
 from mmrlhf.metrics.intervals import mean_interval
+from mmrlhf.records.quarantine import reason_of
 from mmrlhf.suites.answer_forms import FORMS
-from mmrlhf.suites.answering import Said
+from mmrlhf.suites.answering import MAX_PIXELS, Said, pictures_up_to
 from mmrlhf.suites.comparison import estimate, share
 from mmrlhf.suites.document_scores import Result
 from mmrlhf.suites.documents import Document, DocumentStore
@@ -67,9 +68,15 @@ def score(document: Document, said: Said) -> Result:
 
 
 def score_all(
-    documents: Sequence[Document], said: Mapping[str, Said], store: DocumentStore, judge: Judge
+    documents: Sequence[Document],
+    said: Mapping[str, Said],
+    store: DocumentStore,
+    judge: Judge,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Result]:
     """Results of documents, in their order; those that need a judge are asked benchmark by benchmark.
+
+    A judge is shown no picture of more than `max_pixels`; the answer then has no verdict.
 
     Raises:
         DataError: more verdicts of a benchmark are missing than may.
@@ -83,7 +90,8 @@ def score_all(
             document.key: score(document, said[document.key]) for document in own if document.truth["form"] in FORMS
         }
         if judged:
-            found |= _judge_task(task, judged, said, store, judge)
+            with pictures_up_to(max_pixels):
+                found |= _judge_task(task, judged, said, store, judge)
     return [found[document.key] for document in documents]
 
 
@@ -92,13 +100,18 @@ def _judge_task(
 ) -> dict[str, Result]:
     found = {document.key: blank(document, said[document.key]) for document in documents}
     answered = [document for document in documents if not said[document.key].reason]
-    requests = {document.key: _requests(document, said[document.key].text, store) for document in answered}
+    requests, unseen = dict[str, list[list[dict[str, Any]]]](), dict[str, str]()
+    for document in answered:
+        try:
+            requests[document.key] = _requests(document, said[document.key].text, store)
+        except DataError as error:
+            requests[document.key], unseen[document.key] = [], reason_of(error)
     words = judge.ask({f"{key} {n}": each for key, own in requests.items() for n, each in enumerate(own)})
     missing: dict[str, str] = {}
     for document in answered:
         key, own = document.key, requests[document.key]
         answers = [words[f"{key} {n}"] for n in range(len(own))]
-        problem = next((answer.problem for answer in answers if answer.problem), "")
+        problem = unseen.get(key) or next((answer.problem for answer in answers if answer.problem), "")
         try:
             if problem:
                 raise NoVerdict(problem)

@@ -78,12 +78,12 @@ OWN: Mapping[str, Columns] = {
         _objects, 1024,
     ),
     "llava_in_the_wild": Columns(
-        "LLaVA-in-the-Wild", CONVERSATION, "lmms-lab/llava-bench-in-the-wild", "train",
+        "LLaVA-in-the-Wild", CONVERSATION, "lmms-lab-encoder/llava-bench-in-the-wild", "train",
         ("question", "image", "gpt_answer", "caption"), _llava_w, 1024,
     ),
     "llava_wilder_small": Columns(
-        "LLaVA-Wilder", CONVERSATION, "lmms-lab/LLaVA-Bench-Wilder", "test", ("Question", "image", "Answer"), _wilder,
-        4096,
+        "LLaVA-Wilder", CONVERSATION, "lmms-lab-encoder/LLaVA-Bench-Wilder", "test", ("Question", "image", "Answer"),
+        _wilder, 4096,
     ),
     "safety_adversarial_target": _safety(
         "adversarial, targeted", "safety_adversarial_target", _adversarial(False), "label"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import snapshot_download
+import yaml
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,  # of the HTTP client that this hub library uses: # pyright: ignore[reportPrivateImportUsage]
@@ -20,29 +23,59 @@ from huggingface_hub.errors import (
 from mmrlhf.errors import DataError, HubError
 from mmrlhf.files import expanded
 from mmrlhf.suites.columns import Columns
+from mmrlhf.suites.harness_program import tables_of
 from mmrlhf.text import first_line
 
 # pictures can be large, so few rows are held at once
 _ROWS_AT_ONCE = 64
 _COMMIT = re.compile("[0-9a-f]{40}")
+_PART = re.compile(r"(.*-)(\d+)-of-(\d+)(.*)")
+_CLIPS = "videos"
+# seconds that a hub may take to say what it has
+_PATIENCE = 20.0
+_HUB_ERRORS = (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError, ValueError)
+
+
+@cache
+def pinned_revisions() -> Mapping[str, str]:
+    """Benchmark -> commit of its data that is read where the user names none."""
+    return yaml.safe_load((Path(__file__).parent / "revisions.yaml").read_text(encoding="utf-8"))
 
 
 def fetch(columns: Columns, revision: str | None) -> Path:
-    """The folder of a published data set, downloaded or from the hub library's cache.
+    """The folder of a published data set, downloaded or from the hub library's cache: what is read of it, no more.
 
     Raises:
-        HubError: it is not there, gated, of no such revision, or the hub cannot be reached.
+        HubError: it is not there, gated, of no such revision or another layout, or the hub cannot be reached.
     """
-    pattern = "*.parquet" if columns.subset is None else f"*{columns.subset}*/*.parquet"
+    wanted, at = revision or "main", f"{columns.repo}@{revision or 'main'}"
+    try:
+        known = HfApi().dataset_info(columns.repo, revision=wanted, timeout=_PATIENCE)
+        # of VQAv2's 45 GB the validation questions alone
+        every = [file.rfilename for file in known.siblings or ()]
+        tables = tables_of(every, columns.subset, columns.split)
+        names = [escape(name) for name in (*tables, *(name for name in every if name.startswith(f"{_CLIPS}/")))]
+        if tables:
+            commit = known.sha or wanted
+            return Path(snapshot_download(columns.repo, repo_type="dataset", revision=commit, allow_patterns=names))
+    except _HUB_ERRORS as error:
+        if (cached := _cached(columns, wanted)) is not None:
+            return cached
+        raise HubError("a benchmark cannot be fetched", where=at, given=first_line(error)) from error
+    raise HubError("a benchmark has another layout", where=at, given=", ".join(every[:5]), expected=_said(columns))
+
+
+def _cached(columns: Columns, revision: str) -> Path | None:
+    """What the hub library's cache has of a revision, None without any; whether it is complete, its reader finds."""
+    wanted = [f"*{columns.subset or ''}*/{columns.split}-*.parquet", f"{columns.split}-*.parquet"]
     try:
         return Path(
             snapshot_download(
-                columns.repo, repo_type="dataset", revision=revision, allow_patterns=[pattern, "videos/*", "*.parquet"]
+                columns.repo, repo_type="dataset", revision=revision, allow_patterns=wanted, local_files_only=True
             )
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError, ValueError) as error:
-        at = f"{columns.repo}@{revision or 'main'}"
-        raise HubError("a benchmark cannot be fetched", where=at, given=first_line(error)) from error
+    except _HUB_ERRORS:
+        return None
 
 
 def revision_of(folder: Path) -> str | None:
@@ -51,20 +84,45 @@ def revision_of(folder: Path) -> str | None:
 
 
 def parquet_files(folder: Path, columns: Columns) -> list[Path]:
-    """The files of a benchmark's split below a folder: those that its name is in, or all where it is in none.
+    """The files of a benchmark's subset and split below a folder (`tables_of`).
 
     Raises:
-        DataError: there is no Parquet file.
+        DataError: there is none, or one of `-00000-of-00003` and its like is missing.
     """
-    every = sorted(path for path in expanded(folder).rglob("*.parquet") if path.is_file())
-    if not every:
-        raise DataError("there are no Parquet files of a benchmark here", where=folder, expected=_said(columns))
-    of_subset = [path for path in every if columns.subset is not None and columns.subset in path.parts] or every
-    return [path for path in of_subset if path.name.startswith(columns.split)] or of_subset
+    root = expanded(folder)
+    every = [path.relative_to(root).as_posix() for path in root.rglob("*.parquet") if path.is_file()]
+    tables = tables_of(every, columns.subset, columns.split)
+    if not tables:
+        given = f"only {', '.join(sorted(every)[:3])}" if every else ""
+        raise DataError(
+            "there are no Parquet files of a benchmark here", where=folder, given=given, expected=_said(columns)
+        )
+    if missing := _missing_parts(tables):
+        raise DataError(
+            "a benchmark's files are not complete", where=folder,
+            given=f"no {', '.join(missing[:3])}" + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            expected="all parts of a table", fix="download the folder again",
+        )  # fmt: skip
+    return [root / name for name in tables]
+
+
+def _missing_parts(names: Sequence[str]) -> list[str]:
+    """Of tables in numbered parts, those that are not there."""
+    parts = [found for name in names if (found := _PART.fullmatch(name)) and int(found[3]) < 10_000]
+    # a hash behind the number differs between parts
+    have = {(found[1], found[3], int(found[2])) for found in parts}
+    tables = {(start, total, len(found[2])) for found in parts for start, total in [(found[1], found[3])]}
+    return [
+        f"{start}{number:0{width}}-of-{total}.parquet"
+        for start, total, width in sorted(tables)
+        for number in range(int(total))
+        if (start, total, number) not in have
+    ]
 
 
 def _said(columns: Columns) -> str:
-    return f"{columns.split}-*.parquet with columns {', '.join(columns.needs)}, as {columns.repo} has them"
+    where = f"{columns.subset}/" if columns.subset else ""
+    return f"{where}{columns.split}-*.parquet with columns {', '.join(columns.needs)}, as {columns.repo} has them"
 
 
 def read_rows(
@@ -105,6 +163,6 @@ def _rows_of(path: Path, wanted: np.ndarray, root: Path) -> Iterator[tuple[int, 
 def _with_clip(row: dict[str, Any], root: Path) -> dict[str, Any]:
     """A row that names a clip, with the clip: its file lies in `videos/`."""
     if "video" not in row and isinstance(row.get("videoID"), str):
-        path = root / "videos" / f"{row['videoID']}.mp4"
+        path = root / _CLIPS / f"{row['videoID']}.mp4"
         return {**row, "video": path.read_bytes() if path.is_file() else None}
     return row

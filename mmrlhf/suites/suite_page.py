@@ -18,7 +18,7 @@ from mmrlhf.suites.comparison import Pair
 from mmrlhf.suites.documents import Document, DocumentStore
 from mmrlhf.suites.own_benchmarks import SAFETY
 from mmrlhf.suites.published import published
-from mmrlhf.suites.table import comparison_rows, dimension_rows
+from mmrlhf.suites.table import comparison_rows, dimension_rows, source_rows
 from mmrlhf.summaries.suites import SuiteComparison
 from mmrlhf.text import one_line
 from mmrlhf.types import PreferenceGroup, Response
@@ -96,6 +96,8 @@ def render(
             safety=safety_matrix(pairs),
             verdicts=VERDICTS,
             examples=examples,
+            source_heading=source_rows(found)[0],
+            sources=source_rows(found)[1:],
             paper=published(),
         )
     )

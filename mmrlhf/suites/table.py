@@ -86,10 +86,22 @@ def dimension_rows(found: SuiteComparison) -> list[list[str]]:
     return rows
 
 
+def source_rows(found: SuiteComparison) -> list[list[str]]:
+    """Rows of text, heading first: where each benchmark's questions are from, and those that could not be read."""
+    rows = [["benchmark", "data", "split", "commit", "scored by"]]
+    for task, source in (found.sources or {}).items():
+        title = found.benchmarks[task].title if task in found.benchmarks else task
+        commit = f"{source.revision or 'not known'} ({source.chosen})" if source.chosen else ""
+        version = f", task version {source.task_version}" if source.task_version else ""
+        rows.append([title, source.data, source.split, commit, (source.program or "mmrlhf") + version])
+    return rows + [[task, f"not there: {why}", "", "", ""] for task, why in (found.absent or {}).items()]
+
+
 def write_tables(out: Path, found: SuiteComparison) -> None:
-    """Write both tables to `out/benchmarks.md`, and show what of them fits on the terminal."""
-    rows, dimensions = comparison_rows(found), dimension_rows(found)
-    (out / TABLE_FILE).write_text(markdown_table(rows) + "\n" + markdown_table(dimensions), encoding="utf-8")
+    """Write all tables to `out/benchmarks.md`, and show what of them fits on the terminal."""
+    rows, dimensions, sources = comparison_rows(found), dimension_rows(found), source_rows(found)
+    tables = [rows, dimensions, *([sources] if len(sources) > 1 else [])]
+    (out / TABLE_FILE).write_text("\n".join(map(markdown_table, tables)), encoding="utf-8")
     show(on_terminal(rows, title=f"differences with 95% intervals over pictures; all columns: {TABLE_FILE}"))
     show(on_terminal(dimensions, title="dimensions"))
 

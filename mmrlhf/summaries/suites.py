@@ -64,16 +64,37 @@ class SuiteAnswers(Summary):
 
 
 @dataclass(frozen=True)
+class BenchmarkSource(Summary):
+    """Where a benchmark's questions are from.
+
+    Args:
+        data: the hub's data set, a folder, or `drawn here`; split: of it.
+        revision: the hub's commit; None for other data, or where nothing tells it.
+        chosen: who named the commit: mmrlhf (`pinned`), the user (`given`), nobody (`newest`); None for other data.
+        program: whose code asks and scores, with its version; None: ours.
+        task_version: what that program calls the version of its task.
+    """
+
+    data: str
+    split: str
+    revision: str | None = None
+    chosen: str | None = None
+    program: str | None = None
+    task_version: str | None = None
+
+
+@dataclass(frozen=True)
 class SuiteDocuments(Summary):
     """Stage `suite_documents`: documents by benchmark, media in all, and benchmarks that are not there, with why.
 
-    `revisions`: the hub's commit of every data set of ours that came from there.
+    `revisions`: the hub's commit of every data set that came from there; `sources`: where each is from, in full.
     """
 
     documents: Mapping[str, int]
     media: int
     absent: Mapping[str, str]
     revisions: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, BenchmarkSource] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +151,8 @@ class SuiteComparison(Summary):
     Args:
         uncompared: benchmarks without a common document, with why.
         overall: the mean of all benchmarks' standardised differences, each counting once.
+        sources: where each benchmark's questions are from, where that is known.
+        absent: benchmarks that were asked for and could not be read, with why.
     """
 
     schema: int
@@ -137,3 +160,5 @@ class SuiteComparison(Summary):
     uncompared: Mapping[str, str]
     dimensions: Mapping[str, Dimension]
     overall: Estimate | None = None
+    sources: Mapping[str, BenchmarkSource] | None = None
+    absent: Mapping[str, str] | None = None

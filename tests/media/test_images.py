@@ -109,8 +109,10 @@ def test_a_truncated_jpeg_is_refused(cut):
 
 def test_a_decompression_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError):
-        decode_image(encode(Image.new("L", (15, 10))), where="x")
+    for sides in ((15, 10), (150, 10)):
+        with pytest.raises(DataError, match="too many pixels") as caught:
+            decode_image(encode(Image.new("L", sides)), where="x")
+        assert caught.value.expected == "at most 100" and "pixels" in str(caught.value.given)
 
 
 def test_real_images_have_the_size_that_the_header_gives(shared_data):

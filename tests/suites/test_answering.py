@@ -122,4 +122,4 @@ def test_large_pictures_are_read_up_to_a_bound(tmp_path, drawn, small_policy, ru
     assert found["answered"] == 26 and Image.MAX_IMAGE_PIXELS == 1000
     found = suite_answers.run(tmp_path / "small", **asked, max_pixels=2000)
     assert found["answered"] == 6, "clips alone"
-    assert [row["reason"] for row in found["quarantined"]["reasons"]] == ["image cannot be decoded"]
+    assert [row["reason"] for row in found["quarantined"]["reasons"]] == ["image has too many pixels"]

@@ -106,6 +106,21 @@ def test_a_verdict_that_does_not_come_is_no_score(tmp_path, drawn, judge, server
     assert found["judge"]["cached"] >= SIZE - 2
 
 
+def test_a_picture_that_a_judge_cannot_be_shown_leaves_its_answer_without_a_verdict(
+    tmp_path, drawn, judge, server, runtime
+):
+    """Wilder's judge sees pictures; above the limit it is not asked, nothing is averaged in, and the reason is said."""
+    answers = answered(tmp_path, drawn, Oracle(p=1), runtime)
+    asked = {"documents": drawn, "answers": answers, "max_pixels": 1000, "runtime": runtime}
+    with pytest.raises(DataError, match="verdicts are missing") as caught:
+        suite_scores.run(tmp_path / "none", judge=judge, **asked)
+    assert caught.value.where == "llava_wilder_small" and "image has too many pixels" in str(caught.value.given)
+    found = suite_scores.run(tmp_path / "scores", judge=replace(judge, max_missing=1.0), **asked)
+    assert found["benchmarks"]["llava_wilder_small"]["left_out"] == {"no verdict": SIZE}
+    assert {name for name, row in found["benchmarks"].items() if row["scored"]} == {*TASKS} - {"llava_wilder_small"}
+    assert not any(isinstance(m["content"], list) for request in server.seen for m in request["messages"])
+
+
 def test_a_few_missing_verdicts_are_left_out_and_counted(tmp_path, drawn, judge, server, runtime):
     server.failing = ["I think it is fine."]
     answers = answered(tmp_path, drawn, Oracle(p=1), runtime)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ from mmrlhf.composition.config import CONF
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.metrics.paired import planned_detectable
 from mmrlhf.stages import report_benchmarks, suite_answers, suite_documents, suite_scores
+from mmrlhf.stages.suite_documents import BENCHMARKS
 from mmrlhf.suites.answer_forms import FORMS
 from mmrlhf.suites.answering import Said
 from mmrlhf.suites.columns import COLUMNS
 from mmrlhf.suites.comparison import compare
 from mmrlhf.suites.documents import Document, DocumentStore, StoredMedia
+from mmrlhf.suites.harness import known_tasks
 from mmrlhf.suites.judged_forms import JUDGED
 from mmrlhf.suites.known_policies import Constant, Oracle
 from mmrlhf.suites.marking import score
+from mmrlhf.suites.published_rows import pinned_revisions
 from mmrlhf.suites.standins import STANDINS, write_standin
 from mmrlhf.summaries.kinds import KINDS
 
@@ -161,35 +165,88 @@ def test_benchmarks_that_are_not_there_are_one_screen(tmp_path, drawn, runtime, 
     with pytest.raises(DataError, match="benchmarks are not there") as caught:
         suite_documents.run(tmp_path / "out", **asked, runtime=runtime)
     text = str(caught.value)
-    assert "mmstar: Lin-Chen/MMStar, val" in text and "mme: " in text and "pope" not in text
+    assert (
+        f"mmstar: Lin-Chen/MMStar at {pinned_revisions()['mmstar']}, val" in text
+        and "mme: " in text
+        and "pope" not in text
+    )
     assert "suite.folders={mmstar: DIR, mme: DIR}" in text
     found = suite_documents.run(tmp_path / "skipped", **asked, skip_absent=True, runtime=runtime)
     assert found["documents"] == {"pope": 3} and set(found["absent"]) == {"mmstar", "mme"}
 
 
-def test_data_of_the_hub_are_pinned_or_say_how(tmp_path, drawn, runtime, monkeypatch, caplog):
-    """A cache of the hub library with two commits of one data set: `main` is the second, a pin takes the first."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    place = tmp_path / "hub" / "datasets--lmms-lab--POPE"
-    old, new = "a" * 40, "b" * 40
+def cached(hub: Path, task: str, commits: dict[str, int]) -> Path:
+    """A cache of the hub library that holds commits of one data set, each drawn from a seed; `main` is the last."""
+    place = hub / f"datasets--{BENCHMARKS[task].repo.replace('/', '--')}"
     (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text(new)
-    for commit, seed in ((old, 7), (new, 8)):
-        write_standin("pope", place / "snapshots" / commit, documents=6, seed=seed)
-    asked = {"tasks": ["pope"], "runtime": runtime}
+    (place / "refs" / "main").write_text(list(commits)[-1])
+    for commit, seed in commits.items():
+        write_standin(task, place / "snapshots" / commit, documents=6, seed=seed)
+    return place / "snapshots"
+
+
+def test_data_of_the_hub_are_pinned_or_say_how(tmp_path, runtime, monkeypatch, caplog):
+    """What is pinned here is read, whatever `main` is; a user's pin wins; of what nobody pins the commit is written."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    here, old, new = pinned_revisions()["pope"], "a" * 40, "b" * 40
+    snapshots = cached(tmp_path / "hub", "pope", {here: 6, old: 7, new: 8})
+    cached(tmp_path / "hub", "websrc_val", {old: 7, new: 8})
+    asked = {"tasks": ["pope", "websrc_val"], "runtime": runtime}
+    assert "websrc_val" not in pinned_revisions()
     with caplog.at_level("INFO"):
-        loose = suite_documents.run(tmp_path / "loose", **asked)
-    assert loose["revisions"] == {"pope": new} and f"suite.revisions={{pope: {new}}}" in caplog.text
+        found = suite_documents.run(tmp_path / "1", **asked)
+    assert found["revisions"] == {"pope": here, "websrc_val": new}
+    assert f"suite.revisions={{websrc_val: {new}}}" in caplog.text
+    assert {task: source["chosen"] for task, source in found["sources"].items()} == {
+        "pope": "pinned", "websrc_val": "newest",
+    }  # fmt: skip
     caplog.clear()
     with caplog.at_level("INFO"):
-        pinned = suite_documents.run(tmp_path / "pinned", **asked, revisions={"pope": old})
-    assert pinned["revisions"] == {"pope": old} and "suite.revisions" not in caplog.text
-    digests = [{d.digest for d in documents_of(tmp_path / name)} for name in ("loose", "pinned")]
-    assert len(digests[0]) == len(digests[1]) == 6 and not digests[0] & digests[1]
-    with pytest.raises(DataError, match=rf"pope: lmms-lab/POPE at {'c' * 40}, test"):
-        suite_documents.run(tmp_path / "third", **asked, revisions={"pope": "c" * 40})
-    folder = suite_documents.run(tmp_path / "own", **asked, folders={"pope": str(place / "snapshots" / old)})
+        given = suite_documents.run(tmp_path / "2", **asked, revisions={"pope": "main", "websrc_val": old})
+    assert given["revisions"] == {"pope": new, "websrc_val": old} and "suite.revisions" not in caplog.text
+    assert {source["chosen"] for source in given["sources"].values()} == {"given"}
+    digests = [{d.digest for d in documents_of(tmp_path / name)} for name in ("1", "2")]
+    assert len(digests[0]) == len(digests[1]) == 12 and not digests[0] & digests[1]
+    with pytest.raises(DataError, match=rf"pope: lmms-lab-encoder/POPE at {'c' * 40}, test") as caught:
+        suite_documents.run(tmp_path / "3", **asked, revisions={"pope": "c" * 40})
+    assert "reads the newest" not in str(caught.value), "that commit is the user's own"
+    folder = suite_documents.run(
+        tmp_path / "own", tasks=["pope"], folders={"pope": str(snapshots / old)}, runtime=runtime
+    )
     assert folder["revisions"] == {}, "a folder of the user's is what it is"
+    assert folder["sources"]["pope"] == {"data": str(snapshots / old), "split": "test"}
+
+
+def test_a_pinned_commit_that_is_not_there_says_how_to_read_another(tmp_path, runtime, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached(tmp_path / "hub", "pope", {"b" * 40: 8})
+    with pytest.raises(DataError, match=f"POPE at {pinned_revisions()['pope']}") as caught:
+        suite_documents.run(tmp_path / "out", tasks=["pope"], runtime=runtime)
+    assert "suite.revisions={pope: main} reads the newest" in str(caught.value)
+
+
+def test_the_page_says_where_the_questions_are_from(tmp_path, drawn, runtime, monkeypatch):
+    """Drawn, of a commit, or not there: on the page, in the Markdown and in metrics.json."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached(tmp_path / "hub", "websrc_val", {"b" * 40: 8})
+    documents = tmp_path / "documents"
+    asked = {"tasks": ["websrc_val", "mme"], "skip_absent": True, "runtime": runtime}
+    suite_documents.run(documents, **asked)
+    before, after = (run_suite(tmp_path, documents, Oracle(p=p), runtime, str(p)) for p in (0.2, 0.8))
+    found = report_benchmarks.run(tmp_path / "r", before=before, after=after, documents=documents, runtime=runtime)
+    assert found["sources"]["websrc_val"]["revision"] == "b" * 40 and set(found["absent"]) == {"mme"}
+    for name in ("benchmarks.html", "benchmarks.md"):
+        text = (tmp_path / "r" / name).read_text()
+        assert f"{'b' * 40} (newest)" in text and "rootsautomation/websrc" in text and "not there: " in text
+    (documents / "metrics.json").unlink()
+    alone = report_benchmarks.run(tmp_path / "alone", before=before, after=after, documents=documents, runtime=runtime)
+    assert "sources" not in alone and "<h2>Data</h2>" not in (tmp_path / "alone" / "benchmarks.html").read_text()
+
+
+def test_what_is_pinned_is_a_benchmark_and_a_commit():
+    known = {*BENCHMARKS, *known_tasks()}
+    assert set(pinned_revisions()) <= known and len(pinned_revisions()) > 15
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in pinned_revisions().values())
 
 
 @pytest.mark.parametrize("suite", sorted((CONF / "suite").glob("*.yaml")), ids=lambda path: path.stem)
