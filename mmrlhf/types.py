@@ -153,6 +153,11 @@ class Branch:
     num_images: int = 0
     num_videos: int = 0
 
+    @property
+    def num_context(self) -> int:
+        """Tokens before the first label; all of them where there is none."""
+        return int(self.labels.float().argmax()) if bool(self.labels.any()) else len(self.ids)
+
 
 @dataclass(frozen=True)
 class EncodedGroup:
@@ -161,6 +166,7 @@ class EncodedGroup:
     `media` holds the processor's tensors (pixel values, grids, sizes) of the media in the prefix, each once; where some
     response has media of its own, all media are in the branches.
     `columns` are per-response values (K,), such as rank, reward and reference log-probability.
+    `in_turn`: each branch also sees the contexts of those before it, and goes on where the last of them ended.
     """
 
     key: str
@@ -173,21 +179,38 @@ class EncodedGroup:
     pairs: tuple[tuple[int, int], ...]
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     weight: float = 1.0
+    in_turn: bool = False
 
     @property
     def num_tokens(self) -> int:
         """Tokens that this group adds to a packed row."""
         return len(self.prefix_ids) + sum(len(branch.ids) for branch in self.branches)
 
+    @property
+    def num_shared(self) -> tuple[int, ...]:
+        """How many first tokens of each branch the branches behind it see: none, or in turn its context."""
+        return tuple(branch.num_context if self.in_turn else 0 for branch in self.branches)
+
+    @property
+    def row_positions(self) -> tuple[Tensor, ...]:
+        """Position ids (A, L) of each branch where it stands: in turn, behind the contexts before it."""
+        raised, found = 0, list[Tensor]()
+        for branch, shared in zip(self.branches, self.num_shared, strict=True):
+            found.append(branch.positions + raised if raised else branch.positions)
+            raised += shared
+        return tuple(found)
+
 
 @dataclass(frozen=True)
 class PackedBatch:
     """One micro-batch: several encoded groups behind one another in one row, without padding.
 
-    input_ids (T,), position_ids (A, T); group_of_token (T,) and branch_of_token (T,) say who may attend to whom:
-    branch 0 is the group's prefix, otherwise 1 + the response's index in the row. label_ids (N,) are predicted from
-    row positions predict_at (N,) and belong to response label_response (N,). last_token (R,) is each response's last
-    row position, group_of_response (R,) its group. pairs (P, 2) hold response indices (chosen, rejected).
+    input_ids (T,), position_ids (A, T); group_of_token, branch_of_token and shared (T,) say who may attend to whom:
+    branch 0 is the group's prefix, otherwise 1 + the response's index in the row; a token sees what comes before it in
+    its own branch, and what is shared of its group: the prefix, and contexts of branches that are read in turn.
+    label_ids (N,) are predicted from row positions predict_at (N,) and belong to response label_response (N,).
+    last_token (R,) is each response's last row position, group_of_response (R,) its group. pairs (P, 2) hold response
+    indices (chosen, rejected).
     content (R,) numbers what responses say: two of a group share a number where a cut has made them the same.
     media: one mapping of processor tensors per group, branch_media: one per response, for media of its own.
     columns: (R,) float tensors. group_weight (G,): 0 marks a group that only fills up the step.
@@ -197,6 +220,7 @@ class PackedBatch:
     position_ids: Tensor
     group_of_token: Tensor
     branch_of_token: Tensor
+    shared: Tensor
     label_ids: Tensor
     predict_at: Tensor
     label_response: Tensor

@@ -298,7 +298,10 @@ def test_an_ablation_changes_what_it_says(experiment: str) -> None:
     assert full == chosen() and full[0] == "MMDPO" and full[1] != "none"
     base_reward = _compose(f"experiment={experiment}", "ablation=base_reward")
     assert base_reward.model.head == "silu2" and base_reward.data.critique == "none", "a recipe: several things at once"
-    changed = {name: chosen(name) for name in CHOICES["ablation"] if name not in ("full", "base_reward")}
+    multi_response = _compose(f"experiment={experiment}", "ablation=multi_response")
+    assert multi_response.stages.reward.reading == "in_turn" and multi_response.data.critique == "none"
+    recipes = ("full", "base_reward", "multi_response")
+    changed = {name: chosen(name) for name in CHOICES["ablation"] if name not in recipes}
     assert {
         name: [a != b for a, b in zip(full, found, strict=True)].count(True) for name, found in changed.items()
     } == {name: 0 if name == f"{full[1]}_critique" else 1 for name in changed}, "one thing, or what the data has anyway"

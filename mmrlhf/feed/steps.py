@@ -1,7 +1,8 @@
 """One rank's share of an optimizer step, made from nothing but the step's number.
 
 A step's number fixes its groups (see `plan`), so steps can be made by any worker, in any order, and again after a
-restart.
+restart. Responses that are read in turn stand in an order that the seed, the step and the query draw; held-out ones in
+one that never changes.
 
 Damage that is found only now (a file that broke after it was packed) does not stop a run: a fixed neighbour takes the
 group's place at weight 0, and the group's key is reported in the step, for who counts them over all ranks.
@@ -19,6 +20,7 @@ from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.dataset import GroupDataset
 from mmrlhf.feed.plan import Quotas, StepPlan, epoch_order, fill_places, micro_batches, num_steps, plan_step
 from mmrlhf.records.quarantine import reason_of
+from mmrlhf.tokens.in_turn import drawn_order, in_order
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import EncodedGroup, StepBatch
 
@@ -74,7 +76,9 @@ class TrainSteps(Dataset[StepBatch]):
 
     def __init__(self, dataset: GroupDataset, plan: RunPlan, *, token_budget: int, rank: int, world_size: int) -> None:
         self._plan = plan
-        self._share = StepShare(dataset, plan.rows, token_budget=token_budget, rank=rank, world_size=world_size)
+        self._share = StepShare(
+            dataset, plan.rows, token_budget=token_budget, rank=rank, world_size=world_size, seed=plan.seed
+        )
         self._order: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, step: int) -> StepBatch:
@@ -108,11 +112,23 @@ class HeldOutSteps(Dataset[StepBatch]):
 
 
 class StepShare:
-    """Loads and packs one rank's share of planned steps."""
+    """Loads and packs one rank's share of planned steps.
+
+    Args:
+        seed: of the orders in which responses are read, another for each step; None: one order in all of them.
+    """
 
     def __init__(
-        self, dataset: GroupDataset, rows: np.ndarray, *, token_budget: int, rank: int, world_size: int
+        self,
+        dataset: GroupDataset,
+        rows: np.ndarray,
+        *,
+        token_budget: int,
+        rank: int,
+        world_size: int,
+        seed: int | None = None,
     ) -> None:
+        self._seed = seed
         self._dataset, self._rows = dataset, np.sort(rows)
         self._token_budget, self._rank, self._world_size = token_budget, rank, world_size
 
@@ -131,6 +147,7 @@ class StepShare:
         for members in bins[self._rank :: self._world_size]:
             chosen = [(i, float(plan.weights[i])) for i in members] or [(cheapest, 0.0)]
             groups = [self._load(int(plan.indices[i]), weight, damaged) for i, weight in chosen]
+            groups = [self._as_read(group, plan.step) for group in groups]
             padded += sum(plan.weights[i] == 0 for i in members)
             lost += sum(weight > 0 and group.weight == 0 for (_, weight), group in zip(chosen, groups, strict=True))
             batches += [pack_groups(part) for part in self._within_budget(groups)]
@@ -143,6 +160,13 @@ class StepShare:
             num_padded=int(padded),
             num_quarantined=lost,
         )
+
+    def _as_read(self, group: EncodedGroup, step: int) -> EncodedGroup:
+        """The group with its responses in the order of this step, where they are read in turn."""
+        if not group.in_turn:
+            return group
+        draw = () if self._seed is None else (self._seed, step, group.key)
+        return in_order(group, drawn_order(group, *draw))
 
     def _within_budget(self, groups: list[EncodedGroup]) -> list[list[EncodedGroup]]:
         """Cut groups up where they hold more tokens than the budget; a single group stays whole."""

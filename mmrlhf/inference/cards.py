@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mmrlhf.errors import ConfigError, ModelError
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.text import first_line
+from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import REQUEST, CritiqueTemplate
 
@@ -32,6 +33,16 @@ def trained_template(card: Mapping[str, Any], where: str | Path) -> CritiqueTemp
         )
 
 
+def trained_reading(card: Mapping[str, Any], where: str | Path) -> Reading:
+    """Whether responses are read apart or in turn, apart where the card does not say; raises ModelError."""
+    reading = card.get("reading", "apart")
+    with _read_from(where):
+        if reading not in get_args(Reading):
+            expected = f"one of {', '.join(get_args(Reading))}"
+            raise ConfigError("unknown reading", argument="reading", given=reading, expected=expected)
+    return reading
+
+
 def trained_model(card: Mapping[str, Any], settings: ModelSettings, where: str | Path) -> ModelSettings:
     """The settings with the precision of training, where the card says; raises ModelError."""
     with _read_from(where):
@@ -48,6 +59,6 @@ def _read_from(where: str | Path) -> Iterator[None]:
             "this model's card does not say how it is asked",
             where=str(where),
             given=f"{type(error).__name__}: {given}",
-            expected="critique, instruction, request, closing, media and precision, as the training stage wrote them",
+            expected="critique, instruction, request, closing, reading, media, precision, as training wrote them",
             fix="copy the card again from where the model was trained",
         ) from error

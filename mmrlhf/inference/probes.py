@@ -10,12 +10,14 @@ from PIL import Image
 
 from mmrlhf.conversation import IMAGE, Conversation
 from mmrlhf.media.damage import Damage
+from mmrlhf.models.attention import no_cascade
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import context_length
 from mmrlhf.models.random_checkpoints import FAMILIES
 from mmrlhf.models.selfcheck import settle_layout
 from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate, Template
@@ -35,12 +37,16 @@ def encoder_of(
     room: int = 0,
     damage: Damage | None = None,
     dimensions: Sequence[str] = (),
+    reading: Reading = "apart",
 ) -> Encoder:
     """The encoder of a model, by its family, its settings and its context, once the model has shown what it reads.
 
-    Arguments as those of `Encoder`; raises as `settle`, and ModelError where the context is not known.
+    Arguments as those of `Encoder`; raises as `settle`, ModelError where the context is not known, and ConfigError for
+    responses that are read in turn by attention that cannot.
     """
     settings = model.settings
+    if reading == "in_turn" and settings.attention == "cascade":
+        raise no_cascade()
     encoder = Encoder(
         processor,
         template=template,
@@ -51,6 +57,7 @@ def encoder_of(
         room=room,
         damage=damage,
         dimensions=dimensions,
+        reading=reading,
     )
     settle(model, encoder)
     return encoder

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,11 @@ import torch
 from transformers import ProcessorMixin
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.inference.cards import trained_media, trained_model, trained_template
+from mmrlhf.inference.cards import trained_media, trained_model, trained_reading, trained_template
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text, encode_usable, forward_groups, untrained
 from mmrlhf.inference.probes import encoder_of
 from mmrlhf.inference.question import Picture, Prompt, ask
+from mmrlhf.inference.readings import Asked, Criticised, together, uncriticised
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict, verdicts_on
 from mmrlhf.models.decoding import generate
@@ -29,6 +30,7 @@ from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.in_turn import Reading, in_order, reading_orders
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.protocol import Protocol, Thumbnails, with_protocol
 from mmrlhf.tokens.templates import CritiqueTemplate
@@ -43,19 +45,6 @@ RELEASED_CRITIQUE = 4096
 _GROWTH = 16
 
 
-@dataclass(frozen=True)
-class Criticised:
-    """A group with a critique behind every copy of a response, which is shown as far as its context showed it.
-
-    critique_cut: of each copy, whether its critique reached its longest length, or lost its end; response_cut: tokens
-    by which its response was shortened.
-    """
-
-    group: PreferenceGroup
-    critique_cut: list[bool]
-    response_cut: list[int]
-
-
 class RewardModel:
     """A reward model with everything needed to ask it.
 
@@ -65,7 +54,9 @@ class RewardModel:
         template: how it was trained to be asked; `critique="none"` scores at once.
         media: how videos become frames, as in training.
         token_budget: tokens of one packed forward.
-        critiques: how it writes them.
+        critiques: how it writes them, and in which orders it reads responses in turn.
+        reading: whether it was trained to read a query's responses `apart` or `in_turn`; then a reward is of a response
+            among the others that it is asked about.
     """
 
     def __init__(
@@ -77,14 +68,18 @@ class RewardModel:
         media: MediaSettings,
         token_budget: int = 4096,
         critiques: CritiqueSettings | None = None,
+        reading: Reading = "apart",
     ) -> None:
+        self.reading: Reading = reading
         self.model, self.processor, self.template, self.media = model.eval(), processor, template, media
         self.token_budget, self.critiques = token_budget, critiques or CritiqueSettings()
         self.encoder = self._encoder_with(processor)
 
     def _encoder_with(self, processor: ProcessorMixin) -> Encoder:
         room = self.critiques.max_tokens + _GROWTH if self.writes_critiques else 0
-        return encoder_of(self.model, processor, template=self.template, media=self.media, room=room)
+        return encoder_of(
+            self.model, processor, template=self.template, media=self.media, room=room, reading=self.reading
+        )
 
     def another_encoder(self) -> Encoder:
         """An encoder like its own for another thread: two threads must not ask one tokenizer at a time."""
@@ -136,6 +131,7 @@ class RewardModel:
             media=passes.media or media,
             token_budget=passes.token_budget,
             critiques=critiques,
+            reading=trained_reading(card, folder),
         )
 
     @property
@@ -147,6 +143,11 @@ class RewardModel:
     def writes_critiques(self) -> bool:
         """Whether it was trained to write a critique before it scores."""
         return self.template.critique != "none"
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether a response's reward depends on the others that it is asked about."""
+        return self.reading == "in_turn"
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -161,6 +162,8 @@ class RewardModel:
             template=replace(self.template, critique="none"),
             media=self.media,
             token_budget=self.token_budget,
+            critiques=CritiqueSettings(orders=self.critiques.orders),
+            reading=self.reading,
         )
 
     def score(
@@ -203,6 +206,8 @@ class RewardModel:
                 given=critique_source,
                 expected="generate, given",
             )
+        if self.in_turn:
+            return self._score_in_turn(groups, contexts, critique_source == "generate", quarantine)
         asked, samples, written = dict(enumerate(groups)), 1, dict[int, Criticised]()
         if self.writes_critiques and critique_source == "generate":
             ahead = encode_usable(asked, self.encoder.context, quarantine) if contexts is None else enumerate(contexts)
@@ -229,6 +234,77 @@ class RewardModel:
             for place, score in zip(encoded, scores, strict=True)
         }
         return [verdicts.get(place, []) for place in range(len(groups))]
+
+    def score_alone(
+        self, groups: Sequence[PreferenceGroup], *, quarantine: Quarantine | None = None
+    ) -> list[list[Verdict]]:
+        """As `score_groups`, but that no response's reward depends on the query's others, even where they are read in
+        turn; a query of which one response cannot be scored gets no verdicts.
+        """
+        if not self.in_turn:
+            return self.score_groups(groups, quarantine=quarantine)
+        alone = [replace(group, responses=(response,), pairs=()) for group in groups for response in group.responses]
+        found = iter(self.score_groups(alone, quarantine=quarantine))
+        verdicts = [[one for _ in group.responses for one in next(found)] for group in groups]
+        return [own if len(own) == len(group.responses) else [] for own, group in zip(verdicts, groups, strict=True)]
+
+    def _score_in_turn(
+        self,
+        groups: Sequence[PreferenceGroup],
+        contexts: Sequence[EncodedGroup] | None,
+        may_write: bool,
+        quarantine: Quarantine | None,
+    ) -> list[list[Verdict]]:
+        """As `score_groups`, with a forward for each order of a query's responses."""
+        writes = self.writes_critiques and may_write
+        encode = self.encoder.context if writes else self.encoder
+        ahead = encode_usable(dict(enumerate(groups)), encode, quarantine) if contexts is None else enumerate(contexts)
+        orders = {
+            place: [(order, in_order(group, order)) for order in reading_orders(group, self.critiques.orders)]
+            for place, group in dict(ahead).items()
+        }
+        readings = {
+            place: [Asked(order, uncriticised(groups[place], order), encoded) for order, encoded in own]
+            for place, own in orders.items()
+        }
+        if writes:
+            readings = self._written(readings, quarantine)
+        every = [asked.encoded for own in readings.values() for asked in own]
+        scores = iter(forward_groups(self.model, every, token_budget=self.token_budget))
+        verdicts: dict[int, list[Verdict]] = {}
+        for place, own in readings.items():
+            read, score = together(groups[place], [(asked, next(scores)) for asked in own])
+            verdicts[place] = verdicts_on(
+                read.group,
+                score,
+                kind=self.template.critique,
+                dimensions=self.dimensions,
+                samples=len(own),
+                combine=self.critiques.combine if self.writes_critiques else "mean",
+                critique_cut=read.critique_cut,
+                response_cut=read.response_cut,
+            )
+        return [verdicts.get(place, []) for place in range(len(groups))]
+
+    def _written(
+        self, contexts: Mapping[int, Sequence[Asked]], quarantine: Quarantine | None
+    ) -> dict[int, list[Asked]]:
+        """Readings of contexts with critiques that the model writes behind them, one for each sample of each order."""
+        every, samples = [each for own in contexts.values() for each in own], self.critiques.num_samples
+        found = iter(self.with_critiques([each.criticised.group for each in every], [each.encoded for each in every]))
+        written = {
+            (place, each.order, number): criticised.sample(number, samples)
+            for place, own in contexts.items()
+            for each, criticised in zip(own, found, strict=False)
+            for number in range(samples)
+        }
+        encoded = encode_usable({name: each.group for name, each in written.items()}, self.encoder, quarantine)
+        lost = {name[0] for name in written if name not in encoded}
+        readings: dict[int, list[Asked]] = {place: [] for place in contexts if place not in lost}
+        for (place, order, number), each in written.items():
+            if place not in lost:
+                readings[place].append(Asked(order, each, encoded[place, order, number]))
+        return readings
 
     def with_critiques(
         self, groups: Sequence[PreferenceGroup], contexts: Sequence[EncodedGroup] | None = None

@@ -133,6 +133,7 @@ class Scoring:
     def fingerprint(self, source: CritiqueSource) -> dict[str, Any]:
         """Everything that rewards depend on, for their side-car."""
         judge = self.judge
+        critiques = {name: value for name, value in asdict(judge.critiques).items() if name != "orders"}
         return {
             "made_by": "score",
             "shards": self.index.digest,
@@ -144,7 +145,8 @@ class Scoring:
             **({"media": "none"} if self.blind else {}),
             **({"protocol": judge.protocol} if judge.protocol != "trained" else {}),
             **({"given_kind": self._kind} if source == "given" else {}),
-            **({"critiques": asdict(judge.critiques)} if source == "generate" and judge.writes_critiques else {}),
+            **({"critiques": critiques} if source == "generate" and judge.writes_critiques else {}),
+            **({"reading": judge.reading, "orders": judge.critiques.orders} if judge.in_turn else {}),
         }
 
     def _encoding(self, source: CritiqueSource) -> Any:

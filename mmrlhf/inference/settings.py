@@ -9,6 +9,7 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.models.settings import PARTS, ModelSettings
 from mmrlhf.models.storage import check_storage
 from mmrlhf.ranges import Count, Natural, NonNegative, check_fields
+from mmrlhf.tokens.in_turn import Orders
 from mmrlhf.tokens.processing import MediaSettings
 
 Combine = Literal["mean", "best", "vote"]
@@ -37,7 +38,7 @@ class PassSettings:
 
 @dataclass(frozen=True)
 class CritiqueSettings:
-    """How a reward model writes its critiques.
+    """How a reward model writes its critiques, and in which orders it reads responses where it reads them in turn.
 
     Args:
         max_tokens: longest critique.
@@ -46,6 +47,9 @@ class CritiqueSettings:
         combine: how their scores become one reward: their `mean`; the score behind the `best` (likeliest per token)
             critique; or a `vote`, the share of comparisons with the query's other responses that it wins, ties half.
         seed: draws critiques at a temperature above 0.
+        orders: of responses that are read in turn: `all`: each stands once at each place, and its scores are combined
+            as those of several critiques; `drawn`: one order, at the cost of one forward. A model that reads them
+            apart has none.
     """
 
     max_tokens: Count = 512
@@ -53,6 +57,7 @@ class CritiqueSettings:
     num_samples: Count = 1
     combine: Combine = "mean"
     seed: Natural = 0
+    orders: Orders = "all"
 
     def __post_init__(self) -> None:
         check_fields(self)

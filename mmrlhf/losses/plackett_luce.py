@@ -24,6 +24,24 @@ class PlackettLuce(Objective):
         return plackett_luce(self.beta * log_ratio.float(), ranks, group_of_response, num_groups=num_groups)
 
 
+def best_of_all(scores: Tensor, ranks: Tensor, group_of_response: Tensor, *, num_groups: int) -> Tensor:
+    """Cross-entropy of every group's scores with its best response as the right class (arXiv 2604.10966).
+
+    It is the first factor of Plackett-Luce, and for two responses all of it. Differs in: of several best responses each
+    is compared with the others alone, and the loss is their mean, where the release draws one of them.
+
+    Args and returns: as `plackett_luce`.
+    """
+    check_shapes({"scores": scores, "ranks": ranks, "group_of_response": group_of_response})
+    best = torch.full((num_groups,), torch.inf, device=ranks.device)
+    best = best.scatter_reduce(0, group_of_response, ranks.float().nan_to_num(torch.inf), "amin")
+    is_best = ranks == best[group_of_response]
+    levels = torch.where(is_best, 1.0, torch.where(ranks.isnan(), torch.nan, 2.0))
+    losses = plackett_luce(scores, levels, group_of_response, num_groups=num_groups)
+    number = torch.zeros(num_groups, device=ranks.device).index_add(0, group_of_response, is_best.float())
+    return losses / number.clamp(min=1)
+
+
 def plackett_luce(scores: Tensor, ranks: Tensor, group_of_response: Tensor, *, num_groups: int) -> Tensor:
     """Negative log-likelihood of every group's ranking.
 

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from mmrlhf.losses.bradley_terry import bradley_terry, centring, tie_loss
 from mmrlhf.losses.pairs import listed_ranks, tied_pairs
-from mmrlhf.losses.plackett_luce import plackett_luce
+from mmrlhf.losses.plackett_luce import best_of_all, plackett_luce
 from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.heldout import PairScores
 from mmrlhf.methods.listwise import require_whole_ranking
@@ -45,7 +45,8 @@ class RewardWeights:
             rejected's, as in the released code: twice as much where each response is in one pair, and a response in
             several pairs counts in each.
         score_over: `pairs`: Bradley-Terry, mean over pairs; `ranking`: the list-wise cross-entropy of a query's whole
-            ranking under Plackett-Luce, mean over queries with one; for two responses the two are the same.
+            ranking under Plackett-Luce, mean over queries with one; `best`: the cross-entropy of its scores with the
+            best response as the right class, mean over the same; for two responses all three are the same.
     """
 
     critique: NonNegative = 1.0
@@ -54,7 +55,7 @@ class RewardWeights:
     centring: NonNegative = 0.0
     dimensions: NonNegative = 0.0
     critique_over: Literal["responses", "pairs"] = "responses"
-    score_over: Literal["pairs", "ranking"] = "pairs"
+    score_over: Literal["pairs", "ranking", "best"] = "pairs"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -90,7 +91,7 @@ class CritiqueRewardModule(PackedModule):
         super().__init__(model, optim, total_steps=total_steps, seed=seed, precision=precision)
         self._pairs, self._dimensions = pairs or PairScheme(), tuple(dimensions)
         self._critique_over, self._score_over = weights.critique_over, weights.score_over
-        if self._score_over == "ranking":
+        if self._score_over != "pairs":
             require_whole_ranking(self._pairs)
         parts = {
             "critique": weights.critique,
@@ -164,7 +165,8 @@ class CritiqueRewardModule(PackedModule):
             return (pairs.weight * bradley_terry(rewards[pairs.chosen], rewards[pairs.rejected])).sum()
         group = batch.group_of_response
         ranks = listed_ranks(*candidate_pairs(batch, self._pairs), group)
-        return (batch.group_weight * plackett_luce(rewards, ranks, group, num_groups=len(batch.keys))).sum()
+        loss = best_of_all if self._score_over == "best" else plackett_luce
+        return (batch.group_weight * loss(rewards, ranks, group, num_groups=len(batch.keys))).sum()
 
     def _critique_sum(self, nll: Tensor, written: Tensor, pairs: PairIndex) -> Tensor:
         """The critiques' sum, of their losses per token and weights (R,)."""

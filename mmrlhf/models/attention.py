@@ -75,9 +75,11 @@ def choose_back_end(wanted: str, batch: PackedBatch, pattern: AttentionPattern) 
 
     Raises:
         ConfigError: another than sdpa is asked for layers that are not plain causal attention, or flex to train on a
-            CPU.
+            CPU, or cascade for branches that are read in turn.
     """
     device = batch.input_ids.device.type
+    if wanted == "cascade" and bool((batch.shared & (batch.branch_of_token > 0)).any()):
+        raise no_cascade()
     require_plain(wanted, pattern)
     if torch.is_grad_enabled():
         require_trainable(wanted, device)
@@ -106,6 +108,17 @@ def require_trainable(wanted: str, device: str) -> None:
             given="flex",
             expected="sdpa, or auto, which chooses flex on a GPU only",
         )
+
+
+def no_cascade() -> ConfigError:
+    """The error for branches that are read in turn, where attention has parts that only keep them apart."""
+    return ConfigError(
+        "attention=cascade computes branches apart, and here each response is read with those before it",
+        where="model.settings.attention",
+        given="cascade, with reading=in_turn",
+        expected="sdpa, flex or auto",
+        fix="model.settings.attention=auto",
+    )
 
 
 def _others(pattern: AttentionPattern) -> str:

@@ -81,8 +81,9 @@ def generate_rows(
     settings |= {"do_sample": sampled, "temperature": how.temperature if sampled else 1.0}
     ends, backbone = set(how.end_tokens), cast(Any, model.backbone)
     for group in groups:
-        for branch in group.branches:
-            ids = torch.cat([group.prefix_ids, branch.ids])[None].to(model.device)
+        for number, branch in enumerate(group.branches):
+            before = group.branches[:number] if group.in_turn else ()
+            ids = torch.cat([group.prefix_ids, *(each.ids for each in before), branch.ids])[None].to(model.device)
             for sample in range(num_samples):
                 with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
                     torch.manual_seed(draw_seed(how.seed, group.key, branch.response_hash, sample))

@@ -242,9 +242,11 @@ def _model_positions(positions: Tensor) -> Tensor:
 
 
 def _row_of_response(batch: PackedBatch, group: int, response: int) -> Tensor:
-    """Row positions of one response's complete sequence: its group's prefix, then its branch (L,)."""
-    prefix = (batch.group_of_token == group) & (batch.branch_of_token == 0)
-    return (prefix | (batch.branch_of_token == response + 1)).nonzero()[:, 0]
+    """Row positions of one response's complete sequence (L,): what it sees of its group, which is all the shared
+    tokens before its end, and its branch."""
+    before = torch.arange(batch.num_tokens, device=batch.shared.device) <= batch.last_token[response]
+    seen = (batch.group_of_token == group) & batch.shared & before
+    return (seen | (batch.branch_of_token == response + 1)).nonzero()[:, 0]
 
 
 def autocast(settings: ModelSettings, device: torch.device) -> Any:

@@ -5,7 +5,8 @@ Follows: the tree attention of prefix-shared preference training (arXiv 2410.203
 - `grouped`: one group per batch entry, padded to the longest. Only branch tokens need a mask: a prefix is plain causal
   attention, and is computed as such (see `mmrlhf.models.attention`).
 - `single_row`: all groups behind one another, with a FlexAttention block mask that skips whatever nobody attends to.
-- `segmented`: all groups behind one another, with no mask but the lengths of prefixes and branches.
+- `segmented`: all groups behind one another, with no mask but the lengths of prefixes and branches; not for branches
+  that are read in turn.
 """
 
 from __future__ import annotations
@@ -90,16 +91,15 @@ def _place(
 def branch_masks(batch: PackedBatch) -> Tensor:
     """Who may attend to whom from slot P on, P the shortest prefix (G, L - P, L) bool: see the legend in `grouped`.
 
-    A token sees earlier tokens of its own prefix and branch. Slots behind a group's last token (branch -1) see the
-    prefix and each other, so that no row of the mask is empty; nothing sees them, because they come last.
+    A token sees earlier tokens of its own branch, and shared ones. Slots behind a group's last token (branch -1) see
+    what is shared and each other, so that no row of the mask is empty; nothing sees them, because they come last.
     """
     group, slot = batch.group_of_token, slot_in_group(batch)
-    length = int(slot.max()) + 1
-    branch = batch.branch_of_token.new_full((len(batch.keys), length), -1)
-    branch[group, slot] = batch.branch_of_token
+    shape = (len(batch.keys), int(slot.max()) + 1)
+    branch, shared = batch.branch_of_token.new_full(shape, -1), batch.shared.new_zeros(shape)
+    branch[group, slot], shared[group, slot] = batch.branch_of_token, batch.shared
     first = int((branch == 0).sum(dim=1).min())
-    rows = branch[:, first:, None]
-    visible = (branch[:, None, :] == 0) | (rows == branch[:, None, :])
+    visible = shared[:, None, :] | (branch[:, first:, None] == branch[:, None, :])
     return visible.tril(diagonal=first)
 
 
@@ -112,16 +112,15 @@ def bucket_length(num_tokens: int) -> int:
 def block_mask(batch: PackedBatch, length: int) -> BlockMask:
     """FlexAttention's mask of a packed row, filled up to `length` with tokens that see only each other.
 
-    Which blocks are empty, full or mixed follows from which segments (prefixes and branches) each block touches, so
-    nothing of size (T, T) is ever made.
+    Which blocks are empty, full or mixed follows from which segments (prefixes, contexts and the rest of branches) each
+    block touches, so nothing of size (T, T) is ever made.
     """
-    segment, owner = _segments(batch, length)
+    segment, group, branch, shared = _segments(batch, length)
     num_blocks = length // BLOCK
-    num_segments = int(owner.shape[0])
+    num_segments = int(group.shape[0])
     touches = torch.zeros(num_blocks, num_segments, device=segment.device)
     touches[torch.arange(length, device=segment.device) // BLOCK, segment] = 1.0
-    numbers = torch.arange(num_segments, device=segment.device)
-    allowed = ((numbers[:, None] == numbers) | (owner[:, None] == numbers)).float()
+    allowed = ((group[:, None] == group) & (shared | (branch[:, None] == branch))).float()
     earlier = torch.ones(num_blocks, num_blocks, dtype=torch.bool, device=segment.device).tril(-1)
     some = (touches @ allowed @ touches.T > 0) & earlier
     every = some & (touches @ (1 - allowed) @ touches.T == 0)
@@ -129,25 +128,30 @@ def block_mask(batch: PackedBatch, length: int) -> BlockMask:
     mixed = (some & ~every) | torch.eye(num_blocks, dtype=torch.bool, device=segment.device)
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (q >= k) & ((segment[q] == segment[k]) | (owner[segment[q]] == segment[k]))
+        asking, asked = segment[q], segment[k]
+        seen = (group[asking] == group[asked]) & (shared[asked] | (branch[asking] == branch[asked]))
+        return (q >= k) & seen
 
     return BlockMask.from_kv_blocks(
         *_columns(mixed), *_columns(every), BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(length, length)
     )
 
 
-def _segments(batch: PackedBatch, length: int) -> tuple[Tensor, Tensor]:
-    """Segment of each token (length,), and of each segment the prefix that it may also see (its own for a prefix).
+def _segments(batch: PackedBatch, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Segment of each token (length,); group, branch, and whether it is shared, of each segment.
 
-    Segment g < G is the prefix of group g, then come the branches, and last what fills the row up.
+    Segment g < G is the prefix of group g, then come what branches share, the rest of them, and what fills the row up.
     """
-    num_groups, device = len(batch.keys), batch.input_ids.device
-    filling = num_groups + batch.num_responses
-    segment = torch.full((length,), filling, device=device)
-    in_branch = batch.branch_of_token + num_groups - 1
+    num_groups, num_branches, device = len(batch.keys), batch.num_responses, batch.input_ids.device
+    segment = torch.full((length,), num_groups + 2 * num_branches, device=device)
+    in_branch = batch.branch_of_token + num_groups - 1 + torch.where(batch.shared, 0, num_branches)
     segment[: batch.num_tokens] = torch.where(batch.branch_of_token == 0, batch.group_of_token, in_branch)
-    own = torch.arange(num_groups, device=device)
-    return segment, torch.cat([own, batch.group_of_response, torch.tensor([filling], device=device)])
+    of_prefix, of_branch = torch.arange(num_groups, device=device), 1 + torch.arange(num_branches, device=device)
+    none = torch.tensor([-1], device=device)
+    group = torch.cat([of_prefix, batch.group_of_response, batch.group_of_response, none])
+    branch = torch.cat([torch.zeros_like(of_prefix), of_branch, of_branch, none])
+    shared = torch.arange(len(group), device=device) < num_groups + num_branches
+    return segment, group, branch, shared
 
 
 def _columns(chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Who may attend to whom in a packed row, as the masks that a family's layers want.
 
-A token sees earlier tokens of its own group's prefix and of its own branch. Two particularities belong to families:
-sliding-window layers count tokens of the response's own sequence (prefix + branch), not of the row; and Gemma 3 lets
-the tokens of one picture see each other both ways.
+A token sees earlier tokens of its own group's prefix and of its own branch, and, where branches are read in turn, of
+the contexts of branches before it (`PackedBatch.shared`). Two particularities belong to families: sliding-window layers
+count tokens of the response's own sequence (what it sees and itself), not of the row; and Gemma 3 lets the tokens of
+one picture see each other both ways.
 """
 
 from __future__ import annotations
@@ -85,21 +86,24 @@ def prefix_masks(valid: Tensor, ids: Tensor, pattern: AttentionPattern) -> Tenso
 
 
 def step_masks(
-    owner: Tensor, place: Tensor, num_queries: int, pattern: AttentionPattern, dtype: torch.dtype
+    owner: Tensor, place: Tensor, reach: Tensor, pattern: AttentionPattern, dtype: torch.dtype
 ) -> Tensor | dict[str, Tensor]:
     """The masks of a step of generation whose rows hold a group each, its branches side by side.
 
     Args:
-        owner: the branch of every slot of the cache (G, S), the step's own slots last; 0: the prefix, -1: padding.
+        owner: the branch of every slot of the cache (G, S), the step's own slots last; 0: what branches share, -1:
+            padding.
         place: each slot's place in its branch's own sequence (G, S).
-        num_queries: Q, the step's own slots.
+        reach: of the step's own slots (G, Q), up to which place they see what is shared.
 
     Returns:
         what is added to the attention scores (G, 1, Q, S): 0 for earlier tokens of the own prefix and branch, -inf for
         others; by kind of layer where kinds differ. Padding sees padding, so that no row is empty.
     """
+    num_queries = reach.shape[1]
     own, at = owner[:, -num_queries:, None], place[:, -num_queries:, None]
-    full = ((owner[:, None] == 0) | (owner[:, None] == own)) & (place[:, None] <= at)
+    shared = (owner[:, None] == 0) & (place[:, None] < reach[:, :, None])
+    full = (shared | (owner[:, None] == own)) & (place[:, None] <= at)
     masks = _by_kind(full, at - place[:, None], pattern)
     if isinstance(masks, dict):
         return {kind: _added(mask, dtype) for kind, mask in masks.items()}
@@ -111,13 +115,13 @@ def _added(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def group_masks(batch: PackedBatch) -> Tensor:
-    """Who may attend to whom, one block per group (G, L, L) bool: earlier tokens of one's own prefix and branch.
+    """Who may attend to whom, one block per group (G, L, L) bool: earlier tokens of one's own branch, and shared ones.
 
-    Slots behind a group's last token (branch -1) see the prefix and each other, so that no row of the mask is empty;
-    nothing sees them, because they come last.
+    Slots behind a group's last token (branch -1) see what is shared and each other, so that no row of the mask is
+    empty; nothing sees them, because they come last.
     """
     branch = _by_group(batch, batch.branch_of_token, fill=-1)
-    visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    visible = _by_group(batch, batch.shared, fill=0)[:, None, :] | (branch[:, :, None] == branch[:, None, :])
     return visible.tril()
 
 
@@ -129,15 +133,18 @@ def slot_in_group(batch: PackedBatch) -> Tensor:
 
 
 def index_in_sequence(batch: PackedBatch) -> Tensor:
-    """Each token's index in its response's own sequence, prefix + branch (T,)."""
-    group, branch = batch.group_of_token, batch.branch_of_token
-    prefix = torch.bincount(group[branch == 0], minlength=len(batch.keys))
-    # Tokens of a branch are neighbours: its first slot is the group's slot of its first token.
+    """Each token's index in its response's own sequence: how many it sees before it, shared and of its branch (T,)."""
     slot = slot_in_group(batch)
-    first = torch.full((int(branch.max()) + 1,), batch.num_tokens, device=slot.device).scatter_reduce(
-        0, branch, slot, "amin"
-    )
-    return torch.where(branch == 0, slot, slot - first[branch] + prefix[group])
+    # Of the tokens before it in the row, those that it does not see belong to other branches and are not shared. Tokens
+    # of a branch are neighbours, and what it shares comes first: all that lie before its first token.
+    hidden = (~batch.shared).cumsum(0) - (~batch.shared).int()
+    branch = batch.branch_of_token
+    before = torch.full((int(branch.max()) + 1,), batch.num_tokens, device=slot.device)
+    before = before.scatter_reduce(0, branch, hidden, "amin")
+    group_start = torch.full((len(batch.keys),), batch.num_tokens, device=slot.device)
+    group_start = group_start.scatter_reduce(0, batch.group_of_token, hidden, "amin")
+    unseen = torch.where(branch == 0, hidden, before[branch]) - group_start[batch.group_of_token]
+    return slot - unseen
 
 
 def picture_of_token(batch: PackedBatch, image_token: int) -> Tensor:

@@ -71,8 +71,8 @@ class Batcher:
     ) -> None:
         self._judge, self._limits, self._groups_per_batch, self._measures = judge, limits, groups_per_batch, measures
         self._budget = judge.token_budget * (CACHE_PER_BUDGET if judge.writes_critiques else 1)
-        # a vote compares the responses of one query, so another's would change it
-        self._may_merge = not (judge.writes_critiques and judge.critiques.combine == "vote")
+        # where a query's responses are compared, by a vote or read in turn, another query's would change their rewards
+        self._may_merge = not (judge.in_turn or (judge.writes_critiques and judge.critiques.combine == "vote"))
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._ready: deque[_Ready] = deque()
@@ -169,11 +169,12 @@ class Batcher:
             raise Refusal(413, "query_too_large", problem, field="responses")
 
     def _cost(self, encoded: EncodedGroup) -> int:
-        if not self._judge.writes_critiques:
-            return encoded.num_tokens
         how = self._judge.critiques
+        turns = len(encoded.branches) if self._judge.in_turn and how.orders == "all" else 1
+        if not self._judge.writes_critiques:
+            return turns * encoded.num_tokens
         lengths = [len(branch.ids) for branch in encoded.branches]
-        return cache_size(len(encoded.prefix_ids), lengths, how.num_samples, how.max_tokens)
+        return turns * cache_size(len(encoded.prefix_ids), lengths, how.num_samples, how.max_tokens)
 
     def _score_all(self) -> None:
         while True:

@@ -234,7 +234,9 @@ class _Pass:
         batches = [groups[start : start + size] for start in range(0, len(groups), size)]
         result: Said = {}
         for batch in track(batches, "scoring answers (batches)", enabled=self.runtime.progress):
-            for group, verdicts in zip(batch, judge.score_groups(batch, quarantine=self.quarantine), strict=True):
+            # a policy is measured by what each answer is worth alone, and not beside its own other answers
+            found = judge.score_alone(batch, quarantine=self.quarantine)
+            for group, verdicts in zip(batch, found, strict=True):
                 if not verdicts:
                     continue
                 result[group.key] = {

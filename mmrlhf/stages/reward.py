@@ -2,7 +2,8 @@
 
 Follows: MM-RLHF (arXiv 2502.10391), section 4. Differs in: which critique is learned is an option, with `none` as the
 plain scalar reward model that every claim about critiques has to be compared with, `self` as CLoud (arXiv 2408.11791)
-found better, and `shuffled` as the control.
+found better, and `shuffled` as the control. With `reading=in_turn` it reads each response with those before it, as the
+multi-response reward model does (arXiv 2604.10966).
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from typing import Any
 from mmrlhf.callbacks.critiques import HeldOutCritiques
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
+from mmrlhf.inference.cards import trained_reading
 from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.models.export import save_reward_model, starting_head
 from mmrlhf.models.heads import HeadSettings
-from mmrlhf.models.promises import CARD_FILE, HEAD_FILE
+from mmrlhf.models.hub import file_beside
+from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, read_card
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.validation_files import CRITIQUES
+from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.training.critique_samples import critique_samples
 from mmrlhf.training.fit import MODEL, finish, train
 from mmrlhf.training.model_card import base_model, exported, write_card
-from mmrlhf.training.reward_inputs import CritiqueChoice, check_dimensions
+from mmrlhf.training.reward_inputs import CritiqueChoice, check_dimensions, check_reading
 from mmrlhf.training.settings import TrainSettings, require_storable
 from mmrlhf.training.workbench import Workbench, open_workbench
 
@@ -51,6 +55,7 @@ def run(
     head: HeadSettings | None = None,
     weights: RewardWeights | None = None,
     pairs: PairScheme | None = None,
+    reading: Reading = "apart",
     num_samples: Natural = 4,
     max_critique_tokens: Count = 512,
     runtime: Runtime,
@@ -65,6 +70,8 @@ def run(
         head: what reads the score.
         weights: of the loss's parts.
         pairs: which pairs of a query are compared.
+        reading: how it reads a query's responses: `apart`, each by itself, or `in_turn`: each with the query and the
+            responses before it, in an order that is drawn anew for every step. It is asked as it was trained.
         num_samples: held-out queries that are judged at validations, for `out/critiques`, the report and W&B.
         max_critique_tokens: longest of their critiques.
 
@@ -74,12 +81,15 @@ def run(
     """
     training, head, weights = training or TrainSettings(), head or HeadSettings(), weights or RewardWeights()
     index, schedule = Index.load(shards), training.schedule
+    check_reading(reading, training)
+    _say_reading(policy, reading)
     critique = _available(critique or CritiqueChoice(), index)
     critique.check(index, schedule)
     check_dimensions(index, schedule, head.dimensions)
     bench = open_workbench(
         shards, policy, critique.template, training, prepare=critique.prepare(shards, schedule.seed),
-        make_head=partial(starting_head, head, policy), dimensions=head.dimensions, needs_pairs=True, runtime=runtime,
+        make_head=partial(starting_head, head, policy), dimensions=head.dimensions, reading=reading, needs_pairs=True,
+        runtime=runtime,
     )  # fmt: skip
     module = CritiqueRewardModule(
         bench.model, weights.without_critique() if critique.kind == "none" else weights, training.optim,
@@ -94,6 +104,7 @@ def run(
     method = {
         "stage": "critique-based reward model",
         **_facts(critique),
+        "reading": reading,
         "head": asdict(head),
         "weights": asdict(weights),
     }
@@ -110,6 +121,7 @@ def run(
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse combinations that cannot work (ConfigError) before data are prepared for them."""
     require_storable(settings)
+    check_reading(settings.get("reading", "apart"), settings.get("training") or TrainSettings())
     weights: RewardWeights = settings.get("weights") or RewardWeights()
     critique: CritiqueChoice = settings.get("critique") or CritiqueChoice()
     dimensions = (settings.get("head") or HeadSettings()).dimensions
@@ -127,6 +139,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             given=f"score={weights.score}, critique={weights.critique}, critiques: {critique.kind}",
             expected="a weight above 0 on the score, or on critiques that are learned",
         )
+
+
+def _say_reading(policy: Path | str, reading: Reading) -> None:
+    """Warn where a reward model that reads responses in another way is trained further: its head has to learn anew."""
+    if file_beside(policy, CARD_FILE) is not None:
+        before = trained_reading(read_card(policy), policy)
+        if before != reading:
+            log.warning("%s reads responses %s, and is trained further with reading=%s", policy, before, reading)
 
 
 def _available(wanted: CritiqueChoice, index: Index) -> CritiqueChoice:
@@ -155,6 +175,7 @@ def _save(
 ) -> None:
     template = critique.template
     asked = {"instruction": template.instruction, "request": template.request, "closing": template.closing}
+    asked |= {"reading": bench.encoder.reading}
     how = {"media": asdict(training.media), "precision": training.model.precision, "base": base_model(start)}
     card = {**_facts(critique), **asked, **how}
     save_reward_model(

@@ -7,7 +7,8 @@ the processor would have produced for that response alone, whatever the template
 A family whose processor reads no videos gets a clip's frames as pictures.
 
 Media of one response are processed for that response alone. Then no media are in the prefix: the branches begin before
-the first of them.
+the first of them. Responses that are read in turn (`mmrlhf.tokens.in_turn`) have branches that begin before the words
+that show them, however alike they begin.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError
 from mmrlhf.media.damage import Damage
 from mmrlhf.tokens.chat import MARK, Chat
+from mmrlhf.tokens.in_turn import Reading, ResponseStart, refuse_own_media
 from mmrlhf.tokens.length import LengthLimit, place_of
 from mmrlhf.tokens.places import check_places, naming
 from mmrlhf.tokens.processing import (
@@ -75,6 +77,7 @@ class Encoder:
         room: tokens that stay free behind a context, for what a model writes there (not the end of a critique's turn).
         damage: also gives the media tensors of a damaged copy, under names that begin with `DAMAGED`.
         dimensions: annotated scores that become columns `score_<dimension>` (K,), nan where unknown.
+        reading: whether responses are read `apart` or `in_turn`; then all of a query have to fit together.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Encoder:
         room: int = 0,
         damage: Damage | None = None,
         dimensions: Sequence[str] = (),
+        reading: Reading = "apart",
     ) -> None:
         self.processor: Any = processor
         self.tokenizer: Any = processor.tokenizer
@@ -105,7 +109,10 @@ class Encoder:
         # what is written about a response is read again with the end of its turn
         self._ending = len(self.texts.offsets(self.chat.turn_end + template.closing))
         self.room = room + self._ending if room and template.shows_response else room
-        self.limit = LengthLimit(max_tokens, too_long, self.room, template.shows_response, self.texts)
+        self.reading: Reading = reading
+        self.in_turn = reading == "in_turn"
+        self._start = ResponseStart(template, self.chat, self.texts) if self.in_turn else None
+        self.limit = LengthLimit(max_tokens, too_long, self.room, template.shows_response, self.texts, self.in_turn)
         self._text_factor = 1.0
 
     @property
@@ -161,12 +168,14 @@ class Encoder:
         visual = self.estimate_visual_tokens(entry)
         refused = not visual and (entry.num_images or entry.num_frames)
         text = _MOST_PER_CHAR * (entry.text_chars + entry.critique_chars)
-        most = entry.num_turns * self._frame_tokens + 2 * visual + text
+        frames = entry.num_turns + (entry.num_responses if self.in_turn else 0)
+        most = frames * self._frame_tokens + 2 * visual + text
         return not refused and most + self.room <= self.max_tokens
 
     def room_behind(self, context: EncodedGroup, branch: int) -> int:
         """Tokens that an assistant's text may have behind a context, so that nothing before it has to be shortened."""
-        return self.max_tokens - len(context.prefix_ids) - len(context.branches[branch].ids) - self._ending
+        before = context.branches if context.in_turn else context.branches[branch : branch + 1]
+        return self.max_tokens - len(context.prefix_ids) - sum(len(each.ids) for each in before) - self._ending
 
     def beginning(self, text: str, num_tokens: int) -> str:
         """What of an assistant's text has at most so many tokens."""
@@ -225,6 +234,8 @@ class Encoder:
         """Responses whose contexts differ: one, where the user's turn shows none, asked with the group's media."""
         if not self.template.shows_response:
             return (replace(group.responses[0], media=()) if group.responses else Response(""),)
+        if self.in_turn:  # equal responses differ in what stands before them
+            return group.responses
         contexts = {(self.template.conversation(group, response), response.media) for response in group.responses}
         return group.responses[:1] if len(contexts) == 1 else group.responses
 
@@ -255,6 +266,7 @@ class Encoder:
             **(_shown_by(DecodedMedia(), {}) if own else _shown_by(decoded[0], media[0])),
             pairs=group.ranked_pairs() if with_answer or len(responses) == len(group.responses) else (),
             columns=self._columns(responses),
+            in_turn=self.in_turn,
         )
 
     def _fit(
@@ -267,18 +279,24 @@ class Encoder:
     ) -> Fitted:
         """Shorten shown responses until all sequences fit; raises DataError where that does not help."""
         shown, removed = list(responses), [0] * len(responses)
+        if self.in_turn:
+            refuse_own_media(group)
         while True:
-            found = tokenize(
-                [self.sequences.render(group, each, own, with_answer) for each, own in zip(shown, slots, strict=True)]
-            )
-            over = [self.limit.excess(*each, with_answer) for each in zip(found.ids, found.labels, strict=True)]
+            rendered = [
+                self.sequences.render(group, each, own, with_answer) for each, own in zip(shown, slots, strict=True)
+            ]
+            found = tokenize(rendered)
+            cut = _cut_point(found, own=any(response.media for response in responses))
+            if self._start is not None and len(rendered) > 1:
+                behind = self._start.tokens_behind(group, shown[0], slots[0], rendered[0])
+                cut = min(cut, len(found.ids[0]) - behind)
+            over = self.limit.excess_of_each(found.ids, found.labels, cut, with_answer)
             if max(over) <= 0 or not self.template.shows_response:
                 break
             for place, excess in enumerate(over):
                 if excess > 0:
                     shown[place], cut_now = self.limit.shorten(group, shown[place], excess)
                     removed[place] += cut_now
-        cut = _cut_point(found, own=any(response.media for response in responses))
         self.limit.check(group, cut, max(over))
         return Fitted(found, shown, removed, cut)
 

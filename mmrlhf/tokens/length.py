@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -23,6 +24,7 @@ class LengthLimit:
         room: tokens that stay free behind a context.
         shows_response: whether the response is part of the context, as in critiques.
         texts: the tokenizer.
+        in_turn: whether the contexts of all responses of a query stand behind one another.
     """
 
     max_tokens: int
@@ -30,10 +32,26 @@ class LengthLimit:
     room: int
     shows_response: bool
     texts: TextTokens
+    in_turn: bool = False
+
+    def excess_of_each(
+        self, sequences: Sequence[Tensor], labels: Sequence[Tensor], cut: int, with_answer: bool
+    ) -> list[int]:
+        """By how many tokens each sequence is too long: by itself, or in turn as its share of what all are too long.
+
+        Args:
+            cut: length of their common prefix.
+        """
+        if not self.in_turn:
+            return [self.excess(*each, with_answer) for each in zip(sequences, labels, strict=True)]
+        contexts = [_context(*each) for each in zip(sequences, labels, strict=True)]
+        behind = max(len(ids) - context for ids, context in zip(sequences, contexts, strict=True))
+        branches = [context - cut for context in contexts]
+        return shares_of(cut + sum(branches) + max(self.room, behind) - self.max_tokens, branches)
 
     def excess(self, ids: Tensor, is_label: Tensor, with_answer: bool) -> int:
         """By how many tokens a sequence is too long: of its context, with room for what is written behind it."""
-        context = int(is_label.float().argmax()) if bool(is_label.any()) else len(ids)
+        context = _context(ids, is_label)
         if self.shows_response:
             return context + max(self.room, len(ids) - context) - self.max_tokens
         # of an answer one token has to fit, the rest is cut at its end; what is to be answered needs room for all
@@ -60,6 +78,7 @@ class LengthLimit:
     def error(self, group: PreferenceGroup, excess: int, given: str) -> DataError:
         """The error for a group that does not fit; `given` says what takes the room."""
         room = f", {self.room} of them kept free for what the model writes" if self.room else ""
+        room += ", for all responses together (reading=in_turn)" if self.in_turn else ""
         return DataError(
             TOO_LONG,
             where=place_of(group),
@@ -74,6 +93,26 @@ class LengthLimit:
         if kept < len(ids) and self.too_long == "refuse":
             raise self.error(group, len(ids) - kept, f"{len(ids)} tokens with its response {response.text[:40]!r}")
         return kept
+
+
+def shares_of(excess: int, lengths: Sequence[int]) -> list[int]:
+    """What each of several lengths gives up, so that together they lose an excess: the longest come down to one length.
+
+    So no short response pays for a long one. Nothing where there is no excess, all where it is more than there is.
+    """
+    level, taken = 0, 0
+    falling = sorted(lengths, reverse=True)
+    for number, (length, below) in enumerate(zip(falling, [*falling[1:], 0], strict=True), 1):
+        if taken + number * (length - below) >= excess:
+            level = length - -(-(excess - taken) // number)
+            break
+        taken += number * (length - below)
+    return [max(0, length - level) for length in lengths]
+
+
+def _context(ids: Tensor, is_label: Tensor) -> int:
+    """Tokens before the first label, or all."""
+    return int(is_label.float().argmax()) if bool(is_label.any()) else len(ids)
 
 
 def place_of(group: PreferenceGroup) -> str:

@@ -3,7 +3,8 @@
 Row layout per group: `[prefix][branch 1]...[branch K]`. Position ids of every branch restart where the prefix ended;
 who may attend to whom follows from (group, branch) of each token, so the model sees the same tokens as in K separate
 rows. Dao-style prefix sharing for preference pairs has been published for text (arXiv 2410.20305); here a group holds
-media and any number of responses.
+media and any number of responses. Branches that are read in turn (`mmrlhf.tokens.in_turn`) share their contexts, too,
+and position ids run on over them.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ def pack_groups(groups: Sequence[EncodedGroup]) -> PackedBatch:
     return PackedBatch(
         input_ids=input_ids,
         position_ids=torch.cat(
-            [part for group in groups for part in (group.prefix_positions, *(b.positions for b in group.branches))],
+            [part for group in groups for part in (group.prefix_positions, *group.row_positions)],
             dim=1,
         ),
         group_of_token=torch.repeat_interleave(
             torch.arange(len(groups)), torch.tensor([group.num_tokens for group in groups])
         ),
         branch_of_token=branch_of_token,
+        shared=_shared(groups),
         label_ids=labels[0],
         predict_at=labels[1],
         label_response=labels[2],
@@ -68,6 +70,8 @@ def pack_groups(groups: Sequence[EncodedGroup]) -> PackedBatch:
 def select_responses(batch: PackedBatch, keep: Tensor) -> PackedBatch:
     """The same row without some of its responses' branches; every group keeps its prefix and media.
 
+    Not for branches that are read in turn: those that are kept would miss what they had read.
+
     Args:
         keep: (R,) bool; one response of every group at least.
     """
@@ -82,6 +86,7 @@ def select_responses(batch: PackedBatch, keep: Tensor) -> PackedBatch:
         position_ids=batch.position_ids[:, token],
         group_of_token=batch.group_of_token[token],
         branch_of_token=torch.where(branch > 0, 1 + number[(branch - 1).clamp(min=0)], 0),
+        shared=batch.shared[token],
         label_ids=batch.label_ids[label],
         predict_at=place[batch.predict_at[label]],
         label_response=number[batch.label_response[label]],
@@ -124,6 +129,18 @@ def _branch_of_token(groups: Sequence[EncodedGroup]) -> Tensor:
             lengths.append(len(branch.ids))
             numbers.append(response)
     return torch.repeat_interleave(torch.tensor(numbers), torch.tensor(lengths))
+
+
+def _shared(groups: Sequence[EncodedGroup]) -> Tensor:
+    """Whether later branches of its group see a token (T,)."""
+    flags, lengths = [], []
+    for group in groups:
+        flags.append(True)
+        lengths.append(len(group.prefix_ids))
+        for branch, shared in zip(group.branches, group.num_shared, strict=True):
+            flags += [True, False]
+            lengths += [shared, len(branch.ids) - shared]
+    return torch.repeat_interleave(torch.tensor(flags), torch.tensor(lengths))
 
 
 def _label_indices(

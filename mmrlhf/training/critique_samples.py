@@ -52,6 +52,7 @@ def critique_samples(
             media=training.media,
             token_budget=training.schedule.token_budget,
             critiques=critiques,
+            reading=bench.encoder.reading,
         )
         verdicts = judge.score_groups(groups, quarantine=Quarantine(len(groups), max_damaged=1.0)) if groups else []
         bench.model.train(was_training)

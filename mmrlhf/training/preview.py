@@ -30,6 +30,7 @@ from mmrlhf.models.processors import load_processor
 from mmrlhf.shards.index import Index
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.templates import AnswerTemplate, Template
 from mmrlhf.training.room import GIB, RESERVE, Ranks, device_memory, host_memory, smaller
 from mmrlhf.training.settings import TrainSettings
@@ -83,6 +84,7 @@ def preview_stage(
     checkpoint: str | Path,
     training: TrainSettings,
     template: Template,
+    reading: Reading = "apart",
     ranks: Ranks,
     forwards: int = 1,
     frozen_copy: bool = False,
@@ -94,12 +96,13 @@ def preview_stage(
         checkpoint: any checkpoint of the architecture that trains.
         training: as the stage gets it.
         template: says whether critiques are among the tokens.
+        reading: whether a query's responses are read apart or in turn.
         ranks: that train.
         forwards: of a micro-batch before its backward.
         frozen_copy: whether a reference model lies in memory, too.
     """
     model, schedule = training.model, training.schedule
-    dataset, data, ahead = _open_data(shards, checkpoint, training, template)
+    dataset, data, ahead = _open_data(shards, checkpoint, training, template, reading)
     plans = data.first_epoch()
     seen = np.concatenate([plan.indices[plan.weights > 0] for plan in plans])
     entries = {int(row): dataset.index.entries[int(row)] for row in seen}
@@ -169,7 +172,7 @@ def _micro_batches(
 
 
 def _open_data(
-    shards: str | Path, checkpoint: str | Path, training: TrainSettings, template: Template
+    shards: str | Path, checkpoint: str | Path, training: TrainSettings, template: Template, reading: Reading
 ) -> tuple[GroupDataset, PreferenceDataModule, Preflight]:
     """What training would read, with its plan: the rows of the same selection, split and mixture, that can be used."""
     index, schedule = Index.load(shards), training.schedule
@@ -181,6 +184,7 @@ def _open_data(
         media=training.media,
         max_tokens=checkpoint_context(checkpoint, training.model),
         too_long=training.model.too_long,
+        reading=reading,
     )
     dataset = GroupDataset(index, encoder)
     dataset.calibrate(train)
@@ -217,6 +221,7 @@ def preview_chain(
             checkpoint=checkpoint,
             training=made["training"],
             template=_template(made.get("critique")),
+            reading=made.get("reading", "apart"),
             ranks=ranks,
             # mDPO reads every query a second time, with a damaged picture
             forwards=2 if getattr(made.get("objective"), "image_weight", 0) > 0 else 1,

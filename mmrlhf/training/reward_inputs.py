@@ -11,12 +11,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.models.attention import no_cascade
 from mmrlhf.shards.critique_tables import CRITIQUE, ShuffledCritiques, TableCritiques, check_critiques
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.templates import EVALUATOR_INSTRUCTION, CritiqueTemplate
 from mmrlhf.training.fit import check_table, need_path
-from mmrlhf.training.settings import Schedule
+from mmrlhf.training.settings import Schedule, TrainSettings
 from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,15 @@ class CritiqueChoice:
         """Find out whether every response has its critique, before a model is loaded; raises as `check_critiques`."""
         if self.kind != "none" and self.source != "self":
             check_critiques(index, used_rows(index, schedule), self.kind, only_count=self.missing == "score")
+
+
+def check_reading(reading: str, training: TrainSettings) -> None:
+    """Raise ConfigError for an unknown reading, and for attention that cannot do it."""
+    if reading not in get_args(Reading):
+        expected = f"one of {', '.join(get_args(Reading))}"
+        raise ConfigError("unknown reading of responses", where="reading", given=reading, expected=expected)
+    if reading == "in_turn" and training.model.attention == "cascade":
+        raise no_cascade()
 
 
 def used_rows(index: Index, schedule: Schedule) -> np.ndarray:

@@ -28,6 +28,7 @@ from mmrlhf.shards.critique_tables import TableCritiques
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.tokens.encode import Encoder
+from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.templates import Template
 from mmrlhf.training.settings import Schedule, TrainSettings, require_plain_base
 from mmrlhf.training.vision_cache import keep_features
@@ -71,6 +72,7 @@ def open_workbench(
     prepare: Callable[[PreferenceGroup], PreferenceGroup] | None = None,
     make_head: Callable[[int], torch.nn.Module] | None = None,
     dimensions: Sequence[str] = (),
+    reading: Reading = "apart",
     needs_pairs: bool,
     runtime: Runtime,
 ) -> Workbench:
@@ -80,7 +82,8 @@ def open_workbench(
         tables: side-cars whose columns join each query; queries that they left out are left out here, too.
         damage: groups also hold damaged copies of their media.
         prepare: changes a query before it is encoded.
-        make_head: width of the hidden state -> score head, for reward models; dimensions: annotated scores to read.
+        make_head: width of the hidden state -> score head, for reward models; dimensions: annotated scores to read;
+            reading: whether a query's responses are read apart or in turn.
         needs_pairs: whether a data set without two responses of different rank is an error.
 
     Raises:
@@ -104,8 +107,9 @@ def open_workbench(
     head = make_head(backbone.config.get_text_config().hidden_size) if make_head is not None else None
     packed = PackedModel(backbone, model, score_head=head)
     encoder = encoder_of(
-        packed, processor, template=template, media=training.media, damage=damage, dimensions=dimensions
-    )
+        packed, processor, template=template, media=training.media, damage=damage, dimensions=dimensions,
+        reading=reading,
+    )  # fmt: skip
     dataset = GroupDataset(index, encoder, tables=tables, prepare=prepare, cache_gib=runtime.cache_gib)
     groups = -(-schedule.groups_per_step // Group.from_environment().size)
     require_shared_memory(_first_group(dataset, train), groups_per_item=groups, num_workers=runtime.num_workers)

@@ -20,11 +20,12 @@ def make_packed(group_tokens, group_responses, weights):
     num_tokens, empty = len(group_of_token), torch.zeros(0, dtype=torch.long)
     return PackedBatch(
         input_ids=torch.zeros(num_tokens, dtype=torch.long), position_ids=torch.zeros(1, num_tokens, dtype=torch.long),
-        group_of_token=group_of_token, branch_of_token=torch.zeros(num_tokens, dtype=torch.long), label_ids=empty,
-        predict_at=empty, label_response=empty, last_token=torch.zeros(len(group_of_response), dtype=torch.long),
-        group_of_response=group_of_response, pairs=torch.zeros(0, 2, dtype=torch.long),
-        group_weight=torch.tensor(weights), media={}, columns={}, keys=("k",) * len(weights), response_hashes=(),
-        num_images=(), num_videos=(), content=torch.arange(len(group_of_response)),
+        group_of_token=group_of_token, branch_of_token=torch.zeros(num_tokens, dtype=torch.long),
+        shared=torch.ones(num_tokens, dtype=torch.bool), label_ids=empty, predict_at=empty, label_response=empty,
+        last_token=torch.zeros(len(group_of_response), dtype=torch.long), group_of_response=group_of_response,
+        pairs=torch.zeros(0, 2, dtype=torch.long), group_weight=torch.tensor(weights), media={}, columns={},
+        keys=("k",) * len(weights), response_hashes=(), num_images=(), num_videos=(),
+        content=torch.arange(len(group_of_response)),
     )  # fmt: skip
 
 

@@ -99,6 +99,39 @@ def test_held_out_steps_keep_the_given_order_at_weight_one():
     assert weighted(made) == Counter(f"g{row}" for row in rows)
 
 
+def shown(step: StepBatch) -> dict[tuple[str, int], tuple[str, ...]]:
+    """(key, epoch) -> the hashes of a group's responses, in the order of the row."""
+    found: dict[tuple[str, int], tuple[str, ...]] = {}
+    for batch in step.micro_batches:
+        for name, group in zip(batch.response_hashes, batch.group_of_response.tolist(), strict=True):
+            at = batch.keys[group], step.epoch
+            found[at] = (*found.get(at, ()), name)
+    return found
+
+
+def test_responses_in_turn_stand_in_an_order_of_the_step():
+    """Another in other epochs, the same whatever runs them; held-out ones always in one, and apart none is drawn."""
+    options = {"groups": 8, "per_step": 4}
+
+    def orders(*runs):
+        return {at: own for steps in runs for number in range(12) for at, own in shown(steps[number]).items()}
+
+    alone = orders(make_steps(**options, in_turn=True, token_budget=30))
+    assert alone == orders(*(make_steps(rank, 2, **options, in_turn=True, token_budget=9) for rank in range(2)))
+    keys = {key for key, _ in alone}
+    assert len(keys) == 8 and {len({alone[key, epoch] for epoch in range(6)}) for key in keys} == {2}
+    apart = orders(make_steps(**options, token_budget=30))
+    assert {len({apart[key, epoch] for epoch in range(6)}) for key in keys} == {1}
+    dataset, rows = make_dataset(8, in_turn=True), np.arange(8)
+    ways = [
+        HeldOutSteps(dataset, rows[::way], groups_per_step=size, token_budget=30, rank=0, world_size=1)
+        for way, size in ((1, 4), (-1, 3))
+    ]
+    heldout = [{at: own for step in range(2) for at, own in shown(steps[step]).items()} for steps in ways]
+    both = heldout[0].keys() & heldout[1].keys()
+    assert len(both) >= 6 and all(heldout[0][at] == heldout[1][at] for at in both)
+
+
 def test_damage_is_replaced_by_the_next_row_at_weight_zero(caplog):
     """g4 is damaged: whichever rank meets it gets g5 at weight 0, everyone else's share stays as it was."""
     steps = [make_steps(damaged=frozenset({"g4"}))[number] for number in range(3)]

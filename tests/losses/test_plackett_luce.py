@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.objective import PairInputs
-from mmrlhf.losses.plackett_luce import PlackettLuce, plackett_luce
+from mmrlhf.losses.plackett_luce import PlackettLuce, best_of_all, plackett_luce
 
 ONE_GROUP = torch.zeros(3, dtype=torch.long)
 
@@ -86,3 +86,31 @@ def test_no_responses_and_wrong_shapes() -> None:
     assert plackett_luce(empty, empty, empty.long(), num_groups=2).tolist() == [0, 0]
     with pytest.raises(ValueError, match="one P"):
         plackett_luce(torch.zeros(3, 1), torch.zeros(3), ONE_GROUP, num_groups=1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_the_best_is_the_right_class(data: st.DataObject) -> None:
+    """torch's cross-entropy where one is best; of several best, the mean of each among those that are not."""
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    ranks = torch.tensor([float(data.draw(st.integers(1, 3))) for _ in group])
+    scores = torch.randn(len(group), generator=torch.Generator().manual_seed(sum(sizes)))
+    found, start = best_of_all(scores, ranks, group, num_groups=len(sizes)), 0
+    for number, size in enumerate(sizes):
+        own, rank = scores[start : start + size], ranks[start : start + size]
+        rest = own[rank != rank.min()]
+        expected = [
+            torch.nn.functional.cross_entropy(torch.cat([best[None], rest]), torch.tensor(0))
+            for best in own[rank == rank.min()]
+        ]
+        torch.testing.assert_close(found[number], torch.stack(expected).mean())
+        start += size
+
+
+def test_who_has_no_rank_is_no_rival() -> None:
+    nan = math.nan
+    scores, ranks = torch.tensor([0.0, 1.0, 5.0, 2.0]), torch.tensor([2.0, 1.0, nan, nan])
+    group = torch.tensor([0, 0, 0, 1])
+    found = best_of_all(scores, ranks, group, num_groups=2)
+    torch.testing.assert_close(found, torch.tensor([math.log(1 + math.exp(-1.0)), 0.0]))

@@ -51,6 +51,10 @@ def test_ranking_at_once_by_hand() -> None:
     torch.testing.assert_close(losses(module, groups)["score"], (first + second) / 2)
     pair = [make_group(2, (1, 2))]
     torch.testing.assert_close(losses(module, pair)["score"], losses(build(), pair)["score"])
+    best = CritiqueRewardModule(ToyModel(), RewardWeights(score_over="best"), OptimSettings(), total_steps=1)
+    of_best = r[:3].logsumexp(0) - r[1]
+    torch.testing.assert_close(losses(best, groups)["score"], (of_best + second) / 2)
+    torch.testing.assert_close(losses(best, pair)["score"], losses(build(), pair)["score"])
     with pytest.raises(ConfigError, match="whole ranking"):
         CritiqueRewardModule(
             ToyModel(), RewardWeights(score_over="ranking"), OptimSettings(), total_steps=1,

@@ -9,7 +9,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from mmrlhf.models.cascade import segments_of
 from mmrlhf.models.layout import BLOCK, block_mask, branch_masks, bucket_length, grouped, segmented, single_row
-from mmrlhf.models.masks import AttentionPattern
+from mmrlhf.models.masks import AttentionPattern, index_in_sequence
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import Branch, EncodedGroup, PackedBatch
 
@@ -19,8 +19,11 @@ GROUPS = st.lists(
 )
 
 
-def batch_of(sizes: list[tuple[int, list[int]]]) -> PackedBatch:
-    """A packed row of groups with these lengths; token ids count up over the row."""
+def batch_of(sizes: list[tuple[int, list[int]]], in_turn: bool = False) -> PackedBatch:
+    """A packed row of groups with these lengths; token ids count up over the row.
+
+    In turn, the first half of each branch is its context.
+    """
     groups, start = [], 0
     for prefix, branches in sizes:
         pieces = []
@@ -28,31 +31,49 @@ def batch_of(sizes: list[tuple[int, list[int]]]) -> PackedBatch:
             pieces.append(torch.arange(start, start + length))
             start += length
         made = tuple(
-            Branch(ids, prefix + torch.arange(len(ids))[None], torch.ones(len(ids), dtype=torch.bool), str(start))
+            Branch(ids, prefix + torch.arange(len(ids))[None], torch.arange(len(ids)) >= context(len(ids)), str(start))
             for ids in pieces[1:]
         )
         groups.append(
             EncodedGroup(
-                "k", pieces[0], torch.arange(prefix)[None], made, {}, 0, 0, (), {"rank": torch.ones(len(made))}
-            )
+                "k",
+                pieces[0],
+                torch.arange(prefix)[None],
+                made,
+                {},
+                0,
+                0,
+                (),
+                {"rank": torch.ones(len(made))},
+                in_turn=in_turn,
+            )  # fmt: skip
         )
     return pack_groups(groups)
 
 
-def allowed(batch: PackedBatch, query: int, key: int) -> bool:
-    """The rule: earlier tokens of one's own prefix and branch."""
-    if key > query or batch.group_of_token[query] != batch.group_of_token[key]:
-        return False
-    return bool(batch.branch_of_token[key] == 0 or batch.branch_of_token[key] == batch.branch_of_token[query])
+def context(length: int) -> int:
+    return (length + 1) // 2
 
 
-@settings(max_examples=15)
+def rule(batch: PackedBatch, sizes: list[tuple[int, list[int]]], in_turn: bool) -> torch.Tensor:
+    """Who may see whom (T, T): earlier tokens of one's prefix and branch, in turn also contexts of earlier branches."""
+    branch, group = batch.branch_of_token, batch.group_of_token
+    inside = torch.cat([torch.arange(length) for prefix, branches in sizes for length in (prefix, *branches)])
+    lengths = torch.cat([torch.full((n,), n) for prefix, branches in sizes for n in (prefix, *branches)])
+    open_to_others = (branch == 0) | (in_turn & (inside < (lengths + 1) // 2))
+    seen = open_to_others[None, :] | (branch[None, :] == branch[:, None])
+    return (seen & (group[None, :] == group[:, None])).tril()
+
+
+@settings(max_examples=20)
 @given(
-    st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), min_size=1, max_size=3)), min_size=1, max_size=3)
+    st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), min_size=1, max_size=3)), min_size=1, max_size=3),
+    st.booleans(),
 )
-def test_branch_masks_say_the_rule(sizes: list[tuple[int, list[int]]]) -> None:
+def test_branch_masks_say_the_rule(sizes: list[tuple[int, list[int]]], in_turn: bool) -> None:
     """From the shortest prefix on, as written; before it, every group's tokens are prefix tokens: plain causal."""
-    batch = batch_of(sizes)
+    batch = batch_of(sizes, in_turn)
+    allowed = rule(batch, sizes, in_turn)
     layout, masks = grouped(batch, AttentionPattern(), torch.float32), branch_masks(batch)
     shared = layout.ids.shape[1] - masks.shape[1]
     assert shared == min(prefix for prefix, _ in sizes)
@@ -64,15 +85,15 @@ def test_branch_masks_say_the_rule(sizes: list[tuple[int, list[int]]]) -> None:
                 continue
             place = int(layout.slot[key])
             found = bool(masks[entry, slot - shared, place]) if slot >= shared else place <= slot
-            assert found == allowed(batch, query, key)
+            assert found == allowed[query, key]
     assert masks.any(dim=-1).all()
 
 
-@settings(max_examples=15)
-@given(GROUPS)
-def test_block_mask_is_what_torch_builds_from_the_rule(sizes: list[tuple[int, list[int]]]) -> None:
+@settings(max_examples=20)
+@given(GROUPS, st.booleans())
+def test_block_mask_is_what_torch_builds_from_the_rule(sizes: list[tuple[int, list[int]]], in_turn: bool) -> None:
     """Empty, full and mixed blocks equal those that torch finds by trying every pair of tokens."""
-    batch = batch_of(sizes)
+    batch = batch_of(sizes, in_turn)
     length = bucket_length(batch.num_tokens)
     ours = block_mask(batch, length)
     theirs = create_block_mask(ours.mask_mod, None, None, length, length, device="cpu", BLOCK_SIZE=BLOCK)
@@ -81,10 +102,14 @@ def test_block_mask_is_what_torch_builds_from_the_rule(sizes: list[tuple[int, li
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), check_dtype=False)
     numbers = torch.arange(batch.num_tokens)
     query, key = torch.meshgrid(numbers, numbers, indexing="ij")
-    same = batch.group_of_token[query] == batch.group_of_token[key]
-    branch = batch.branch_of_token
-    rule = same & (key <= query) & ((branch[key] == 0) | (branch[key] == branch[query]))
-    torch.testing.assert_close(ours.mask_mod(query, query, query, key), rule)
+    torch.testing.assert_close(ours.mask_mod(query, query, query, key), rule(batch, sizes, in_turn))
+
+
+@settings(max_examples=20)
+@given(GROUPS, st.booleans())
+def test_windows_count_what_a_token_sees(sizes: list[tuple[int, list[int]]], in_turn: bool) -> None:
+    batch = batch_of(sizes, in_turn)
+    assert index_in_sequence(batch).tolist() == (rule(batch, sizes, in_turn).sum(1) - 1).tolist()
 
 
 @given(st.integers(1, 200_000))

@@ -43,6 +43,7 @@ class Judge:
 
     token_budget: int = 100
     writes_critiques: bool = False
+    in_turn: bool = False
     critiques: CritiqueSettings = field(default_factory=CritiqueSettings)
     batches: list[list[tuple[str, int]]] = field(default_factory=list)
     door: threading.Event = field(default_factory=threading.Event)
@@ -125,6 +126,16 @@ def test_a_vote_is_one_querys_own() -> None:
             both = [running.submit(query("same", "a", "bb")), running.submit(query("same", "ccc"))]
             judge.door.set()
             assert [rewards(each) for each in both] == [[1, 2], [3]]
+    assert ("same", 3) not in [each for batch in judge.batches for each in batch]
+
+
+def test_responses_that_are_read_in_turn_are_one_querys_own() -> None:
+    judge = Judge(in_turn=True, critiques=CritiqueSettings(orders="drawn"))
+    with batcher(judge) as running:
+        blocked(running, judge)
+        both = [running.submit(query("same", "a", "bb")), running.submit(query("same", "ccc"))]
+        judge.door.set()
+        assert [rewards(each) for each in both] == [[1, 2], [3]]
     assert ("same", 3) not in [each for batch in judge.batches for each in batch]
 
 

@@ -141,6 +141,11 @@ def test_a_second_round_goes_on_with_the_head_of_the_first(
         ({"head": HeadSettings(dimensions=["ethics"])}, "have a weight"),
         ({"weights": RewardWeights(dimensions=1.0)}, "have a weight"),
         ({"critique": CritiqueChoice("none"), "weights": RewardWeights(score=0.0)}, "nothing is left"),
+        ({"reading": "sideways"}, "unknown reading of responses"),
+        (
+            {"reading": "in_turn", "training": replace(TRAINING, model=ModelSettings(attention="cascade"))},
+            "cascade computes branches apart",
+        ),
     ],
 )
 def test_reward_settings_that_cannot_work_are_refused_up_front(settings: dict[str, Any], message: str) -> None:
@@ -165,3 +170,37 @@ def test_without_any_critique_a_reward_model_learns_scores_only(
     assert summary["critique"] == "none" and "holds no critiques" in caplog.text
     _, _, card = load_reward_model(tmp_path / "out" / "model", ModelSettings())
     assert card["critique"] == "none", "who loads it knows"
+
+
+@pytest.mark.parametrize("critique", ["none", "full"])
+def test_responses_read_in_turn_are_trained_and_remembered(
+    critique: str, tmp_path: Path, small_shards: Path, small_groups: list[PreferenceGroup], small_policy: Path,
+    runtime: Runtime, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Its folder says how it is asked; training it further in another way is said, in the same way is not."""
+    weights_ = RewardWeights(score_over="best", centring=0.0)
+    summary = train_reward(
+        tmp_path / "one", small_shards, small_policy, runtime, kind=critique, reading="in_turn", weights=weights_
+    )
+    assert 0 <= summary["heldout"]["acc"]["mean"] <= 1 and summary["train"]["loss_score"] > 0
+    judge = RewardModel.from_pretrained(
+        tmp_path / "one" / "model", critiques=CritiqueSettings(max_tokens=6), device="cpu"
+    )
+    assert judge.in_turn and "reading: in_turn" in (tmp_path / "one" / "model" / "README.md").read_text()
+    group = small_groups[1]
+    together, alone = judge.score_groups([group])[0], judge.score_alone([group])[0]
+    assert [v.reward for v in together] != pytest.approx([v.reward for v in alone], abs=1e-6)
+    shown = [json.loads(line) for line in max((tmp_path / "one" / "critiques").iterdir()).read_text().splitlines()]
+    by_key = {group.key: group for group in small_groups}
+    for row in shown:
+        found = judge.score_groups([by_key[row["key"]]])[0]
+        assert [each["reward"] for each in row["responses"]] == pytest.approx([v.reward for v in found], abs=1e-4)
+    if critique == "none":
+        short = replace(TRAINING, schedule=replace(SCHEDULE, max_steps=1))
+        for reading, said in (("in_turn", False), ("apart", True)):
+            caplog.clear()
+            start = tmp_path / "one" / "model"
+            train_reward(
+                tmp_path / reading, small_shards, start, runtime, kind=critique, reading=reading, training=short
+            )
+            assert ("reads responses in_turn, and is trained further with reading=apart" in caplog.text) == said

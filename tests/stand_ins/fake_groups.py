@@ -59,6 +59,7 @@ class FakeEncoder:
     broken: frozenset[str] = frozenset()
     short_keys: frozenset[str] = frozenset()
     short: int = 3
+    in_turn: bool = False
 
     def estimate_tokens(self, entry: SimpleNamespace) -> int:
         return max(1, entry.tokens // self.short) if entry.key in self.short_keys else entry.tokens
@@ -87,6 +88,7 @@ class FakeEncoder:
             num_videos=0,
             pairs=group.ranked_pairs(),
             columns={"rank": torch.tensor([1.0, 2.0])},
+            in_turn=self.in_turn,
         )
 
 
