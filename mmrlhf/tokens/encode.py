@@ -27,7 +27,7 @@ from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError
 from mmrlhf.media.damage import Damage
 from mmrlhf.tokens.chat import MARK, Chat
-from mmrlhf.tokens.in_turn import Reading, ResponseStart, refuse_own_media
+from mmrlhf.tokens.in_turn import Reading, ResponseStart
 from mmrlhf.tokens.length import LengthLimit, place_of
 from mmrlhf.tokens.places import check_places, naming
 from mmrlhf.tokens.processing import (
@@ -77,7 +77,8 @@ class Encoder:
         room: tokens that stay free behind a context, for what a model writes there (not the end of a critique's turn).
         damage: also gives the media tensors of a damaged copy, under names that begin with `DAMAGED`.
         dimensions: annotated scores that become columns `score_<dimension>` (K,), nan where unknown.
-        reading: whether responses are read `apart` or `in_turn`; then all of a query have to fit together.
+        reading: whether responses are read `apart` or `in_turn`; then all of a query have to fit together. Those with
+            media of their own are read apart in any case.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Encoder:
         self.reading: Reading = reading
         self.in_turn = reading == "in_turn"
         self._start = ResponseStart(template, self.chat, self.texts) if self.in_turn else None
-        self.limit = LengthLimit(max_tokens, too_long, self.room, template.shows_response, self.texts, self.in_turn)
+        self.limit = LengthLimit(max_tokens, too_long, self.room, template.shows_response, self.texts)
         self._text_factor = 1.0
 
     @property
@@ -230,6 +231,10 @@ class Encoder:
         text = self.chat.prompt(self.template.conversation(nothing, nothing.responses[0]))
         return len(self.texts.plain(text)[0]) + _TURN_ENDS
 
+    def _is_in_turn(self, group: PreferenceGroup) -> bool:
+        """Whether a query's responses are read in turn: where they share the query's media."""
+        return self.in_turn and not group.has_own_media
+
     def _asked(self, group: PreferenceGroup) -> tuple[Response, ...]:
         """Responses whose contexts differ: one, where the user's turn shows none, asked with the group's media."""
         if not self.template.shows_response:
@@ -266,7 +271,7 @@ class Encoder:
             **(_shown_by(DecodedMedia(), {}) if own else _shown_by(decoded[0], media[0])),
             pairs=group.ranked_pairs() if with_answer or len(responses) == len(group.responses) else (),
             columns=self._columns(responses),
-            in_turn=self.in_turn,
+            in_turn=self._is_in_turn(group),
         )
 
     def _fit(
@@ -279,25 +284,25 @@ class Encoder:
     ) -> Fitted:
         """Shorten shown responses until all sequences fit; raises DataError where that does not help."""
         shown, removed = list(responses), [0] * len(responses)
-        if self.in_turn:
-            refuse_own_media(group)
+        in_turn = self._is_in_turn(group)
+        limit = replace(self.limit, in_turn=in_turn)
         while True:
             rendered = [
                 self.sequences.render(group, each, own, with_answer) for each, own in zip(shown, slots, strict=True)
             ]
             found = tokenize(rendered)
             cut = _cut_point(found, own=any(response.media for response in responses))
-            if self._start is not None and len(rendered) > 1:
+            if self._start is not None and in_turn and len(rendered) > 1:
                 behind = self._start.tokens_behind(group, shown[0], slots[0], rendered[0])
                 cut = min(cut, len(found.ids[0]) - behind)
-            over = self.limit.excess_of_each(found.ids, found.labels, cut, with_answer)
+            over = limit.excess_of_each(found.ids, found.labels, cut, with_answer)
             if max(over) <= 0 or not self.template.shows_response:
                 break
             for place, excess in enumerate(over):
                 if excess > 0:
-                    shown[place], cut_now = self.limit.shorten(group, shown[place], excess)
+                    shown[place], cut_now = limit.shorten(group, shown[place], excess)
                     removed[place] += cut_now
-        self.limit.check(group, cut, max(over))
+        limit.check(group, cut, max(over))
         return Fitted(found, shown, removed, cut)
 
     def _columns(self, responses: tuple[Response, ...]) -> dict[str, Tensor]:

@@ -5,7 +5,8 @@ that is drawn anew for every step, under plain causal attention, with positions 
 token. Differs in: responses are parted by the words of the request that shows each of them (`[LMM Response]:`) and not
 by a token of their own, so the first response in the order is read exactly as it is alone; and of the responses before
 it a response sees their contexts, without the critiques that are written behind them. What stands behind one response
-is thus, for the model, one plain sequence: prefix, contexts up to its own, its critique.
+is thus, for the model, one plain sequence: prefix, contexts up to its own, its critique. Responses with media of their
+own are read apart, each by itself: beside their rivals they would have to be shown those rivals' media.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.errors import ConfigError
 from mmrlhf.tokens.chat import Chat
 from mmrlhf.tokens.length import place_of
 from mmrlhf.tokens.sequences import Slots
@@ -72,18 +73,6 @@ class ResponseStart:
         return sum(start >= place for start, _ in offsets)
 
 
-def refuse_own_media(group: PreferenceGroup) -> None:
-    """Raise DataError for responses with media of their own: a response is read with the text of others alone."""
-    if group.has_own_media:
-        raise DataError(
-            "responses with media of their own cannot be read in turn",
-            where=place_of(group),
-            given=f"{sum(bool(response.media) for response in group.responses)} of {len(group.responses)} responses",
-            expected="media that all responses of a query share (reading=in_turn)",
-            fix="leave such queries out, or ask a reward model that was trained with reading=apart",
-        )
-
-
 def drawn_order(group: EncodedGroup, *draw: object) -> tuple[int, ...]:
     """An order of a group's responses that follows from the draw, the question and the responses.
 
@@ -104,8 +93,10 @@ def reading_orders(group: EncodedGroup, orders: Orders) -> list[tuple[int, ...]]
     """The orders in which a group's responses are read to be scored, always the same for a question and its responses.
 
     `all`: a drawn order and all that begin at another of its places, so that each response stands once at each place;
-    `drawn`: that order alone. Of equal responses the first is read.
+    `drawn`: that order alone. Of equal responses the first is read. A group that is read apart has one order, its own.
     """
+    if not group.in_turn:
+        return [tuple(range(len(group.branches)))]
     hashes = [branch.response_hash for branch in group.branches]
     first = tuple(number for number in drawn_order(group) if hashes.index(hashes[number]) == number)
     turns = len(first) if orders == "all" else 1

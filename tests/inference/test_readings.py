@@ -138,7 +138,8 @@ def test_equal_responses_get_equal_verdicts(folders: list[Path]) -> None:
     judge = load(folders[0])
     mixed = judge.score(None, "say yes", ["yes", "no", "yes"])
     assert mixed[0] == mixed[2]
-    assert mixed[:2] == pytest.approx(judge.score(None, "say yes", ["yes", "no"]))
+    for found, expected in zip(mixed, judge.score(None, "say yes", ["yes", "no"]), strict=False):
+        assert found[0] == pytest.approx(expected[0], abs=1e-5) and found[1] == expected[1]
     twice = judge.score(None, "say yes", ["yes", "yes"])
     assert twice[0] == twice[1]
 
@@ -157,6 +158,19 @@ def test_alone_no_other_response_counts(folders: list[Path], small_groups: list[
     assert [len(own) for own in strict.score_alone([long, asked[1]], quarantine=left_out)] == [0, len(found[1])]
 
 
+def test_media_of_their_own_are_read_apart(folders: list[Path], small_groups: list[PreferenceGroup]) -> None:
+    """Beside a query that is read in turn, with its own number of critiques."""
+    judge, usual = (load(folder, temperature=1.0, num_samples=2) for folder in folders)
+    group, (medium,) = small_groups[2], small_groups[2].media
+    own = [replace(r, media=(replace(medium, names=(f"{n}.0.png",)),)) for n, r in enumerate(group.responses)]
+    shown = replace(group, key="own", responses=tuple(own), media=())
+    found, beside = judge.score_groups([shown, small_groups[1]])
+    (expected,) = usual.score_groups([shown])
+    assert [v.critique for v in found] == [v.critique for v in expected]
+    assert [v.reward for v in found] == pytest.approx([v.reward for v in expected], abs=1e-4)
+    assert [v.reward for v in beside] == pytest.approx(rewards(judge, small_groups[1]), abs=1e-4)
+
+
 def test_asked_without_critiques_it_still_reads_in_turn(
     critic_folder: Path, scalar_folder: Path, small_groups: list[PreferenceGroup]
 ) -> None:
@@ -168,7 +182,7 @@ def test_a_query_that_does_not_fit_is_left_out_whole(critic_folder: Path, small_
     judge = RewardModel.from_pretrained(
         critic_folder, PassSettings(ModelSettings(too_long="refuse", max_tokens=300)), SHORT, device="cpu"
     )
-    long = replace(small_groups[0], key="long", responses=tuple(Response(f"{n} " + "red " * 150) for n in range(3)))
+    long = replace(small_groups[0], key="long", responses=tuple(Response(f"{n} " + "red " * 60) for n in range(3)))
     left_out = Quarantine(2, max_damaged=1.0)
     found = judge.score_groups([long, small_groups[1]], quarantine=left_out)
     assert found[0] == [] and len(found[1]) == len(small_groups[1].responses) and "long" in left_out.reasons
@@ -183,7 +197,7 @@ def test_what_will_not_fit_together_is_foreseen(tmp_path: Path, scalar_folder: P
     write_shards([PreferenceGroup("long", "what ?", tuple(map(Response, texts)))], tmp_path)
     index = Index.load(tmp_path)
     for too_long in ("shorten", "refuse"):
-        settings = ModelSettings(max_tokens=200, too_long=too_long)
+        settings = ModelSettings(max_tokens=500, too_long=too_long)
         encoder = RewardModel.from_pretrained(scalar_folder, PassSettings(settings), device="cpu").encoder
         ahead = look_ahead(index, [0], encoder)
         if too_long == "refuse":

@@ -160,9 +160,15 @@ def test_all_responses_of_a_query_have_to_fit(room: int, tiny_folders: dict[str,
         assert not any(branch.truncated for branch in again.branches), "a written critique always fits"
 
 
-def test_what_cannot_be_read_in_turn_is_refused(tiny_folders: dict[str, Path], encoder: Encoder) -> None:
-    with pytest.raises(DataError, match="media of their own cannot be read in turn"):
-        encoder(formed_groups()[1])
+def test_responses_with_media_of_their_own_are_read_apart(encoder: Encoder, apart: Encoder) -> None:
+    own = formed_groups()[1]
+    for found, usual in ((encoder(own), apart(own)), (encoder.context(own), apart.context(own))):
+        assert not found.in_turn and reading_orders(found, "all") == [(0, 1, 2)]
+        assert torch.equal(found.prefix_ids, usual.prefix_ids)
+        assert all(torch.equal(a.ids, b.ids) for a, b in zip(found.branches, usual.branches, strict=True))
+
+
+def test_a_request_that_shows_the_response_first_is_refused(tiny_folders: dict[str, Path]) -> None:
     turned = CritiqueTemplate(instruction="", request="{response} answers {question}")
     for template in (turned, AnswerTemplate()):
         with pytest.raises(ConfigError, match="behind a question that all of them share"):
