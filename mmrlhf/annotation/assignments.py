@@ -9,6 +9,9 @@ from pathlib import Path
 
 from mmrlhf.errors import ConfigError, DataError
 
+# what makes labels of the audit's people and of the model alone
+WITHOUT_THIS_ROUND = "stage=labelled ~stages.labelled.people.asked"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -102,10 +105,16 @@ def _listed(only: Path, known: set[str]) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("the list of queries cannot be read", where=only, given=error) from error
     keys = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    unknown = [key for key in keys if key not in known]
-    if unknown or not keys:
+    if not keys:
         raise DataError(
-            "the list names queries that are not there" if unknown else "the list names no query", where=only,
+            "the list names no query, so nobody has to be asked", where=only, given="an empty list",
+            expected="one key of a query on each line",
+            fix=f"go on without this round: {WITHOUT_THIS_ROUND} goes on from an empty list of stage=triage",
+        )  # fmt: skip
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        raise DataError(
+            "the list names queries that are not there", where=only,
             given=", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""),
             expected="one key of a query on each line",
         )  # fmt: skip

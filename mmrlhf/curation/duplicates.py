@@ -73,18 +73,19 @@ def decide(
         if settings is not None and len(rows):
             pairs, leader = _leaders(features, rows, pictured, settings, seed, progress)
             found.append(pairs)
-            _fall(queries, rows, leader, pictured, settings, fate, because)
+            place = np.zeros(len(queries), np.uint64) if pictured else features.media
+            _fall(queries, rows, leader, place, pictured, settings, fate, because)
     return Decisions(fate, because, _joined(found))
 
 
 def picture_rows(features: Features) -> UnitRows:
     """The half of the features that is of pictures, as unit rows."""
-    return lambda rows: _unit(features.take(rows)[:, : features.picture_dim])
+    return lambda rows: _unit(features.take(rows, slice(features.picture_dim)))
 
 
 def text_rows(features: Features) -> UnitRows:
     """The half of the features that is of texts, as unit rows."""
-    return lambda rows: _unit(features.take(rows)[:, features.picture_dim :])
+    return lambda rows: _unit(features.take(rows, slice(features.picture_dim, None)))
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -96,22 +97,22 @@ def _leaders(
 ) -> tuple[NearPairs, np.ndarray]:
     """Pairs of rows that show (or ask) nearly the same, and for each row (n,) the first row that does.
 
-    Rows with the same bytes are one picture, compared once.
+    Rows with the same bytes are one picture (or text), compared once.
     """
-    media = features.media[rows]
-    _, first, same_as = np.unique(media, return_index=True, return_inverse=True)
-    unique = np.sort(first) if pictured else np.arange(len(rows))
-    place = np.searchsorted(unique, first)[same_as] if pictured else unique
+    content = (features.media if pictured else features.texts)[rows]
+    _, first, same_as = np.unique(content, return_index=True, return_inverse=True)
+    unique = np.sort(first)
+    place = np.searchsorted(unique, first)[same_as]
+    known = rows[unique]
     take = picture_rows(features) if pictured else text_rows(features)
     same = (
         Sameness(settings.cosine, settings.cosine_with_hash, settings.bits)
         if pictured
         else Sameness(settings.text_cosine)
     )
-    hashes = features.hashes[rows[unique]] if pictured else np.zeros(len(rows), np.uint64)
-    pairs = near_pairs(lambda wanted: take(rows[unique][wanted]), hashes, same, seed=seed, progress=progress)
+    hashes = features.hashes[known] if pictured else np.zeros(len(known), np.uint64)
+    pairs = near_pairs(lambda wanted: take(known[wanted]), hashes, same, seed=seed, progress=progress)
     leader = first_of_each(len(unique), pairs.first, pairs.second)
-    known = rows[unique]
     named = NearPairs(known[pairs.first], known[pairs.second], pairs.cosine, pairs.bits, pairs.crowded)
     return named, known[leader][place]
 
@@ -120,12 +121,18 @@ def _fall(
     queries: Queries,
     rows: np.ndarray,
     leader: np.ndarray,
+    place: np.ndarray,
     pictured: bool,
     settings: DuplicateSettings,
     fate: np.ndarray,
     because: np.ndarray,
 ) -> None:
-    """Go through the rows of each picture in order, and let fall what is one too many."""
+    """Go through the rows of each picture (or question) in order, and let fall what is one too many.
+
+    Args:
+        place: of every row (N,); words are compared at one place only. Where texts alone have features, the pictures
+            that they are about are such places.
+    """
     order = np.argsort(leader, kind="stable")
     _, starts, counts = np.unique(leader[order], return_index=True, return_counts=True)
     against, several = queries.against, counts > 1
@@ -137,8 +144,11 @@ def _fall(
             fate[others], because[others] = BENCHMARK, benchmark[0]
             continue
         words = _reader(queries)
-        kept: list[int] = list(benchmark)
+        kept_at: dict[int, list[int]] = {}
+        for row in benchmark:
+            kept_at.setdefault(int(place[row]), []).append(row)
         for row in others:
+            kept = kept_at.setdefault(int(place[row]), [])
             twin = next((other for other in kept if _common(words(row), words(other)) >= settings.words), None)
             if twin is not None:
                 fate[row], because[row] = BENCHMARK if against[twin] else DUPLICATE, twin

@@ -31,6 +31,7 @@ class Encoder:
         path: folder or hub id.
         device: where it runs.
         precision: of its products; `bf16` moves a cosine by up to .003, which matters near thresholds.
+        name: what it is called in records, where that is not its path.
 
     Raises:
         HubError: it cannot be fetched.
@@ -38,8 +39,14 @@ class Encoder:
             not exactly its model's.
     """
 
-    def __init__(self, path: str | Path, device: torch.device | str = "cpu", precision: Precision = "float32") -> None:
-        self.path, self.device = str(path), torch.device(device)
+    def __init__(
+        self,
+        path: str | Path,
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+        name: str | None = None,
+    ) -> None:
+        self.path, self.device = name or str(path), torch.device(device)
         self.config = load_config(path)
         self._model = _load_model(path)
         for method in ("get_image_features", "get_text_features"):

@@ -49,18 +49,20 @@ class Encoded:
     features: np.ndarray
     hashes: list[int]
     media: list[int]
+    texts: list[int]
     left_out: dict[int, str]
     texts_cut: int
 
 
 @dataclass
 class _Seen:
-    """One query, read: its pictures, text, hash of the first picture and digest of its media, or why not."""
+    """One query, read: its pictures, text, hash of the first picture and digests of media and text, or why not."""
 
     images: list[Image.Image] = field(default_factory=list)
     text: str = ""
     hash: int = 0
     media: int = 0
+    asked: int = 0
     problem: str = ""
 
 
@@ -68,7 +70,7 @@ def encode_rows(
     queries: Queries, rows: Sequence[int], encoder: Encoder, settings: FeatureSettings, pool: ThreadPoolExecutor
 ) -> Encoded:
     """Encode some rows, `settings.batch` at a time."""
-    found, features = Encoded(np.empty((0, 0)), [], [], {}, 0), []
+    found, features = Encoded(np.empty((0, 0)), [], [], [], {}, 0), []
     for start in range(0, len(rows), settings.batch):
         seen = list(pool.map(partial(_see, queries, settings), rows[start : start + settings.batch]))
         encoded, cut = _encode(encoder, seen, settings.of)
@@ -76,6 +78,7 @@ def encode_rows(
         found.texts_cut += cut
         found.hashes += [each.hash for each in seen]
         found.media += [each.media for each in seen]
+        found.texts += [each.asked for each in seen]
         found.left_out |= {start + place: each.problem for place, each in enumerate(seen) if each.problem}
     found.features = np.concatenate(features)
     return found
@@ -88,7 +91,8 @@ def _see(queries: Queries, settings: FeatureSettings, row: int) -> _Seen:
         images = [] if settings.of == "text" else pictures_of(group, settings.frames)
     except DataError as error:
         return _Seen(problem=error.problem)
-    seen = _Seen(images, group.prompt.transcript, media=media_digest(group))
+    text = group.prompt.transcript
+    seen = _Seen(images, text, media=media_digest(group), asked=text_digest(text))
     if images:
         seen.hash = difference_hash(images[0])
     elif settings.of == "image":
@@ -154,6 +158,11 @@ def _of_pictures(encoder: Encoder, seen: Sequence[_Seen], usable: Sequence[int])
         norms = directions.norm(dim=1, keepdim=True)
         found.index_add_(0, torch.tensor([place for place, _ in images]), directions / norms.clamp_min(1e-30))
     return found
+
+
+def text_digest(text: str) -> int:
+    """64 bits of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())
 
 
 def media_digest(group: PreferenceGroup) -> int:

@@ -19,7 +19,7 @@ from mmrlhf.curation.hashes import bit_distance
 from mmrlhf.terminal.progress import track
 
 _ROWS_OF_A_CELL = 32  # rows for each cell that its centre is found from
-_ROWS_AT_ONCE, _CHUNK = 1 << 12, 1 << 16
+_ROWS_AT_ONCE, _KEYS_AT_ONCE, _CHUNK = 1 << 12, 1 << 14, 1 << 16
 # pairs of one row at most, with the earliest rows; more of them are a crowd around one picture
 MOST = 64
 
@@ -105,25 +105,34 @@ def _in_cells(
     for home, other in track(zip(homes, others, strict=True), "near duplicates", num_cells, enabled=progress):
         if not len(home):
             continue
-        keys, asked = take(home), np.concatenate([home, other])
+        asked = np.concatenate([home, other])
+        blocks = [home[start : start + _KEYS_AT_ONCE] for start in range(0, len(home), _KEYS_AT_ONCE)]
+        # a cell is seldom larger than one block, which then is read once
+        only = take(home) if len(blocks) == 1 else None
         for start in range(0, len(asked), _ROWS_AT_ONCE):
             rows = asked[start : start + _ROWS_AT_ONCE]
-            given = keys[start : start + len(rows)] if start + len(rows) <= len(home) else take(rows)
-            yield _above(given @ keys.T, rows, home, hashes, same)
+            at_home = start + len(rows) <= len(home)
+            given = only[start : start + len(rows)] if only is not None and at_home else take(rows)
+            partners = np.zeros(len(rows), np.int64)
+            for block in blocks:
+                keys = take(block) if only is None else only
+                yield _above(given @ keys.T, rows, block, hashes, same, partners)
 
 
-def _above(cosines: Tensor, rows: np.ndarray, keys: np.ndarray, hashes: np.ndarray, same: Sameness) -> _Columns:
-    """Pairs of a product (rows, keys) that are the same."""
+def _above(
+    cosines: Tensor, rows: np.ndarray, keys: np.ndarray, hashes: np.ndarray, same: Sameness, partners: np.ndarray
+) -> _Columns:
+    """Pairs of a product (rows, keys) that are the same; partners: how many each row (n,) has, which is added to."""
     at = (cosines >= same.least).nonzero().numpy()
-    left, right = rows[at[:, 0]], keys[at[:, 1]]
+    place, left, right = at[:, 0], rows[at[:, 0]], keys[at[:, 1]]
     cosine = cosines.numpy()[at[:, 0], at[:, 1]]
     bits = bit_distance(hashes[left], hashes[right])
     kept = (left != right) & same.holds(cosine, bits)
-    left, right, cosine, bits = left[kept], right[kept], cosine[kept], bits[kept]
+    place, left, right, cosine, bits = place[kept], left[kept], right[kept], cosine[kept], bits[kept]
     # keys ascend, so a row's first partners are its earliest
-    starts = np.flatnonzero(np.r_[True, left[1:] != left[:-1]]) if len(left) else np.empty(0, np.int64)
-    turn = np.arange(len(left)) - np.repeat(starts, np.diff(np.r_[starts, len(left)]))
-    few = turn < MOST
+    starts = np.searchsorted(place, np.arange(len(rows)))
+    few = partners[place] + np.arange(len(place)) - starts[place] < MOST
+    partners += np.bincount(place, minlength=len(rows))
     crowded = np.unique(left[~few])
     left, right, cosine, bits = left[few], right[few], cosine[few], bits[few]
     return np.minimum(left, right), np.maximum(left, right), cosine, bits, crowded

@@ -16,6 +16,7 @@ from PIL import Image
 from mmrlhf.curation.duplicates import KEPT, Decisions, picture_rows
 from mmrlhf.curation.encoding import pictures_of
 from mmrlhf.curation.feature_parts import Features
+from mmrlhf.curation.projection import FlatMap, flat_map
 from mmrlhf.curation.query_rows import Queries
 from mmrlhf.errors import DataError
 from mmrlhf.reporting.maps import PALETTE
@@ -71,13 +72,15 @@ def write_page(
         thresholds: names and values that decided what the same picture is.
     """
     rng = np.random.default_rng(seed)
+    flat, sampled = _flat(features, kept, chosen, seed)
     return (
         environment()
         .get_template("curation.html.j2")
         .render(
             css=style(),
             summary=summary,
-            map=_map(features, kept, chosen, rng),
+            map=_map(flat, sampled, len(kept), len(chosen)),
+            flat=flat,
             sizes=_sizes(cluster[kept], cluster[chosen]),
             clusters=_sheet(queries, features, cluster, kept, chosen),
             pairs=_pairs(queries, features, decided, kept, thresholds["cosine"], rng),
@@ -88,29 +91,23 @@ def write_page(
     )
 
 
-def principal_axes(rows: torch.Tensor) -> torch.Tensor:
-    """The two directions (D, 2) along which rows (n, D) differ most."""
-    centred = rows - rows.mean(0)
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
-    return vectors[:, -2:].flip(1)
-
-
 @styled
-def _map(features: Features, kept: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> Markup:
-    """Pool and sample along their two principal axes."""
-    pool = rng.permutation(kept)[:_POINTS]
-    rows, sample = features.take(pool), features.take(rng.permutation(chosen)[:_POINTS])
-    axes_of = principal_axes(rows)
+def _map(found: FlatMap, sampled: np.ndarray, pool: int, sample: int) -> Markup:
+    """Points of the pool, and above them those of the sample (n,)."""
     figure, axes = new_axes(6.4, 4.2)
-    for points, label, colour, size in ((rows, "pool", "#8a94a3", 12), (sample, "sample", PALETTE[1], 18)):
-        places = ((points - rows.mean(0)) @ axes_of).numpy()
-        axes.scatter(
-            places[:, 0], places[:, 1], s=size, c=colour, label=label, alpha=0.7, linewidths=0, rasterized=True
-        )
+    for which, label, colour, size in ((~sampled, "pool", "#8a94a3", 12), (sampled, "sample", PALETTE[1], 18)):
+        axes.scatter(*found.points[which].T, s=size, c=colour, label=label, alpha=0.7, linewidths=0, rasterized=True)
     axes.legend(loc="best")
-    axes.set_xlabel("first principal axis")
-    axes.set_ylabel("second")
-    return to_svg(figure, f"map of {len(kept)} queries and the {len(chosen)} of the sample")
+    axes.set_xlabel(found.axes[0])
+    axes.set_ylabel(found.axes[1])
+    return to_svg(figure, f"map of {pool} queries and the {sample} of the sample")
+
+
+def _flat(features: Features, kept: np.ndarray, chosen: np.ndarray, seed: int) -> tuple[FlatMap, np.ndarray]:
+    """A map of some of the kept rows and of the sample, and which of its points (n,) are of the sample."""
+    rng = np.random.default_rng(seed)
+    rows = np.union1d(rng.permutation(kept)[:_POINTS], rng.permutation(chosen)[:_POINTS])
+    return flat_map(features.take(rows), seed=seed), np.isin(rows, chosen)
 
 
 @styled

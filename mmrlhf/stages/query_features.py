@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.curation.encoders import Encoder, Precision
 from mmrlhf.curation.encoding import NOT_FINITE, ZERO, FeatureSettings, Of
-from mmrlhf.curation.feature_parts import Features, finish_features, make_features
+from mmrlhf.curation.feature_parts import Features, PartMaker, make_features
 from mmrlhf.curation.query_rows import FACTS, Importer, Queries, QuerySet, write_queries
+from mmrlhf.curation.ray_engine import check_ray, make_features_on_cluster
 from mmrlhf.errors import ConfigError, Lines, ModelError
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.ranges import Count
@@ -26,12 +27,21 @@ from mmrlhf.summaries.curations import QueryFeaturesSummary
 log = logging.getLogger(__name__)
 
 QUERIES, FEATURES = "queries", "features"
+Engine = Literal["local", "ray"]
 _NUM_EXAMPLES = 5
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
+# settings that no result depends on
+LIMITS = ("engine",)
 # what is in a finished artefact; checked before it is published
-PROMISES = ("queries/queries.json", "queries/queries.parquet", "features/features.json", "metrics.json")
+PROMISES = (
+    "queries/queries.json",
+    "queries/queries.parquet",
+    "features/features.json",
+    "features/features.f16",
+    "metrics.json",
+)
 
 
 def run(
@@ -48,6 +58,7 @@ def run(
     precision: Precision = "float32",
     batch: Count = 64,
     limit: Count | None = None,
+    engine: Engine = "local",
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Write `out/queries`, the rows of all sets, and `out/features`, their features; media stay where they are.
@@ -65,28 +76,37 @@ def run(
         precision: of the encoder's products.
         batch: queries that are encoded at once.
         limit: the first so many queries of each set only.
+        engine: `local`: the processes of this stage, one for each device; `ray`: a cluster, by Ray Data.
         runtime: `num_workers` threads read media on each device.
 
     Raises:
-        ConfigError: names that two sets share, or that no set has.
+        ConfigError: names that two sets share, or that no set has; Ray, where it is wanted, is absent or has no room.
         DataError: a set that cannot be read, or without a usable query.
         ModelError: the encoder has no such features, or too many of them are NaN or zero.
     """
     chosen = _query_sets(sets, importer, importers or {}, types or {}, against or {})
     settings = FeatureSettings(of, frames, batch)
+    if engine == "ray":
+        check_ray()
     with share_pass(runtime) as ranks:
+        if engine == "ray" and ranks.size > 1:
+            raise ConfigError("Ray starts processes of its own", argument="engine", given=f"{ranks.size} processes",
+                              expected="one: trainer.devices=1", fix="or engine=local")  # fmt: skip
         if ranks.leads and not (out / QUERIES / FACTS).is_file():
             write_queries(out / QUERIES, chosen, limit=limit)
         ranks.gather(None)
         queries = Queries(out / QUERIES)
-        model = Encoder(encoder, ranks.device, precision)
-        make_features(
-            out / FEATURES, queries, model, settings,
-            rank=ranks.rank, ranks=ranks.size, threads=max(1, runtime.num_workers), progress=runtime.progress,
-        )  # fmt: skip
+        maker = PartMaker(out / FEATURES, queries, Encoder(encoder, ranks.device, precision), settings)
+        threads = max(1, runtime.num_workers)
+        if engine == "ray":
+            accelerator = getattr(runtime.trainer, "keywords", {}).get("accelerator", "auto")
+            make_features_on_cluster(maker, precision, accelerator=accelerator, threads=threads,
+                                     progress=runtime.progress)  # fmt: skip
+        else:
+            make_features(maker, rank=ranks.rank, ranks=ranks.size, threads=threads, progress=runtime.progress)
         ranks.gather(None)
         if ranks.leads:
-            finish_features(out / FEATURES, queries, model, settings)
+            maker.finish()
         ranks.gather(None)
     features = Features(out / FEATURES, queries)
     _check_broken(features, queries, runtime.max_damaged)
@@ -95,7 +115,9 @@ def run(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for functions that cannot be found and names that do not fit, before anything runs."""
+    """Raise ConfigError for what cannot be found (functions, Ray) and names that do not fit, before anything runs."""
+    if settings.get("engine") == "ray":
+        check_ray()
     for importer in (settings.get("importer"), *(settings.get("importers") or {}).values()):
         if isinstance(importer, str):
             find_function(importer)

@@ -61,10 +61,15 @@ def test_a_list_keeps_its_order_and_a_limit_a_subset(tmp_path: Path) -> None:
     assert make_plan(KEYS, doubly=0, limit=5).keys == make_plan(KEYS[::-1], doubly=0).keys[:5]
     twice = make_plan([f"q{number}" for number in range(2000)], doubly=0.1).twice
     assert 150 < len(twice) < 250
-    for content, match in (("q7\nother\n", "queries that are not there"), ("\n", "names no query")):
+    for content, match in (
+        ("q7\nother\n", "queries that are not there"),
+        ("\n", "nobody has to be asked"),
+        ("", "nobody"),
+    ):
         (tmp_path / "keys.txt").write_text(content)
-        with pytest.raises(DataError, match=match):
+        with pytest.raises(DataError, match=match) as caught:
             make_plan(KEYS, doubly=0, only=tmp_path / "keys.txt")
+    assert "stage=labelled ~stages.labelled.people.asked" in str(caught.value)
     with pytest.raises(DataError, match="cannot be read"):
         make_plan(KEYS, doubly=0, only=tmp_path / "none.txt")
     with pytest.raises(ConfigError, match="not every query"):

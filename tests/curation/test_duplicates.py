@@ -24,6 +24,7 @@ from mmrlhf.curation.duplicates import (
     DuplicateSettings,
     decide,
 )
+from mmrlhf.curation.encoding import text_digest
 from mmrlhf.curation.neighbours import Sameness, first_of_each, near_pairs
 from mmrlhf.curation.query_rows import Queries, QuerySet, write_queries
 from mmrlhf.records.query_sets import import_queries
@@ -102,14 +103,17 @@ class PlainFeatures:
     rows: Tensor
     media: np.ndarray
     hashes: np.ndarray
+    texts: np.ndarray
     left_out: dict[int, str] = field(default_factory=dict)
+    of_texts: bool = False
 
     @property
     def picture_dim(self) -> int:
-        return self.rows.shape[1] // 2
+        return 0 if self.of_texts else self.rows.shape[1] // 2
 
-    def take(self, rows: np.ndarray) -> Tensor:
-        return self.rows[rows]
+    def take(self, rows: np.ndarray, columns: slice) -> Tensor:
+        half = self.rows.shape[1] // 2
+        return self.rows[rows, half:] if self.of_texts else self.rows[rows, columns]
 
 
 # set, question, picture (None: none); a picture x' is nearly x
@@ -148,7 +152,8 @@ def a_pool(root: Path) -> tuple[Queries, PlainFeatures]:
         for _, text, shown in order
     ]
     media = np.array([hash_of(shown) for _, _, shown in order], dtype=np.uint64)
-    return Queries(root / "q"), PlainFeatures(torch.stack(halves), media, np.zeros(len(ROWS), np.uint64))
+    texts_of = np.array([text_digest(text) for _, text, _ in order], dtype=np.uint64)
+    return Queries(root / "q"), PlainFeatures(torch.stack(halves), media, np.zeros(len(ROWS), np.uint64), texts_of)
 
 
 def hash_of(name: str | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
 
 from mmrlhf.curation import encoding, feature_parts
 from mmrlhf.curation.encoders import Encoder
-from mmrlhf.curation.encoding import FeatureSettings
-from mmrlhf.curation.feature_parts import Features, finish_features, make_features
+from mmrlhf.curation.encoding import FeatureSettings, text_digest
+from mmrlhf.curation.feature_parts import ROWS, Features, PartMaker, make_features
 from mmrlhf.curation.hashes import BITS, bit_distance, difference_hash
 from mmrlhf.curation.query_rows import Queries, QuerySet, write_queries
 from mmrlhf.errors import DataError, ModelError, UserError
@@ -47,9 +48,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(folder: Path, queries: Queries, encoder: Encoder, of: Any = "both", **options: Any) -> Features:
-    settings = FeatureSettings(of, batch=3)
-    make_features(folder, queries, encoder, settings, progress=False, **options)
-    finish_features(folder, queries, encoder, settings)
+    maker = PartMaker(folder, queries, encoder, FeatureSettings(of, batch=3))
+    make_features(maker, progress=False, **options)
+    maker.finish()
     return Features(folder, queries)
 
 
@@ -69,6 +70,7 @@ def test_features_are_those_of_transformers(tmp_path: Path, small_clip: Path, sm
     assert not text_only[: encoder.dim].any() and abs(float(text_only.norm()) - 1) < 1e-3
     assert found.dim == 2 * encoder.dim == 32 and found.picture_dim == 16 and not found.left_out
     assert found.hashes[3] == difference_hash(picture) and found.media[5] == 0 and len(set(found.media.tolist())) == 9
+    assert found.texts[3] == text_digest("how many red circle 3") and len(set(found.texts.tolist())) == 10
     norms = torch.cat(list(found.chunks(np.arange(10), 3))).norm(dim=1)
     assert ((norms - 1).abs() < 1e-3).all()
 
@@ -79,30 +81,33 @@ def test_a_stopped_pass_goes_on_and_gives_the_same(
     """A full disk at the second of three parts: the first stays, and no part is encoded twice."""
     queries, encoder = rows(tmp_path), Encoder(small_clip)
     whole = made(tmp_path / "whole", queries, encoder).take(np.arange(10))
-    save, calls = np.save, []
+    write, calls, second = os.pwrite, [], 4 * 32 * 2
 
-    def full(file: Any, *args: Any, **kwargs: Any) -> None:
-        calls.append(file)
-        if len(calls) == 2:
-            file.write(b"half of")
+    def full(file: int, content: bytes, offset: int) -> int:
+        calls.append(offset)
+        if calls.count(second) == 1 and offset == second:
+            write(file, b"half of", offset)
             raise OSError(28, "No space left on device")
-        save(file, *args, **kwargs)
+        return write(file, content[:100], offset)  # a disk may take less than it is given
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
         made(tmp_path / "f", queries, encoder)
-    assert [path.name for path in sorted((tmp_path / "f").iterdir())] == ["part-00000.json", "part-00000.npy"]
+    assert [path.name for path in sorted((tmp_path / "f").iterdir())] == ["features.f16", "part-00000.json"]
     found = made(tmp_path / "f", queries, encoder)
-    assert len(calls) == 4 and torch.equal(found.take(np.arange(10)), whole)
+    assert calls.count(0) == 1 and torch.equal(found.take(np.arange(10)), whole)
 
 
 def test_several_processes_make_the_same_parts(tmp_path: Path, small_clip: Path, small_parts: None) -> None:
     queries, encoder = rows(tmp_path), Encoder(small_clip)
     alone = made(tmp_path / "alone", queries, encoder)
-    make_features(tmp_path / "two", queries, encoder, FeatureSettings(batch=3), rank=1, ranks=2, progress=False)
-    assert len(list((tmp_path / "two").glob("*.npy"))) == 1
+    make_features(
+        PartMaker(tmp_path / "two", queries, encoder, FeatureSettings(batch=3)), rank=1, ranks=2, progress=False
+    )
+    assert [path.name for path in (tmp_path / "two").glob("part-*")] == ["part-00001.json"]
     both = made(tmp_path / "two", queries, encoder, rank=0, ranks=2, threads=2)
     assert torch.equal(both.take(np.arange(10)), alone.take(np.arange(10)))
+    assert (tmp_path / "two" / ROWS).read_bytes() == (tmp_path / "alone" / ROWS).read_bytes()
 
 
 def test_a_damaged_part_is_named_and_only_it_is_made_again(
@@ -110,13 +115,34 @@ def test_a_damaged_part_is_named_and_only_it_is_made_again(
 ) -> None:
     queries, encoder = rows(tmp_path), Encoder(small_clip)
     wanted = made(tmp_path / "f", queries, encoder).take(np.arange(10))
-    path = tmp_path / "f" / "part-00001.npy"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x7e")
-    with pytest.raises(DataError, match=r"part-00001\.npy"):
+    path, place = tmp_path / "f" / ROWS, 5 * wanted.shape[1] * 2
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + b"\x7e" + content[place + 1 :])
+    with pytest.raises(DataError, match=r"features\.f16") as caught:
         Features(tmp_path / "f", queries)
-    others = {each: each.stat().st_mtime_ns for each in (tmp_path / "f").glob("*.npy") if each != path}
+    assert "part 1" in str(caught.value)
+    others = {each: each.stat().st_mtime_ns for each in (tmp_path / "f").glob("part-*") if "00001" not in each.name}
     assert torch.equal(made(tmp_path / "f", queries, encoder).take(np.arange(10)), wanted)
-    assert others == {each: each.stat().st_mtime_ns for each in others}
+    assert len(others) == 2 and others == {each: each.stat().st_mtime_ns for each in others}
+    path.write_bytes(content[:place])
+    with pytest.raises(DataError, match=r"features\.f16"):
+        Features(tmp_path / "f", queries)
+    assert torch.equal(made(tmp_path / "f", queries, encoder).take(np.arange(10)), wanted)
+
+
+def test_many_parts_take_one_file_and_little_memory(
+    tmp_path: Path, small_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part was a mapping and an open file of its own: four million rows were 1,024 files."""
+    monkeypatch.setattr(feature_parts, "ROWS_PER_PART", 1)
+    queries, encoder = rows(tmp_path, 40), Encoder(small_clip)
+    wanted = made(tmp_path / "f", queries, encoder).take(np.arange(40))
+    open_now = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(feature_parts, "_MOST_MAPPED", 0)  # what was read is unmapped at once, and read again
+    found = Features(tmp_path / "f", queries)
+    assert len(os.listdir("/dev/fd")) <= open_now + 1
+    assert torch.equal(found.take(np.arange(40)[::-1].copy()), wanted.flip(0))
+    assert torch.equal(found.take(np.array([7, 7, 3]), slice(4, 9)), wanted[[7, 7, 3], 4:9])
 
 
 def test_features_of_other_rows_or_of_another_encoder(tmp_path: Path, small_clip: Path, small_parts: None) -> None:
@@ -126,11 +152,11 @@ def test_features_of_other_rows_or_of_another_encoder(tmp_path: Path, small_clip
     with pytest.raises(DataError, match="features of other rows"):
         Features(tmp_path / "f", other)
     with pytest.raises(DataError, match="made by something else") as caught:
-        make_features(tmp_path / "f", other, encoder, FeatureSettings(), progress=False)
+        make_features(PartMaker(tmp_path / "f", other, encoder, FeatureSettings()), progress=False)
     assert "rows" in str(caught.value)
     changed = Encoder(build_clip(tmp_path / "clip", seed=1))
     with pytest.raises(DataError, match="made by something else") as caught:
-        make_features(tmp_path / "f", queries, changed, FeatureSettings(), progress=False)
+        make_features(PartMaker(tmp_path / "f", queries, changed, FeatureSettings()), progress=False)
     assert "weights" in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Reference and answers on two processes are those of one, and one process ends what two began."""
+"""Passes over queries on two processes give what one does, and one process ends what two began."""
 
 from __future__ import annotations
 
@@ -39,16 +39,19 @@ def test_two_ranks_ask_what_one_does(
     table = tmp_path / "two" / "reference" / "logprobs"
     others = list(table.glob("part-r0001-*.parquet"))
     assert len(others) == 1, "the second rank wrote its own"
-    asked, answered = run(tmp_path / "one", small_shards, small_policy, runtime)
+    asked, answered, responded = run(tmp_path / "one", small_shards, small_policy, runtime)
     two = json.loads((tmp_path / "two" / "reference" / "metrics.json").read_text())
     assert two["queries"] == asked["queries"] == len(small_groups) and two["responses"] == asked["responses"]
     assert json.loads((tmp_path / "two" / "generate" / "metrics.json").read_text()) == answered
-    digests = [Index.load(tmp_path / name / "generate" / "shards").digest for name in ("one", "two")]
-    assert digests[0] == digests[1]
+    assert json.loads((tmp_path / "two" / "respond" / "metrics.json").read_text()) == responded
+    assert responded["responders"]["own"]["answers"] == 3 * len(small_groups)
+    for stage in ("generate", "respond"):
+        digests = [Index.load(tmp_path / name / stage / "shards").digest for name in ("one", "two")]
+        assert digests[0] == digests[1], stage
     compare(tmp_path, small_groups)
     others[0].unlink()
     kept = {path: path.stat().st_mtime_ns for path in table.glob("part-*.parquet")}
-    rest, _ = run(tmp_path / "two", small_shards, small_policy, runtime)
+    rest, *_ = run(tmp_path / "two", small_shards, small_policy, runtime)
     assert rest["queries"] == len(small_groups), "counts are of the whole table"
     assert kept and kept == {path: path.stat().st_mtime_ns for path in kept}, "what was there is not asked again"
     compare(tmp_path, small_groups)
