@@ -166,15 +166,15 @@ class Watched:
 
     def look(self, frame: FrameType | None) -> None:
         """Note what the process has now, and where in the stage a thread of it is."""
-        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        sizes = {name: int(line.split()[1]) / 1024 for line in status for name in [line.split(":")[0]] if "kB" in line}
+        with open("/proc/self/status", encoding="utf-8") as status:
+            sizes = {line.split()[0]: int(line.split()[1]) / 1024 for line in status if line.endswith("kB\n")}
         lines = list(_lines(frame))
-        self.before = self.before or sizes["RssAnon"]
-        self.resident = sizes["VmHWM"]
+        self.before = self.before or sizes["RssAnon:"]
+        self.resident = sizes["VmHWM:"]
         step = lines[0].rpartition(" ")[2] if lines else "outside"
-        self.steps[step] = max(self.steps.get(step, 0.0), round(sizes["RssAnon"]))
-        if sizes["RssAnon"] > self.anonymous:
-            self.anonymous, self.at = sizes["RssAnon"], " > ".join(lines)
+        self.steps[step] = max(self.steps.get(step, 0.0), round(sizes["RssAnon:"]))
+        if sizes["RssAnon:"] > self.anonymous:
+            self.anonymous, self.at = sizes["RssAnon:"], " > ".join(lines)
 
     def summary(self) -> dict[str, Any]:
         """The numbers."""
