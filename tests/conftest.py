@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -39,6 +40,21 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile(os.environ.get("MMRLHF_HYPOTHESIS", "default"))
+
+
+# what is imported and collected stays: without these, the collector walks over all of it again and again
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, among what tests make."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more process than cores, for tests that wait: for a server, a time-out, a process of their own."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(autouse=True)

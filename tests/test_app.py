@@ -12,7 +12,7 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
-from stand_ins.commands import USUAL, start
+from stand_ins.commands import USUAL, give, start
 
 from mmrlhf.__main__ import main
 from mmrlhf.app import CONF, run_chain
@@ -105,7 +105,7 @@ def test_a_run_whose_folder_cannot_be_made_is_one_screen(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").touch()
-    assert _typed(monkeypatch, *USUAL, word) == 2
+    assert give(*USUAL, word) == 2
     screen = capsys.readouterr().err
     assert message in screen and "Traceback" not in screen and [path.name for path in tmp_path.iterdir()] == ["taken"]
 
@@ -117,20 +117,10 @@ def test_ctrl_c_is_one_sentence(
     """Outside of training, which saves and ends with 143."""
     monkeypatch.chdir(tmp_path)
     stage = f"+stages.fake_stop={{_target_: stand_ins.fake_stages.failing, kind: {kind}}}"
-    assert _typed(monkeypatch, *USUAL[:3], "stage=fake_stop", stage) == code
+    assert give(*USUAL[:3], "stage=fake_stop", stage) == code
     out, err = capfd.readouterr()
     assert "Traceback" not in out + err
     assert ("stopped by Ctrl-C; the same command goes on" in err) is (code == 130)
-
-
-def _typed(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """The exit code of a command in this process."""
-    monkeypatch.setattr("sys.argv", ["run.py", *words])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command sets, and a user for a traceback
-    GlobalHydra.instance().clear()
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
 
 
 def test_a_sweep_of_ones_own_configs_that_only_looks(

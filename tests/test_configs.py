@@ -155,15 +155,18 @@ LAUNCHERS = {"joblib": "joblib_launcher", "slurm": "submitit_launcher", "slurm_l
 @pytest.mark.parametrize("turn", range(max(map(len, CHOICES.values()))))
 def test_every_choice_of_every_group_composes(turn: int) -> None:
     """Turn i takes the i-th choice of every group, so that the largest group decides how many turns there are."""
-    words = [f"{group}={names[turn % len(names)]}" for group, names in CHOICES.items()]
-    composed = _compose(*words)
-    data = composed.data
-    given = [f"data.{name}=somewhere" for name in ("root", "warmup_root") if OmegaConf.is_missing(data, name)]
-    if OmegaConf.is_missing(data.importer, "convert"):
-        given.append("data.importer.convert=my_module.my_function")
-    if "endpoint" in composed.policy:
-        given += ["policy.endpoint.url=http://localhost:1/v1", "policy.endpoint.model=NAME"]
-    _check_composed(_compose(*words, *given))
+    config = _compose(*(f"{group}={names[turn % len(names)]}" for group, names in CHOICES.items())).copy()
+    given = {
+        "data.root": "somewhere",
+        "data.warmup_root": "somewhere",
+        "data.importer.convert": "my_module.my_function",
+    }
+    given |= {"policy.endpoint.url": "http://localhost:1/v1", "policy.endpoint.model": "NAME"}
+    for key, value in given.items():  # what only the user can give
+        place, _, name = key.rpartition(".")
+        if (node := OmegaConf.select(config, place)) is not None and OmegaConf.is_missing(node, name):
+            node[name] = value
+    _check_composed(config)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from stand_ins.commands import start
+from stand_ins.commands import give
 from stand_ins.small_data import picture
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -32,11 +33,14 @@ def command(word: str) -> list[str]:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """A folder with all files of the page."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all files of the page, from which the command is given."""
     for name, code in {**blocks("python"), **blocks("yaml")}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(code)
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
@@ -44,7 +48,7 @@ def run(here: Path, words: list[str], stage: str, *more: str, **places: Path) ->
     """Run a command of the page, with real folders in place of DIR and FOLDER; returns what a stage found."""
     given = [word for word in words if not word.endswith(("=DIR", "=FOLDER"))]
     given += [f"{key.replace('__', '.')}={place}" for key, place in places.items()]
-    start(here, *given, *QUIET, *more, expected=0)
+    assert give(*given, *QUIET, *more) == 0
     return json.loads((here / "run" / "metrics.json").read_text())[stage]
 
 
@@ -66,10 +70,9 @@ def test_each_is_one_file_and_a_short_yaml() -> None:
 
 def test_the_loss_is_what_its_paper_says(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SPPO, arXiv 2405.00675, with hard labels: (r_w - 1 / (2 beta))^2 + (r_l + 1 / (2 beta))^2, r the log-ratio."""
-    from mmrlhf.losses.objective import PairInputs
-
-    monkeypatch.syspath_prepend(str(here))
     import my_losses  # type: ignore[import-not-found]
+
+    from mmrlhf.losses.objective import PairInputs
 
     policy, reference = torch.randn(2, 9), torch.randn(2, 9)
     terms = my_losses.SPPO(beta=0.3)(PairInputs(policy[0], policy[1], reference[0], reference[1]))

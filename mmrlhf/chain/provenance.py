@@ -75,6 +75,11 @@ def typed_command() -> str:
     return command_line(as_typed(sys.argv[1:]))
 
 
+def as_started(text: str) -> str:
+    """A text whose commands begin as this process was started, in place of `python run.py`."""
+    return text.replace("python run.py", shlex.join(program()))
+
+
 def as_typed(words: Sequence[str]) -> list[str]:
     """Words as a user types them: folders of configs of one's own with `--config-dir`, in front."""
     folders, others, kept = [], [], []

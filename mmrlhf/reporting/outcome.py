@@ -14,8 +14,9 @@ from rich.table import Table
 
 from mmrlhf.chain.fingerprint import ARTIFACT_FILE
 from mmrlhf.chain.forecast import Forecast
-from mmrlhf.chain.provenance import git_commit, versions
+from mmrlhf.chain.provenance import as_started, git_commit, versions
 from mmrlhf.chain.store import Artifact, plain
+from mmrlhf.errors import UserError
 from mmrlhf.files import hide_credentials, short_path, write_json
 from mmrlhf.reporting.cuts import cut_line
 from mmrlhf.summaries.datasets import PackSummary
@@ -174,7 +175,9 @@ def _tables(artifact: Artifact) -> list[Table]:
 
 
 def show_error(error: Exception, console: Console | None = None) -> None:
-    """Print a mistake of the user's as one screen, without a traceback."""
+    """Print a mistake of the user's as one screen, without a traceback; commands to type begin as this one did."""
+    if isinstance(error, UserError) and isinstance(error.fix, str):
+        error.fix = as_started(error.fix)
     show(error_panel(error), console or Console(stderr=True))
 
 

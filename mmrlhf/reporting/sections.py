@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrlhf.chain.provenance import as_started
 from mmrlhf.losses.objective import Objective
 from mmrlhf.metrics.policy import Change, change
 from mmrlhf.reporting import plots
@@ -30,8 +31,8 @@ CURVE_POINTS = 200
 
 
 def missing(what: str, command: str) -> Section:
-    """Stand in for a section whose input is absent."""
-    return {"missing": what, "command": command}
+    """Stand in for a section whose input is absent; `command` (`python run.py ...`) would fill it."""
+    return {"missing": what, "command": as_started(command)}
 
 
 def data_section(index: Index, pack: StageResult[PackSummary] | None) -> Section:

@@ -70,10 +70,15 @@ def index(tmp_path_factory) -> Index:
 @pytest.fixture(scope="module", params=AVAILABLE)
 def make(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]):
     backbone, processor = load_backbone(tiny_folders[request.param], ModelSettings())
-    positions = positions_for(backbone)
-    return lambda template, **options: Encoder(
-        processor, template=template, positions=positions, media=MediaSettings(num_frames=4), **options
-    )
+    positions, media = positions_for(backbone), MediaSettings(num_frames=4)
+    visual = Encoder(processor, template=AnswerTemplate(), positions=positions, media=media).visual
+
+    def make(template: Template, **options) -> Encoder:
+        encoder = Encoder(processor, template=template, positions=positions, media=media, **options)
+        encoder.visual = visual  # what media cost depends on none of the options: each size is asked about once
+        return encoder
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmrlhf.reporting.outcome import record_failure, record_outcome, results_table, show_outcome
+from mmrlhf.errors import UserError
+from mmrlhf.reporting.outcome import record_failure, record_outcome, results_table, show_error, show_outcome
+from mmrlhf.reporting.sections import missing
 from mmrlhf.summaries.evaluations import ReportSummary
 from mmrlhf.summaries.rankings import Estimate
 
@@ -50,3 +52,17 @@ def test_a_folder_says_how_the_last_try_ended(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.json").exists() and not (tmp_path / "failure.json").exists()
     record_failure(tmp_path, ValueError("no"))
     assert not (tmp_path / "metrics.json").exists() and (tmp_path / "failure.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("started", "shown"),
+    [("/usr/bin/mmrlhf", "mmrlhf settings"), ("/of/mmrlhf/__main__.py", "python -m mmrlhf settings")],
+)
+def test_what_to_type_begins_as_the_command_did(started: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no run.py, no hint names it."""
+    monkeypatch.setattr("sys.argv", [started])
+    console = Console(width=100)
+    with console.capture() as captured:
+        show_error(UserError("no such setting", fix="`python run.py settings` lists them"), console)
+    assert f"`{shown}` lists them" in captured.get()
+    assert missing("nothing", "python run.py settings")["command"] == shown

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from mmrlhf.__main__ import main
 from mmrlhf.app import CONF
 
 PROJECT = CONF.parent
@@ -34,3 +38,16 @@ def start(tmp_path: Path, *arguments: str, expected: int, limit: float = 240, **
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=limit, check=False)
     assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def give(*words: str) -> int:
+    """Give the command in this process, from the current folder; returns its exit code."""
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["run.py", *words])
+        patch.setenv("HYDRA_FULL_ERROR", "0")  # which the command sets, and a user for a traceback
+        try:
+            main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+    return 0
