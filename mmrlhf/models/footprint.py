@@ -120,8 +120,8 @@ class Footprint:
         held = FLOAT32 * (kept * self.sharded + self.replicated) + self.compact - self.compact_sharded * (1 - kept)
         trainable = kept * self.trainable_sharded + self.trainable_replicated
         chunks = max(1, -(-label_tokens // self.logprob_chunk))
-        # In a chunk's backward softmax, its gradient and the gradient of what the head gave exist at once.
-        logits = (2 * FLOAT32 + self._computed) * self.vocabulary * -(-label_tokens // chunks)
+        # In a chunk's backward softmax, its gradient and that of what it was made of exist at once, in float32.
+        logits = 3 * FLOAT32 * self.vocabulary * -(-label_tokens // chunks)
         # What branches may see (`attention=sdpa`): their tokens by those of a group.
         mask = self._computed * label_tokens * row_tokens / num_groups if self.masked else 0
         recomputes = self.recomputed_per_token > 0

@@ -32,6 +32,9 @@ def set_trainable(backbone: PreTrainedModel, settings: ModelSettings) -> PeftMod
         # transformers 5.23 renamed the method; the older name is the one that releases before it have.
         enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+        # It makes what every embedding gives, pictures' too, want a gradient, which only reentrant checkpointing needs:
+        # a frozen tower would keep all of its activations and run backward for nothing.
+        backbone.disable_input_require_grads()
     return adapters
 
 

@@ -8,8 +8,11 @@ import pytest
 import torch
 from stand_ins.built_models import TRAIN_ALL, assert_same, build, gradients
 from stand_ins.tiny_models import AVAILABLE, image, responses
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
 
 from benchmarks.equivalence import stock_outputs
+from mmrlhf.models.families import language_layers, vision_layers
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
 from mmrlhf.types import PackedBatch, PreferenceGroup
@@ -82,16 +85,46 @@ def test_vision_runs_once_per_image(tiny_folders: dict[str, Path]) -> None:
     assert seen == [len(encoded.media["pixel_values"])]
 
 
-def test_frozen_tower_stays_in_evaluation_mode_without_gradient(tiny_folders: dict[str, Path]) -> None:
-    """`train()` does not wake a frozen tower, and nothing of it is recorded for backward."""
-    model, encoder = build(tiny_folders["llava_onevision"])
-    model.train()
-    tower = model.backbone.base_model.vision_tower
-    assert not tower.training and model.backbone.base_model.language_model.training
+@pytest.mark.parametrize("family", AVAILABLE)
+def test_frozen_tower_stays_in_evaluation_mode_without_gradient(family: str, tiny_folders: dict[str, Path]) -> None:
+    """`train()` does not wake a frozen tower, and nothing of it is recorded for backward, recomputed layers or not."""
+    for settings in ({}, {"gradient_checkpointing": True}, {**ADAPTERS, "gradient_checkpointing": True}):
+        model, encoder = build(tiny_folders[family], **settings)
+        model.train()
+        recorded = _what_records(model.backbone)
+        assert language_layers(model.backbone).training
+        model(pack_groups([encoder(PreferenceGroup("k", "what ?", responses("a", "b"), (image(56, 56),)))]))
+        assert recorded and not any(recorded)
+
+
+def _what_records(backbone: PreTrainedModel) -> list[bool]:
+    """Whether backward needs what a layer of the tower gives, for each of its calls from now on."""
     recorded: list[bool] = []
-    tower.register_forward_hook(lambda m, args, out: recorded.append(out.last_hidden_state.requires_grad))
-    model(pack_groups([encoder(PreferenceGroup("k", "what ?", responses("a", "b"), (image(56, 56),)))]))
-    assert recorded == [False]
+
+    def look(module: torch.nn.Module, inputs: object, output: object) -> None:
+        assert not module.training
+        recorded.extend(leaf.requires_grad for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor))
+
+    for layer in vision_layers(backbone):
+        layer.register_forward_hook(look)
+    return recorded
+
+
+ADAPTERS = {"language": "lora", "lora_rank": 4, "projector": "frozen"}
+
+
+def test_recomputed_layers_change_no_gradient_of_adapters(
+    tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
+) -> None:
+    """Of all parts; no input of the first layer wants a gradient then, and the first layer's adapters get theirs."""
+    settings = {**ADAPTERS, "vision": "lora"}
+    torch.manual_seed(0)
+    plain, encoder = build(tiny_folders["llava_onevision"], **settings)
+    torch.manual_seed(0)
+    recomputed, _ = build(tiny_folders["llava_onevision"], gradient_checkpointing=True, **settings)
+    recomputed.train()
+    batch = pack_groups([encoder(group) for group in groups])
+    assert_same(gradients(plain, plain(batch)), gradients(recomputed, recomputed(batch)))
 
 
 def test_largest_logits_are_one_chunk(tiny_folders: dict[str, Path], groups: list[PreferenceGroup]) -> None:
