@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mmrlhf.chain.order import (
     with_paths,
 )
 from mmrlhf.composition.config import check_declared, is_open, make, make_runtime, plain_settings
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, UserError
 from mmrlhf.files import expanded, is_remote
 from mmrlhf.trees import leaves, named_leaves
 
@@ -71,10 +71,18 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
         module = stage_module(node.target)
         check_settings = getattr(module, "check_settings", None)
         if check_settings is not None:
-            check_settings(arguments)
+            _place(check_settings, arguments, f"stages.{node.name}")
         check = getattr(module, "check", None)
         if check is not None and not node.references and node.target.endswith(".run"):
             check(**with_paths(stage_function(node.target), arguments))
+
+
+def _place(check_settings: Callable[[Mapping[str, Any]], None], arguments: Mapping[str, Any], place: str) -> None:
+    """Check a stage's settings; an error that names one of them says its key."""
+    try:
+        check_settings(arguments)
+    except UserError as error:
+        raise error.below(place) from error
 
 
 def check_room(chain: Sequence[Node], runtime: Mapping[str, Any]) -> None:

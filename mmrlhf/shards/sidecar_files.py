@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import read_regular, write_bytes
+from mmrlhf.files import is_remote, read_regular, write_bytes
 from mmrlhf.parts import begin
 
 KEY, HASH = "key", "response_hash"
@@ -44,9 +44,21 @@ def read_meta(folder: Path) -> dict[str, Any]:
             raise ValueError("`columns` and `fingerprint` are not a list of names and an object")
         return meta
     except (ValueError, RecursionError, TypeError, KeyError) as error:
-        raise DataError(
-            "no side-car table here", where=path, given=str(error), expected="a folder written by SideCarWriter"
-        ) from error
+        given = error.given if isinstance(error, DataError) else str(error)
+        expected = "a folder of a table that a stage wrote, such as `rewards` of stage=score"
+        raise DataError("no side-car table here", where=path, given=given, expected=expected) from error
+
+
+def require_tables(folders: Mapping[str, object]) -> None:
+    """Raise DataError where a folder that was given in place of a stage's (where: folder) holds no table."""
+    for where, folder in folders.items():
+        if folder is None or str(folder).startswith("stage:") or is_remote(str(folder)):
+            continue
+        try:
+            read_meta(Path(str(folder)).expanduser())
+        except DataError as error:
+            given = f"{folder} ({META_FILE}: {error.given})"
+            raise DataError(error.problem, where=where, given=given, expected=error.expected) from error
 
 
 def _is_names(value: Any) -> bool:

@@ -102,13 +102,12 @@ def run(
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse settings under which a query's answers cannot differ (ConfigError)."""
-    if settings["num_samples"] < 2 or settings["temperature"] <= 0:
-        raise ConfigError(
-            "answers to choose from have to differ",
-            where="rounds.stages.generate",
-            given=f"num_samples={settings['num_samples']}, temperature={settings['temperature']}",
-            expected="num_samples of 2 or more, a temperature above 0",
-        )
+    problem = "answers to choose from have to differ"
+    if settings["num_samples"] < 2:
+        given = settings["num_samples"]
+        raise ConfigError(problem, argument="num_samples", given=given, expected="2 or more for each query")
+    if settings["temperature"] <= 0:
+        raise ConfigError(problem, argument="temperature", given=settings["temperature"], expected="above 0")
 
 
 def _write(

@@ -21,6 +21,7 @@ from mmrlhf.ranges import Count, Natural, Share
 from mmrlhf.reporting.accuracy import ranking_summary
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
+from mmrlhf.shards.sidecar_files import require_tables
 from mmrlhf.summaries.scores import MeanRewardsSummary, RewardScale
 from mmrlhf.terminal.progress import track
 from mmrlhf.training.fit import check_table
@@ -111,7 +112,7 @@ def run(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse what is no mean of several (ConfigError)."""
+    """Refuse what is no mean of several (ConfigError), and a folder without a table (DataError)."""
     tables = settings.get("tables") or {}
     if len(tables) < 2 or any(path is None for path in tables.values()):
         raise ConfigError(
@@ -122,6 +123,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             fix="'inputs.reward_tables={other: FOLDER}' adds one: the folder `rewards` that stage=score wrote with "
             "another reward model",
         )
+    require_tables({f"inputs.reward_tables.{name}": folder for name, folder in tables.items()})
 
 
 def _read(

@@ -41,7 +41,7 @@ from mmrlhf.models.load import load_backbone
 from mmrlhf.models.settings import PARTS, ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
-from mmrlhf.shards.sidecar_files import read_meta
+from mmrlhf.shards.sidecar_files import read_meta, require_tables
 from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.training.fit import MODEL, check_table, finish, need_path, table_facts, train
 from mmrlhf.training.heldout_answers import AnswerSettings, answer_callbacks
@@ -159,10 +159,11 @@ def _make_module(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse pairs that the objective cannot use and margins that nothing gives (ConfigError), before anything is
-    trained for it."""
+    """Refuse pairs that the objective cannot use, margins that nothing gives (ConfigError), and folders without a table
+    (DataError), before anything is trained for it."""
     require_trainable(settings, "mmdpo")
     require_storable(settings)
+    require_tables({f"inputs.{name}": settings.get(name) for name in ("rewards", "reference")})
     objective, pairs = settings["objective"], settings.get("pairs") or PairScheme()
     implicit = settings.get("margin_from", "reward") == "implicit"
     if isinstance(objective, PlackettLuce):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmrlhf.errors import DataError
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
-from mmrlhf.shards.sidecar_files import begin_table, write_part
+from mmrlhf.shards.sidecar_files import begin_table, require_tables, write_part
 
 MADE_BY = {"model": {"path": "tiny", "digest": "abc"}, "template": "critique"}
 
@@ -301,3 +301,11 @@ def test_a_pipe_is_no_part_of_a_table(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError):
         SideCar.load(tmp_path)
+
+
+def test_a_folder_in_place_of_a_stage_is_looked_at_first(tmp_path: Path) -> None:
+    """What stages will write and what lies elsewhere is not; the key that the user typed is named."""
+    require_tables({"inputs.rewards": None, "inputs.reference": "stage:reference/logprobs"})
+    with pytest.raises(DataError, match="no side-car table") as caught:
+        require_tables({"inputs.rewards": tmp_path})
+    assert caught.value.where == "inputs.rewards" and str(tmp_path) in caught.value.given

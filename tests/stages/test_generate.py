@@ -143,8 +143,9 @@ def test_the_next_stages_take_them(
 
 @pytest.mark.parametrize("wrong", [{"num_samples": 1}, {"temperature": 0.0}])
 def test_answers_that_cannot_differ_are_refused(wrong: dict) -> None:
-    with pytest.raises(ConfigError, match="have to differ"):
+    with pytest.raises(ConfigError, match="have to differ") as caught:
         generate.check_settings({**{"num_samples": 4, "temperature": 1.0}, **wrong})
+    assert [caught.value.argument] == list(wrong)
 
 
 def test_an_endpoint_answers_where_a_policy_does(tmp_path: Path, small_shards: Path, runtime: Runtime) -> None:
