@@ -303,7 +303,7 @@ def test_a_pipe_is_no_part_of_a_table(tmp_path, name):
         SideCar.load(tmp_path)
 
 
-def test_a_folder_in_place_of_a_stage_is_looked_at_first(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_stage_is_looked_at_first(tmp_path) -> None:
     """What stages will write and what lies elsewhere is not; the key that the user typed is named."""
     require_tables({"inputs.rewards": None, "inputs.reference": "stage:reference/logprobs"})
     with pytest.raises(DataError, match="no side-car table") as caught:
