@@ -50,18 +50,13 @@ class SettingsSource(ConfigSource):
         file = self._file(group + name.removeprefix(_PREFIX))
         if not file.is_file():
             raise ConfigLoadError(f"Config not found : {file}")
-        config, missing = _read(file)
         if name.startswith(_PREFIX):
-            content = missing
+            node = _missing_node(file)
         elif self._is_whole(file):
-            content = _with_neighbours(file)
+            node = _whole_node(file)
         else:
-            content = {**config, "defaults": [_PREFIX + name.removesuffix(".yaml"), *config["defaults"]]}
-        node = OmegaConf.create(dict(content))
-        for path in _open_mappings(file):
-            mapping = OmegaConf.select(node, path, throw_on_resolution_failure=False)
-            if isinstance(mapping, DictConfig):
-                OmegaConf.set_struct(mapping, False)
+            config, _ = _read(file)
+            node = _node(file, {**config, "defaults": [_PREFIX + name.removesuffix(".yaml"), *config["defaults"]]})
         return ConfigResult(config=node, path=self.full_path(), provider=self.provider, header=_header(file))
 
     def available(self) -> bool:
@@ -109,6 +104,28 @@ def register() -> None:
     """Tell Hydra of both; doing it again changes nothing."""
     for plugin in (SettingsSource, SettingsSearchPath):
         Plugins.instance().register(plugin)
+
+
+# Hydra takes the defaults list out of what it loads, and copies from the rest; so what has none is made once.
+@cache
+def _whole_node(file: Path) -> DictConfig:
+    """A file with all that it inherits, as Hydra loads it; nobody may change it."""
+    return _node(file, _with_neighbours(file))
+
+
+@cache
+def _missing_node(file: Path) -> DictConfig:
+    """What the signatures add to a file, as Hydra loads it; nobody may change it."""
+    return _node(file, _read(file)[1])
+
+
+def _node(file: Path, content: Mapping[str, Any]) -> DictConfig:
+    node = OmegaConf.create(dict(content))
+    for path in _open_mappings(file):
+        mapping = OmegaConf.select(node, path, throw_on_resolution_failure=False)
+        if isinstance(mapping, DictConfig):
+            OmegaConf.set_struct(mapping, False)
+    return node
 
 
 @cache

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from mmrlhf.chain.provenance import as_typed, program, typed_command
 from mmrlhf.composition.compose import compose, config_folders, with_search_path
@@ -126,3 +127,13 @@ def test_a_number_is_no_option(own: Path, word: str) -> None:
     assert said.given == word and "is a group" in said.problem
     if not word.startswith("stages"):
         assert f"{word.partition('=')[0]}=" in str(said.expected)
+
+
+def test_what_becomes_of_one_config_is_not_seen_in_the_next() -> None:
+    """Files are read once; whoever changes a composed config changes that one."""
+    first = compose(["scale=tiny"])
+    before = OmegaConf.to_yaml(first)
+    OmegaConf.set_struct(first, False)
+    first.stages.mmdpo.clear()
+    first.model.settings.max_tokens, first.data.another, first.method = 3, 1, None
+    assert OmegaConf.to_yaml(compose(["scale=tiny"])) == before
