@@ -54,15 +54,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sample", type=int, default=SAMPLE)
+    parser.add_argument("--no-duplicates", action="store_true", help="leave out the search for near duplicates")
     parser.add_argument("--folder", type=Path, help="where the pool is written; a temporary folder by default")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.point is not None:
-        print(json.dumps(measured(Path(options.point["folder"]), options.point["threads"])))
+        print(json.dumps(measured(**options.point)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         write_pool(Path(folder), options.rows, options.dim)
-        point = {"folder": folder, "threads": options.threads}
+        point = {"folder": folder, "threads": options.threads, "sample": options.sample,
+                 "duplicates": not options.no_duplicates}  # fmt: skip
         found = in_fresh_process("benchmarks.curation_memory", point)
     report(benchmark="curation_memory", rows=options.rows, dim=options.dim, threads=options.threads, **found)
 
@@ -85,7 +88,8 @@ def write_pool(folder: Path, rows: int, dim: int) -> None:
             part = normalize(
                 themes[theme] + 0.8 * normalize(torch.randn(count, dim, generator=generator), dim=1), dim=1
             )
-            copies = np.arange(COPY - 1, count, COPY)
+            copies = np.arange((COPY - 1 - start) % COPY, count, COPY)
+            copies = copies[copies > 1]
             part[copies] = normalize(part[copies - 1] + 0.1 * part[copies - 2], dim=1)
             content = part.numpy().astype(np.float16).tobytes()
             file.write(content)
@@ -138,13 +142,14 @@ def write_many_queries(folder: Path, rows: int) -> None:
     (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def measured(folder: Path, threads: int) -> dict[str, Any]:
+def measured(folder: str, threads: int, sample: int, duplicates: bool) -> dict[str, Any]:
     """Run the stage and watch it."""
     torch.set_num_threads(threads)
     runtime = Runtime(trainer=partial(L.Trainer, accelerator="cpu"), progress=False)
     started = time.perf_counter()
     with watched() as seen:
-        found = curate.run(folder / "out", features=folder, size=SAMPLE, runtime=runtime)
+        found = curate.run(Path(folder, "out"), features=Path(folder), size=sample, duplicates=duplicates,
+                           runtime=runtime)  # fmt: skip
     return {
         "wall_seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time(), 1),

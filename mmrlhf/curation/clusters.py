@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-_ROWS_AT_ONCE = 1 << 14
+# a product of rows and centres has at most so many numbers: what fits into a processor's cache is searched faster
+_AT_ONCE, _FEWEST_ROWS, _MOST_ROWS = 1 << 21, 256, 1 << 14
 _ROUNDING = 1e-6
 
 
@@ -67,9 +68,10 @@ def _distance(rows: Tensor, place: int) -> Tensor:
 def nearest_centres(chunks: Iterable[Tensor], centres: Tensor, number: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """The nearest centres (N, number) int64 of rows that come in chunks, nearest first, and their cosines."""
     number = min(number, len(centres))
+    at_once = min(max(_AT_ONCE // len(centres), _FEWEST_ROWS), _MOST_ROWS)
     places, cosines = [np.empty((0, number), np.int64)], [np.empty((0, number), np.float32)]
     for chunk in chunks:
-        for rows in chunk.split(_ROWS_AT_ONCE):
+        for rows in chunk.split(at_once):
             found = (rows @ centres.T).topk(number, dim=1)
             places.append(found.indices.numpy())
             cosines.append(found.values.numpy())

@@ -19,7 +19,8 @@ from mmrlhf.curation.hashes import bit_distance
 from mmrlhf.terminal.progress import track
 
 _ROWS_OF_A_CELL = 32  # rows for each cell that its centre is found from
-_ROWS_AT_ONCE, _KEYS_AT_ONCE, _CHUNK = 1 << 12, 1 << 14, 1 << 16
+# products of so many rows and keys stay in a processor's cache
+_ROWS_AT_ONCE, _KEYS_AT_ONCE, _CHUNK = 1 << 10, 1 << 13, 1 << 16
 # pairs of one row at most, with the earliest rows; more of them are a crowd around one picture
 MOST = 64
 

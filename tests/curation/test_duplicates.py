@@ -185,3 +185,31 @@ def test_which_query_falls_and_why(tmp_path: Path) -> None:
     because = found.because
     assert because[1] == 0 and because[5] == 3 and because[7] == 6 and because[9] == 12 and because[11] == 13
     assert (because[[0, 2, 3]] == -1).all() and len(found.pairs.first) >= 3
+
+
+def test_texts_alone_are_compared_where_they_are_about_the_same_bytes(tmp_path: Path) -> None:
+    """Of queries whose pictures have no features the same question about two pictures was a duplicate."""
+    queries, features = a_pool(tmp_path)
+    features.of_texts = True
+    found = decide(queries, features, DuplicateSettings())  # type: ignore[arg-type]
+    fell = {row: (fate, found.because[row]) for row, fate in enumerate(found.fate.tolist()) if fate != KEPT}
+    assert fell == {7: (DUPLICATE, 6), 11: (BENCHMARK, 13)}
+    features.media[3] = features.media[0]
+    found = decide(queries, features, DuplicateSettings())  # type: ignore[arg-type]
+    assert found.fate[3] == DUPLICATE and found.because[3] == 0
+
+
+def test_a_large_cell_is_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the blocks, the same pairs, and of a crowd the earliest partners of each row."""
+    rows = copies(unit(30, seed=5).repeat(10, 1), 0.3, seed=6)
+    rows[100:180] = copies(unit(1, seed=8).repeat(80, 1), 0.05)
+
+    def pairs() -> tuple[set[tuple[int, int]], int]:
+        found = near_pairs(lambda wanted: rows[wanted], np.zeros(300, np.uint64), Sameness(0.9), cells=1)
+        return set(zip(found.first.tolist(), found.second.tolist(), strict=True)), found.crowded
+
+    wanted = pairs()
+    assert wanted[1] == 80 and len(wanted[0]) > 80 * 64 // 2
+    for at_once in (1, 7, 299):
+        monkeypatch.setattr(neighbours, "_KEYS_AT_ONCE", at_once)
+        assert pairs() == wanted
