@@ -19,6 +19,7 @@ from mmrlhf.reporting.inputs import read_pairs
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
 from mmrlhf.shards.writer import write_shards
+from mmrlhf.stages import annotate as annotate_stage
 from mmrlhf.stages import annotated, audit, labelled, triage
 from mmrlhf.summaries.triages import AuditSummary, LabelledSummary, TriageSummary
 from mmrlhf.triage.decisions import read_decisions
@@ -153,6 +154,19 @@ def test_a_budget_is_kept_and_what_it_leaves_is_counted(
     model = decide(asked, audited, tmp_path / "model", runtime, budget=Budget(queries=2), beyond="model")
     assert model.uncertified == summary.left_out["beyond the budget"] + 2, "safety beyond the budget has no labels"
     assert model.left_out == {"beyond the budget": SAFE - 2}
+
+
+def test_a_round_in_which_nobody_has_to_be_asked(asked: Round, audited: Path, tmp_path: Path, runtime: Runtime) -> None:
+    """The list is empty: annotate says how to go on, and that gives the model's labels and the audit."""
+    summary = decide(asked, audited, tmp_path / "out", runtime, limit=0.9, always=())
+    assert summary.asked == 0 and lines(tmp_path / "out/ask.txt") == []
+    with pytest.raises(DataError, match="nobody has to be asked") as caught:
+        annotate_stage.run(tmp_path / "annotate", shards=asked.shards, only=tmp_path / "out/ask.txt", runtime=runtime)
+    assert "stage=labelled ~stages.labelled.people.asked" in str(caught.value)
+    found = labelled.run(
+        tmp_path / "labelled", shards=asked.shards, people={"audit": audited}, triage=tmp_path / "out", runtime=runtime
+    )
+    assert found["by"] == {"model": NUMBER + SAFE - 60} and found["audit"] == 60
 
 
 def test_more_rounds_certify_less_and_too_small_an_audit_says_so(
