@@ -48,11 +48,11 @@ from benchmarks.workload import WORDS
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.conversation import IMAGE, Conversation
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
-from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import load_backbone
 from mmrlhf.models.random_checkpoints import build_tiny
+from mmrlhf.models.reward_folder import save_reward_model
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import score

@@ -26,8 +26,8 @@ from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict, verdicts_on
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import Continuation
-from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.forward import PackedModel
+from mmrlhf.models.reward_folder import load_reward_model
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.in_turn import Reading, in_order, reading_orders

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmrlhf.errors import ModelError
-from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import check_family, load_config, load_tensors
 from mmrlhf.models.processors import check_vocabulary, load_processor
+from mmrlhf.models.reward_folder import save_reward_model
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.weight_files import read_header, some
 

@@ -25,8 +25,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError, HubError
-from mmrlhf.models.export import CARD_FILE, HEAD_FILE
 from mmrlhf.models.hub import format_bytes
+from mmrlhf.models.promises import CARD_FILE, HEAD_FILE
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.origins import counted, read_origins
 from mmrlhf.summaries.datasets import PublishSummary

@@ -22,10 +22,10 @@ from mmrlhf.inference.cards import trained_reading
 from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.pairing import PairScheme
-from mmrlhf.models.export import save_reward_model, starting_head
 from mmrlhf.models.heads import HeadSettings
 from mmrlhf.models.hub import file_beside
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, read_card
+from mmrlhf.models.reward_folder import save_reward_model, starting_head
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.validation_files import CRITIQUES

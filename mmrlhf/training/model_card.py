@@ -16,7 +16,8 @@ import yaml
 
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.files import expanded
-from mmrlhf.models.export import CARD_FILE, save_policy
+from mmrlhf.models.export import save_policy
+from mmrlhf.models.promises import CARD_FILE
 from mmrlhf.models.weight_files import POLICY_FILE, read_json
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.origins import MOST_NAMED, Origins, read_origins

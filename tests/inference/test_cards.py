@@ -10,8 +10,9 @@ import pytest
 
 from mmrlhf.errors import ConfigError, ModelError
 from mmrlhf.inference.cards import trained_media, trained_model, trained_template
-from mmrlhf.models.export import POLICY_FILE, read_policy_card
+from mmrlhf.models.export import read_policy_card
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.models.weight_files import POLICY_FILE
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import CritiqueTemplate
 from mmrlhf.training.model_card import base_model

@@ -14,10 +14,10 @@ from mmrlhf.inference.passes import forward_groups
 from mmrlhf.inference.reward_model import RELEASED_CRITIQUE, RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
-from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import load_backbone
+from mmrlhf.models.reward_folder import save_reward_model
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.index import Index
 from mmrlhf.types import THUMBNAILS, Media

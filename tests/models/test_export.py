@@ -12,9 +12,11 @@ from stand_ins.tiny_models import AVAILABLE, lora_on
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmrlhf.errors import ModelError
-from mmrlhf.models.export import HEAD_FILE, load_reward_model, save_policy, save_reward_model
+from mmrlhf.models.export import save_policy
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
+from mmrlhf.models.promises import HEAD_FILE
+from mmrlhf.models.reward_folder import load_reward_model, save_reward_model
 from mmrlhf.models.settings import PARTS, ModelSettings
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup

@@ -14,9 +14,10 @@ from stand_ins.hub_stand_in import COMMIT, Hub, serve
 
 from mmrlhf.errors import HubError, ModelError, UserError
 from mmrlhf.models import hub
-from mmrlhf.models.export import read_policy_card, starting_head
+from mmrlhf.models.export import read_policy_card
 from mmrlhf.models.heads import HeadSettings, build_head
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE
+from mmrlhf.models.reward_folder import starting_head
 
 FILES = {"config.json": b"{}", "model.safetensors": b"x" * 5000, "pytorch_model.bin": b"x" * 9000}
 NAME = "someone/some-model"

@@ -20,12 +20,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from mmrlhf.errors import ModelError, UserError
 from mmrlhf.models import export
-from mmrlhf.models.export import load_reward_model, save_policy, save_reward_model, starting_head
+from mmrlhf.models.export import save_policy
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import HeadSettings, build_head
 from mmrlhf.models.load import load_backbone, stored_dtype
 from mmrlhf.models.processors import load_processor
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, check_policy_folder, check_reward_folder
+from mmrlhf.models.reward_folder import load_reward_model, save_reward_model, starting_head
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.weight_files import read_headers
 from mmrlhf.tokens.packing import pack_groups

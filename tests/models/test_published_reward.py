@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from stand_ins.built_models import build
 
 from mmrlhf.errors import ModelError
-from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.published_reward import CARD, CLOSING, INSTRUCTION, REQUEST, import_released
+from mmrlhf.models.reward_folder import load_reward_model
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups

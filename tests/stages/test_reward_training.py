@@ -18,9 +18,9 @@ from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.methods.critique_reward import RewardWeights
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.models.export import load_reward_model
 from mmrlhf.models.heads import HeadSettings
 from mmrlhf.models.promises import HEAD_FILE
+from mmrlhf.models.reward_folder import load_reward_model
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import reward, score

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.models.export import save_reward_model
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import load_backbone
 from mmrlhf.models.random_checkpoints import TinySize, build_tiny
+from mmrlhf.models.reward_folder import save_reward_model
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.types import Media, PreferenceGroup, Response
