@@ -36,7 +36,6 @@ from torch.nn.functional import normalize
 
 from benchmarks.measure import in_fresh_process, report
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.curation.encoding import text_digest
 from mmrlhf.curation.feature_parts import RECORD, ROWS, ROWS_PER_PART
 from mmrlhf.curation.query_rows import FACTS, LINES, TABLE, QuerySet, write_queries
 from mmrlhf.parts import Parts
@@ -93,18 +92,13 @@ def write_pool(folder: Path, rows: int, dim: int) -> None:
             part[copies] = normalize(part[copies - 1] + 0.1 * part[copies - 2], dim=1)
             content = part.numpy().astype(np.float16).tobytes()
             file.write(content)
-            texts = [text_digest(text_of(row)) for row in range(start, start + count)]
+            # no two queries ask the same, word for word
+            texts = np.arange(start + 1, start + count + 1, dtype=">u8").tobytes().hex()
             nothing = "0" * 16 * count
-            note = {"features_crc32": f"{zlib.crc32(content):08x}", "hashes": nothing, "media": nothing,
-                    "texts": "".join(f"{text:016x}" for text in texts), "left_out": {}, "texts_cut": 0}  # fmt: skip
+            note = {"features_crc32": f"{zlib.crc32(content):08x}", "hashes": nothing, "media": nothing, "texts": texts,
+                    "left_out": {}, "texts_cut": 0}  # fmt: skip
             parts.write(f"part-{number:05d}", note)
     (folder / "features" / RECORD).write_text(json.dumps(made_by), encoding="utf-8")
-
-
-def text_of(row: int) -> str:
-    """What a query asks; of a copy nearly what the one before it does."""
-    asked = _TEXT.replace(_NAME, f"q{row - 1 if row % COPY == COPY - 1 else row:08d}")
-    return f"now {asked}" if row % COPY == COPY - 1 else asked
 
 
 def write_many_queries(folder: Path, rows: int) -> None:
@@ -113,29 +107,30 @@ def write_many_queries(folder: Path, rows: int) -> None:
     root.mkdir()
     (root / "s.jsonl").write_text(json.dumps({"id": _NAME, "prompt": _TEXT}) + "\n", encoding="utf-8")
     write_queries(folder, {"drawn": QuerySet(root, import_queries)})
-    pattern = (folder / LINES).read_bytes()
+    first = (folder / LINES).read_bytes().replace(b"%", b"%%")
+    # one pattern for queries, one for copies, filled in with the row and the row that is asked about
+    patterns = [
+        first.replace(_TEXT.encode(), text.replace(_NAME, "q%(asked)08d").encode()).replace(
+            _NAME.encode(), b"q%(row)08d"
+        )
+        for text in (_TEXT, f"now {_TEXT}")
+    ]
     schema = pq.read_schema(folder / TABLE)
     kind = pq.read_table(folder / TABLE).column("type")[0].as_py()
     with (folder / LINES).open("wb") as lines, pq.ParquetWriter(folder / TABLE, schema) as writer:
         for start in range(0, rows, 1 << 16):
             numbers = range(start, min(start + (1 << 16), rows))
-            keys, content = [f"q{number:08d}" for number in numbers], []
-            for number, key in zip(numbers, keys, strict=True):
-                content.append(
-                    pattern.replace(_TEXT.encode(), text_of(number).encode()).replace(_NAME.encode(), key.encode())
-                )
+            content = [
+                patterns[row % COPY == COPY - 1] % {b"row": row, b"asked": row - (row % COPY == COPY - 1)}
+                for row in numbers
+            ]
             sizes = np.array([len(line) for line in content], np.uint32)
-            offsets = lines.tell() + np.r_[0, np.cumsum(sizes)[:-1]].astype(np.uint64)
             columns = {
-                "key": keys,
-                "type": [kind] * len(keys),
-                "set": ["drawn"] * len(keys),
-                "offset": offsets,
-                "size": sizes,
-            }
-            writer.write_table(
-                pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)
-            )
+                "key": [f"q{row:08d}" for row in numbers], "type": [kind] * len(sizes), "set": ["drawn"] * len(sizes),
+                "offset": lines.tell() + np.r_[0, np.cumsum(sizes)[:-1]].astype(np.uint64), "size": sizes,
+            }  # fmt: skip
+            arrays = {name: pa.array(columns[name], schema.field(name).type) for name in schema.names}
+            writer.write_table(pa.table(arrays, schema))
             lines.write(b"".join(content))
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     facts["rows"] = facts["sets"]["drawn"]["queries"] = rows

@@ -80,7 +80,7 @@ def _faiss_as_it_is(rows: Tensor) -> Tensor:
 
 
 def _faiss_centres(rows: Tensor, **more: int) -> Tensor:
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports]
 
     faiss.omp_set_num_threads(1)
     found = faiss.Kmeans(DIM, CLUSTERS, niter=ITERATIONS, spherical=True, seed=0, **more)
@@ -102,7 +102,7 @@ def _our_pairs(rows: Tensor) -> Pairs:
 
 def _faiss_pairs(rows: Tensor, probes: int) -> Pairs:
     """All pairs of an inverted file of sqrt(N) cells, of which so many are searched."""
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports]
 
     faiss.omp_set_num_threads(1)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIM), DIM, math.isqrt(len(rows)), faiss.METRIC_INNER_PRODUCT)
