@@ -29,6 +29,8 @@ PAGE = "report.html"
 _SIDE, _QUALITY = 96, 70  # pixels and JPEG quality of a thumbnail
 _CLUSTERS, _NEAR, _FAR, _PAIRS, _FALLEN = 24, 5, 3, 12, 8
 _POINTS, _COMPARED = 4_000, 4_000
+# on the map; up to 4,096 points UMAP compares every two, and compiles no search for neighbours
+_OF_POOL, _OF_SAMPLE = 2_500, 1_500
 _LONGEST = 160
 
 
@@ -106,7 +108,7 @@ def _map(found: FlatMap, sampled: np.ndarray, pool: int, sample: int) -> Markup:
 def _flat(features: Features, kept: np.ndarray, chosen: np.ndarray, seed: int) -> tuple[FlatMap, np.ndarray]:
     """A map of some of the kept rows and of the sample, and which of its points (n,) are of the sample."""
     rng = np.random.default_rng(seed)
-    rows = np.union1d(rng.permutation(kept)[:_POINTS], rng.permutation(chosen)[:_POINTS])
+    rows = np.union1d(rng.permutation(kept)[:_OF_POOL], rng.permutation(chosen)[:_OF_SAMPLE])
     return flat_map(features.take(rows), seed=seed), np.isin(rows, chosen)
 
 
