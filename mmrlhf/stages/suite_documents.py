@@ -92,7 +92,7 @@ def run(
         for task in tasks
     ]  # fmt: skip
     store, found, counts, sources = DocumentStore(out), list[Document](), dict[str, int](), dict[str, BenchmarkSource]()
-    absent = _ask_harness(out, harness, [order for order in orders if order.task not in BENCHMARKS], skip_absent)
+    absent = _ask_harness(out, harness, [order for order in orders if order.task not in BENCHMARKS])
     there = [order for order in orders if order.task not in absent]
     for order in track(there, "benchmarks", enabled=runtime.progress):
         try:
@@ -177,7 +177,7 @@ def _judge_prompt(task: str, path: str) -> str:
     return text
 
 
-def _ask_harness(out: Path, python: str, orders: Sequence[Order], skip_absent: bool) -> dict[str, str]:
+def _ask_harness(out: Path, python: str, orders: Sequence[Order]) -> dict[str, str]:
     """Have lmms-eval write its tasks' questions; returns the tasks that are absent with it, with why."""
     if not orders:
         return {}
@@ -187,9 +187,7 @@ def _ask_harness(out: Path, python: str, orders: Sequence[Order], skip_absent: b
     try:
         Harness(python).write_documents(out, orders)
     except ConfigError as error:
-        if not skip_absent:
-            raise
-        return {order.task: error.problem for order in orders}
+        return {order.task: f"{error.problem}; {error.given}; {error.fix}" for order in orders}
     return {}
 
 

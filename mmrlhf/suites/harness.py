@@ -22,6 +22,7 @@ from mmrlhf.files import expanded, read_lines, write_json
 from mmrlhf.judging.judge_model import NO_VERDICT
 from mmrlhf.suites.columns import Asked
 from mmrlhf.suites.gateway import ALL, Gateway
+from mmrlhf.suites.published_rows import hub_answers
 from mmrlhf.types import Media
 
 PROGRAM = Path(__file__).parent / "harness_program.py"
@@ -128,15 +129,18 @@ class Harness:
         python = expanded(self.python)
         if not (python.is_file() and os.access(python, os.X_OK)):
             raise ConfigError(
-                "this benchmark needs lmms-eval, which is in an environment of its own",
-                where="suite.harness", given=python, expected="the Python of an environment with lmms-eval 0.7.3",
-                fix="make benchmarks-env, or suite.harness=PYTHON; stand-ins and our own benchmarks need none",
+                "lmms-eval is not there, which has an environment of its own",
+                where="suite.harness", given=f"no {python}", expected="the Python of one with lmms-eval 0.7.3",
+                fix="make benchmarks-env, or suite.harness=PYTHON",
             )  # fmt: skip
         order = folder.absolute() / f"{mode}.json"
         write_json(order, list(orders))
         # tasks read these when they are imported, whether or not they ask a judge
         env = {"OPENAI_API_KEY": "none", "HF_HOME": "~/.cache/huggingface", **os.environ, **variables}
         env["HF_HOME"] = str(expanded(env["HF_HOME"]))
+        if not all(order["data"] for order in orders) and not hub_answers():
+            # else every task of a cache that lacks it is waited for, five times and minutes long
+            env |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         command = [str(python.absolute()), "-P", str(PROGRAM), mode, str(order)]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
         (folder / f"{mode}.log").write_text(done.stdout + done.stderr, encoding="utf-8")

@@ -244,7 +244,14 @@ def main(mode: str, path: str) -> None:
             {"documents": write_documents, "score": write_scores}[mode](manager, order)
         except (Exception, SystemExit) as error:  # tasks of strangers raise anything, and some call sys.exit
             print(traceback.format_exc(), file=sys.stderr)
-            (out / "error.txt").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+            cause = cause_of(error)
+            (out / "error.txt").write_text(f"{type(cause).__name__}: {cause}", encoding="utf-8")
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What went wrong: of something that was tried again and again, the last time."""
+    last = getattr(error, "last_attempt", None)
+    return (last.exception() or error) if last is not None else error
 
 
 if __name__ == "__main__":

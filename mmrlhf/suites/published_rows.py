@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,  # of the HTTP client that this hub library uses: # pyright: ignore[reportPrivateImportUsage]
@@ -76,6 +76,15 @@ def _cached(columns: Columns, revision: str) -> Path | None:
         )
     except _HUB_ERRORS:
         return None
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached at all."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+        return True
+    except _HUB_ERRORS:
+        return False
 
 
 def revision_of(folder: Path) -> str | None:

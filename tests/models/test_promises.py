@@ -304,14 +304,15 @@ else:
     size = model.config.vision_config.image_size
     size = size if isinstance(size, int) else size[0]
     with torch.no_grad():
-        states = model.model.vision_tower(torch.randn(1, 3, size, size)).last_hidden_state
+        tower = model.model.vision_tower if hasattr(model.model, "vision_tower") else model.model.vision_model
+        states = tower(torch.randn(1, 3, size, size)).last_hidden_state
 bad = [len(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")]
 print(json.dumps([transformers.__version__, bad, logits[0, -1].tolist(), states.flatten()[:500].tolist()]))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llava_onevision", "llava_next", "gemma3", "internvl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", AVAILABLE)
 def test_an_older_transformers_reads_the_same_model(family: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     """Needs transformers 4.57 with its hub library and tokenizers in a folder of their own:
 

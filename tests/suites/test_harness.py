@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import urllib.error
 import urllib.request
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -20,7 +22,8 @@ from mmrlhf.stages import suite_answers, suite_documents, suite_scores
 from mmrlhf.suites.document_scores import read_results
 from mmrlhf.suites.documents import Document, DocumentStore
 from mmrlhf.suites.gateway import gateway
-from mmrlhf.suites.harness import PREFIX, Harness, described, known_tasks, needs_judge, number_of
+from mmrlhf.suites.harness import PREFIX, Harness, Order, described, known_tasks, needs_judge, number_of
+from mmrlhf.suites.harness_program import cause_of, source_of, version_of
 from mmrlhf.suites.known_policies import Constant, Oracle
 
 # an environment that `make benchmarks-env` has made
@@ -99,17 +102,73 @@ def test_the_gateway_takes_both_spellings_and_remembers_who_has_no_verdict(tmp_p
             assert post(f"{found.address}/v1/chat/completions", {"model": "x"})[0] == 400
 
 
-def test_without_the_environment_one_screen_says_how_to_make_it(tmp_path, runtime):
+def test_without_the_environment_one_screen_says_how_to_make_it(tmp_path, runtime, monkeypatch):
+    """It stands beside what else is missing, so that nobody is sent from one screen to the next."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "text").write_text("no program")
     for python in ("nowhere/python", str(tmp_path), str(tmp_path / "text")):
-        with pytest.raises(ConfigError, match="lmms-eval") as caught:
-            suite_documents.run(tmp_path, tasks=["hallusion_bench_image"], harness=python, runtime=runtime)
-        assert caught.value.fix is not None and "make benchmarks-env" in str(caught.value.fix)
+        with pytest.raises(DataError, match="benchmarks are not there") as caught:
+            suite_documents.run(tmp_path, tasks=["hallusion_bench_image", "pope"], harness=python, runtime=runtime)
+        theirs, ours = caught.value.given
+        assert theirs.startswith("hallusion_bench_image: ") and f"no {python}" in theirs
+        assert "make benchmarks-env" in theirs and ours.startswith("pope: ")
     asked = {"tasks": ["pope", "lmms:pope"], "limit": 2, "drawn": True, "skip_absent": True}
     found = suite_documents.run(tmp_path / "skipped", **asked, harness="nowhere/python", runtime=runtime)
     assert found["documents"] == {"pope": 2} and "lmms-eval" in found["absent"]["lmms:pope"]
+    with pytest.raises(ConfigError, match="lmms-eval is not there") as missing:
+        Harness("nowhere/python").write_documents(tmp_path, [])
+    assert missing.value.where == "suite.harness"
     with pytest.raises(DataError, match="program failed"):
         Harness("/bin/false").write_documents(tmp_path, [])
+
+
+class Tried(Exception):
+    """As tenacity raises it: what went wrong the last time is inside."""
+
+    def __init__(self, last: Exception | None) -> None:
+        super().__init__("RetryError[<Future at 0x7f>]")
+        self.last_attempt = SimpleNamespace(exception=lambda: last)
+
+
+def test_what_was_tried_five_times_is_named_by_its_last_failure():
+    assert str(cause_of(Tried(OSError("no route to the hub")))) == "no route to the hub"
+    for error in (Tried(None), SystemExit("no clip")):
+        assert cause_of(error) is error
+
+
+@pytest.mark.parametrize(("answers", "data", "offline"), [(True, None, None), (False, None, "1"), (False, "x", None)])
+def test_a_hub_that_is_not_there_is_not_waited_for(tmp_path, monkeypatch, answers, data, offline):
+    """lmms-eval asks five times for a task's data, for minutes; with the switch it looks into its cache alone."""
+    seen = dict[str, str]()
+    done = SimpleNamespace(returncode=0, stdout="", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, env, **__: seen.update(env) or done)
+    monkeypatch.setattr("mmrlhf.suites.harness.hub_answers", lambda: answers)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    Harness("/bin/false").write_documents(tmp_path, [Order("videomme", 2, 0, data=data)])
+    assert seen.get("HF_HUB_OFFLINE") == seen.get("HF_DATASETS_OFFLINE") == offline
+
+
+def test_where_a_tasks_questions_are_from(tmp_path, monkeypatch):
+    """The commit is in the names of the cache's files, whichever library named them; data of the user's have none."""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.7.3")
+    commit, written = "ab" * 20, {"dataset_path": "org/set", "dataset_name": "part"}
+    for place in (f"/c/org___set/part/0.0.0/{commit}/set-test.arrow", f"/c/snapshots/{commit}/test.parquet"):
+        data = SimpleNamespace(cache_files=[{"filename": place}])
+        assert source_of(written, "test", {}, data) == {
+            "program": "lmms-eval 0.7.3", "data": "org/set, part", "split": "test", "revision": commit,
+        }  # fmt: skip
+    unknown = SimpleNamespace(cache_files=[{"filename": f"/c/parquet/default/0.0.0/{'ab' * 32}/x.arrow"}])
+    assert source_of(written, "test", {}, unknown)["revision"] is None
+    own = source_of(written, "test", {"data": "/mine"}, SimpleNamespace(cache_files=[{"filename": place}]))
+    assert (own["data"], own["revision"]) == ("/mine", None)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "version"),
+    [([{"version": 0.0}], "0.0"), ({"version": 1.0, "api_type": "x"}, "1.0"), (None, None), ("text", None), ([], None)],
+)
+def test_the_version_of_a_task(metadata, version):
+    assert version_of(SimpleNamespace(config=SimpleNamespace(metadata=metadata))) == version
 
 
 # ---- the real harness on stand-ins
