@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmrlhf.conversation import IMAGE, Conversation
 from mmrlhf.media.damage import Damage
-from mmrlhf.models.attention import no_cascade
+from mmrlhf.models.attention import require_in_turn
 from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import context_length
@@ -45,8 +45,7 @@ def encoder_of(
     responses that are read in turn by attention that cannot.
     """
     settings = model.settings
-    if reading == "in_turn" and settings.attention == "cascade":
-        raise no_cascade()
+    require_in_turn(reading, settings)
     encoder = Encoder(
         processor,
         template=template,

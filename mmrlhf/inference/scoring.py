@@ -66,7 +66,7 @@ class Scoring:
         """
         if quarantine is None:
             quarantine = Quarantine(len(rows), self.runtime.max_damaged)
-        tokens = 0
+        tokens, row_of = 0, {self.index.entries[int(row)].key: int(row) for row in rows}
 
         def measure(batch: Sequence[tuple[PreferenceGroup, EncodedGroup]]) -> Iterator[tuple[PreferenceGroup, list]]:
             nonlocal tokens
@@ -75,7 +75,9 @@ class Scoring:
             for group, found in zip(groups, verdicts, strict=True):
                 tokens += sum(verdict.critique_tokens for verdict in found)
                 if found:
-                    yield group, [verdict.columns() for verdict in found]
+                    # responses go by their media, too, which a blind pass has not shown
+                    named = self.index.read(row_of[group.key], media=False) if self.blind else group
+                    yield named, [verdict.columns() for verdict in found]
 
         started = time.monotonic()
         asked = TablePass(

@@ -25,6 +25,7 @@ from transformers.masking_utils import sdpa_mask
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.cascade import Segments, cascade_attention
 from mmrlhf.models.masks import AttentionPattern
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.types import PackedBatch
 
 NAME = "packed"
@@ -79,7 +80,7 @@ def choose_back_end(wanted: str, batch: PackedBatch, pattern: AttentionPattern) 
     """
     device = batch.input_ids.device.type
     if wanted == "cascade" and bool((batch.shared & (batch.branch_of_token > 0)).any()):
-        raise no_cascade()
+        raise _no_cascade()
     require_plain(wanted, pattern)
     if torch.is_grad_enabled():
         require_trainable(wanted, device)
@@ -110,8 +111,13 @@ def require_trainable(wanted: str, device: str) -> None:
         )
 
 
-def no_cascade() -> ConfigError:
-    """The error for branches that are read in turn, where attention has parts that only keep them apart."""
+def require_in_turn(reading: str, settings: ModelSettings) -> None:
+    """Raise ConfigError for a back end that computes branches apart where they are read in turn in packed rows."""
+    if reading == "in_turn" and settings.attention == "cascade" and settings.layout != "rows":
+        raise _no_cascade()
+
+
+def _no_cascade() -> ConfigError:
     return ConfigError(
         "attention=cascade computes branches apart, and here each response is read with those before it",
         where="model.settings.attention",

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.models.attention import no_cascade
+from mmrlhf.models.attention import require_in_turn
 from mmrlhf.shards.critique_tables import CRITIQUE, ShuffledCritiques, TableCritiques, check_critiques
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
@@ -94,8 +94,7 @@ def check_reading(reading: str, training: TrainSettings) -> None:
     if reading not in get_args(Reading):
         expected = f"one of {', '.join(get_args(Reading))}"
         raise ConfigError("unknown reading of responses", where="reading", given=reading, expected=expected)
-    if reading == "in_turn" and training.model.attention == "cascade":
-        raise no_cascade()
+    require_in_turn(reading, training.model)
 
 
 def used_rows(index: Index, schedule: Schedule) -> np.ndarray:

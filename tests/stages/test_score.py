@@ -15,10 +15,12 @@ from mmrlhf.errors import ConfigError, DataError, ModelError
 from mmrlhf.inference import tables
 from mmrlhf.inference.passes import batches_by_length, forward_groups
 from mmrlhf.inference.reward_model import RewardModel
+from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.sharing import Ranks
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import score
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import Response
@@ -287,3 +289,17 @@ def test_ranks_share_every_row_once():
     shares = [Ranks(rank, 3).share(rows).tolist() for rank in range(3)]
     assert sorted(row for share in shares for row in share) == rows.tolist()
     assert Ranks().share(rows).tolist() == rows.tolist() and Ranks().total({"n": 2.0}) == {"n": 2.0}
+
+
+def test_a_blind_pass_names_responses_by_their_own_pictures(tmp_path, small_groups, scalar_model, runtime):
+    """Two answers of one text to two pictures: without these they score alike, and each is found by its own name."""
+    (medium,) = small_groups[1].media
+    own = [Response("yes", rank=n, media=(replace(medium, names=(f"{n}{n}.0.png",)),)) for n in (1, 2)]
+    group = replace(small_groups[1], responses=tuple(own), media=())
+    write_shards([group, small_groups[2]], tmp_path / "shards")
+    index, judge = Index.load(tmp_path / "shards"), RewardModel.from_pretrained(scalar_model, device="cpu")
+    scoring = Scoring(index, judge, scalar_model, 4, runtime, blind=True)
+    scoring.write(tmp_path / "blind", np.arange(2))
+    found = rewards(SideCar.load(tmp_path / "blind"), index.read(0)).tolist()
+    alone = judge.score(None, group.prompt.without_media(), ["yes"])[0][0]
+    assert found == pytest.approx([alone, alone], abs=1e-4)
