@@ -18,7 +18,8 @@ _CUTS = (
 def cut_line(summary: Mapping[str, Any]) -> str:
     """What a stage's summary says was cut, and which queries it left out and why; "" where there is nothing to say."""
     parts = [f"{summary[key]:,.0f} {what}" for key, what in _CUTS if summary.get(key)]
-    sides = [side for side in (summary.get("heldout"), summary.get("train"), summary) if side]
+    # of best of n the two sides are curves, and no rankings
+    sides = [side for side in (summary.get("heldout"), summary.get("train"), summary) if isinstance(side, Mapping)]
     by_model = sum(side.get("labelled_by_model") or 0 for side in sides)
     if by_model:
         parts.append(f"{by_model:,} queries whose labels a model made judge nobody")

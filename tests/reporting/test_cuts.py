@@ -30,6 +30,8 @@ def test_every_count_has_its_words() -> None:
     assert said.endswith("2 of 1,200 queries were left out (2 x it is too long)")
     assert "7 answers" in cut_line({"num_cut_off": 7}) and "9 tokens" in cut_line({"truncated_tokens": 9})
     assert "4 times a pair" in cut_line({"equal_pairs": 4})
+    curves = {"heldout": [{"n": 1, "labelled_by_model": 3}], "train": []}
+    assert cut_line(curves) == "" and "9 tokens" in cut_line({**curves, "truncated_tokens": 9}), "of best_of_n"
 
 
 def test_the_terminal_says_it_for_each_stage(tmp_path: Path) -> None:
