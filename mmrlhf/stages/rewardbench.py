@@ -45,6 +45,7 @@ from mmrlhf.reporting.official_results import write_official
 from mmrlhf.reporting.official_scores import official_scores
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.shards.sidecar_files import require_tables
 from mmrlhf.stages.score import REWARDS
 from mmrlhf.summaries.rankings import ANNOTATORS, Accuracy
 from mmrlhf.summaries.scores import RewardBenchSummary
@@ -188,7 +189,8 @@ def _ask(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse an unknown way of asking (ConfigError) before anything is scored."""
+    """Refuse an unknown way of asking (ConfigError) and folders that are no tables (DataError) before the scoring."""
+    require_tables({f"inputs.{name}": settings.get(name) for name in ("rewards", "other_rewards")})
     unknown = sorted(set(settings.get("compare") or ()) - set(WAYS))
     if unknown:
         raise ConfigError(

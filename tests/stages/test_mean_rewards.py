@@ -122,3 +122,17 @@ def test_what_has_no_mean_is_refused(
     empty = write_table(tmp_path / "empty", small_groups[:0], words, digest)
     with pytest.raises(DataError, match="no training query"):
         mean_rewards.run(tmp_path / "out", tables={**tables, "b": empty}, **asked)
+
+
+def test_a_folder_that_is_no_table_is_found_before_anything_is_built(tmp_path: Path, tables: dict[str, Path]) -> None:
+    """The artefact in place of the table inside it; what a stage makes is not there yet."""
+    (tmp_path / "artefact").mkdir()
+    tables["a"].rename(tmp_path / "artefact" / "rewards")
+    given = {"own": "stage:score/rewards", "b": tables["b"], "other": tmp_path / "artefact"}
+    with pytest.raises(DataError) as caught:
+        mean_rewards.check_settings({"tables": given})
+    assert caught.value.where == "inputs.reward_tables.other"
+    assert str(tmp_path / "artefact" / "rewards") in str(caught.value)
+    mean_rewards.check_settings({"tables": {**given, "other": tmp_path / "artefact" / "rewards"}})
+    with pytest.raises(DataError, match="this folder is no table"):
+        mean_rewards.check_settings({"tables": {**given, "other": tmp_path / "nothing"}})
