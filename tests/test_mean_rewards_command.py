@@ -22,7 +22,7 @@ def folders(tmp_path: Path, stage: str) -> list[Path]:
 def test_mmdpo_trains_on_the_mean_of_two_reward_models(tmp_path: Path) -> None:
     start(tmp_path, "stage=score", "ablation=base_reward", *USUAL, expected=0)
     (other,) = folders(tmp_path, "score")
-    said = start(tmp_path, "stage=mmdpo", "margin=mean", f"inputs.reward_tables.other={other}", *USUAL, expected=1)
+    said = start(tmp_path, "stage=mmdpo", "margin=mean", f"inputs.reward_tables.other={other}", *USUAL, expected=2)
     assert "inputs.reward_tables.other" in said and f"{other.name}/rewards" in "".join(said.split("│")).replace(" ", "")
     assert len(folders(tmp_path, "reward")) == 1, "said before a second reward model is trained"
     words = ["stage=mmdpo", "margin=mean", f"inputs.reward_tables.other={other}/rewards", *USUAL]

@@ -58,7 +58,7 @@ def test_with_critiques_it_is_asked_by_every_stage(tmp_path: Path) -> None:
     start(tmp_path, "stage=rewardbench", *drawn, *words, expected=0)
     start(tmp_path, "experiment=best_of_n", "stages.best_answers.num_samples=3", *words, expected=0)
     start(tmp_path, "stage=evaluate", *words, expected=0)
-    said = start(tmp_path, "stage=reward", "model.settings.attention=cascade", *words, expected=1)
+    said = start(tmp_path, "stage=reward", "model.settings.attention=cascade", *words, expected=2)
     assert "cascade computes branches apart" in said
-    said = start(tmp_path, "stage=reward", *USUAL, "reading=sideways", expected=1)
+    said = start(tmp_path, "stage=reward", *USUAL, "reading=sideways", expected=2)
     assert "unknown reading of responses" in said and "apart, in_turn" in said
