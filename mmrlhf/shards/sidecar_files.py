@@ -46,7 +46,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, TypeError, KeyError) as error:
         given = error.given if isinstance(error, DataError) else str(error)
         expected = "a folder of a table that a stage wrote, such as `rewards` of stage=score"
-        raise DataError("no side-car table here", where=path, given=given, expected=expected) from error
+        inside = sorted(each.parent for each in folder.glob(f"*/{META_FILE}")) if folder.is_dir() else []
+        fix = f"there is one in {', '.join(map(str, inside))}" if inside else None
+        raise DataError("no side-car table here", where=path, given=given, expected=expected, fix=fix) from error
 
 
 def require_tables(folders: Mapping[str, object]) -> None:
@@ -58,7 +60,9 @@ def require_tables(folders: Mapping[str, object]) -> None:
             read_meta(Path(str(folder)).expanduser())
         except DataError as error:
             given = f"{folder} ({META_FILE}: {error.given})"
-            raise DataError(error.problem, where=where, given=given, expected=error.expected) from error
+            raise DataError(
+                error.problem, where=where, given=given, expected=error.expected, fix=error.fix
+            ) from error  # fmt: skip
 
 
 def _is_names(value: Any) -> bool:

@@ -134,5 +134,5 @@ def test_a_folder_that_is_no_table_is_found_before_anything_is_built(tmp_path: P
     assert caught.value.where == "inputs.reward_tables.other"
     assert str(tmp_path / "artefact" / "rewards") in str(caught.value)
     mean_rewards.check_settings({"tables": {**given, "other": tmp_path / "artefact" / "rewards"}})
-    with pytest.raises(DataError, match="this folder is no table"):
+    with pytest.raises(DataError, match="no side-car table here"):
         mean_rewards.check_settings({"tables": {**given, "other": tmp_path / "nothing"}})
