@@ -178,7 +178,7 @@ class _RowsFile:
     def checksum(self, rows: range) -> str:
         """CRC-32 of some rows; nothing where they are not there."""
         found = self._rows[rows.start : rows.stop]
-        checksum = f"{zlib.crc32(found):08x}" if len(found) == len(rows) else ""
+        checksum = f"{zlib.crc32(found.data):08x}" if len(found) == len(rows) else ""
         self._let_go(found.nbytes)
         return checksum
 

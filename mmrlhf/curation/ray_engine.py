@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -106,16 +107,17 @@ def make_features_on_cluster(
     with cluster():
         import ray.data
 
-        device, resources, actors = _resources(accelerator, threads)
+        room = _room(accelerator, threads)
         name = maker.encoder.path
         encoder = str(Path(name).resolve()) if Path(name).exists() else name
         work = Work(maker.folder.resolve(), maker.queries.folder.resolve(), encoder, name, precision, maker.settings,
-                    maker.encoder.fingerprint, device, threads)  # fmt: skip
+                    maker.encoder.fingerprint, "cuda" if room.gpus else "cpu", threads)  # fmt: skip
         ray.data.DataContext.get_current().enable_progress_bars = False
         parts = ray.data.from_items(missing, override_num_blocks=len(missing))
         made = parts.map_batches(
             PartActor, fn_constructor_args=[work], batch_size=1, batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(actors, len(missing)))), **resources,
+            num_cpus=room.cpus, num_gpus=room.gpus,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(room.actors, len(missing)))),
         )  # fmt: skip
         for row in track(made.iter_rows(), "features (parts)", len(missing), enabled=progress):
             if row["error"]:
@@ -143,8 +145,15 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def _resources(accelerator: str, threads: int) -> tuple[str, dict[str, float], int]:
-    """The device of an actor, what it takes of a machine, and how many of them the cluster has room for."""
+class _Room(NamedTuple):
+    """Processors and GPUs of an actor, and how many actors the cluster has room for."""
+
+    cpus: int
+    gpus: int
+    actors: int
+
+
+def _room(accelerator: str, threads: int) -> _Room:
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -154,5 +163,5 @@ def _resources(accelerator: str, threads: int) -> tuple[str, dict[str, float], i
         raise ConfigError("the cluster has no GPU", where="trainer.accelerator", given=accelerator,
                           fix="trainer.accelerator=cpu, or start Ray on machines that have some")  # fmt: skip
     if gpus and accelerator != "cpu":
-        return "cuda", {"num_cpus": cpus, "num_gpus": 1}, gpus
-    return "cpu", {"num_cpus": cpus}, int(sum(each.get("CPU", 0) // cpus for each in machines))
+        return _Room(cpus, 1, gpus)
+    return _Room(cpus, 0, int(sum(each.get("CPU", 0) // cpus for each in machines)))
