@@ -21,6 +21,7 @@ training in full, with and without recomputed layers: predicted / `live_mib`, an
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 from collections.abc import Sequence
@@ -53,6 +54,11 @@ SCORED_QUERIES, SCORED_RESPONSES, CRITIQUE_TOKENS = 16, 5, 128
 
 def measure(point: dict[str, Any]) -> None:
     """Print the peak of one step and its prediction, in this process."""
+    report(**step_of(point))
+
+
+def step_of(point: dict[str, Any]) -> dict[str, Any]:
+    """The peak of one step in this process, and its prediction."""
     settings = ModelSettings(
         precision="bf16" if point["device"] == "cuda" or point["weights"] != "float32" else "float32",
         weights=point["weights"],
@@ -67,16 +73,16 @@ def measure(point: dict[str, Any]) -> None:
     batch = ours.prepare(query)
     peak, live = _peak(ours, batch), _live(ours, batch)
     predicted = _predict(point["folder"], settings, ours, batch)["total"] / MIB
-    report(
-        benchmark="step_memory",
-        **{name: value for name, value in point.items() if name != "folder"},
-        row_tokens=batch.num_tokens,
-        peak_mib=peak,
-        live_mib=live,
-        predicted_mib=predicted,
-        predicted_over_peak=predicted / peak,
-        predicted_over_live=predicted / live,
-    )
+    return {
+        "benchmark": "step_memory",
+        **{name: value for name, value in point.items() if name not in ("folder", "what")},
+        "row_tokens": batch.num_tokens,
+        "peak_mib": peak,
+        "live_mib": live,
+        "predicted_mib": predicted,
+        "predicted_over_peak": predicted / peak,
+        "predicted_over_live": predicted / live,
+    }
 
 
 def measure_scoring(point: dict[str, Any]) -> None:
@@ -190,16 +196,25 @@ def print_table(shapes: Sequence[str]) -> None:
     for shape in shapes:
         with tempfile.TemporaryDirectory() as folder:
             build_model(SHAPES[shape], Path(folder))
-            fixed = {"shape": shape, "device": "cpu", "visual": 1176, "responses": 4, "layout": "packed"}
-            points = [fixed | way | {"checkpointing": again} for again in (False, True) for way in WAYS.values()]
-            found = [in_fresh_process("benchmarks.step_memory", point | {"folder": folder}) for point in points]
+            found = in_fresh_process("benchmarks.step_memory", {"what": "row", "shape": shape, "folder": folder})["row"]
         for each in found:
-            print(json.dumps(each), flush=True)
+            report(**each)
         cells = [f"{each['predicted_over_live']:.2f} ({each['predicted_over_peak']:.2f})" for each in found]
         rows.append(f"| {shape} | " + " | ".join(cells) + " |")
     names = ["full", *(f"LoRA, {name}" for name in list(WAYS)[1:])]
     head = [*names, *(f"{name}, recomputed" for name in names)]
     print("| shape | " + " | ".join(head) + " |", "|---|" + "---|" * len(head), *rows, sep="\n")
+
+
+def measure_row(point: dict[str, Any]) -> None:
+    """Print a shape's points as one JSON object: one after another in this process, which gives memory back between."""
+    fixed = {**point, "device": "cpu", "visual": 1176, "responses": 4, "layout": "packed"}
+    found = []
+    for checkpointing in (False, True):
+        for way in WAYS.values():
+            found.append(step_of(fixed | way | {"checkpointing": checkpointing}))
+            gc.collect()
+    report(row=found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -221,7 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.point:
-        (measure_scoring if "what" in options.point else measure)(options.point)
+        what = options.point.get("what", "one step")
+        {"one step": measure, "row": measure_row}.get(what, measure_scoring)(options.point)
         return
     if options.table is not None:
         print_table(options.table or TABLED)

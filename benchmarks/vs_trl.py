@@ -234,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--no-warm-up", dest="warm_up", action="store_false", help="save a step of each way where steps are long"
     )
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the fresh processes out")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.point:
@@ -241,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         build_family(options.family, SHAPES[options.shape], Path(folder))
-        compare_memory(folder, options)
+        if options.memory:
+            compare_memory(folder, options)
         sides = Sides(folder, options)
         for num_responses, rounds in zip_longest(options.responses, options.rounds, fillvalue=options.rounds[-1]):
             sides.time(num_responses, rounds)

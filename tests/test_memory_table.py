@@ -69,6 +69,7 @@ def shallow(name: str) -> Any:
         ("internvl3_1b", "LoRA", 8),
         ("llava_onevision_0.5b", "full", 8),
         ("qwen2_5_vl_3b", "QLoRA", 1),
+        ("qwen2_5_vl_72b", "LoRA", 64),
     ],
 )
 def test_a_simulated_step_is_predicted_within_a_tenth(name: str, way: str, ranks: int) -> None:
