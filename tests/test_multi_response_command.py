@@ -46,19 +46,33 @@ def test_the_papers_recipe_gives_margins_to_mmdpo(tmp_path: Path) -> None:
     assert trained["steps"] == 2 and trained["train"]["loss"] > 0
 
 
-def test_with_critiques_it_is_asked_by_every_stage(tmp_path: Path) -> None:
-    """A second round on its own critiques, the page, a benchmark in both orders and in one, best of n, policies."""
-    words = ["reading=in_turn", *USUAL]
-    start(tmp_path, "stage=report_reward", "inputs.reward_model=stage:reward_self/model", *words, expected=0)
-    card = json.loads((built(tmp_path, "reward_self") / "model" / CARD_FILE).read_text())
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose artefacts the commands with critiques share."""
+    return tmp_path_factory.mktemp("in-turn")
+
+
+def run(store: Path, *words: str, expected: int = 0) -> str:
+    return start(store, "reading=in_turn", *words, *USUAL, expected=expected, MMRLHF_ARTIFACTS=f"{store}/artifacts")
+
+
+def test_a_second_round_learns_from_its_own_critiques(store: Path) -> None:
+    run(store, "stage=score", "inputs.reward_model=stage:reward_self/model")
+    card = json.loads((built(store, "reward_self") / "model" / CARD_FILE).read_text())
     assert card["reading"] == "in_turn" and card["critique"] != "none"
-    found = metrics(built(tmp_path, "score"))
+    found = metrics(built(store, "score"))
     assert found["writes_critiques"] and found["critique_tokens_per_second"] > 0
-    drawn = ["inputs.benchmark=stage:pack", "stages.rewardbench.critiques.orders=drawn"]
-    start(tmp_path, "stage=rewardbench", *drawn, *words, expected=0)
-    start(tmp_path, "experiment=best_of_n", "stages.best_answers.num_samples=3", *words, expected=0)
-    start(tmp_path, "stage=evaluate", *words, expected=0)
-    said = start(tmp_path, "stage=reward", "model.settings.attention=cascade", *words, expected=2)
-    assert "cascade computes branches apart" in said
-    said = start(tmp_path, "stage=reward", *USUAL, "reading=sideways", expected=2)
-    assert "unknown reading of responses" in said and "apart, in_turn" in said
+
+
+def test_a_benchmark_is_judged_in_one_order_with_and_without_pictures(store: Path) -> None:
+    run(store, "stage=rewardbench", "inputs.benchmark=stage:pack", "stages.rewardbench.critiques.orders=drawn")
+    folder = built(store, "rewardbench")
+    assert SideCar.load(folder / "rewards").fingerprint["orders"] == "drawn"
+    assert "reward model, no picture" in metrics(folder)["accuracy"]["annotators"]
+
+
+def test_it_chooses_the_best_of_n_and_measures_policies(store: Path) -> None:
+    run(store, "experiment=best_of_n", "stages.best_answers.num_samples=3")
+    assert metrics(built(store, "best_of_n"))["queries"] > 30
+    run(store, "stage=evaluate")
+    assert metrics(built(store, "evaluate"))["reward"]["mean"] is not None
