@@ -2,6 +2,7 @@
 
     python -m benchmarks.serving                          # a scalar model and one that writes critiques
     python -m benchmarks.serving --soak 10                # ten minutes of mixed requests instead
+    python -m benchmarks.serving --clients 1 --stage-batch 1   # against a stage that, like one client, has no batch
 
 Prints one JSON line for each model and number of clients, or for the soak. The model is that of
 `benchmarks.scoring_rate`, about 9M parameters; a query has one picture of 256 x 256 pixels and K = 4 responses, all
@@ -144,13 +145,17 @@ async def post(http: httpx.AsyncClient, body: bytes) -> httpx.Response:
     return await http.post("/v1/rewards", content=body, headers={"Content-Type": "application/json"})
 
 
-def stage_rate(shards: Path, judge: Path) -> tuple[float, float]:
-    """Queries a second of the `score` stage, as it says them itself, and its processor seconds."""
+def stage_rate(shards: Path, judge: Path, batch: int | None) -> tuple[float, float]:
+    """Queries a second of the `score` stage, as it says them itself, and its processor seconds.
+
+    batch: queries that it scores side by side at most; None: its own setting.
+    """
     runtime = Runtime(trainer=partial(L.Trainer, accelerator="cpu"), progress=False)
     critiques, started = CritiqueSettings(max_tokens=CRITIQUE_TOKENS), time.process_time()
+    passes = PassSettings() if batch is None else PassSettings(groups_per_batch=batch)
     with tempfile.TemporaryDirectory() as out:
         summary = score.run(
-            Path(out), shards=shards, reward_model=judge, passes=PassSettings(), critiques=critiques, holdout=0.5,
+            Path(out), shards=shards, reward_model=judge, passes=passes, critiques=critiques, holdout=0.5,
             runtime=runtime,
         )  # fmt: skip
     return float(summary["queries_per_second"]), time.process_time() - started
@@ -172,11 +177,11 @@ def compare(folder: Path, critique: str, options: argparse.Namespace) -> None:
     served, cpu, latencies = ({clients: list[float]() for clients in options.clients} for _ in range(3))
     with running(judge) as address:
         asyncio.run(send_all(address, bodies[:8], 4))
-        stage_rate(folder / f"few-{critique}", judge)
+        stage_rate(folder / f"few-{critique}", judge, options.stage_batch)
         for _ in range(options.rounds):
-            rate, used = stage_rate(folder / f"shards-{critique}", judge)
+            rate, used = stage_rate(folder / f"shards-{critique}", judge, options.stage_batch)
             stage.append(rate)
-            start = stage_rate(folder / f"few-{critique}", judge)[1]
+            start = stage_rate(folder / f"few-{critique}", judge, options.stage_batch)[1]
             stage_cpu.append((used - start) * len(bodies) / (len(bodies) - FEW))
             for clients in options.clients:
                 before = told(address, "process_cpu_seconds_total")
@@ -192,6 +197,7 @@ def compare(folder: Path, critique: str, options: argparse.Namespace) -> None:
             queries=options.queries,
             responses=NUM_RESPONSES,
             rounds=options.rounds,
+            stage_batch=options.stage_batch,
             threads=torch.get_num_threads(),
             stage_queries_per_second=median(stage),
             served_queries_per_second=median(served[clients]),
@@ -272,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--critiques", nargs="+", default=["none", "full"], choices=["none", "full"])
+    parser.add_argument("--stage-batch", type=int, default=None, metavar="QUERIES")
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)

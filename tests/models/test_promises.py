@@ -304,8 +304,11 @@ else:
     size = model.config.vision_config.image_size
     size = size if isinstance(size, int) else size[0]
     with torch.no_grad():
-        tower = model.model.vision_tower if hasattr(model.model, "vision_tower") else model.model.vision_model
-        states = tower(torch.randn(1, 3, size, size)).last_hidden_state
+        picture = torch.randn(1, 3, size, size)
+        # 4.57 and 5 number the patches of Idefics3 and SmolVLM differently, whoever wrote the folder: before that
+        idefics = not hasattr(model.model, "vision_tower")
+        states = (model.model.vision_model.embeddings.patch_embedding(picture) if idefics
+                  else model.model.vision_tower(picture).last_hidden_state)
 bad = [len(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")]
 print(json.dumps([transformers.__version__, bad, logits[0, -1].tolist(), states.flatten()[:500].tolist()]))
 """
