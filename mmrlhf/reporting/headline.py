@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from mmrlhf.metrics.policy import Change
 from mmrlhf.reporting import sections
-from mmrlhf.reporting.inputs import PairTable, RunStages, paired_answers
+from mmrlhf.reporting.inputs import PairTable, RunStages, best_of_before, paired_answers
 from mmrlhf.reporting.sections import Answers
 from mmrlhf.summaries.evaluations import EvaluateSummary, ReportSummary
 from mmrlhf.summaries.rankings import ANNOTATORS, TRUTH, Accuracy, Estimate, Tables
@@ -23,6 +23,7 @@ def headline(stages: RunStages, pairs: PairTable | None, answers: tuple[Answers,
     )
     before, after = (stage.summary if stage is not None else None for stage in (stages.before, stages.after))
     quality, reward = (sections.difference(paired_answers(*answers, name)) for name in ("quality", "reward"))
+    best = best_of_before(answers[0])
     seconds = [stage.seconds for stage in stages.known() if stage.seconds is not None]
     return ReportSummary(
         reward_acc_annotators=by_annotators and by_annotators.acc,
@@ -32,11 +33,14 @@ def headline(stages: RunStages, pairs: PairTable | None, answers: tuple[Answers,
         quality_before=_mean(before, "quality"),
         quality_after=_mean(after, "quality"),
         quality_gain=_gain(quality),
+        best_of=best and best.n,
+        quality_best_of=best and best.quality,
         quality_better=quality and quality.better,
         quality_worse=quality and quality.worse,
         reward_before=_mean(before, "reward"),
         reward_after=_mean(after, "reward"),
         reward_gain=_gain(reward),
+        reward_best_of=best and best.reward,
         reward_better=reward and reward.better,
         reward_worse=reward and reward.worse,
         kl_before=_mean(before, "kl"),

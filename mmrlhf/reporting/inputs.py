@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -18,12 +19,13 @@ from mmrlhf.files import is_remote, read_lines
 from mmrlhf.losses.objective import Objective, PairInputs
 from mmrlhf.records.fields import is_number, text_field, wrong_type
 from mmrlhf.records.json_text import parse_row
+from mmrlhf.reporting.best_answers import Judged, best_of_rows
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.curve_file import FILE_NAME as CURVE_FILE
 from mmrlhf.summaries.curve_file import read_curves
 from mmrlhf.summaries.datasets import PackSummary
-from mmrlhf.summaries.evaluations import EvaluateSummary
+from mmrlhf.summaries.evaluations import BestOf, EvaluateSummary
 from mmrlhf.summaries.histogram_file import Histogram, read_histograms
 from mmrlhf.summaries.kinds import kind_of
 from mmrlhf.summaries.scores import RewardsSummary
@@ -170,13 +172,28 @@ def _answer(line: str, where: str) -> dict[str, Any]:
 def paired_answers(
     before: Mapping[str, list[dict[str, Any]]], after: Mapping[str, list[dict[str, Any]]], column: str
 ) -> list[AnswerPair]:
-    """Match two evaluations by (key, sample): (key, category, before, after) wherever both have the column."""
-    return [
-        (key, str(new.get("category", "unknown")), float(old[column]), float(new[column]))
-        for key in after
-        for old, new in zip(before.get(key, ()), after[key], strict=False)
-        if old.get(column) is not None and new.get(column) is not None
-    ]
+    """Match two evaluations by query: (key, category, mean before, mean after) wherever both know the column."""
+    found = []
+    for key, rows in after.items():
+        old, new = (
+            [float(row[column]) for row in of if row.get(column) is not None] for of in (before.get(key, ()), rows)
+        )
+        if old and new:
+            found.append((key, str(rows[0].get("category", "unknown")), fmean(old), fmean(new)))
+    return found
+
+
+def best_of_before(before: Mapping[str, list[dict[str, Any]]]) -> BestOf | None:
+    """What the best of a query's answers by reward is worth before training; None where each has one answer."""
+    judged = []
+    for key, rows in before.items():
+        scored = [row for row in rows if row.get("reward") is not None]
+        quality = [row.get("quality") for row in scored]
+        known = None if None in quality else [float(value) for value in quality if value is not None]
+        if scored:
+            judged.append(Judged(key, [float(row["reward"]) for row in scored], [1] * len(scored), known))
+    rows = best_of_rows(judged)
+    return rows[-1] if rows and rows[-1].n > 1 else None
 
 
 def reward_table(path: str | Path | None) -> SideCar | None:

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def build_sample(
     """Put together all that is known about one query; `mmrlhf.callbacks.samples` describes the common fields.
 
     Beyond those: `pairs` (chosen, rejected: letters of the responses in rank order; margin, beta), the given critique
-    of each response, and `answers`: (before, after) rows of the evaluations.
+    of each response, and `answers`: (name, row) of the evaluations, of several before training the first and the best.
     """
     responses = _responses(group, rewards)
     pairs = _pairs(group, responses, objective)
@@ -85,13 +86,15 @@ def build_sample(
         item["beta"] = against_best[0]["beta"] if against_best else None
     pictures = read_pictures(group)
     first, last = (rows[0] if rows else {} for rows in (before, after))
+    best = max((row for row in before if row.get("reward") is not None), key=itemgetter("reward"), default={})
+    chosen = {f"best of {len(before)} before": best} if len(before) > 1 else {}
     return {
         **query_sample(group, pictures),
         "shown": pictures,
         "turns": turn_cards(group.prompt, pictures.counts),
         "responses": ordered,
         "pairs": sorted(pairs, key=lambda pair: (pair["chosen"], pair["rejected"])),
-        "answers": [(name, row) for name, row in (("before", first), ("after", last)) if row],
+        "answers": [(name, row) for name, row in {"before": first, **chosen, "after": last}.items() if row],
         "generation_before": first.get("generation"),
         "generation_after": last.get("generation"),
     }

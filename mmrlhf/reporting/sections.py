@@ -16,7 +16,7 @@ from mmrlhf.losses.objective import Objective
 from mmrlhf.metrics.policy import Change, change
 from mmrlhf.reporting import plots
 from mmrlhf.reporting.categories import MOST_SHOWN, common, largest_first
-from mmrlhf.reporting.inputs import AnswerPair, PairTable, StageResult, pair_betas, paired_answers
+from mmrlhf.reporting.inputs import AnswerPair, PairTable, StageResult, best_of_before, pair_betas, paired_answers
 from mmrlhf.reporting.plots import Interval, dot
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.datasets import PackSummary
@@ -158,7 +158,7 @@ def policy_section(before: Evaluated | None, after: Evaluated | None, old: Answe
     """What preference training changed: every measure before and after, the paired differences, by category, drift."""
     if after is None and before is None:
         return missing("no policy has been evaluated", "python run.py stage=evaluate")
-    rows = []
+    best, rows = best_of_before(old), []
     for name, column, description in MEASURES:
         row: Section = {"name": description, "before": _mean(before, name), "after": _mean(after, name)}
         if row["before"] is None and row["after"] is None:
@@ -166,18 +166,25 @@ def policy_section(before: Evaluated | None, after: Evaluated | None, old: Answe
         gain = difference(paired_answers(old, new, column)) if column is not None else None
         if gain is not None:
             row |= {"difference": dot(gain.mean), "better": gain.better, "worse": gain.worse}
-        rows.append(row)
-    section: Section = {"rows": rows, "only": None if before and after else ("after" if after else "before")}
+        chosen = {"quality": best.quality, "reward": best.reward}.get(name) if best is not None else None
+        rows.append(row | ({"best": dot(chosen)} if chosen is not None else {}))
+    section: Section = {
+        "best": best,
+        "rows": rows,
+        "only": None if before and after else ("after" if after else "before"),
+    }
     section |= _by_category(before, after, old, new)
     section["ranking"] = _implicit_ranking(after)
     if old and new and paired_answers(old, new, "reward"):
         gains = np.array([b - a for _, _, a, b in paired_answers(old, new, "reward")])
-        section["gains"] = plots.histogram(gains, label="reward of an answer, after minus before", mark=0.0, colour=2)
+        section["gains"] = plots.histogram(
+            gains, label="reward of a query's answers, after minus before", mark=0.0, colour=2
+        )
     return section
 
 
 def difference(rows: Sequence[AnswerPair]) -> Change | None:
-    """Mean of after minus before, over matched answers, with a 95% interval over queries."""
+    """Mean of after minus before, over matched queries, with a 95% interval."""
     if not rows:
         return None
     keys, _, before, after = zip(*rows, strict=True)

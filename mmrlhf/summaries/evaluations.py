@@ -141,7 +141,8 @@ _ENDS = ("_low", "_high")
 class ReportSummary(Summary):
     """Stage `report`: the numbers of a run that come first; what is not known is None, and absent in JSON.
 
-    An Estimate `x` is written flat, as `x`, and `x_low` and `x_high` where it has an interval.
+    An Estimate `x` is written flat, as `x`, and `x_low` and `x_high` where it has an interval. best_of: answers before
+    training to each query, of which quality_best_of and reward_best_of are the one's with the highest reward.
     """
 
     reward_acc_annotators: Estimate | None = None
@@ -151,6 +152,9 @@ class ReportSummary(Summary):
     quality_before: float | None = None
     quality_after: float | None = None
     quality_gain: Estimate | None = None
+    best_of: int | None = None
+    quality_best_of: Estimate | None = None
+    reward_best_of: Estimate | None = None
     quality_better: float | None = None
     quality_worse: float | None = None
     reward_before: float | None = None

@@ -22,7 +22,7 @@ from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.reporting import plots
 from mmrlhf.reporting.accuracy import scored_groups
 from mmrlhf.reporting.critique_section import critiques_while_training
-from mmrlhf.reporting.inputs import pair_betas, paired_answers, read_answers, read_stage
+from mmrlhf.reporting.inputs import best_of_before, pair_betas, paired_answers, read_answers, read_stage
 from mmrlhf.reporting.sample_cards import choose_rows, response_letter
 from mmrlhf.shards import remote
 from mmrlhf.shards.index import Index
@@ -279,6 +279,17 @@ def test_answers_are_matched_by_key():
     before = {"a": [{"quality": 0.0}], "b": [{"quality": 0.5}], "c": [{"quality": None}]}
     after = {"b": [{"quality": 1.0, "category": "long"}], "c": [{"quality": 1.0}], "d": [{"quality": 1.0}]}
     assert paired_answers(before, after, "quality") == [("b", "long", 0.5, 1.0)]
+    before["b"] += [{"quality": 1.0}, {"quality": None}, {"quality": 0.9}]
+    assert paired_answers(before, after, "quality") == [("b", "long", pytest.approx(0.8), 1.0)], "a query's mean"
+
+
+def test_the_best_of_a_querys_answers_is_the_one_with_the_highest_reward():
+    rows = {"a": [(0.0, 1.0), (2.0, 0.5)], "b": [(3.0, 0.0), (1.0, 1.0)], "c": [(7.0, 1.0)]}
+    before = {key: [{"reward": r, "quality": q} for r, q in own] for key, own in rows.items()}
+    best = best_of_before(before)
+    assert best is not None and (best.n, best.queries, best.reward.mean) == (2, 2, 2.5)
+    assert best.quality is not None and best.quality.mean == 0.25, "of those that have two answers"
+    assert best_of_before({"c": before["c"]}) is None and best_of_before({"a": [{"reward": None}] * 2}) is None
 
 
 def test_samples_take_the_categories_in_turn(artefacts):
