@@ -137,3 +137,11 @@ def test_what_becomes_of_one_config_is_not_seen_in_the_next() -> None:
     first.stages.mmdpo.clear()
     first.model.settings.max_tokens, first.data.another, first.method = 3, 1, None
     assert OmegaConf.to_yaml(compose(["scale=tiny"])) == before
+
+
+def test_what_was_composed_before_changes_nothing() -> None:
+    """The jobs of a sweep are composed in one process."""
+    jobs = (["logger=csv"], ["logger=[wandb,tensorboard]"], ["logger=[tensorboard,csv]"], ["callbacks=none"])
+    alone = [OmegaConf.to_yaml(compose(job)) for job in jobs]
+    assert [OmegaConf.to_yaml(compose(job)) for job in reversed(jobs)] == alone[::-1]
+    assert not compose(["logger=[wandb,tensorboard]"]).logger.csv
