@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from mmrlhf.inference.passes import GroupScores
 from mmrlhf.types import EncodedGroup, PreferenceGroup
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def together(group: PreferenceGroup, read: Sequence[tuple[Asked, GroupScores]]) 
     places = [[asked.order.index(hashes.index(name)) for asked, _ in read] for name in hashes]
     picked = [(number, place) for own in places for number, place in enumerate(own)]
 
-    def each(values: Sequence[Sequence]) -> list:
+    def each(values: Sequence[Sequence[T]]) -> list[T]:
         return [values[number][place] for number, place in picked]
 
     criticised = Criticised(
@@ -72,7 +75,7 @@ def together(group: PreferenceGroup, read: Sequence[tuple[Asked, GroupScores]]) 
     scores = [score for _, score in read]
 
     def joined(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.stack(each(tensors))
+        return torch.stack([tensors[number][place] for number, place in picked])
 
     return criticised, GroupScores(
         logprob=joined([score.logprob for score in scores]),
