@@ -30,7 +30,7 @@ class LiveTensors(TorchDispatchMode):
         before: Iterable[torch.Tensor] = (),
         *,
         resized: bool = False,
-        elsewhere: Callable[[], Iterable[torch.Tensor]] = tuple,
+        elsewhere: Callable[[], Iterable[torch.Tensor]] | None = None,
     ) -> None:
         super().__init__()
         self._sizes: dict[int, int] = {}
@@ -70,7 +70,7 @@ class LiveTensors(TorchDispatchMode):
                 self._set(place, storage.nbytes())
 
     def _leave_out(self) -> None:
-        for tensor in self._elsewhere():
+        for tensor in self._elsewhere() if self._elsewhere is not None else ():
             storage = _storage(tensor)
             if storage._cdata not in self._sizes:
                 self._sizes[storage._cdata] = 0

@@ -94,8 +94,7 @@ def simulate(config: Any, settings: ModelSettings, size: Row, *, ranks: int = 1,
             shards = [tensor for tensor in held if isinstance(tensor, DTensor)]
             return [*shards, *(shard.grad for shard in shards if shard.grad is not None)]
 
-        elsewhere = on_host if offloaded else tuple
-        with LiveTensors(held, resized=mesh is not None, elsewhere=elsewhere) as live:
+        with LiveTensors(held, resized=mesh is not None, elsewhere=on_host if offloaded else None) as live:
             step()
     return live.peak
 
