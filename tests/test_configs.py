@@ -6,6 +6,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ LAUNCHERS = {"joblib": "joblib_launcher", "slurm": "submitit_launcher", "slurm_l
 @pytest.mark.parametrize("turn", range(max(map(len, CHOICES.values()))))
 def test_every_choice_of_every_group_composes(turn: int) -> None:
     """Turn i takes the i-th choice of every group, so that the largest group decides how many turns there are."""
-    config = _compose(*(f"{group}={names[turn % len(names)]}" for group, names in CHOICES.items())).copy()
+    words = [f"{group}={names[turn % len(names)]}" for group, names in CHOICES.items()]
+    config = deepcopy(_compose(*words))
     given = {
         "data.root": "somewhere",
         "data.warmup_root": "somewhere",
@@ -201,7 +203,7 @@ def test_collecting_goes_from_queries_to_what_people_said() -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_own_data_fetches_nothing(experiment: str) -> None:
-    config = _compose(f"experiment={experiment}", "scale=default", *NEEDED.get(experiment, [])).copy()
+    config = deepcopy(_compose(f"experiment={experiment}", "scale=default", *NEEDED.get(experiment, [])))
     config.data.root = "my_data"
     chain = plan_chain(config.stage, lambda name: read_stage(config, name), stage_names(config))
     assert "fetch" not in [node.name for node in chain] and "my_data" in user_inputs(config)
