@@ -89,9 +89,9 @@ def _faiss_centres(rows: Tensor, **more: int) -> Tensor:
 
 
 def _sklearn(rows: Tensor) -> Tensor:
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import MiniBatchKMeans  # pyright: ignore[reportMissingImports]
 
-    found = MiniBatchKMeans(CLUSTERS, batch_size=4096, n_init=1, random_state=0).fit(rows.numpy())
+    found = MiniBatchKMeans(CLUSTERS, batch_size=4096, n_init=1, random_state=0).fit(rows.numpy())  # pyright: ignore[reportArgumentType]
     return normalize(torch.from_numpy(found.cluster_centers_).float(), dim=1)
 
 

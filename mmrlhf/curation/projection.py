@@ -38,7 +38,7 @@ def flat_map(rows: Tensor, *, seed: int) -> FlatMap:
     with warnings.catch_warnings():
         # it says that TensorFlow is absent, which only another class of it would want
         warnings.simplefilter("ignore", ImportWarning)
-        import umap
+        import umap  # pyright: ignore[reportMissingImports]
     # cosines are what curation compares; one thread, because several would not give the same again
     reducer = umap.UMAP(
         n_components=2, n_neighbors=NEIGHBOURS, metric="cosine", init="pca", random_state=seed, n_jobs=1

@@ -105,7 +105,7 @@ def make_features_on_cluster(
     if not missing:
         return
     with cluster():
-        import ray.data
+        import ray.data  # pyright: ignore[reportMissingImports]
 
         room = _room(accelerator, threads)
         name = maker.encoder.path
@@ -129,16 +129,16 @@ def cluster() -> Iterator[None]:
     """The cluster that this process is in, that of RAY_ADDRESS, or one of this machine for the time being."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     if ray.is_initialized():
         yield
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="warning")
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:
         ray.init(address="local", include_dashboard=False, object_store_memory=_SHARED_MEMORY, log_to_driver=False,
-                 logging_level="warning")  # fmt: skip
+                 logging_level=logging.WARNING)  # fmt: skip
     try:
         yield
     finally:
@@ -154,7 +154,7 @@ class _Room(NamedTuple):
 
 
 def _room(accelerator: str, threads: int) -> _Room:
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = max(1, min(threads, int(max(each.get("CPU", 0) for each in machines))))
