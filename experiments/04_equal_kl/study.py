@@ -40,7 +40,7 @@ PARTS = ("methods", "strong", "negative", "hardest", "wk")
 # one pass over the scored queries, at twice the demo's rate; nothing is asked of the reward model but its rewards
 SHORT = (
     "logger=none", "optim.epochs.mmdpo=1", "optim.mmdpo.lr=1e-4", "stages.mmdpo.answers.num_queries=0",
-    "stages.mmdpo.training.schedule.val_limit=64", "stages.score.compare_given=false",
+    "stages.mmdpo.training.schedule.val_limit=64",
 )  # fmt: skip
 ANSWERS = ("num_samples=2", "reward_model=null")
 START = "evaluate_before"
