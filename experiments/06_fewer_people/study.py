@@ -88,12 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pool", type=int, default=334, help="queries of the drawn judge (default: %(default)s)")
     parser.add_argument("--redraws", type=int, default=40, help="of the people (default: %(default)s)")
     parser.add_argument("--sigma", type=float, default=1.2, help="people's noise, in levels (default: %(default)s)")
+    parser.add_argument("--arms", default="", help="of the policies, apart by commas (default: all, in two rounds)")
     parser.add_argument("--out", type=Path, default=Path("outputs/06_fewer_people"), help="the runs' folders")
     parser.add_argument("--results", type=Path, default=HERE, help="where tables and pictures go")
     options, overrides = parser.parse_known_args(arguments)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     if options.half == "policies":
-        return policies(seeds, options.out.resolve(), options.results, overrides)
+        wanted = options.arms.split(",") if options.arms else list(policy_arms())
+        return policies(wanted, seeds, options.out.resolve(), options.results, overrides)
     rows: list[dict[str, object]] = []
     for seed in seeds:
         if options.judge == "drawn":
@@ -206,10 +208,10 @@ def proposal(group: PreferenceGroup, rewards: np.ndarray) -> Proposal:
 # ---- policies
 
 
-def policies(seeds: Sequence[int], out: Path, results: Path, overrides: Sequence[str]) -> None:
-    """Train on every arm's labels, the most telling arms first; collect true quality of answers to held-out queries."""
+def policies(wanted: Sequence[str], seeds: Sequence[int], out: Path, results: Path, overrides: Sequence[str]) -> None:
+    """Train on the arms' labels, the most telling arms first; collect true quality of answers to held-out queries."""
     arms = policy_arms()
-    for names in (FIRST, [name for name in arms if name not in FIRST]):
+    for names in ([name for name in FIRST if name in wanted], [name for name in wanted if name not in FIRST]):
         for seed in seeds:
             for arm in names:
                 folder = policy_folder(out, arm, seed)
