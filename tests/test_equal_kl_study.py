@@ -97,6 +97,10 @@ def test_methods_are_compared_where_they_are_equally_far(
     assert len(points) == 9 and {row["beta x"] for row in points} == {"1", "4", "16"}
     assert float(points[0]["kl k1"]) == pytest.approx(0.8)
     assert (tmp_path / "results" / "equal.png").stat().st_size > 1000
+    with (tmp_path / "results" / "curves.csv").open(encoding="utf-8") as file:
+        along = {row["flip rate"]: row for row in csv.DictReader(file) if row["over dpo"] == "mmdpo"}
+    assert float(along["0.32"]["KL 0.05"]) == pytest.approx(0.05 * math.sqrt(0.05 / k3(0.4)), abs=1e-4)
+    assert along["0.32"]["KL 0.3"] == "", "nobody has gone so far"
     assert "no room" in capsys.readouterr().out
 
 

@@ -4,7 +4,8 @@
 
 Runs sweeps of run.py in the order of their worth, then collects what is there; a sweep whose jobs are all done is not
 started again, and a stopped one goes on with the jobs that are missing. Overrides go to every job. Writes points.csv
-(every trained policy), equal.csv, equal.md and equal.png (methods at one KL), wk.csv and wk.md.
+(every trained policy), equal.csv, equal.md and equal.png (methods at one KL), curves.csv and curves.md (at several),
+wk.csv and wk.md.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ SHORT = (
 ANSWERS = ("num_samples=2", "reward_model=null")
 START = "evaluate_before"
 TARGET_SHARE = 0.9  # of the nearest method's furthest point
+DISTANCES = (0.05, 0.1, 0.2, 0.3, 0.4)  # nats, at which the whole curves are compared
 
 
 @dataclass(frozen=True)
@@ -236,12 +238,15 @@ def write_results(folder: Path, arms: Sequence[Arm], start: Mapping[str, tuple[f
     grid = [arm for arm in arms if arm.part == "wk"]
     curves = {(a.flip, a.name): made for a in arms if a.part != "wk" and len((made := curve(a, start)).queries) > 1}
     if curves:
-        rows = [
-            row for flip in FLIPS for row in at_one_distance(flip, {n: c for (f, n), c in curves.items() if f == flip})
-        ]
+        by_flip = {flip: {name: made for (own, name), made in curves.items() if own == flip} for flip in FLIPS}
+        rows = [row for flip, own in by_flip.items() for row in at_one_distance(flip, own)]
         write_csv(folder / "equal.csv", rows)
         write_table(folder / "equal.md", rows)
         draw(curves).savefig(folder / "equal.png", dpi=130)
+        rows = [row for flip, own in by_flip.items() for row in along_the_curve(flip, own)]
+        if rows:
+            write_csv(folder / "curves.csv", rows)
+            write_table(folder / "curves.md", rows)
     if len(grid) > 1:
         rows = list(chosen_elsewhere(grid, next((a for a in arms if (a.flip, a.name) == (FLIPS[0], "dpo")), None)))
         write_csv(folder / "wk.csv", rows)
@@ -274,6 +279,20 @@ def at_one_distance(flip: str, curves: Mapping[str, Points]) -> Iterator[dict[st
         for head, base in (("over dpo", "dpo"), ("over mmdpo", "mmdpo")):
             known = base in curves and base != name
             row |= ends(head, lead_at(made, curves[base], target) if known else None)
+        yield row
+
+
+def along_the_curve(flip: str, curves: Mapping[str, Points]) -> Iterator[dict[str, object]]:
+    """What each arm gains over DPO at several distances, as far as both go."""
+    if "dpo" not in curves:
+        return
+    for name, made in curves.items():
+        if name == "dpo":
+            continue
+        row: dict[str, object] = {"flip rate": flip, "over dpo": name}
+        for distance in DISTANCES:
+            reached = distance <= min(made.reach, curves["dpo"].reach)
+            row |= ends(f"KL {distance:g}", lead_at(made, curves["dpo"], distance) if reached else None)
         yield row
 
 
