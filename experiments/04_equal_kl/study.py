@@ -374,10 +374,12 @@ def draw(curves: Mapping[tuple[str, str], Points]) -> Figure:
             axes.plot(kl, quality, "o" if name in METHODS else "s", color=colour, markersize=4, label=name)
         axes.set_title(f"label flips: {float(flip):.0%}")
         axes.set_xscale("function", functions=(np.sqrt, np.square))
+        axes.set_xlim(0)
         axes.set_xlabel("KL to the reference (k3), nats an answer")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("true quality of held-out answers")
-    panels[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    marks = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    panels[-1].legend(list(marks.values()), list(marks), fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
