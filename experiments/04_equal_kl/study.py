@@ -266,20 +266,21 @@ def points(arms: Sequence[Arm]) -> Iterator[dict[str, object]]:
 
 
 def at_one_distance(flip: str, curves: Mapping[str, Points]) -> Iterator[dict[str, object]]:
-    """Each arm's quality where it is as far away as the nearest method can go, over DPO's, and behind MM-DPO's."""
-    rivals = [made.reach for name, made in curves.items() if name in METHODS]
-    if not rivals:
-        return
-    target = TARGET_SHARE * min(rivals)
-    for name, made in curves.items():
-        row: dict[str, object] = {"flip rate": flip, "KL": f"{target:.3f}", "arm": name,
-                                  "seeds": " ".join(sorted({q.split("/")[0] for q in made.queries})),
-                                  "points": made.kl.shape[1] - 1, "reach": f"{made.reach:.3f}"}  # fmt: skip
-        row |= ends("quality", quality_at(made, target))
-        for head, base in (("over dpo", "dpo"), ("over mmdpo", "mmdpo")):
-            known = base in curves and base != name
-            row |= ends(head, lead_at(made, curves[base], target) if known else None)
-        yield row
+    """Each arm's quality, over DPO's and over MM-DPO's, where all are as far away as the nearest method can go.
+
+    Then as far as the second nearest, so that a single short curve does not decide where the others are compared.
+    """
+    reaches = sorted(made.reach for name, made in curves.items() if name in METHODS)
+    for target in dict.fromkeys(TARGET_SHARE * reach for reach in reaches[:2]):
+        for name, made in curves.items():
+            row: dict[str, object] = {"flip rate": flip, "KL": f"{target:.3f}", "arm": name,
+                                      "seeds": " ".join(sorted({q.split("/")[0] for q in made.queries})),
+                                      "points": made.kl.shape[1] - 1, "reach": f"{made.reach:.3f}"}  # fmt: skip
+            row |= ends("quality", quality_at(made, target))
+            for head, base in (("over dpo", "dpo"), ("over mmdpo", "mmdpo")):
+                known = base in curves and base != name
+                row |= ends(head, lead_at(made, curves[base], target) if known else None)
+            yield row
 
 
 def along_the_curve(flip: str, curves: Mapping[str, Points]) -> Iterator[dict[str, object]]:
