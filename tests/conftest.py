@@ -19,13 +19,14 @@ os.environ["WANDB_SILENT"] = "true"
 PROJECT = Path(__file__).resolve().parents[1]
 
 # models, shards and groups that the tests of several rooms share
-pytest_plugins = [
+FIXTURES = [
     "stand_ins.http_store",
     "stand_ins.served_model",
     "stand_ins.small_data",
     "stand_ins.small_encoder",
     "stand_ins.tiny_models",
 ]
+pytest.register_assert_rewrite(*FIXTURES)
 
 # `default`: the same examples on every machine, and no failure because a machine is slow. `fuzz` (`make fuzz`): others
 # each time, many more of them, and what once failed is tried first
@@ -44,6 +45,13 @@ settings.load_profile(os.environ.get("MMRLHF_HYPOTHESIS", "default"))
 
 # what is imported and collected stays: without these, the collector walks over all of it again and again
 gc.disable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load what tests share; not where tests are only handed out to other processes, which would wait for it."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", default=None):
+        for name in FIXTURES:
+            config.pluginmanager.import_plugin(name)
 
 
 def pytest_collection_finish() -> None:

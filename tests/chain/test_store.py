@@ -155,9 +155,9 @@ def test_a_finished_folder_without_its_record_is_replaced(tmp_path: Path, caplog
 
 
 def test_passwords_are_used_and_not_written(tmp_path: Path) -> None:
-    address = "https://me:s3cret@host/a?X-Amz-Signature=abc&part=1"
+    address = "https://me:s3cret@host/a?X-Amz-Signature=signed&part=1"
     recipe = Recipe("pack", "b" * 64, {"shards": [{"at": address}]}, sources={address: "manifest:1"})
     folder = Store(tmp_path).build(recipe, lambda out: {"from": address}).folder
     written = (folder / "artifact.json").read_text()
-    assert "s3cret" not in written and "abc" not in written and written.count("https://***@host/a?") == 3
+    assert "s3cret" not in written and "signed" not in written and written.count("https://***@host/a?") == 3
     assert "part=1" in written and recipe.settings["shards"][0]["at"] == address
