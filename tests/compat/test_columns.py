@@ -36,6 +36,7 @@ def test_our_own_ranges_have_ends_and_hold_what_is_here() -> None:
             assert numbers[0] <= numbers[1], name
 
 
+@pytest.mark.slow
 def test_what_pytest_says_is_read(tmp_path: Path) -> None:
     file = tmp_path / "test_few.py"
     file.write_text(

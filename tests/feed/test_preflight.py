@@ -94,7 +94,7 @@ def longest(make, index: Index) -> Callable[[str], int]:
     return longest
 
 
-@pytest.mark.parametrize("with_answer", [True, False], ids=["whole", "context"])
+@pytest.mark.parametrize("with_answer", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["whole", "context"])
 @pytest.mark.parametrize("template", [AnswerTemplate(), CritiqueTemplate(instruction="")], ids=["answer", "critique"])
 @pytest.mark.parametrize("too_long", ["shorten", "refuse"])
 def test_it_foresees_what_encoding_does(

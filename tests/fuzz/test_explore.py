@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from fuzz.explore import failures, files_with_laws, rounds
 from hypothesis import settings
 
@@ -32,6 +33,7 @@ def test_a_broken_law_is_found_with_the_way_to_see_it_again(tmp_path: Path) -> N
     assert "number=100," in done.stdout and "--hypothesis-seed=" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_law_that_holds_is_tried_until_the_time_is_up(tmp_path: Path) -> None:
     (tmp_path / "test_right.py").write_text(LAW.format(law="number == number"), encoding="utf-8")
     started = time.monotonic()

@@ -55,7 +55,12 @@ def grey(width: int, height: int) -> Media:
     return Media("image", ("0.png",), (buffer.getvalue(),))
 
 
-@pytest.mark.parametrize("family", AVAILABLE)
+SEVERAL = ("qwen2_vl", "qwen3_vl")  # count as qwen2_5_vl does, or with larger patches, and take seconds each
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] if name in SEVERAL else []) for name in AVAILABLE]
+)
 def test_pictures_cost_what_they_cost_published_checkpoints(family: str, tmp_path: Path) -> None:
     """Encoded, they have the tokens of the stock processor, and as many placeholders as was published."""
     build_tiny(family, tmp_path, texts=TEXTS, size=SIZE)
