@@ -241,10 +241,9 @@ def write_results(folder: Path, found: Mapping[str, Mapping[str, Found]]) -> Non
     draw(found, rows).savefig(folder / "judges.png", dpi=130)
     learned = [row for row in rows if row["ACC, truth"] != ""]
     if len(learned) > 2:
-        both = [[float(str(row[name])) for row in learned] for name in ("ACC, truth", f"best of {SIZES[-1]}")]
-        print(
-            f"rank correlation of ACC by truth and quality over {len(learned)} judges: {spearmanr(*both).statistic:.3f}"
-        )
+        acc, quality = ([float(str(row[name])) for row in learned] for name in ("ACC, truth", f"best of {SIZES[-1]}"))
+        rank_correlation = float(np.asarray(spearmanr(acc, quality))[0])
+        print(f"rank correlation of ACC by truth and quality over {len(learned)} judges: {rank_correlation:.3f}")
 
 
 def chosen(own: Mapping[str, Found]) -> dict[str, list[float]]:
@@ -257,7 +256,8 @@ def judge_row(name: str, own: Mapping[str, Found], ours: Mapping[str, Found]) ->
     row: dict[str, object] = {"judge": name, "seeds": " ".join(own)}
     for kind in ("truth", "annotators", "own"):
         pairs = [each.right[kind] for each in own.values() if kind in each.right]
-        keys, right = ([value for part in pairs for value in part[place]] for place in (0, 1))
+        keys = [key for part in pairs for key in part[0]]
+        right = [value for part in pairs for value in part[1]]
         report = accuracy_report(keys, np.array(right, float), np.full(len(right), 0.5)) if keys else None
         row |= ends(f"ACC, {kind}", Interval(**report["acc"]) if report else None)
         if kind == "truth":
