@@ -95,7 +95,11 @@ def longest(make, index: Index) -> Callable[[str], int]:
 
 
 @pytest.mark.parametrize("with_answer", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["whole", "context"])
-@pytest.mark.parametrize("template", [AnswerTemplate(), CritiqueTemplate(instruction="")], ids=["answer", "critique"])
+@pytest.mark.parametrize(
+    "template",
+    [AnswerTemplate(), pytest.param(CritiqueTemplate(instruction=""), marks=pytest.mark.slow)],
+    ids=["answer", "critique"],
+)
 @pytest.mark.parametrize("too_long", ["shorten", "refuse"])
 def test_it_foresees_what_encoding_does(
     make, longest: Callable[[str], int], index: Index, template: Template, too_long: str, with_answer: bool

@@ -74,6 +74,7 @@ def test_tables_lack_it_and_training_on_them_goes_without_it(tmp_path, shards, s
                   reference_from="frozen_copy", runtime=runtime)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_answers_benchmarks_and_rounds_go_without_it(tmp_path, shards, small_policy, critic, runtime) -> None:
     asked = {"shards": shards, "runtime": runtime, "passes": PASSES}
     answers = evaluate.run(

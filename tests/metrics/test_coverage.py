@@ -39,11 +39,14 @@ def gaps(draw: Draw, queries: int, *ahead: float) -> tuple[list[int], list[np.nd
     return keys.tolist(), [level[keys] + draw.standard_normal(len(keys)) + own for own in ahead]
 
 
+SIZES = [10, 46, pytest.param(200, marks=pytest.mark.slow)]  # of few queries intervals are hardest
+
+
 def as_interval(found: dict) -> Interval:
     return Interval(found["mean"], found["low"], found["high"])
 
 
-@pytest.mark.parametrize("queries", [10, 46, 200])
+@pytest.mark.parametrize("queries", SIZES)
 @pytest.mark.parametrize("ahead", [0.3, 1.2])
 def test_acc(queries: int, ahead: float) -> None:
     draw = np.random.default_rng(queries)
@@ -55,7 +58,9 @@ def test_acc(queries: int, ahead: float) -> None:
     assert coverage(measure, float(norm.cdf(ahead / 2**0.5))) == pytest.approx(0.95, abs=ERROR)
 
 
-@pytest.mark.parametrize(("queries", "truth"), [(10, 0.55), (46, 0.63), (200, 0.63)])
+@pytest.mark.parametrize(
+    ("queries", "truth"), [(10, 0.55), (46, 0.63), pytest.param(200, 0.63, marks=pytest.mark.slow)]
+)
 def test_acc_plus(queries: int, truth: float) -> None:
     """One share of a few queries takes few values, so the truths are where Wilson's own coverage is near its level."""
     draw = np.random.default_rng(queries)
@@ -69,7 +74,7 @@ def test_acc_plus(queries: int, truth: float) -> None:
     assert coverage(measure, truth) == pytest.approx(0.95, abs=ERROR)
 
 
-@pytest.mark.parametrize("queries", [10, 46, 200])
+@pytest.mark.parametrize("queries", SIZES)
 def test_by_how_much_one_scorer_is_ahead(queries: int) -> None:
     draw = np.random.default_rng(queries)
 
@@ -81,7 +86,7 @@ def test_by_how_much_one_scorer_is_ahead(queries: int) -> None:
     assert coverage(measure, truth) == pytest.approx(0.95, abs=ERROR)
 
 
-@pytest.mark.parametrize("queries", [10, 46, 200])
+@pytest.mark.parametrize("queries", SIZES)
 def test_change_of_a_mean(queries: int) -> None:
     draw = np.random.default_rng(queries)
 
@@ -93,7 +98,7 @@ def test_change_of_a_mean(queries: int) -> None:
     assert coverage(measure, 0.4) == pytest.approx(0.95, abs=ERROR)
 
 
-@pytest.mark.parametrize("queries", [10, 46, 200])
+@pytest.mark.parametrize("queries", SIZES)
 @pytest.mark.parametrize("loss", [log_loss, brier_score])
 def test_losses_of_probabilities(loss: Callable[..., Interval], queries: int) -> None:
     """Skewed, so that Student's interval of the mean itself holds the truth in 90% at 10 queries, and ends below 0.

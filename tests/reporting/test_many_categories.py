@@ -46,6 +46,7 @@ def page(tmp_path_factory):
     return html, out, drawn
 
 
+@pytest.mark.slow
 def test_the_page_is_small_and_folds(page):
     html, _, drawn = page
     assert len(html) < 2e6
@@ -53,6 +54,7 @@ def test_the_page_is_small_and_folds(page):
     assert max(map(len, drawn)) < 3000, "no picture holds all categories"
 
 
+@pytest.mark.slow
 def test_nothing_is_lost(page):
     html, out, _ = page
     with (out / report.CATEGORIES).open() as file:

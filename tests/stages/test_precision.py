@@ -48,6 +48,7 @@ def bf16_model(tmp_path: Path, critic: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_bf16_rewards_are_distinct_and_those_of_the_python_call(
     tmp_path: Path, bf16_model: Path, runtime: Runtime
 ) -> None:
@@ -111,7 +112,7 @@ def test_other_weights_under_the_same_name_stop_at_step_0(
     mmdpo.run(tmp_path / "same", policy=small_policy, **asked)
 
 
-@pytest.mark.parametrize("reference_from", ["table", "adapter"])
+@pytest.mark.parametrize("reference_from", ["table", pytest.param("adapter", marks=pytest.mark.slow)])
 def test_dropout_of_a_checkpoint_is_no_distance_from_the_reference(
     tmp_path: Path, small_shards: Path, small_policy: Path, table: Path, runtime: Runtime, reference_from: str
 ) -> None:

@@ -172,7 +172,7 @@ def test_without_any_critique_a_reward_model_learns_scores_only(
     assert card["critique"] == "none", "who loads it knows"
 
 
-@pytest.mark.parametrize("critique", ["none", "full"])
+@pytest.mark.parametrize("critique", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_responses_read_in_turn_are_trained_and_remembered(
     critique: str, tmp_path: Path, small_shards: Path, small_groups: list[PreferenceGroup], small_policy: Path,
     runtime: Runtime, caplog: pytest.LogCaptureFixture,

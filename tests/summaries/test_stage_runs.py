@@ -31,6 +31,7 @@ def check(stage: str, folder: Path, returned: Mapping[str, Any]) -> None:
     assert KINDS[stage].from_json(content, where=folder).to_json() == content == json.loads(json.dumps(returned))
 
 
+@pytest.mark.slow
 def test_of_asked_models(tmp_path, small_shards, small_policy, critic, runtime):
     asked = {"shards": small_shards, "passes": PASSES, "runtime": runtime}
     short = {"max_new_tokens": 3, "holdout": 0.4}
