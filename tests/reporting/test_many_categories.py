@@ -72,6 +72,7 @@ def test_nothing_is_lost(page):
     assert float(row["value"]) == pytest.approx(expected["mean"])
 
 
+@pytest.mark.slow
 def test_a_category_of_one_query_shows_no_interval(page):
     html, _, _ = page
     assert html.count("no interval") > 100
