@@ -238,7 +238,7 @@ from stand_ins.toy_training import Numbers, Toy, build_trainer
 from torch.distributed.fsdp import fully_shard
 from lightning.pytorch.strategies import ModelParallelStrategy
 from mmrlhf.callbacks.checkpoints import StepCheckpoint, latest_checkpoint
-from mmrlhf.processes import TrainingInterrupted
+from mmrlhf.processes import TrainingInterrupted, leave_group
 from mmrlhf.callbacks.preemption import Preemption
 
 class Sharded(Toy):
@@ -280,6 +280,7 @@ if __name__ == "__main__":
         say(f"finished {{trainer.global_rank}} {{module.seen}} {{weight.tolist()}}")
     except TrainingInterrupted as stop:
         say(f"interrupted {{stop}}")
+    leave_group()
 """
 
 

@@ -57,14 +57,14 @@ def test_no_room_on_the_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["ranked", "pairs"])
 def test_memory_does_not_grow_with_the_rows(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the objects that live while the last record is read, less than 30 bytes a row more: an id alone takes more."""
+    """Of the objects that live while the last record is read, less than 50 bytes a row more: the shortest id takes as many."""
     monkeypatch.setattr(external, "CACHE_MIB", 1)
     read = import_ranked if kind == "ranked" else import_pairs
     live = []
     for number in (100, 200, 800):  # the first fills what is filled once
         file = write_rows(tmp_path / str(number), kind, number)
         live.append(live_at_the_end(read, file, number if kind == "ranked" else number // 2))
-    assert live[2] - live[1] < 30 * 600, live
+    assert live[2] - live[1] < 50 * 600, live
 
 
 def write_rows(folder: Path, kind: str, number: int) -> Path:
