@@ -57,7 +57,7 @@ def test_no_room_on_the_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["ranked", "pairs"])
 def test_memory_does_not_grow_with_the_rows(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the objects that live while the last record is read, less than 50 bytes a row more: the shortest id takes as many."""
+    """Of the objects that live while the last record is read, less than 50 bytes a row more: an id takes as many."""
     monkeypatch.setattr(external, "CACHE_MIB", 1)
     read = import_ranked if kind == "ranked" else import_pairs
     live = []
