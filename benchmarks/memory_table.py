@@ -22,7 +22,7 @@ from benchmarks.measure import report
 from benchmarks.simulation import Row, config_of, published_sizes, simulate
 from mmrlhf.models.footprint import Footprint, footprint
 from mmrlhf.models.settings import ModelSettings
-from mmrlhf.training.preview import RESERVE
+from mmrlhf.training.room import RESERVE
 
 GB = 10**9
 CARDS = (24, 48, 80, 141)

@@ -14,13 +14,18 @@ from stand_ins.scripts import loaded_script
 
 @pytest.fixture(scope="module")
 def study() -> Iterator[ModuleType]:
-    with loaded_script("fewer_people", "experiments/06_fewer_people/study.py") as module:
+    with loaded_script("labels", "experiments/06_fewer_people/labels.py") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def trained(study: ModuleType) -> Iterator[ModuleType]:
+    with loaded_script("policies", "experiments/06_fewer_people/policies.py") as module:
         yield module
 
 
 def test_labels_go_from_the_judges_to_peoples(study: ModuleType, tmp_path: Path) -> None:
     asked = [
-        "labels",
         "--judge",
         "drawn",
         "--pool",
@@ -53,8 +58,8 @@ def test_a_pair_is_wrong_where_its_order_is_turned(study: ModuleType) -> None:
     assert pool.errors({"a": (2, 1, 2), "b": (1, 2)}) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
 
 
-def test_every_arm_of_the_policies_asks_as_many(study: ModuleType) -> None:
-    found = study.policy_arms()
+def test_every_arm_of_the_policies_asks_as_many(study: ModuleType, trained: ModuleType) -> None:
+    found = trained.policy_arms()
     assert set(found) == {
         "random 0", *(f"{order} {share}" for share in ("0.1", "0.25", "0.5", "0.75") for order in study.ORDERS),
         "random 1", "certified",
@@ -81,7 +86,11 @@ def leave(folder: Path, quality: float, asked: int) -> None:
 
 
 def test_policies_are_compared_with_peoples_labels_query_by_query(
-    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: ModuleType,
+    trained: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     calls: list[list[str]] = []
     monkeypatch.setattr(
@@ -89,8 +98,8 @@ def test_policies_are_compared_with_peoples_labels_query_by_query(
     )
     for arm, asked, gap in (("random 0", 0, -0.05), ("random 1", 100, 0.0), ("unsure 0.5", 50, 0.01)):
         for seed in (0, 1):
-            leave(study.policy_folder(tmp_path, arm, seed), 0.3 + 0.2 * seed + gap, asked)
-    study.main(["policies", "--seeds", "0,1", "--out", str(tmp_path), "--results", str(tmp_path / "r"), "scale=tiny"])
+            leave(trained.policy_folder(tmp_path, arm, seed), 0.3 + 0.2 * seed + gap, asked)
+    trained.main(["--seeds", "0,1", "--out", str(tmp_path), "--results", str(tmp_path / "r"), "scale=tiny"])
     with (tmp_path / "r" / "policies.csv").open(encoding="utf-8") as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
     assert {name: float(row["share"]) for name, row in rows.items()} == {
@@ -101,7 +110,7 @@ def test_policies_are_compared_with_peoples_labels_query_by_query(
     assert rows["random 1"]["over everybody"] == "" and rows["random 1"]["quality by seed"] == "0.400 0.600"
     assert (tmp_path / "r" / "policies.png").stat().st_size > 1000
     # what is done is not done again; the most telling arms come first, seed by seed
-    assert len(calls) == 2 * (len(study.policy_arms()) - 3)
+    assert len(calls) == 2 * (len(trained.policy_arms()) - 3)
     folders = [Path(word.partition("=")[2]).name for call in calls for word in call if word.startswith("hydra.run.dir")]
     assert folders[:2] == ["policy-unsure_0.25-0", "policy-random_0.25-0"] and folders[-1] == "policy-surest_0.75-1"
     assert all(call[-1] == "scale=tiny" and "method=dpo" in call for call in calls)

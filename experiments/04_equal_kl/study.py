@@ -11,7 +11,6 @@ wk.csv and wk.md.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -24,9 +23,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mmrlhf.metrics.equal_distance import Points, halves, lead_at, on_curve, quality_at
-from mmrlhf.metrics.intervals import Interval, mean_interval, paired_difference
+from mmrlhf.metrics.intervals import mean_interval, paired_difference
 from mmrlhf.metrics.policy import k3_estimates
 from mmrlhf.sweeps.results import Job, read_jobs
+from mmrlhf.sweeps.study_tables import interval_columns, write_csv, write_markdown
 
 HERE = Path(__file__).resolve().parent
 FLIPS = ("0.0", "0.32")
@@ -241,16 +241,16 @@ def write_results(folder: Path, arms: Sequence[Arm], start: Mapping[str, tuple[f
         by_flip = {flip: {name: made for (own, name), made in curves.items() if own == flip} for flip in FLIPS}
         rows = [row for flip, own in by_flip.items() for row in at_one_distance(flip, own)]
         write_csv(folder / "equal.csv", rows)
-        write_table(folder / "equal.md", rows)
+        write_markdown(folder / "equal.md", rows)
         draw(curves).savefig(folder / "equal.png", dpi=130)
         rows = [row for flip, own in by_flip.items() for row in along_the_curve(flip, own)]
         if rows:
             write_csv(folder / "curves.csv", rows)
-            write_table(folder / "curves.md", rows)
+            write_markdown(folder / "curves.md", rows)
     if len(grid) > 1:
         rows = list(chosen_elsewhere(grid, next((a for a in arms if (a.flip, a.name) == (FLIPS[0], "dpo")), None)))
         write_csv(folder / "wk.csv", rows)
-        write_table(folder / "wk.md", rows)
+        write_markdown(folder / "wk.md", rows)
 
 
 def points(arms: Sequence[Arm]) -> Iterator[dict[str, object]]:
@@ -261,7 +261,7 @@ def points(arms: Sequence[Arm]) -> Iterator[dict[str, object]]:
             row: dict[str, object] = {"part": arm.part, "flip rate": arm.flip, "arm": arm.name, "beta x": f"{factor:g}",
                                       "seeds": " ".join(seeds), "queries": len(said)}  # fmt: skip
             for place, name in enumerate(("quality", "kl", "kl k1")):
-                row |= ends(name, mean_interval([values[place] for values in said.values()]))
+                row |= interval_columns(name, mean_interval([values[place] for values in said.values()]))
             yield row
 
 
@@ -276,10 +276,10 @@ def at_one_distance(flip: str, curves: Mapping[str, Points]) -> Iterator[dict[st
             row: dict[str, object] = {"flip rate": flip, "KL": f"{target:.3f}", "arm": name,
                                       "seeds": " ".join(sorted({q.split("/")[0] for q in made.queries})),
                                       "points": made.kl.shape[1] - 1, "reach": f"{made.reach:.3f}"}  # fmt: skip
-            row |= ends("quality", quality_at(made, target))
+            row |= interval_columns("quality", quality_at(made, target))
             for head, base in (("over dpo", "dpo"), ("over mmdpo", "mmdpo")):
                 known = base in curves and base != name
-                row |= ends(head, lead_at(made, curves[base], target) if known else None)
+                row |= interval_columns(head, lead_at(made, curves[base], target) if known else None)
             yield row
 
 
@@ -293,7 +293,7 @@ def along_the_curve(flip: str, curves: Mapping[str, Points]) -> Iterator[dict[st
         row: dict[str, object] = {"flip rate": flip, "over dpo": name}
         for distance in DISTANCES:
             reached = distance <= min(made.reach, curves["dpo"].reach)
-            row |= ends(f"KL {distance:g}", lead_at(made, curves["dpo"], distance) if reached else None)
+            row |= interval_columns(f"KL {distance:g}", lead_at(made, curves["dpo"], distance) if reached else None)
         yield row
 
 
@@ -317,45 +317,14 @@ def chosen_elsewhere(grid: Sequence[Arm], dpo: Arm | None) -> Iterator[dict[str,
 
 def cell_row(name: str, values: np.ndarray, bases: Mapping[str, np.ndarray | None]) -> dict[str, object]:
     """A cell's quality, and what it gains over others."""
-    row: dict[str, object] = {"cell": name, "queries": len(values), **ends("quality", mean_interval(values))}
+    row: dict[str, object] = {
+        "cell": name,
+        "queries": len(values),
+        **interval_columns("quality", mean_interval(values)),
+    }
     for head, base in bases.items():
-        row |= ends(f"over {head}", None if base is None else paired_difference(values, base))
+        row |= interval_columns(f"over {head}", None if base is None else paired_difference(values, base))
     return row
-
-
-# ---- tables
-
-
-def ends(name: str, found: Interval | None) -> dict[str, object]:
-    """A number and its interval as three columns."""
-    values = (None,) * 3 if found is None else found
-    return {f"{name}{end}": "" if value is None or np.isnan(value) else f"{value:.4f}"
-            for end, value in zip(("", " low", " high"), values, strict=True)}  # fmt: skip
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write all columns."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write, and print, a Markdown table in which a number's three columns are one."""
-    heads = [name for name in rows[0] if not name.endswith((" low", " high"))]
-    lines = [heads, ["---"] * len(heads), *([shown(row, name) for name in heads] for row in rows)]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    path.write_text(text, encoding="utf-8")
-    print(text)
-
-
-def shown(row: Mapping[str, object], name: str) -> str:
-    """A cell: a number of three decimals with its interval, or a text."""
-    if f"{name} low" not in row or row[name] == "":
-        return str(row[name])
-    low, high = row[f"{name} low"], row[f"{name} high"]
-    return f"{float(str(row[name])):.3f}" + (f" [{float(str(low)):.3f}, {float(str(high)):.3f}]" if low != "" else "")
 
 
 def draw(curves: Mapping[tuple[str, str], Points]) -> Figure:

@@ -11,7 +11,6 @@ judges.md, curves.csv and judges.png; with --rates, rates.csv and rates.md.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from mmrlhf.reporting.best_answers import Judged
 from mmrlhf.responders.answered import DRAWN
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.sweeps.study_tables import interval_columns, write_csv, write_markdown
 
 HERE = Path(__file__).resolve().parent
 SIZES = (1, 2, 4, 8, 16)
@@ -231,13 +231,18 @@ def write_results(folder: Path, found: Mapping[str, Mapping[str, Found]]) -> Non
     """Write and print the table of judges, the curves over n, and the picture."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [judge_row(name, own, found.get(OURS, {})) for name, own in found.items()]
-    write_table(folder / "judges", rows)
+    write_csv(folder / "judges.csv", rows)
+    write_markdown(folder / "judges.md", rows)
     curves = [
-        {"judge": name, "n": size, **ends("quality", mean_interval([values[place] for values in chosen(own).values()]))}
+        {
+            "judge": name,
+            "n": size,
+            **interval_columns("quality", mean_interval([values[place] for values in chosen(own).values()])),
+        }
         for name, own in found.items()
         for place, size in enumerate(SIZES)
     ]
-    write_table(folder / "curves", curves, markdown=False)
+    write_csv(folder / "curves.csv", curves)
     draw(found, rows).savefig(folder / "judges.png", dpi=130)
     learned = [row for row in rows if row["ACC, truth"] != ""]
     if len(learned) > 2:
@@ -259,49 +264,19 @@ def judge_row(name: str, own: Mapping[str, Found], ours: Mapping[str, Found]) ->
         keys = [key for part in pairs for key in part[0]]
         right = [value for part in pairs for value in part[1]]
         report = accuracy_report(keys, np.array(right, float), np.full(len(right), 0.5)) if keys else None
-        row |= ends(f"ACC, {kind}", Interval(**report["acc"]) if report else None)
+        row |= interval_columns(f"ACC, {kind}", Interval(**report["acc"]) if report else None)
         if kind == "truth":
-            row |= ends("ACC+, truth", Interval(**report["acc_plus"]) if report else None)
+            row |= interval_columns("ACC+, truth", Interval(**report["acc_plus"]) if report else None)
     best, base = chosen(own), chosen(ours)
     both = [key for key in best if key in base]
-    row |= ends(f"best of {SIZES[-1]}", mean_interval([values[-1] for values in best.values()]))
-    row |= ends("over one", mean_interval([values[-1] - values[0] for values in best.values()]))
+    row |= interval_columns(f"best of {SIZES[-1]}", mean_interval([values[-1] for values in best.values()]))
+    row |= interval_columns("over one", mean_interval([values[-1] - values[0] for values in best.values()]))
     compared = paired_difference([best[key][-1] for key in both], [base[key][-1] for key in both]) if both else None
-    row |= ends(f"over {OURS}", compared if name != OURS else None)
+    row |= interval_columns(f"over {OURS}", compared if name != OURS else None)
     row["tokens"] = f"{np.mean([each.tokens for each in own.values()]):.1f}" if row["ACC, truth"] != "" else ""
     row["ACC by seed"] = " ".join(f"{np.mean(each.right['truth'][1]):.3f}" for each in own.values() if each.right)
     row["best by seed"] = " ".join(f"{np.mean([v[-1] for v in each.best.values()]):.3f}" for each in own.values())
     return row
-
-
-def ends(name: str, found: Interval | None) -> dict[str, object]:
-    """A number and its interval as three columns."""
-    values = (None,) * 3 if found is None else found
-    return {f"{name}{end}": "" if value is None or np.isnan(value) else f"{value:.4f}"
-            for end, value in zip(("", " low", " high"), values, strict=True)}  # fmt: skip
-
-
-def write_table(stem: Path, rows: Sequence[Mapping[str, object]], *, markdown: bool = True) -> None:
-    """Write STEM.csv with all columns, and print and write STEM.md, where a number's three columns are one."""
-    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    if not markdown:
-        return
-    heads = [name for name in rows[0] if not name.endswith((" low", " high"))]
-    lines = [heads, ["---"] * len(heads), *([shown(row, name) for name in heads] for row in rows)]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
-
-
-def shown(row: Mapping[str, object], name: str) -> str:
-    """A cell: a number of three decimals with its interval, or a text."""
-    if f"{name} low" not in row or row[name] == "":
-        return str(row[name])
-    low, high = row[f"{name} low"], row[f"{name} high"]
-    return f"{float(str(row[name])):.3f}" + (f" [{float(str(low)):.3f}, {float(str(high)):.3f}]" if low != "" else "")
 
 
 def draw(found: Mapping[str, Mapping[str, Found]], rows: Sequence[Mapping[str, object]]) -> Figure:
@@ -356,7 +331,8 @@ def write_rates(folder: Path, judges: Sequence[JudgeArm], seed: str, out: Path) 
     if not rows:
         sys.exit(f"no judge below {out} has finished")
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "rates", rows)
+    write_csv(folder / "rates.csv", rows)
+    write_markdown(folder / "rates.md", rows)
 
 
 def timed(judge: RewardModel, groups: Sequence) -> float:

@@ -27,7 +27,8 @@ COMMAND = "command"  # in the runtime's settings
 
 def show_plan(chain: Sequence[Node], runner: Runner, folder: Path) -> None:
     """Print what every training stage would do and leave it in `plan.json`; nothing is trained."""
-    from mmrlhf.training.preview import as_record, preview_chain, show_previews
+    from mmrlhf.training.preview import preview_chain
+    from mmrlhf.training.preview_table import as_record, show_previews
 
     def made(node: Node) -> dict[str, Any]:
         return make(node.settings, f"stages.{node.name}")

@@ -97,7 +97,7 @@ def write_queries(folder: Path, sets: Mapping[str, QuerySet], *, limit: int | No
         DataError: what importers raise; a set, or all of them, without a usable query.
     """
     if not any(not each.against for each in sets.values()):
-        raise ConfigError("there is no set of queries to choose from", where="sets", given=list(sets))
+        raise ConfigError("there is no set of queries to choose from", argument="sets", given=list(sets))
     folder.mkdir(parents=True, exist_ok=True)
     digest, rejected, counts = hashlib.blake2b(digest_size=16), Rejected(), Counter[str]()
     with written(folder / LINES) as part, part.open("wb") as lines, written(folder / TABLE) as table:

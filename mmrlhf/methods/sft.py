@@ -41,7 +41,8 @@ class SFTModule(PackedModule):
     ) -> None:
         super().__init__(model, optim, total_steps=total_steps, seed=seed, precision=precision)
         if responses not in ("all", "best"):
-            raise ConfigError("unknown choice of responses", where="responses", given=responses, expected="all or best")
+            wanted = "all or best"
+            raise ConfigError("unknown choice of responses", argument="responses", given=responses, expected=wanted)
         self._responses = responses
 
     @property

@@ -123,7 +123,7 @@ def list_files(
     if not wanted:
         raise ConfigError(
             f"no file of {repo_id} matches",
-            where="allow_patterns",
+            argument="allow_patterns",
             given=allow_patterns,
             expected="patterns such as *.jsonl or long.zip; the repository has " + ", ".join(sorted(sizes)[:20]),
         )

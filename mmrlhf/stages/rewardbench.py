@@ -194,7 +194,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     unknown = sorted(set(settings.get("compare") or ()) - set(WAYS))
     if unknown:
         raise ConfigError(
-            "unknown way to ask a reward model", where="compare", given=", ".join(unknown), expected=", ".join(WAYS)
+            "unknown way to ask a reward model", argument="compare", given=", ".join(unknown), expected=", ".join(WAYS)
         )
 
 

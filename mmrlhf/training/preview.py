@@ -7,12 +7,11 @@ costs; the same estimates fill micro-batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmrlhf.chain.order import Node, parse_reference
@@ -24,15 +23,14 @@ from mmrlhf.feed.preflight import Preflight, look_ahead
 from mmrlhf.feed.selection import usable
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
 from mmrlhf.models.features import bytes_per_token
-from mmrlhf.models.footprint import footprint
+from mmrlhf.models.footprint import Footprint, footprint
 from mmrlhf.models.load import checkpoint_context, load_config, stored_dtype
 from mmrlhf.models.processors import load_processor
 from mmrlhf.shards.index import Index
-from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.templates import AnswerTemplate, Template
-from mmrlhf.training.room import GIB, RESERVE, Ranks, device_memory, host_memory, smaller
+from mmrlhf.training.room import RESERVE, Ranks, device_memory, host_memory, smaller
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import schedule_data
 
@@ -101,59 +99,99 @@ def preview_stage(
         forwards: of a micro-batch before its backward.
         frozen_copy: whether a reference model lies in memory, too.
     """
-    model, schedule = training.model, training.schedule
+    model, moments = training.model, training.optim.moments
     dataset, data, ahead = _open_data(shards, checkpoint, training, template, reading)
-    plans = data.first_epoch()
-    seen = np.concatenate([plan.indices[plan.weights > 0] for plan in plans])
-    entries = {int(row): dataset.index.entries[int(row)] for row in seen}
-    costs = {row: dataset.cost(row) for row in entries}
-    # Training fills its micro-batches by rounded sizes of pictures; what is in them then has its own.
-    media = dict(zip(entries, dataset.encoder.visual.common_sizes(list(entries.values())), strict=True))
-    true = {row: costs[row] - dataset.encoder.estimate_visual_tokens(entries[row]) + media[row] for row in entries}
-    visual, tokens = (sum(each[int(row)] for row in seen) for each in (media, true))
-    counts, largest = _micro_batches(plans, costs, true, schedule.token_budget, ranks.number)
-    row_tokens, of_media = (sum(each[row] for row in largest) for each in (true, media))
-    needs, moments = footprint(checkpoint, model), training.optim.moments
+    epoch = _read_epoch(dataset, data, training.schedule.token_budget, ranks.number)
+    needs = footprint(checkpoint, model)
     copy = footprint(checkpoint, untrained(model)).whole_bytes if frozen_copy else 0.0
-    # under a mask groups are computed side by side, each as long as the longest
-    computed = len(largest) * max((true[row] for row in largest), default=0) if needs.masked else row_tokens
+    mapped = needs.mapped if stored_dtype(checkpoint) is torch.bfloat16 else 0
     return Preview(
-        groups=len(seen),
-        pairs=sum(entries[int(row)].num_pairs for row in seen),
-        text_tokens=tokens - visual,
-        visual_tokens=visual,
+        groups=epoch.groups,
+        pairs=epoch.pairs,
+        text_tokens=epoch.tokens - epoch.visual_tokens,
+        visual_tokens=epoch.visual_tokens,
         steps=data.total_steps,
-        micro_batches_per_step=float(median(counts)),
-        largest_micro_batch=row_tokens,
-        memory=needs.predict(
-            row_tokens=computed,
-            # Words are mostly responses, whose log-probabilities count.
-            label_tokens=row_tokens - of_media,
-            visual_tokens=of_media,
-            num_groups=max(1, len(largest)),
-            accumulates=max(counts) > 1,
-            num_shards=ranks.sharing,
-            forwards=forwards,
-            frozen_copy=copy,
-            moments=moments,
-            offloaded=ranks.offloaded,
-        ),
-        scoring=None
-        if isinstance(template, AnswerTemplate)
-        else footprint(checkpoint, untrained(model)).predict_scoring(
-            cache_tokens=CACHE_PER_BUDGET * schedule.token_budget,
-            row_tokens=max(schedule.token_budget, *true.values()),
-        ),
-        vision_features=visual * bytes_per_token(load_config(checkpoint), model.precision),
+        micro_batches_per_step=float(median(epoch.micro_batches)),
+        largest_micro_batch=sum(tokens for tokens, _ in epoch.largest),
+        memory=_step_memory(needs, epoch, ranks, forwards=forwards, frozen_copy=copy, moments=moments),
+        scoring=None if isinstance(template, AnswerTemplate) else _scoring_memory(checkpoint, training, epoch.longest),
+        vision_features=epoch.visual_tokens * bytes_per_token(load_config(checkpoint), model.precision),
         device_bytes=device_memory(ranks),
         preflight=ahead,
         host={
-            "loading": needs.whole_bytes + copy - (needs.mapped if stored_dtype(checkpoint) is torch.bfloat16 else 0),
+            "loading": needs.whole_bytes + copy - mapped,
             "shards": needs.host_bytes(num_shards=ranks.sharing, moments=moments) if ranks.offloaded else 0.0,
         },
         host_bytes=host_memory(ranks),
         on_host=ranks.on_host,
         smaller=smaller(training, ranks),
+    )
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """What the first epoch reads.
+
+    longest: tokens of its longest query; micro_batches: of a rank in each step; largest: (tokens, those of media) of
+    every query of the largest micro-batch.
+    """
+
+    groups: int
+    pairs: int
+    tokens: int
+    visual_tokens: int
+    longest: int
+    micro_batches: Sequence[int]
+    largest: Sequence[tuple[int, int]]
+
+
+def _read_epoch(dataset: GroupDataset, data: PreferenceDataModule, budget: int, ranks: int) -> _Epoch:
+    plans = data.first_epoch()
+    seen = [int(row) for plan in plans for row in plan.indices[plan.weights > 0]]
+    entries = {row: dataset.index.entries[row] for row in seen}
+    costs = {row: dataset.cost(row) for row in entries}
+    # Training fills its micro-batches by rounded sizes of pictures; what is in them then has its own.
+    media = dict(zip(entries, dataset.encoder.visual.common_sizes(list(entries.values())), strict=True))
+    true = {row: costs[row] - dataset.encoder.estimate_visual_tokens(entries[row]) + media[row] for row in entries}
+    counts, largest = _micro_batches(plans, costs, true, budget, ranks)
+    return _Epoch(
+        groups=len(seen),
+        pairs=sum(entries[row].num_pairs for row in seen),
+        tokens=sum(true[row] for row in seen),
+        visual_tokens=sum(media[row] for row in seen),
+        longest=max(true.values()),
+        micro_batches=counts,
+        largest=[(true[row], media[row]) for row in largest],
+    )
+
+
+def _step_memory(
+    needs: Footprint, epoch: _Epoch, ranks: Ranks, *, forwards: int, frozen_copy: float, moments: float
+) -> Mapping[str, float]:
+    """Bytes of one rank in the step with the largest micro-batch."""
+    tokens, of_media = (sum(each[place] for each in epoch.largest) for place in (0, 1))
+    # under a mask groups are computed side by side, each as long as the longest
+    computed = len(epoch.largest) * max((own for own, _ in epoch.largest), default=0) if needs.masked else tokens
+    return needs.predict(
+        row_tokens=computed,
+        # Words are mostly responses, whose log-probabilities count.
+        label_tokens=tokens - of_media,
+        visual_tokens=of_media,
+        num_groups=max(1, len(epoch.largest)),
+        accumulates=max(epoch.micro_batches) > 1,
+        num_shards=ranks.sharing,
+        forwards=forwards,
+        frozen_copy=frozen_copy,
+        moments=moments,
+        offloaded=ranks.offloaded,
+    )
+
+
+def _scoring_memory(checkpoint: str | Path, training: TrainSettings, longest: int) -> Mapping[str, float]:
+    """Bytes of writing critiques and scoring them with the result."""
+    budget = training.schedule.token_budget
+    return footprint(checkpoint, untrained(training.model)).predict_scoring(
+        cache_tokens=CACHE_PER_BUDGET * budget, row_tokens=max(budget, longest)
     )
 
 
@@ -257,60 +295,3 @@ def _resolve(nodes: Mapping[str, Node], artifacts: Mapping[str, Path], name: str
     if stage in artifacts:
         return str(artifacts[stage] / sub)
     return _resolve(nodes, artifacts, stage, key) if key == "policy" and stage in nodes else None
-
-
-def show_previews(previews: Mapping[str, Preview | str]) -> None:
-    """Print one column for each stage; a text stands for a stage that cannot be previewed yet."""
-    shown = {name: preview for name, preview in previews.items() if isinstance(preview, Preview)}
-    title = "what would be trained (tokens and memory are estimates)"
-    table = new_table("", *shown, title=title, right=tuple(shown))
-    rows = {
-        "groups of an epoch": lambda p: f"{p.groups:,}",
-        "pairs of different rank": lambda p: f"{p.pairs:,}",
-        "text tokens of an epoch": lambda p: f"{p.text_tokens:,}",
-        "visual tokens of an epoch": lambda p: f"{p.visual_tokens:,}",
-        "queries that will not fit": lambda p: f"{len(p.preflight.too_long):,}",
-        "queries that will be refused": lambda p: f"{len(p.preflight.refused):,}",
-        "queries with responses to be cut": lambda p: f"{len(p.preflight.cut):,}",
-        "optimizer steps": lambda p: f"{p.steps:,}",
-        "micro-batches per step and rank": lambda p: f"{p.micro_batches_per_step:g}",
-        "tokens of the largest micro-batch": lambda p: f"{p.largest_micro_batch:,}",
-        **{
-            f"{part}, GiB per rank": _gib(part)
-            for part in ("parameters", "gradients", "optimizer", "activations", "total")
-        },
-        "scoring with critiques, GiB": lambda p: "" if p.scoring is None else f"{p.scoring['total'] / GIB:.3g}",
-        "features of pictures if kept on disk, GiB": lambda p: f"{p.vision_features / GIB:.3g}",
-        "device memory, GiB": lambda p: _known(p.device_bytes),
-        "on the host while it loads, GiB per rank": lambda p: f"{p.host['loading'] / GIB:.3g}",
-        "shards on the host (cpu_offload), GiB per rank": lambda p: f"{p.host['shards'] / GIB:.3g}",
-        "host memory, GiB per rank": lambda p: _known(p.host_bytes),
-        "fits, with a quarter in reserve": lambda p: {None: "unknown", True: "yes", False: "NO"}[p.fits],
-    }
-    for label, cell in rows.items():
-        add_row(table, label, *(cell(preview) for preview in shown.values()))
-    if shown:
-        show(table)
-    for name, preview in shown.items():
-        for line in preview.preflight.lines():
-            show(f"{name}: {line}")
-        if preview.fits is False:
-            show(f"{name} will not fit. What takes less: {preview.smaller}")
-    for name, reason in previews.items():
-        if isinstance(reason, str):
-            show(f"{name}: {reason}")
-
-
-def _known(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / GIB:.1f}"
-
-
-def _gib(part: str) -> Any:
-    return lambda preview: f"{preview.memory[part] / GIB:.3g}"
-
-
-def as_record(preview: Preview | str) -> Any:
-    """A preview as JSON."""
-    if isinstance(preview, str):
-        return preview
-    return asdict(preview) | {"fits": preview.fits, "preflight": preview.preflight.summary()}

@@ -25,7 +25,7 @@ from mmrlhf.sweeps.callback import map_table, results_table, show_sweep
 from mmrlhf.sweeps.results import Estimate, Job, Metric, Point, Sweep
 from mmrlhf.terminal.words import add_row, new_table, show
 from mmrlhf.text import first_line, markdown_table, one_line
-from mmrlhf.training.preview import show_previews
+from mmrlhf.training.preview_table import show_previews
 
 HOSTILE = [
     "[/INST]",

@@ -40,7 +40,7 @@ from mmrlhf.stages import sft
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate
-from mmrlhf.training import preview
+from mmrlhf.training import preview, preview_table
 from mmrlhf.training.settings import Schedule, TrainSettings
 from mmrlhf.types import Response
 
@@ -101,10 +101,10 @@ def test_what_will_not_fit_is_in_the_table(tmp_path: Path, small_policy: Path, c
         shards=tmp_path, checkpoint=small_policy, training=training, template=AnswerTemplate(), ranks=preview.Ranks()
     )
     assert (found.groups, found.preflight.too_long, list(found.preflight.cut)) == (5, ["query-1"], ["query-2"])
-    preview.show_previews({"sft": found})
+    preview_table.show_previews({"sft": found})
     screen = " ".join(capsys.readouterr().out.split())
     assert "1 of 6 queries will not fit: query-1" in screen and "1 of 6 queries will be cut: query-2" in screen
-    assert preview.as_record(found)["preflight"]["too_long"]["queries"] == 1
+    assert preview_table.as_record(found)["preflight"]["too_long"]["queries"] == 1
 
 
 def test_a_frozen_copy_and_a_second_forward_take_memory(small_shards: Path, small_policy: Path) -> None:
@@ -361,7 +361,7 @@ def test_a_chain_is_previewed_without_training(
     assert list(found) == ["sft", "mmdpo", "late"]
     assert found["sft"] == found["mmdpo"] == look_ahead(small_shards, small_policy)
     assert isinstance(found["late"], str)
-    preview.show_previews(found)
+    preview_table.show_previews(found)
     screen = capsys.readouterr().out
     assert "micro-batches per step" in screen and "fits" in screen and "late" in screen
 

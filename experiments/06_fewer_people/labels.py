@@ -1,19 +1,15 @@
-"""Labels, and policies trained on them, against the share of queries that people label, by whom people are asked about.
+"""Labels against the share of queries that people label, by whom people are asked about.
 
-    python experiments/06_fewer_people/study.py labels [--judge drawn] [--seeds 0,1,2] [OVERRIDE ...]
-    python experiments/06_fewer_people/study.py policies [--seeds 0,1,2] [OVERRIDE ...]
+    python experiments/06_fewer_people/labels.py [--judge drawn] [--seeds 0,1,2] [OVERRIDE ...]
 
-`labels` makes a judge and answers for each seed (`run.py stage=proposals`), then redraws the simulated people many
-times; with `--judge drawn` nothing is trained: the judge is the truth plus noise, on responses of the world. `policies`
-trains a policy on the labels of every arm. What is done is not done again. Writes labels.csv, labels.md and labels.png,
-or policies.csv, policies.md and policies.png.
+Makes a judge and answers for each seed (`run.py stage=proposals`), then redraws the simulated people many times; with
+`--judge drawn` nothing is trained: the judge is the truth plus noise, on responses of the world. What is done is not
+done again. Writes labels.csv, labels.md and labels.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import subprocess
 import sys
 import tempfile
@@ -28,14 +24,13 @@ from matplotlib.figure import Figure
 
 from mmrlhf.annotation.pair_orders import Ranks, orders
 from mmrlhf.annotation.simulated_people import simulated_form
-from mmrlhf.metrics.intervals import Interval, mean_interval, paired_difference
-from mmrlhf.metrics.policy import k3_estimates
 from mmrlhf.records.draft import Draft
 from mmrlhf.records.mm_rlhf import import_released
 from mmrlhf.shapes.judge import check
 from mmrlhf.shapes.world import write_world
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.sweeps.study_tables import write_csv, write_markdown
 from mmrlhf.triage.certificate import certify
 from mmrlhf.triage.decisions import Decision, decide
 from mmrlhf.triage.model_proposals import Proposal, fitted_temperature, place_of, reward_scale, usual_excess
@@ -79,25 +74,19 @@ class Pool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one half of the study."""
+    """Label by every arm, for each seed and each drawing of the people."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("half", choices=("labels", "policies"))
     parser.add_argument("--seeds", default="0,1,2", help="seeds of everything, data included (default: %(default)s)")
     parser.add_argument("--judge", choices=("trained", "drawn"), default="trained", help="(default: %(default)s)")
     parser.add_argument("--noise", type=float, default=0.9, help="of the drawn judge, in claims (default: %(default)s)")
     parser.add_argument("--pool", type=int, default=334, help="queries of the drawn judge (default: %(default)s)")
     parser.add_argument("--redraws", type=int, default=40, help="of the people (default: %(default)s)")
     parser.add_argument("--sigma", type=float, default=1.2, help="people's noise, in levels (default: %(default)s)")
-    parser.add_argument("--arms", default="", help="of the policies, apart by commas (default: all, in two rounds)")
     parser.add_argument("--out", type=Path, default=Path("outputs/06_fewer_people"), help="the runs' folders")
     parser.add_argument("--results", type=Path, default=HERE, help="where tables and pictures go")
     options, overrides = parser.parse_known_args(arguments)
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    if options.half == "policies":
-        wanted = options.arms.split(",") if options.arms else list(policy_arms())
-        return policies(wanted, seeds, options.out.resolve(), options.results, overrides)
     rows: list[dict[str, object]] = []
-    for seed in seeds:
+    for seed in map(int, options.seeds.split(",")):
         if options.judge == "drawn":
             pool = drawn_pool(seed, options.pool, options.noise)
         else:
@@ -109,9 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in arms(pool, draw, options.sigma)
         ]
     write_labels(options.results, rows)
-
-
-# ---- labels
 
 
 def arms(pool: Pool, draw: int, sigma: float) -> Iterator[dict[str, object]]:
@@ -205,126 +191,6 @@ def proposal(group: PreferenceGroup, rewards: np.ndarray) -> Proposal:
     return Proposal(group.key, group.category, hashes, tuple(map(float, rewards)))
 
 
-# ---- policies
-
-
-def policies(wanted: Sequence[str], seeds: Sequence[int], out: Path, results: Path, overrides: Sequence[str]) -> None:
-    """Train on the arms' labels, the most telling arms first; collect true quality of answers to held-out queries."""
-    arms = policy_arms()
-    for names in ([name for name in FIRST if name in wanted], [name for name in wanted if name not in FIRST]):
-        for seed in seeds:
-            for arm in names:
-                folder = policy_folder(out, arm, seed)
-                if not (folder / "artifacts" / "evaluate").exists():
-                    run_chain(folder, seed, [*POLICY, *arms[arm]], overrides)
-    found = {arm: {seed: read_policy(policy_folder(out, arm, seed), seed) for seed in seeds} for arm in arms}
-    rows = [policy_row(arm, own, found[EVERYBODY]) for arm, own in found.items() if any(own.values())]
-    if not rows:
-        sys.exit(f"no run below {out} has finished")
-    write_table(results / "policies", rows)
-    draw_policies(rows).savefig(results / "policies.png", dpi=150)
-
-
-def policy_folder(out: Path, arm: str, seed: int) -> Path:
-    """Of the run of an arm."""
-    return out / f"policy-{arm.replace(' ', '_')}-{seed}"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One arm's policy of one seed: the share that people labelled; (seed/query) -> mean quality and k3 of answers."""
-
-    share: float
-    answers: Mapping[str, tuple[float, float]]
-
-
-def read_policy(folder: Path, seed: int) -> Trained | None:
-    """What a run left; None, and a line, where it did not finish."""
-    samples = folder / "artifacts" / "evaluate" / "samples.jsonl"
-    if not samples.exists():
-        print(f"left out, because it did not finish: {folder.name}")
-        return None
-    said: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    with samples.open(encoding="utf-8") as file:
-        for row in map(json.loads, file):
-            ratio = float(row["logprob"]) - float(row["reference_logprob"])
-            said[f"{seed}/{row['key']}"].append((float(row["quality"]), float(k3_estimates([ratio])[0])))
-    triage = json.loads((folder / "artifacts" / "triage" / "metrics.json").read_text(encoding="utf-8"))
-    means = {
-        key: (float(np.mean([q for q, _ in own])), float(np.mean([k for _, k in own]))) for key, own in said.items()
-    }
-    return Trained(triage["asked"] / (triage["asked"] + triage["automatic"]), means)
-
-
-def policy_row(
-    arm: str, own: Mapping[int, Trained | None], everybody: Mapping[int, Trained | None]
-) -> dict[str, object]:
-    """Quality over all seeds, KL, and what is gained over people's labels alone, paired by query."""
-    done = {seed: each for seed, each in own.items() if each is not None}
-    answers = {key: value for each in done.values() for key, value in each.answers.items()}
-    base = {key: value for each in everybody.values() if each is not None for key, value in each.answers.items()}
-    both = [key for key in answers if key in base]
-    measures: dict[str, Interval | None] = {
-        "quality": mean_interval([quality for quality, _ in answers.values()]),
-        "over everybody": paired_difference([answers[key][0] for key in both], [base[key][0] for key in both])
-        if both and arm != EVERYBODY else None,
-        "kl": mean_interval([distance for _, distance in answers.values()]),
-    }  # fmt: skip
-    row: dict[str, object] = {"arm": arm, "share": round(float(np.mean([each.share for each in done.values()])), 3),
-                              "seeds": " ".join(map(str, done)), "queries": len(answers)}  # fmt: skip
-    for name, measure in measures.items():
-        for end, value in zip(("", " low", " high"), measure or (None,) * 3, strict=True):
-            row[name + end] = "" if value is None or np.isnan(value) else round(value, 4)
-    by_seed = (np.mean([quality for quality, _ in each.answers.values()]) for each in done.values())
-    return row | {"quality by seed": " ".join(f"{value:.3f}" for value in by_seed)}
-
-
-def draw_policies(rows: Sequence[Mapping[str, object]]) -> Figure:
-    """Quality, with its interval, against the share of people."""
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
-    axes = figure.subplots()
-    for place, arm in enumerate((*ORDERS, CERTIFIED)):
-        own: list[Any] = [row for row in rows if str(row["arm"]).split()[0] == arm and row["quality low"] != ""]
-        below, above = ([abs(row["quality"] - row[f"quality {end}"]) for row in own] for end in ("low", "high"))
-        at = [row["share"] + 0.008 * place for row in own]
-        line = "o-" if arm in ORDERS else "D"
-        axes.errorbar(at, [row["quality"] for row in own], yerr=[below, above], fmt=line, label=arm, capsize=2)
-    axes.set_xlabel("share of queries that people label")
-    axes.set_ylabel("true quality of held-out answers")
-    axes.grid(alpha=0.4)
-    axes.legend()
-    return figure
-
-
-# The demo's reward model of the seed proposes, the supervised policy has answered, and DPO, to which only labels speak,
-# learns from them in one pass; it is measured on queries that nobody is asked about.
-POLICY = [
-    "stage=evaluate", "method=dpo", "inputs.shards=stage:labelled/shards", "stages.evaluate.shards=stage:pack",
-    "data.critique=full", "stages.reward.head.dimensions=[]", "stages.reward.weights.dimensions=0.0",
-    "stages.reward.critique.missing=error", "~responders.untrained", "~responders.service",
-    "stages.respond.num_samples=4", "stages.respond.keep_cut=false", "stages.triage.beyond=model",
-    "stages.triage.always=[]", "optim.epochs.mmdpo=1", "optim.mmdpo.lr=1e-4", "stages.mmdpo.answers.num_queries=0",
-    "stages.mmdpo.training.schedule.val_limit=64", "stages.evaluate.num_samples=2",
-    "stages.evaluate.reward_model=null",
-]  # fmt: skip
-ASKABLE = 1080  # of 1,200 queries, without the audit of 120
-EVERYBODY = "random 1"
-FIRST = [
-    "random 0", EVERYBODY, "unsure 0.25", "random 0.25", "surest 0.25", "unsure 0.5", "random 0.5", "surest 0.5",
-    CERTIFIED,
-]  # fmt: skip
-
-
-def policy_arms() -> dict[str, list[str]]:
-    """Name -> settings of stage triage; a limit of 0 certifies nothing."""
-    found = {}
-    for share in SHARES:
-        for order in ORDERS if 0 < share < 1 else ORDERS[:1]:
-            budget = [f"stages.triage.budget.queries={round(share * ASKABLE)}", "stages.triage.limit=0"]
-            found[f"{order} {share:g}"] = [*budget, f"stages.triage.order={order}"]
-    return found | {CERTIFIED: [f"stages.triage.limit={LIMIT}"]}
-
-
 def run_chain(folder: Path, seed: int, settings: Sequence[str], overrides: Sequence[str]) -> None:
     """Run the chain of experiment=fewer_people; its queries are of a world that the judge has never seen."""
     pool = f"+stages.pool={{_target_: mmrlhf.stages.world.run, num_groups: 1600, num_warmup: 0, seed: {1000 + seed}}}"
@@ -336,19 +202,13 @@ def run_chain(folder: Path, seed: int, settings: Sequence[str], overrides: Seque
         print(f"failed: {folder.name}", flush=True)
 
 
-# ---- tables
-
-
 def write_labels(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write labels.csv (every redraw), labels.md (means) and labels.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        heads = ["judge", "seed", "draw", "arm", "wanted", "share", "wrong", "tied", "disagreement"]
-        table = csv.DictWriter(file, heads, lineterminator="\n")
-        table.writeheader()
-        table.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    rounded = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    write_csv(folder / "labels.csv", rounded)
     points = summary(rows)
-    write_table(folder / "labels", points, only_markdown=True)
+    write_markdown(folder / "labels.md", points)
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     for arm in (*ORDERS, CERTIFIED):
@@ -384,22 +244,6 @@ def summary(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
             "limit exceeded": f"{sum(each > LIMIT for each in known)} of {len(own)}" if arm == CERTIFIED else "",
         })  # fmt: skip
     return points
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, object]], *, only_markdown: bool = False) -> None:
-    """Write a table as Markdown, and as CSV, and print it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    heads = list(rows[0])
-    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
-    lines += [" | ".join(str(row[name]) for name in heads) for row in rows]
-    text = "\n".join(f"| {line} |" for line in lines) + "\n"
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
-    if not only_markdown:
-        with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, heads, lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
 
 
 if __name__ == "__main__":
