@@ -305,6 +305,8 @@ def test_an_ablation_changes_what_it_says(experiment: str) -> None:
     assert base_reward.model.head == "silu2" and base_reward.data.critique == "none", "a recipe: several things at once"
     multi_response = _compose(f"experiment={experiment}", "ablation=multi_response")
     assert multi_response.stages.reward.reading == "in_turn" and multi_response.data.critique == "none"
+    weights = multi_response.stages.reward.weights
+    assert (weights.score_over, weights.centring, multi_response.model.head) == ("best", 0.0, "silu2")
     recipes = ("full", "base_reward", "multi_response")
     changed = {name: chosen(name) for name in CHOICES["ablation"] if name not in recipes}
     assert {

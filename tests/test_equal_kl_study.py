@@ -67,7 +67,7 @@ def leave(out: Path, study: ModuleType) -> None:
         job(out / f"start-{seed}" / "0", "evaluate_before", 0.2, 0.0, [f"seed={seed}"])
         for flip in study.FLIPS:
             folder = out / f"methods-{seed}-{flip}-0"
-            far = [("dpo", 0.1, 0.4, 0.8), ("dpo", 0.4, 0.3, 0.4), ("mmdpo", 0.1, 0.5, 0.8), ("mmdpo", 0.4, 0.35, 0.4)]
+            far = [("dpo", 0.1, 0.4, 0.8), ("dpo", 0.4, 0.3, 0.4), ("mmdpo", 0.1, 0.5, 0.6), ("mmdpo", 0.4, 0.35, 0.4)]
             for number, (method, beta, quality, ratio) in enumerate(far):
                 words = [f"seed={seed}", f"method={method}", f"method.beta={beta}"]
                 job(folder / str(number), "evaluate", quality, ratio, words)
@@ -83,15 +83,26 @@ def test_methods_are_compared_where_they_are_equally_far(
     asked = ["--collect", "--seeds", "0,1", "--methods", "dpo,mmdpo", "--out", str(tmp_path / "out")]
     study.main([*asked, "--results", str(tmp_path / "results")])
     with (tmp_path / "results" / "equal.csv").open(encoding="utf-8") as file:
-        rows = {(row["flip rate"], row["arm"]): row for row in csv.DictReader(file)}
-    assert set(rows) == {(flip, arm) for flip in study.FLIPS for arm in ("dpo", "mmdpo")}
-    distance = 0.9 * k3(0.8)
-    part = (math.sqrt(distance) - math.sqrt(k3(0.4))) / (math.sqrt(k3(0.8)) - math.sqrt(k3(0.4)))
-    dpo, mmdpo = rows["0.32", "dpo"], rows["0.32", "mmdpo"]
-    assert dpo["points"] == "2" and dpo["seeds"] == "0 1" and float(dpo["KL"]) == pytest.approx(distance, abs=1e-3)
-    lead = 0.05 + part * 0.05
+        rows = {(row["flip rate"], row["KL"], row["arm"]): row for row in csv.DictReader(file)}
+    near, far = (0.9 * k3(ratio) for ratio in (0.6, 0.8))  # of the method that goes least far, and of the next
+    arms = [(flip, f"{kl:.3f}", arm) for flip in study.FLIPS for kl in (near, far) for arm in ("dpo", "mmdpo")]
+    assert list(rows) == arms
+
+    def part(distance: float, furthest: float) -> float:
+        """How far along the way from the nearer beta's point to the further one's."""
+        ends = (math.sqrt(k3(ratio)) for ratio in (0.4, furthest))
+        first, last = ends
+        return (math.sqrt(distance) - first) / (last - first)
+
+    dpo, mmdpo = (rows["0.32", f"{near:.3f}", arm] for arm in ("dpo", "mmdpo"))
+    lead = 0.35 + 0.15 * part(near, 0.6) - (0.3 + 0.1 * part(near, 0.8))
+    assert dpo["points"] == "2" and dpo["seeds"] == "0 1"
     assert float(mmdpo["over dpo"]) == pytest.approx(lead, abs=1e-4) and mmdpo["over mmdpo"] == ""
     assert float(dpo["over mmdpo"]) == pytest.approx(-lead, abs=1e-4)
+    more = 0.1 * (part(far, 0.8) - part(near, 0.8)) + float(dpo["quality"])
+    dpo, mmdpo = (rows["0.32", f"{far:.3f}", arm] for arm in ("dpo", "mmdpo"))
+    assert float(dpo["quality"]) == pytest.approx(more, abs=2e-4)
+    assert mmdpo["quality"] == mmdpo["over dpo"] == dpo["over mmdpo"] == "", "it has not gone so far"
     with (tmp_path / "results" / "points.csv").open(encoding="utf-8") as file:
         points = list(csv.DictReader(file))
     assert len(points) == 9 and {row["beta x"] for row in points} == {"1", "4", "16"}

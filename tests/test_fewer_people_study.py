@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -107,6 +108,7 @@ def test_policies_are_compared_with_peoples_labels_query_by_query(
     }  # fmt: skip
     assert float(rows["unsure 0.5"]["over everybody"]) == pytest.approx(0.01)
     assert float(rows["random 0"]["over everybody"]) == pytest.approx(-0.05)
+    assert float(rows["random 1"]["kl"]) == pytest.approx(math.exp(-0.5) - 1 + 0.5, abs=1e-4)
     assert rows["random 1"]["over everybody"] == "" and rows["random 1"]["quality by seed"] == "0.400 0.600"
     assert (tmp_path / "r" / "policies.png").stat().st_size > 1000
     # what is done is not done again; the most telling arms come first, seed by seed

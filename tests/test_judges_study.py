@@ -91,6 +91,27 @@ def test_a_judge_that_is_always_right_chooses_as_the_truth_does(
     assert "did not finish: full, seed 1" in capsys.readouterr().out
 
 
+def test_rates_are_of_all_rounds(
+    study: ModuleType, packs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The median of three rounds, with the fastest and the slowest; judges are asked as their arms say."""
+    leave(tmp_path / "full__4_critiques-0", packs, 1.0)
+    (tmp_path / "full__4_critiques-0" / "0" / "artifacts" / "reward" / "model").mkdir(parents=True)
+    asked: list[object] = []
+    clock = iter([0.0, 2.0, 10.0, 11.0, 20.0, 24.0])
+    monkeypatch.setattr(study.time, "process_time", lambda: next(clock))
+    judge = SimpleNamespace(score_groups=lambda groups: asked.append(len(groups)))
+    monkeypatch.setattr(study.RewardModel, "from_pretrained", lambda model, critiques: asked.append(critiques) or judge)
+    study.main(["--rates", "--seeds", "0", "--out", str(tmp_path), "--results", str(tmp_path / "results")])
+    with (tmp_path / "results" / "rates.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    settings, *numbers = asked
+    assert (settings.num_samples, settings.temperature, settings.max_tokens) == (4, 1, 96)  # type: ignore[attr-defined]
+    assert len(numbers) == 3 and row["judge"] == "full, 4 critiques"
+    rates = [float(row[f"queries a second{end}"]) for end in (" low", "", " high")]
+    assert rates == [pytest.approx(numbers[0] / seconds, abs=1e-4) for seconds in (4, 2, 1)]  # type: ignore[operator]
+
+
 def test_every_judge_is_asked_in_both_stages_alike(
     study: ModuleType, packs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

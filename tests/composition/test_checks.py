@@ -72,8 +72,8 @@ def test_adapters_of_adapters_are_refused_before_the_first_are_trained(first: st
 
 def test_room_is_asked_for_the_checkpoint_that_a_chain_starts_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every training stage, whatever is trained in between; not where a stage makes a model of nothing."""
-    asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(room, "require_room", lambda found, *_, stage: asked.append((stage, found)))
+    asked: list[tuple[str, str, int]] = []
+    monkeypatch.setattr(room, "require_room", lambda found, _, ranks, stage: asked.append((stage, found, ranks.number)))
     monkeypatch.setattr(checks, "make", lambda settings, place: settings)
     trains = {"training": TrainSettings()}
     chain = [
@@ -83,5 +83,5 @@ def test_room_is_asked_for_the_checkpoint_that_a_chain_starts_from(monkeypatch: 
         Node("mmdpo", "m.run", {"policy": "stage:sft/model", **trains}, ("sft",)),
         Node("other", "m.run", {"policy": "stage:tiny/model", **trains}, ("tiny",)),
     ]
-    checks.check_room(chain, {"trainer": {"devices": 1}})
-    assert asked == [("sft", "BASE"), ("mmdpo", "BASE")]
+    checks.check_room(chain, {"trainer": {"devices": 2, "accelerator": "cpu"}})
+    assert asked == [("sft", "BASE", 2), ("mmdpo", "BASE", 2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_a_damaged_part_is_named_and_only_it_is_made_again(
     wanted = made(tmp_path / "f", queries, encoder).take(np.arange(10))
     path, place = tmp_path / "f" / ROWS, 5 * wanted.shape[1] * 2
     content = path.read_bytes()
-    path.write_bytes(content[:place] + b"\x7e" + content[place + 1 :])
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     with pytest.raises(DataError, match=r"features\.f16") as caught:
         Features(tmp_path / "f", queries)
     assert "part 1" in str(caught.value)
@@ -138,11 +139,20 @@ def test_many_parts_take_one_file_and_little_memory(
     queries, encoder = rows(tmp_path, 40), Encoder(small_clip)
     wanted = made(tmp_path / "f", queries, encoder).take(np.arange(40))
     open_now = len(os.listdir("/dev/fd"))
+    advice: list[int] = []
+
+    class Recorded(mmap.mmap):
+        def madvise(self, option: int, *where: int) -> None:
+            advice.append(option)
+            super().madvise(option, *where)
+
+    monkeypatch.setattr(feature_parts.mmap, "mmap", Recorded)
     monkeypatch.setattr(feature_parts, "_MOST_MAPPED", 0)  # what was read is unmapped at once, and read again
     found = Features(tmp_path / "f", queries)
     assert len(os.listdir("/dev/fd")) <= open_now + 1
     assert torch.equal(found.take(np.arange(40)[::-1].copy()), wanted.flip(0))
     assert torch.equal(found.take(np.array([7, 7, 3]), slice(4, 9)), wanted[[7, 7, 3], 4:9])
+    assert advice == [mmap.MADV_DONTNEED] * (40 + 2), "after each part's checksum, and each time rows are taken"
 
 
 def test_features_of_other_rows_or_of_another_encoder(tmp_path: Path, small_clip: Path, small_parts: None) -> None:

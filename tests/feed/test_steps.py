@@ -14,11 +14,11 @@ from mmrlhf.types import StepBatch
 
 
 def make_steps(
-    rank=0, world_size=1, *, groups=10, per_step=4, token_budget=16, tables=(), mixing=None, **encoder
+    rank=0, world_size=1, *, groups=10, per_step=4, token_budget=16, tables=(), mixing=None, seed=3, **encoder
 ) -> TrainSteps:
     dataset, rows = make_dataset(groups, *tables, **encoder), np.arange(groups)
     quotas = (mixing or Mixing()).quotas(dataset.index, rows)
-    plan = RunPlan(rows, "digest", seed=3, groups_per_step=per_step, quotas=quotas)
+    plan = RunPlan(rows, "digest", seed=seed, groups_per_step=per_step, quotas=quotas)
     return TrainSteps(dataset, plan, token_budget=token_budget, rank=rank, world_size=world_size)
 
 
@@ -110,7 +110,7 @@ def shown(step: StepBatch) -> dict[tuple[str, int], tuple[str, ...]]:
 
 
 def test_responses_in_turn_stand_in_an_order_of_the_step():
-    """Another in other epochs, the same whatever runs them; held-out ones always in one, and apart none is drawn."""
+    """Another in other epochs and by another seed, the same whatever runs them; held-out ones in one, apart in none."""
     options = {"groups": 8, "per_step": 4}
 
     def orders(*runs):
@@ -120,6 +120,8 @@ def test_responses_in_turn_stand_in_an_order_of_the_step():
     assert alone == orders(*(make_steps(rank, 2, **options, in_turn=True, token_budget=9) for rank in range(2)))
     keys = {key for key, _ in alone}
     assert len(keys) == 8 and {len({alone[key, epoch] for epoch in range(6)}) for key in keys} == {2}
+    other = orders(make_steps(**options, in_turn=True, token_budget=30, seed=4))
+    assert other.keys() == alone.keys() and other != alone
     apart = orders(make_steps(**options, token_budget=30))
     assert {len({apart[key, epoch] for epoch in range(6)}) for key in keys} == {1}
     dataset, rows = make_dataset(8, in_turn=True), np.arange(8)

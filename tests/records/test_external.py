@@ -57,14 +57,15 @@ def test_no_room_on_the_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["ranked", "pairs"])
 def test_memory_does_not_grow_with_the_rows(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the objects that live while the last record is read, less than 50 bytes a row more: an id takes as many."""
+    """Of the objects that live while the last record is read, less than 40 bytes a record more: an id takes 50."""
     monkeypatch.setattr(external, "CACHE_MIB", 1)
     read = import_ranked if kind == "ranked" else import_pairs
-    live = []
-    for number in (100, 200, 800):  # the first fills what is filled once
-        file = write_rows(tmp_path / str(number), kind, number)
-        live.append(live_at_the_end(read, file, number if kind == "ranked" else number // 2))
-    assert live[2] - live[1] < 50 * 600, live
+    live = {}
+    for number in (100, 400, 1600):  # the first fills what is filled once
+        file, records = write_rows(tmp_path / str(number), kind, number), number if kind == "ranked" else number // 2
+        live[records] = live_at_the_end(read, file, records)
+    (_, (few, before), (many, after)) = live.items()
+    assert after - before < 40 * (many - few), live
 
 
 def write_rows(folder: Path, kind: str, number: int) -> Path:

@@ -35,11 +35,23 @@ def query(prompt: str, *responses: str) -> PreferenceGroup:
 @dataclass
 class _Encoded:
     num_tokens: int
+    branches: tuple[int, ...] = ()
+
+
+class _Encoder:
+    """Ten tokens a response."""
+
+    def __call__(self, group: PreferenceGroup) -> _Encoded:
+        if any("bad" in response.text for response in group.responses):
+            raise DataError("bad", given="a bad response")
+        return _Encoded(10 * len(group.responses), tuple(range(len(group.responses))))
+
+    context = __call__
 
 
 @dataclass
 class Judge:
-    """Scores a response by its length, ten tokens a response; waits at a door while it is closed."""
+    """Scores a response by its length; waits at a door while it is closed."""
 
     token_budget: int = 100
     writes_critiques: bool = False
@@ -48,11 +60,7 @@ class Judge:
     batches: list[list[tuple[str, int]]] = field(default_factory=list)
     door: threading.Event = field(default_factory=threading.Event)
     begun: threading.Event = field(default_factory=threading.Event)
-
-    def encoder(self, group: PreferenceGroup) -> Any:
-        if any("bad" in response.text for response in group.responses):
-            raise DataError("bad", given="a bad response")
-        return _Encoded(10 * len(group.responses))
+    encoder: Any = field(default_factory=_Encoder)
 
     def another_encoder(self) -> Any:
         return self.encoder
@@ -114,29 +122,46 @@ def test_queries_with_one_prefix_are_one_query() -> None:
     assert ("same", 3) in [each for batch in judge.batches for each in batch]
 
 
-def test_a_vote_is_one_querys_own() -> None:
-    judge = Judge(writes_critiques=False, critiques=CritiqueSettings(num_samples=2, temperature=1.0, combine="vote"))
-    judge.writes_critiques = True
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmrlhf.serving.batching.Batcher._cost", lambda self, encoded: encoded.num_tokens)
-        judge.encoder = type("E", (), {"context": staticmethod(lambda group: _Encoded(10))})()  # type: ignore[method-assign]
-        judge.another_encoder = lambda: judge.encoder  # type: ignore[method-assign]
-        with batcher(judge) as running:
-            blocked(running, judge)
-            both = [running.submit(query("same", "a", "bb")), running.submit(query("same", "ccc"))]
-            judge.door.set()
-            assert [rewards(each) for each in both] == [[1, 2], [3]]
-    assert ("same", 3) not in [each for batch in judge.batches for each in batch]
-
-
-def test_responses_that_are_read_in_turn_are_one_querys_own() -> None:
-    judge = Judge(in_turn=True, critiques=CritiqueSettings(orders="drawn"))
+def are_merged(judge: Judge) -> bool:
+    """Whether two queries with one prefix, which wait together, are asked as one."""
     with batcher(judge) as running:
         blocked(running, judge)
+        for number in range(3):
+            running.submit(query(f"filler{number}", "x"))
         both = [running.submit(query("same", "a", "bb")), running.submit(query("same", "ccc"))]
+        time.sleep(0.1)
         judge.door.set()
         assert [rewards(each) for each in both] == [[1, 2], [3]]
-    assert ("same", 3) not in [each for batch in judge.batches for each in batch]
+    return ("same", 3) in [each for batch in judge.batches for each in batch]
+
+
+VOTE = CritiqueSettings(num_samples=2, temperature=1.0, combine="vote")
+
+
+@pytest.mark.parametrize(
+    ("asked", "merged"),
+    [({}, True), ({"critiques": VOTE}, True), ({"critiques": VOTE, "writes_critiques": True}, False),
+     ({"in_turn": True}, False), ({"in_turn": True, "critiques": CritiqueSettings(orders="drawn")}, False)],
+    ids=["alone", "no critiques to vote", "a vote", "in turn", "in one order"],
+)  # fmt: skip
+def test_what_depends_on_the_other_responses_is_one_querys_own(
+    asked: dict[str, Any], merged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmrlhf.serving.batching.Batcher._cost", lambda self, encoded: encoded.num_tokens)
+    assert are_merged(Judge(token_budget=20, **asked)) is merged
+
+
+@pytest.mark.parametrize(("orders", "batches"), [("drawn", [1, 3, 1]), ("all", [1, 1, 1, 1, 1])])
+def test_every_order_of_responses_in_turn_counts(orders: str, batches: list[int]) -> None:
+    """Three responses of ten tokens each take thirty, in each of three orders; a hundred fit."""
+    judge = Judge(in_turn=True, critiques=CritiqueSettings(orders=orders))  # type: ignore[arg-type]
+    with batcher(judge) as running:
+        blocked(running, judge)
+        later = [running.submit(query(f"q{n}", "a", "bb", "ccc")) for n in range(4)]
+        time.sleep(0.1)
+        judge.door.set()
+        assert all(rewards(each) == [1, 2, 3] for each in later)
+    assert [len(batch) for batch in judge.batches] == batches
 
 
 def test_no_more_responses_are_merged_than_one_query_may_have() -> None:
