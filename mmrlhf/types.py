@@ -135,6 +135,11 @@ class PreferenceGroup:
         )
 
 
+def num_before_labels(is_label: Tensor) -> int:
+    """How many tokens stand before the first label (L,) bool; all where there is none."""
+    return int(is_label.float().argmax()) if bool(is_label.any()) else len(is_label)
+
+
 @dataclass(frozen=True)
 class Branch:
     """One response of an encoded group: the tokens behind the shared prefix.
@@ -156,7 +161,7 @@ class Branch:
     @property
     def num_context(self) -> int:
         """Tokens before the first label; all of them where there is none."""
-        return int(self.labels.float().argmax()) if bool(self.labels.any()) else len(self.ids)
+        return num_before_labels(self.labels)
 
 
 @dataclass(frozen=True)

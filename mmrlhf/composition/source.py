@@ -10,8 +10,8 @@ first in the defaults list.
 
 from __future__ import annotations
 
-import copy
 import io
+import pickle
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -52,9 +52,9 @@ class SettingsSource(ConfigSource):
         if not file.is_file():
             raise ConfigLoadError(f"Config not found : {file}")
         if name.startswith(_PREFIX):
-            node = copy.deepcopy(_missing_node(file))
+            node = pickle.loads(_missing(file))
         elif self._is_whole(file):
-            node = copy.deepcopy(_whole_node(file))
+            node = pickle.loads(_whole(file))
         else:
             config, _ = _read(file)
             node = _node(file, {**config, "defaults": [_PREFIX + name.removesuffix(".yaml"), *config["defaults"]]})
@@ -107,17 +107,18 @@ def register() -> None:
         Plugins.instance().register(plugin)
 
 
-# Copying nodes takes half as long as making them; Hydra puts those that it gets into the config itself.
+# Hydra puts the nodes that it gets into the config itself, so each config needs its own. Pickled ones are had in a sixth
+# of the time that a deep copy takes, a tenth of what making them takes.
 @cache
-def _whole_node(file: Path) -> DictConfig:
-    """A file with all that it inherits, as Hydra loads it; nobody may change it."""
-    return _node(file, _with_neighbours(file))
+def _whole(file: Path) -> bytes:
+    """A file with all that it inherits, as Hydra loads it, pickled."""
+    return pickle.dumps(_node(file, _with_neighbours(file)), pickle.HIGHEST_PROTOCOL)
 
 
 @cache
-def _missing_node(file: Path) -> DictConfig:
-    """What the signatures add to a file, as Hydra loads it; nobody may change it."""
-    return _node(file, _read(file)[1])
+def _missing(file: Path) -> bytes:
+    """What the signatures add to a file, as Hydra loads it, pickled."""
+    return pickle.dumps(_node(file, _read(file)[1]), pickle.HIGHEST_PROTOCOL)
 
 
 def _node(file: Path, content: Mapping[str, Any]) -> DictConfig:

@@ -259,13 +259,12 @@ class RewardModel:
         writes = self.writes_critiques and may_write
         encode = self.encoder.context if writes else self.encoder
         ahead = encode_usable(dict(enumerate(groups)), encode, quarantine) if contexts is None else enumerate(contexts)
-        orders = {
-            place: [(order, in_order(group, order)) for order in reading_orders(group, self.critiques.orders)]
-            for place, group in dict(ahead).items()
-        }
         readings = {
-            place: [Asked(order, uncriticised(groups[place], order), encoded) for order, encoded in own]
-            for place, own in orders.items()
+            place: [
+                Asked(order, uncriticised(groups[place], order), in_order(encoded, order))
+                for order in reading_orders(encoded, self.critiques.orders)
+            ]
+            for place, encoded in dict(ahead).items()
         }
         if writes:
             readings = self._written(readings, quarantine)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from mmrlhf.models.cascade import Segments, segments_of
-from mmrlhf.models.masks import AttentionPattern, attention_masks, slot_in_group
+from mmrlhf.models.masks import AttentionPattern, attention_masks, group_masks, shortest_prefix, slot_in_group
 from mmrlhf.types import PackedBatch
 
 BLOCK = 128
@@ -55,7 +55,7 @@ def grouped(batch: PackedBatch, pattern: AttentionPattern, dtype: torch.dtype) -
     shape = (len(batch.keys), int(slot.max()) + 1)
     if not pattern.plain:
         return _place(batch, shape, attention_masks(batch, pattern), entry, slot)
-    visible = branch_masks(batch)
+    visible = group_masks(batch, shortest_prefix(batch))
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
     return _place(batch, shape, mask[:, None], entry, slot)
 
@@ -86,21 +86,6 @@ def _place(
     positions = batch.position_ids.new_zeros((batch.position_ids.shape[0], *shape))
     positions[:, entry, slot] = batch.position_ids
     return Layout(ids, positions, mask, entry, slot)
-
-
-def branch_masks(batch: PackedBatch) -> Tensor:
-    """Who may attend to whom from slot P on, P the shortest prefix (G, L - P, L) bool: see the legend in `grouped`.
-
-    A token sees earlier tokens of its own branch, and shared ones. Slots behind a group's last token (branch -1) see
-    what is shared and each other, so that no row of the mask is empty; nothing sees them, because they come last.
-    """
-    group, slot = batch.group_of_token, slot_in_group(batch)
-    shape = (len(batch.keys), int(slot.max()) + 1)
-    branch, shared = batch.branch_of_token.new_full(shape, -1), batch.shared.new_zeros(shape)
-    branch[group, slot], shared[group, slot] = batch.branch_of_token, batch.shared
-    first = int((branch == 0).sum(dim=1).min())
-    visible = shared[:, None, :] | (branch[:, first:, None] == branch[:, None, :])
-    return visible.tril(diagonal=first)
 
 
 def bucket_length(num_tokens: int) -> int:

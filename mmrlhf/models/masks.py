@@ -114,15 +114,24 @@ def _added(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
 
 
-def group_masks(batch: PackedBatch) -> Tensor:
-    """Who may attend to whom, one block per group (G, L, L) bool: earlier tokens of one's own branch, and shared ones.
+def group_masks(batch: PackedBatch, first: int = 0) -> Tensor:
+    """Who may attend to whom, a block per group (G, L - first, L) bool: earlier tokens of its branch, and shared ones.
 
     Slots behind a group's last token (branch -1) see what is shared and each other, so that no row of the mask is
     empty; nothing sees them, because they come last.
+
+    Args:
+        first: the first slot that has a row.
     """
     branch = _by_group(batch, batch.branch_of_token, fill=-1)
-    visible = _by_group(batch, batch.shared, fill=0)[:, None, :] | (branch[:, :, None] == branch[:, None, :])
-    return visible.tril()
+    visible = _by_group(batch, batch.shared, fill=0)[:, None, :] | (branch[:, first:, None] == branch[:, None, :])
+    return visible.tril(diagonal=first)
+
+
+def shortest_prefix(batch: PackedBatch) -> int:
+    """The fewest tokens that a group of the row has before its first branch."""
+    of_prefix = batch.group_of_token[batch.branch_of_token == 0]
+    return int(torch.bincount(of_prefix, minlength=len(batch.keys)).min())
 
 
 def slot_in_group(batch: PackedBatch) -> Tensor:

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from torch import Tensor
-
 from mmrlhf.errors import ConfigError
 from mmrlhf.tokens.chat import Chat
 from mmrlhf.tokens.length import place_of
@@ -109,10 +107,6 @@ def in_order(group: EncodedGroup, order: Sequence[int]) -> EncodedGroup:
     return replace(
         group,
         branches=tuple(group.branches[response] for response in order),
-        columns={name: _chosen(values, order) for name, values in group.columns.items()},
+        columns={name: values[list(order)] for name, values in group.columns.items()},
         pairs=tuple((place[one], place[other]) for one, other in group.pairs if one in place and other in place),
     )
-
-
-def _chosen(values: Tensor, order: Sequence[int]) -> Tensor:
-    return values[list(order)]

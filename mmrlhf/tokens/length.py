@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmrlhf.errors import DataError
 from mmrlhf.tokens.text_tokens import TextTokens, beginning_of
-from mmrlhf.types import PreferenceGroup, Response
+from mmrlhf.types import PreferenceGroup, Response, num_before_labels
 
 TOO_LONG = "a prompt with its media is longer than the model's context"
 
@@ -42,16 +42,16 @@ class LengthLimit:
         Args:
             cut: length of their common prefix.
         """
-        if not self.in_turn:
+        if not self.in_turn or len(sequences) == 1:
             return [self.excess(*each, with_answer) for each in zip(sequences, labels, strict=True)]
-        contexts = [_context(*each) for each in zip(sequences, labels, strict=True)]
+        contexts = [num_before_labels(each) for each in labels]
         behind = max(len(ids) - context for ids, context in zip(sequences, contexts, strict=True))
         branches = [context - cut for context in contexts]
         return shares_of(cut + sum(branches) + max(self.room, behind) - self.max_tokens, branches)
 
     def excess(self, ids: Tensor, is_label: Tensor, with_answer: bool) -> int:
         """By how many tokens a sequence is too long: of its context, with room for what is written behind it."""
-        context = _context(ids, is_label)
+        context = num_before_labels(is_label)
         if self.shows_response:
             return context + max(self.room, len(ids) - context) - self.max_tokens
         # of an answer one token has to fit, the rest is cut at its end; what is to be answered needs room for all
@@ -108,11 +108,6 @@ def shares_of(excess: int, lengths: Sequence[int]) -> list[int]:
             break
         taken += number * (length - below)
     return [max(0, length - level) for length in lengths]
-
-
-def _context(ids: Tensor, is_label: Tensor) -> int:
-    """Tokens before the first label, or all."""
-    return int(is_label.float().argmax()) if bool(is_label.any()) else len(ids)
 
 
 def place_of(group: PreferenceGroup) -> str:

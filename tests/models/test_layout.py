@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
 from mmrlhf.models.cascade import segments_of
-from mmrlhf.models.layout import BLOCK, block_mask, branch_masks, bucket_length, grouped, segmented, single_row
-from mmrlhf.models.masks import AttentionPattern, index_in_sequence
+from mmrlhf.models.layout import BLOCK, block_mask, bucket_length, grouped, segmented, single_row
+from mmrlhf.models.masks import AttentionPattern, group_masks, index_in_sequence, shortest_prefix
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import Branch, EncodedGroup, PackedBatch
 
@@ -70,11 +70,11 @@ def rule(batch: PackedBatch, sizes: list[tuple[int, list[int]]], in_turn: bool) 
     st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), min_size=1, max_size=3)), min_size=1, max_size=3),
     st.booleans(),
 )
-def test_branch_masks_say_the_rule(sizes: list[tuple[int, list[int]]], in_turn: bool) -> None:
+def test_group_masks_say_the_rule(sizes: list[tuple[int, list[int]]], in_turn: bool) -> None:
     """From the shortest prefix on, as written; before it, every group's tokens are prefix tokens: plain causal."""
     batch = batch_of(sizes, in_turn)
     allowed = rule(batch, sizes, in_turn)
-    layout, masks = grouped(batch, AttentionPattern(), torch.float32), branch_masks(batch)
+    layout, masks = grouped(batch, AttentionPattern(), torch.float32), group_masks(batch, shortest_prefix(batch))
     shared = layout.ids.shape[1] - masks.shape[1]
     assert shared == min(prefix for prefix, _ in sizes)
     torch.testing.assert_close(layout.mask[:, 0] == 0, masks)

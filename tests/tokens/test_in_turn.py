@@ -160,6 +160,25 @@ def test_all_responses_of_a_query_have_to_fit(room: int, tiny_folders: dict[str,
         assert not any(branch.truncated for branch in again.branches), "a written critique always fits"
 
 
+@pytest.mark.parametrize("critique", ["full", "none"])
+@pytest.mark.parametrize(("how", "room"), [("__call__", 0), ("context", 12)])
+def test_one_response_that_does_not_fit_is_shortened_as_ever(
+    critique: str, how: str, room: int, tiny_folders: dict[str, Path]
+) -> None:
+    """Nothing stands before it: it keeps what it keeps when it is read apart."""
+    alone = PreferenceGroup("one", PROMPT, responses(" ".join(["red circle"] * 20)))
+
+    def encoded(reading: str, **limit: int) -> EncodedGroup:
+        return getattr(encoder_of(tiny_folders["llava_onevision"], reading, critique, room=room, **limit), how)(alone)
+
+    limit = encoded("apart").num_tokens + room - 11
+    usual, found = (encoded(reading, max_tokens=limit) for reading in ("apart", "in_turn"))
+    assert torch.equal(found.prefix_ids, usual.prefix_ids)
+    (same,), (branch,) = usual.branches, found.branches
+    assert torch.equal(branch.ids, same.ids) and (branch.truncated, branch.shown) == (same.truncated, same.shown)
+    assert branch.truncated >= 11 and found.num_tokens + room <= limit
+
+
 def test_responses_with_media_of_their_own_are_read_apart(encoder: Encoder, apart: Encoder) -> None:
     own = formed_groups()[1]
     for found, usual in ((encoder(own), apart(own)), (encoder.context(own), apart.context(own))):
