@@ -107,8 +107,8 @@ def register() -> None:
         Plugins.instance().register(plugin)
 
 
-# Hydra puts the nodes that it gets into the config itself, so each config needs its own. Pickled ones are had in a sixth
-# of the time that a deep copy takes, a tenth of what making them takes.
+# Hydra puts the nodes that it gets into the config itself, so each config needs its own. Reading a pickled one takes a
+# sixth of the time of a deep copy, a tenth of making it.
 @cache
 def _whole(file: Path) -> bytes:
     """A file with all that it inherits, as Hydra loads it, pickled."""

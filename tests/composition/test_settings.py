@@ -86,14 +86,19 @@ def _another(value: Any) -> str:
     return "[7]" if isinstance(value, list) else "another"
 
 
+@cache
+def _plain_words() -> tuple[dict[str, str], Any]:
+    """All of them as a user types them, and what they compose to."""
+    keys = [f"{node.strip()}.{name}" for node, names in ONCE_REFUSED.items() for name in names]
+    words = {key: _another(_at(_default(), key)) for key in keys}
+    return words, _compose(*(f"{key}={word}" for key, word in words.items()))
+
+
 @pytest.mark.parametrize("node", ONCE_REFUSED)
 def test_what_once_needed_a_plus_is_set_by_its_plain_name(node: str) -> None:
-    node, names = node.strip(), ONCE_REFUSED[node]
-    known = _at(_default(), node)
-    words = {f"{node}.{name}": _another(known[name]) for name in names}
-    composed = _compose(*(f"{key}={word}" for key, word in words.items()))
-    for key, word in words.items():
-        assert _at(composed, key) == yaml.safe_load(word) != _at(_default(), key)
+    words, composed = _plain_words()
+    for key in (f"{node.strip()}.{name}" for name in ONCE_REFUSED[node]):
+        assert _at(composed, key) == yaml.safe_load(words[key]) != _at(_default(), key)
 
 
 def test_every_parameter_of_every_object_is_set_by_its_plain_name() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins.built_models import TRAIN_ALL, assert_same, build, gradients
 from stand_ins.tiny_models import AVAILABLE
@@ -68,6 +68,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor, groups: list[tuple[int, lis
 
 @pytest.mark.parametrize("kernel", [CHUNKED, FORGETFUL], ids=["chunked", "without gradient of lse"])
 @pytest.mark.parametrize("scores", [2**24, 50], ids=["whole", "in chunks"])
+@settings(max_examples=30)
 @given(groups=GROUPS)
 def test_it_is_attention_under_the_dense_mask(kernel: Kernel, scores: int, groups: list[tuple[int, list[int]]]) -> None:
     """Forward, and the gradient by queries, keys and values; several heads of queries share one of keys."""

@@ -49,8 +49,14 @@ def without_older_names(config: dict[str, Any]) -> dict[str, Any]:
     return {name: without_older_names(value) if isinstance(value, dict) else value for name, value in rest.items()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", AVAILABLE)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        pytest.param(family, dtype, marks=[pytest.mark.slow] if number % 3 != turn else [])
+        for number, family in enumerate(AVAILABLE)
+        for turn, dtype in enumerate((torch.float32, torch.bfloat16, torch.float16))
+    ],
+)
 def test_an_export_is_a_stock_save(
     family: str, dtype: torch.dtype, tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import report_data
 
@@ -73,6 +73,7 @@ def any_value(kind: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS.values()), key=lambda kind: kind.__name__))
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_summary_is_read_back_as_it_was_written(kind: type[Summary], data: st.DataObject) -> None:
     summary = data.draw(any_value(kind))

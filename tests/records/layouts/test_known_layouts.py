@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins.published_rows import COLUMN, ROWS, gpt, groups, human, write
 from stand_ins.sample_groups import picture
@@ -77,6 +77,7 @@ def test_a_row_that_does_not_fit_is_refused_by_field(name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_whatever_stands_in_a_field_is_read_or_refused(name: str, data: st.DataObject) -> None:
     """One field, or a part of it, is something else."""
