@@ -106,7 +106,7 @@ def measure(folder: Path, family: str, modality: str, way: str) -> Cell | None:
     """Worst errors of one cell, for a model saved in `folder`; None where the family cannot run this way."""
     settings = ModelSettings(**{"layout": "packed", **WAYS[way]})
     backbone, processor = load_backbone(folder, settings)
-    if way in MASKLESS and not attention_pattern(backbone).plain:
+    if way in MASKLESS and not attention_pattern(backbone.config).plain:
         return None
     positions = positions_for(backbone)
     torch.manual_seed(0)

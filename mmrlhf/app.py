@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmrlhf.callbacks.loggers import wandb_folders
 from mmrlhf.chain.disk_errors import disk_errors
-from mmrlhf.chain.forecast import forecast_chain
+from mmrlhf.chain.forecast import forecast_chain, unbuilt
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
 from mmrlhf.chain.order import plan_chain
 from mmrlhf.chain.provenance import as_typed, command_line, program, typed_command
@@ -32,7 +32,7 @@ from mmrlhf.chain.shares import has_share, job_shares, take_share
 from mmrlhf.chain.store import Artifact, Store
 from mmrlhf.chain.worker import work_on
 from mmrlhf.composition.calls import COMMAND, invoke, quieten_libraries, show_plan
-from mmrlhf.composition.checks import check_chain, check_checkpoints, check_room
+from mmrlhf.composition.checks import check_chain, check_checkpoints
 from mmrlhf.composition.compose import with_search_path
 from mmrlhf.composition.config import (
     CONF,
@@ -48,6 +48,7 @@ from mmrlhf.composition.config import (
 )
 from mmrlhf.composition.help_page import asks_for_help, help_page
 from mmrlhf.composition.inventory_command import WORD, show_or_prune
+from mmrlhf.composition.machine import check_machine
 from mmrlhf.composition.overrides import explain, raised_by_hydra
 from mmrlhf.composition.proposals import propose
 from mmrlhf.composition.serve_command import SERVE, serve_or_explain
@@ -229,8 +230,6 @@ def run_chain(
         check_read(config)
         check_checkpoints(config, chain)
         check_chain(chain, runtime, inputs)
-        if not (dry or plan):
-            check_room(chain, runtime)
     runner = Runner(
         Store(read_folder(config, "paths.artifacts")),
         invoke,
@@ -242,6 +241,9 @@ def run_chain(
         callbacks=decisive_callbacks(runtime),
     )
     log.info("stages: %s", " -> ".join(node.name for node in chain))
+    if not (dry or plan):  # which are asked on one machine about another
+        with named_keys(config):
+            check_machine(chain, runtime, unbuilt(chain, runner))
     if dry:
         if runner.group.rank == 0:
             show_forecast(forecast_chain(chain, runner))

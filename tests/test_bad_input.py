@@ -17,6 +17,7 @@ from mmrlhf.errors import ConfigError, DataError, HubError, ModelError, UserErro
 from mmrlhf.models import hub
 from mmrlhf.reporting.outcome import show_error
 from mmrlhf.shards.sidecar import SideCarWriter
+from mmrlhf.training import ranks
 
 USUAL = ["experiment=mmdpo_llava", "scale=tiny", "logger=none", "trainer=cpu", "runtime.progress=false"]
 MINE = "data.importer.on_bad_line=error"
@@ -140,9 +141,10 @@ def test_a_prompt_that_does_not_fit(run: Run, capsys: pytest.CaptureFixture[str]
         ("optim.mmdpo.lr=-1", "lr"),
         ("model.token_budget=0", "token_budget"),
         ("model.settings.attention=flex", "model.settings.attention"),
-        ("model=gemma3 model.settings.attention=cascade", "layers with pictures whose tokens see each other"),
+        ("model=gemma3 model.settings.attention=cascade", "pictures whose tokens see each other"),
         ("trainer=fsdp trainer.accelerator=cpu model.settings.layout=rows", "model.settings.layout, trainer"),
         ("trainer=fsdp trainer.accelerator=cpu optim.name=adamw_8bit", "optim.name, trainer"),
+        ("stages.mmdpo.training=null", "stages.mmdpo.training"),
     ],
 )
 def test_settings_that_cannot_work_are_found_before_anything_runs(
@@ -154,6 +156,19 @@ def test_settings_that_cannot_work_are_found_before_anything_runs(
     with pytest.raises(ConfigError) as caught:
         run(*override.split())
     assert said in screen(caught.value, capsys)
+    assert set((shared / "artifacts").glob("*/*")) == begun
+
+
+def test_a_model_that_this_machine_cannot_train_is_refused_before_anything_is_packed(
+    run: Run, shared: Path, tmp_path: Path, small_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command itself; what is only planned is for whatever machine, one with GPUs for instance."""
+    monkeypatch.setattr(ranks, "MEMINFO", tmp_path / "meminfo")
+    ranks.MEMINFO.write_text("MemTotal: 100 kB")
+    begun, words = set((shared / "artifacts").glob("*/*")), (f"model.path={small_policy}", "stage=reward")
+    with pytest.raises(ConfigError, match=r"does not fit into memory(?s:.)*stages\.reward(?s:.)*0\.0 GiB that a rank"):
+        run(*words)
+    assert run(*words, "trainer=gpu", "model.settings.attention=flex", "dry=true") == []
     assert set((shared / "artifacts").glob("*/*")) == begun
 
 

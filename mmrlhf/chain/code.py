@@ -33,10 +33,12 @@ def closure(modules: Iterable[str]) -> dict[str, str]:
     Only source files outside of installed packages count; other names are passed over.
     """
     found: dict[str, str] = {}
+    seen: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        file = None if name in found else module_file(name)
+        file = None if name in seen else module_file(name)
+        seen.add(name)
         if file is None:
             continue
         found[name], imported = _read(file, file.stat().st_mtime_ns)

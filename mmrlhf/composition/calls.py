@@ -17,8 +17,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import plain
 from mmrlhf.chain.worker import StageCall
 from mmrlhf.composition.config import make, make_runtime
-from mmrlhf.composition.typed_key import place_argument
-from mmrlhf.errors import UserError
+from mmrlhf.composition.typed_key import placed_arguments
 from mmrlhf.files import hide_credentials, write_json
 from mmrlhf.sweeps.results import flatten
 
@@ -27,7 +26,7 @@ COMMAND = "command"  # in the runtime's settings
 
 def show_plan(chain: Sequence[Node], runner: Runner, folder: Path) -> None:
     """Print what every training stage would do and leave it in `plan.json`; nothing is trained."""
-    from mmrlhf.training.preview import preview_chain
+    from mmrlhf.training.chain_preview import preview_chain
     from mmrlhf.training.preview_table import as_record, show_previews
 
     def made(node: Node) -> dict[str, Any]:
@@ -52,13 +51,15 @@ def invoke(call: StageCall) -> Mapping[str, Any]:
     if isinstance(loggers, Loggers):
         loggers.config = hide_credentials({"stage": call.stage, **call.settings})
     try:
-        with progress_switch(runtime.progress), disk_errors(Path(call.out)):
+        with (
+            placed_arguments(call.settings, f"stages.{call.stage}"),
+            progress_switch(runtime.progress),
+            disk_errors(Path(call.out)),
+        ):
             summary = function(Path(call.out), **with_paths(function, arguments), runtime=runtime)
         if isinstance(loggers, Loggers):
             loggers.record(dict(flatten(plain(summary))))
         return summary
-    except UserError as error:
-        raise place_argument(error, call.settings, f"stages.{call.stage}") from error.__cause__
     finally:
         if isinstance(loggers, Loggers):
             loggers.finish()

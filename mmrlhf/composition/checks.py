@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from mmrlhf.chain.order import (
     with_paths,
 )
 from mmrlhf.composition.config import check_declared, is_open, make, make_runtime, plain_settings
-from mmrlhf.errors import ConfigError, UserError
+from mmrlhf.composition.typed_key import placed_arguments
+from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded, is_remote
+from mmrlhf.training.ancestry import ancestry
 from mmrlhf.trees import leaves, named_leaves
 
 # the inputs that may be hub ids
@@ -65,64 +67,44 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
     check_protocols(chain)
     check_adapters(chain)
     make_runtime(runtime)
-    for node in chain:
-        arguments = make(node.settings, f"stages.{node.name}")
-        _check_machine(arguments, runtime)
-        module = stage_module(node.target)
-        check_settings = getattr(module, "check_settings", None)
-        if check_settings is not None:
-            _place(check_settings, arguments, f"stages.{node.name}")
-        check = getattr(module, "check", None)
-        if check is not None and not node.references and node.target.endswith(".run"):
-            check(**with_paths(stage_function(node.target), arguments))
-
-
-def _place(check_settings: Callable[[Mapping[str, Any]], None], arguments: Mapping[str, Any], place: str) -> None:
-    """Check a stage's settings; an error that names one of them says its key."""
-    try:
-        check_settings(arguments)
-    except UserError as error:
-        raise error.below(place) from error
-
-
-def check_room(chain: Sequence[Node], runtime: Mapping[str, Any]) -> None:
-    """Refuse training whose model, gradients and optimizer are more than this machine has, before it loads anything.
-
-    A checkpoint that a stage of the chain makes or trains is as large as the one that it starts from, if that is known.
-
-    Raises:
-        ConfigError: names the stage, what it takes and what takes less.
-    """
     nodes = {node.name: node for node in chain}
     for node in chain:
-        checkpoint = _start(nodes, node.settings.get("policy")) if "training" in node.settings else None
-        if checkpoint is None:
-            continue
-        from mmrlhf.training.room import Ranks, require_room
-
-        training = make(node.settings, f"stages.{node.name}")["training"]
-        require_room(checkpoint, training, Ranks.of(runtime.get("trainer") or {}), stage=node.name)
-
-
-def _start(nodes: Mapping[str, Node], checkpoint: Any) -> str | None:
-    """The folder or hub id that a checkpoint is trained from; None where a stage makes it of nothing."""
-    if not isinstance(checkpoint, str) or not checkpoint.startswith("stage:"):
-        return checkpoint
-    settings = nodes[parse_reference(checkpoint)[0]].settings
-    return _start(nodes, next((settings[name] for name in ("policy", "base") if settings.get(name) is not None), None))
+        arguments = make(node.settings, f"stages.{node.name}")
+        _check_training(node, arguments, nodes, runtime)
+        module = stage_module(node.target)
+        check_settings, check = (getattr(module, name, None) for name in ("check_settings", "check"))
+        with placed_arguments(node.settings, f"stages.{node.name}"):
+            if check_settings is not None:
+                check_settings(arguments)
+            if check is not None and not node.references and node.target.endswith(".run"):
+                check(**with_paths(stage_function(node.target), arguments))
 
 
-def _check_machine(arguments: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
-    """Refuse training that cannot be done on the run's devices, or not with a model split over them."""
-    training = arguments.get("training")
-    if training is None:
+def _check_training(
+    node: Node, arguments: Mapping[str, Any], nodes: Mapping[str, Node], runtime: Mapping[str, Any]
+) -> None:
+    """Refuse training without settings, for layers that its attention is not for, or that no split model can do."""
+    if "training" not in arguments:
         return
-    from mmrlhf.training.room import Ranks
-    from mmrlhf.training.settings import require_back_end, require_splittable
+    if arguments["training"] is None:
+        raise ConfigError(
+            "a training stage has no settings of its training",
+            argument=f"stages.{node.name}.training",
+            given="null: what model, optim and data say would be left out",
+            expected="the settings of conf/stages/training.yaml",
+            fix=f"leave stages.{node.name}.training out of the command",
+        )
+    from mmrlhf.training.ranks import Ranks
+    from mmrlhf.training.settings import require_splittable
 
-    ranks = Ranks.of(runtime.get("trainer") or {})
-    require_back_end(training, device="cpu" if ranks.on_host else "cuda")
-    if ranks.split:
+    training = arguments["training"]
+    if training.model.needs_plain_layers:
+        from mmrlhf.models import attention, masks  # takes a second, and few ask for these
+
+        config = _config(nodes, node.settings.get("policy"))
+        if config is not None:
+            attention.require_plain(training.model.attention, masks.attention_pattern(config))
+    if Ranks.of(runtime.get("trainer") or {}).split:
         require_splittable(training)
 
 
@@ -145,9 +127,9 @@ def check_protocols(chain: Sequence[Node]) -> None:
             continue
         from mmrlhf.tokens.protocol import FAMILY, with_protocol
 
-        family = _family(nodes, judge)
-        if family not in (None, FAMILY):
-            with_protocol(None, protocol, family)
+        config = _config(nodes, judge)
+        if config is not None and config.model_type != FAMILY:
+            with_protocol(None, protocol, config.model_type)
 
 
 def check_adapters(chain: Sequence[Node]) -> None:
@@ -169,18 +151,21 @@ def check_adapters(chain: Sequence[Node]) -> None:
             )
 
 
-def _family(nodes: Mapping[str, Node], checkpoint: Any) -> str | None:
-    """The family of a checkpoint, also of one that a stage of the chain is still to make; None where none says it."""
-    text = str(checkpoint)
-    if not text.startswith("stage:"):
-        from mmrlhf.models.load import load_config
+def _config(nodes: Mapping[str, Node], checkpoint: Any) -> Any:
+    """The configuration of a checkpoint, also of one that a stage of the chain is still to make; None if none says it.
 
-        return load_config(text).model_type
-    settings = nodes[parse_reference(text)[0]].settings
-    if "family" in settings:
-        return str(settings["family"])
-    start = next((settings[name] for name in ("policy", "base") if settings.get(name) is not None), None)
-    return None if start is None else _family(nodes, start)
+    Where a stage makes a model of nothing, it is that of its family as transformers has it.
+    """
+    from transformers import CONFIG_MAPPING
+
+    from mmrlhf.models.load import load_config
+
+    for text, node in ancestry(nodes, checkpoint):
+        if node is None:
+            return load_config(text)
+        if node.settings.get("family") in CONFIG_MAPPING:
+            return CONFIG_MAPPING[node.settings["family"]]()
+    return None
 
 
 def _check_inputs(node: Node, inputs: frozenset[str]) -> None:

@@ -230,7 +230,7 @@ def plain_settings(node: DictConfig, where: str) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         mistake = mistake_behind(error)
         if mistake is not None:
-            raise mistake from None
+            raise mistake from mistake.__cause__
         raise _open_value(error, where) from error
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
@@ -272,7 +272,7 @@ def check_declared(target: Callable[..., Any], settings: Mapping[str, Any], wher
     try:
         check_arguments(target, given)
     except UserError as error:
-        raise error.below(where.strip(".")) from None
+        raise error.below(where.strip(".")) from error.__cause__
 
 
 def described_in(value: Any) -> bool:
@@ -289,7 +289,7 @@ def causes(where: str) -> Iterator[None]:
         mistake = mistake_behind(error)
         if mistake is not None:
             inside = re.search(r"full_key: (\S+)", str(error))
-            raise mistake.below(f"{where}.{inside[1]}" if inside else where) from None
+            raise mistake.below(f"{where}.{inside[1]}" if inside else where) from mistake.__cause__
         problem, _, rest = str(error).partition("\n")
         raise ConfigError(problem, where=where, given=rest.replace("\n", " ") or None) from error
 

@@ -33,8 +33,17 @@ def name_key(error: UserError, config: DictConfig) -> UserError:
     return error
 
 
+@contextmanager
+def placed_arguments(settings: Mapping[str, Any], place: str) -> Iterator[None]:
+    """Let errors about arguments of a stage, or of an object in its settings, name their keys (`place_argument`)."""
+    try:
+        yield
+    except UserError as error:
+        raise place_argument(error, settings, place) from error.__cause__
+
+
 def place_argument(error: UserError, settings: Mapping[str, Any], place: str) -> UserError:
-    """Say which key an argument is that a stage has refused while it runs.
+    """Say which key an argument is that a stage has refused.
 
     It is the stage's own, or of the one object in its settings that has a parameter of this name; where several have,
     the name stays alone.

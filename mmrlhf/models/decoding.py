@@ -269,7 +269,7 @@ def _read_branches(model: PackedModel, state: _Decoding, branches: Sequence[Sequ
 
 def _prefixes(model: PackedModel, groups: Sequence[EncodedGroup]) -> tuple[DynamicCache, Tensor, Tensor]:
     """Read every prefix by itself; one cache with a row for each, and the owner and place (G, P) of its slots."""
-    pattern, device = attention_pattern(model.backbone), model.device
+    pattern, device = attention_pattern(model.backbone.config), model.device
     caches = []
     for group in groups:
         cache = build_cache(model.backbone.config.get_text_config())
@@ -332,7 +332,7 @@ def _step(
     """Feed tokens (G, L) of the branches that own them; hidden states (G, L, D)."""
     state.owner = torch.cat([state.owner, owner], dim=1)
     state.place = torch.cat([state.place, place], dim=1)
-    pattern, dtype = attention_pattern(model.backbone), compute_dtype(ids.device)
+    pattern, dtype = attention_pattern(model.backbone.config), compute_dtype(ids.device)
     mask = step_masks(state.owner, state.place, reach, pattern, dtype)
     return model.extend(state.cache, ids, positions, mask)
 

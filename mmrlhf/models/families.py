@@ -161,7 +161,7 @@ def joined_media(
 
 def token_types(backbone: PreTrainedModel, ids: Tensor) -> dict[str, Tensor]:
     """Which tokens (B, L) are pictures, for models that ask."""
-    image_token = attention_pattern(backbone).image_token
+    image_token = attention_pattern(backbone.config).image_token
     return {} if image_token is None else {"token_type_ids": (ids == image_token).long()}
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AttentionInterface, AutoModelForImageTextToText
 
 from mmrlhf.models.families import LANGUAGE_NAMES, base_model, parts
 from mmrlhf.models.load import load_config
-from mmrlhf.models.masks import attention_pattern
+from mmrlhf.models.masks import AttentionPattern, attention_pattern
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.storage import storage_of, stored_bytes
 from mmrlhf.models.tower_shards import LARGE_TOWER, tower_parameters
@@ -227,9 +227,30 @@ class Footprint:
         return found | {"total": sum(found.values())}
 
 
-def footprint(path: str | Path, settings: ModelSettings, *, large_tower: int = LARGE_TOWER) -> Footprint:
-    """Read a checkpoint's configuration and count; `large_tower`: see `mmrlhf.models.sharding.Sharding`."""
+# what has been counted in this process: the model of a configuration with its settings
+_COUNTED: dict[tuple[str, str, int], Footprint] = {}
+
+
+def footprint(
+    path: str | Path, settings: ModelSettings, *, large_tower: int = LARGE_TOWER, on_host: bool | None = None
+) -> Footprint:
+    """Read a checkpoint's configuration and count, once in a process for each configuration.
+
+    Args:
+        path: folder or hub id.
+        settings: how the model is stored and trained.
+        large_tower: see `mmrlhf.models.sharding.Sharding`.
+        on_host: whether it computes on processors; None: as on this machine.
+    """
     config = load_config(path)
+    known = (config.to_json_string(), repr(settings), large_tower)
+    if known not in _COUNTED:
+        _COUNTED[known] = _count(config, settings, large_tower)
+    on_host = not torch.cuda.is_available() if on_host is None else on_host
+    return replace(_COUNTED[known], masked=_has_mask(attention_pattern(config), settings, on_host=on_host))
+
+
+def _count(config: Any, settings: ModelSettings, large_tower: int) -> Footprint:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
         storage = storage_of(model, settings)
@@ -251,7 +272,7 @@ def footprint(path: str | Path, settings: ModelSettings, *, large_tower: int = L
     saved = _saved_per_token(model, text.hidden_size, bf16)
     layer = saved / text.num_hidden_layers
     if settings.gradient_checkpointing:
-        layer = footprint(path, replace(settings, gradient_checkpointing=False)).layer_per_token
+        layer = _count(config, replace(settings, gradient_checkpointing=False), large_tower).layer_per_token
     return Footprint(
         sharded=counts[True, True] + counts[True, False],
         replicated=counts[False, True] + counts[False, False],
@@ -275,14 +296,13 @@ def footprint(path: str | Path, settings: ModelSettings, *, large_tower: int = L
         vocabulary=text.vocab_size,
         logprob_chunk=settings.logprob_chunk,
         bf16=bf16,
-        masked=_has_mask(model, settings),
+        masked=False,
     )
 
 
-def _has_mask(model: PreTrainedModel, settings: ModelSettings) -> bool:
-    """Whether the back end that `models.attention` chooses on this machine's device has one."""
-    chosen = settings.attention == "auto" and torch.cuda.is_available() and attention_pattern(model).plain
-    return settings.attention == "sdpa" or (settings.attention == "auto" and not chosen)
+def _has_mask(pattern: AttentionPattern, settings: ModelSettings, *, on_host: bool) -> bool:
+    """Whether the back end that `models.attention` chooses has one."""
+    return settings.attention == "sdpa" or (settings.attention == "auto" and (on_host or not pattern.plain))
 
 
 def _saved_in_projector(model: nn.Module, projector: list[nn.Parameter], bytes_of_number: int) -> float:

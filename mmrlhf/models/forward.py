@@ -54,7 +54,7 @@ class PackedModel(nn.Module):
         if settings.layout == "auto":
             self.layout = "rows" if check_packable(backbone) else "packed"
         self.vision_features: VisionFeatures | None = None
-        self._pattern = attention_pattern(backbone)
+        self._pattern = attention_pattern(backbone.config)
         if self.layout == "packed" and self._pattern.plain:
             use_packed_attention(backbone)
         # In a list, so that the adapters' owner is not registered as a second path to the same parameters.

@@ -29,7 +29,7 @@ from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.storage import StorageConfig, check_storage, settle_storage
 from mmrlhf.models.weight_files import (
     ADAPTER_WEIGHTS,
-    adapter_base,
+    base_of,
     is_adapter_folder,
     read_header,
     read_headers,
@@ -83,7 +83,7 @@ def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrained
             expected="weights=float32, or a merged model",
             fix="model.save=merged or both in the training that wrote them",
         )
-    backbone, processor = _load(_base_of(path), settings, "cpu"), load_processor(path)
+    backbone, processor = _load(base_of(path), settings, "cpu"), load_processor(path)
     if adapted:
         backbone = _merge(backbone, Path(path))
     _check_head(backbone, path)
@@ -94,11 +94,6 @@ def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrained
         )
     check_vocabulary(backbone.config, processor, _num_rows(backbone), where=path)
     return backbone, processor
-
-
-def _base_of(path: str | Path) -> str | Path:
-    """Where a checkpoint's own weights lie: there, or at the base of the adapters there."""
-    return adapter_base(Path(path)) if is_adapter_folder(path) else path
 
 
 def _merge(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -122,12 +117,12 @@ def check_folder(path: str | Path, settings: ModelSettings) -> None:
 
     Raises ModelError, as `load_backbone`, and ConfigError for attention that its layers have not.
     """
-    backbone, processor = _load(_base_of(path), settings, "meta"), load_processor(path)
+    backbone, processor = _load(base_of(path), settings, "meta"), load_processor(path)
     if is_adapter_folder(path):
         read_header(Path(path) / ADAPTER_WEIGHTS)
     check_vocabulary(backbone.config, processor, _num_rows(backbone), where=path)
     if settings.layout != "rows":
-        require_plain(settings.attention, attention_pattern(backbone))
+        require_plain(settings.attention, attention_pattern(backbone.config))
 
 
 def _load(
@@ -232,7 +227,8 @@ def stored_dtype(path: str | Path) -> torch.dtype:
     named = load_config(path).dtype
     if isinstance(named, torch.dtype):
         return named
-    stored = (tensor.dtype for tensor in read_headers(Path(path)).values()) if Path(path).is_dir() else ()
+    folder = Path(base_of(path))
+    stored = (tensor.dtype for tensor in read_headers(folder).values()) if folder.is_dir() else ()
     return next((_FLOATS[name] for name in stored if name in _FLOATS), torch.float32)
 
 

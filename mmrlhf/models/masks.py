@@ -9,10 +9,10 @@ one picture see each other both ways.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from mmrlhf.types import PackedBatch
 
@@ -41,18 +41,18 @@ class AttentionPattern:
         return self.window is None and self.image_token is None
 
 
-def attention_pattern(backbone: PreTrainedModel) -> AttentionPattern:
+def attention_pattern(config: Any) -> AttentionPattern:
     """Read the pattern off a model's configuration."""
-    text = backbone.config.get_text_config()
+    text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())
     # Without a list of kinds a window is meant for every layer (Mistral).
     slides = SLIDING in kinds if kinds else True
     window = getattr(text, "sliding_window", None) if slides else None
-    both_ways = backbone.config.model_type in PICTURES_SEE_THEMSELVES
+    both_ways = config.model_type in PICTURES_SEE_THEMSELVES
     return AttentionPattern(
         kinds=tuple(sorted(kinds)) if SLIDING in kinds else (),
         window=window,
-        image_token=backbone.config.image_token_id if both_ways else None,
+        image_token=config.image_token_id if both_ways else None,
     )
 
 

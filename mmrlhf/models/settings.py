@@ -73,6 +73,11 @@ class ModelSettings:
     too_long: str = "shorten"
     logprob_chunk: Count = 1024
 
+    @property
+    def needs_plain_layers(self) -> bool:
+        """Whether packed rows are asked for with a back end that knows plain causal attention alone."""
+        return self.layout != "rows" and self.attention in ("flex", "cascade")
+
     def __post_init__(self) -> None:
         check_fields(self)
         for name, allowed in _CHOICES.items():

@@ -48,6 +48,11 @@ def is_adapter_folder(path: str | Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not ((folder / WEIGHTS).is_file() or (folder / INDEX).is_file())
 
 
+def base_of(path: str | Path) -> str | Path:
+    """Where a checkpoint's own weights lie: there, or at the base of the adapters there; raises as `adapter_base`."""
+    return adapter_base(Path(path)) if is_adapter_folder(path) else path
+
+
 def adapter_base(folder: Path) -> str:
     """The checkpoint that a folder's adapters are for: a folder or hub id.
 

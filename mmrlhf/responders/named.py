@@ -86,7 +86,7 @@ def _responder(name: str, node: Any, how: AnswerSettings, passes: PassSettings) 
             return Responder(name, CheckpointAnswerer(given["model"], passes), answers)
         return Responder(name, _service(where, _SERVICES[kind], given, passes), answers)
     except UserError as error:
-        raise error.below(where) from None
+        raise error.below(where) from error.__cause__
 
 
 def _check_checkpoint(where: str, model: str) -> None:

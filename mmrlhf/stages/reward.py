@@ -22,6 +22,7 @@ from mmrlhf.inference.cards import trained_reading
 from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.methods.critique_reward import CritiqueRewardModule, RewardWeights
 from mmrlhf.methods.pairing import PairScheme
+from mmrlhf.models.attention import require_in_turn
 from mmrlhf.models.heads import HeadSettings
 from mmrlhf.models.hub import file_beside
 from mmrlhf.models.promises import CARD_FILE, HEAD_FILE, read_card
@@ -33,7 +34,7 @@ from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.training.critique_samples import critique_samples
 from mmrlhf.training.fit import MODEL, finish, train
 from mmrlhf.training.model_card import base_model, exported, write_card
-from mmrlhf.training.reward_inputs import CritiqueChoice, check_dimensions, check_reading
+from mmrlhf.training.reward_inputs import CritiqueChoice, check_dimensions
 from mmrlhf.training.settings import TrainSettings, require_storable
 from mmrlhf.training.workbench import Workbench, open_workbench
 
@@ -81,7 +82,7 @@ def run(
     """
     training, head, weights = training or TrainSettings(), head or HeadSettings(), weights or RewardWeights()
     index, schedule = Index.load(shards), training.schedule
-    check_reading(reading, training)
+    require_in_turn(reading, training.model)
     _say_reading(policy, reading)
     critique = _available(critique or CritiqueChoice(), index)
     critique.check(index, schedule)
@@ -121,7 +122,7 @@ def run(
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse combinations that cannot work (ConfigError) before data are prepared for them."""
     require_storable(settings)
-    check_reading(settings.get("reading", "apart"), settings.get("training") or TrainSettings())
+    require_in_turn(settings.get("reading", "apart"), (settings.get("training") or TrainSettings()).model)
     weights: RewardWeights = settings.get("weights") or RewardWeights()
     critique: CritiqueChoice = settings.get("critique") or CritiqueChoice()
     dimensions = (settings.get("head") or HeadSettings()).dimensions

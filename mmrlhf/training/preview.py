@@ -6,16 +6,14 @@ costs; the same estimates fill micro-batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
-from mmrlhf.chain.order import Node, parse_reference
-from mmrlhf.chain.runner import Runner
 from mmrlhf.feed.dataset import GroupDataset
 from mmrlhf.feed.module import PreferenceDataModule
 from mmrlhf.feed.plan import StepPlan, micro_batches
@@ -24,13 +22,15 @@ from mmrlhf.feed.selection import usable
 from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import Footprint, footprint
-from mmrlhf.models.load import checkpoint_context, load_config, stored_dtype
+from mmrlhf.models.load import checkpoint_context, load_config
 from mmrlhf.models.processors import load_processor
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.templates import AnswerTemplate, Template
-from mmrlhf.training.room import RESERVE, Ranks, device_memory, host_memory, smaller
+from mmrlhf.training.advice import smaller
+from mmrlhf.training.ranks import Ranks, device_memory, host_memory
+from mmrlhf.training.room import RESERVE, Claim, claims, host_need
 from mmrlhf.training.settings import TrainSettings
 from mmrlhf.training.workbench import schedule_data
 
@@ -44,7 +44,8 @@ class Preview:
     and device_bytes what it has. host is bytes of one rank on the host: `loading` a checkpoint, before its model is
     split or moved, and `shards` that stay there while it trains (`trainer.cpu_offload`); host_bytes what it has.
     on_host: device and host are one memory. vision_features are bytes on disk (`runtime.vision_cache_gib`). preflight
-    is what will not fit or be cut, of training and held-out queries. smaller: settings that take less memory.
+    is what will not fit or be cut, of training and held-out queries. smaller: where it does not fit, settings that take
+    less.
     """
 
     groups: int
@@ -72,8 +73,15 @@ class Preview:
         """
         if self.device_bytes is None:
             return None
-        device = RESERVE * self.memory["total"] + (self.host["shards"] if self.on_host else 0)
-        return device < self.device_bytes and (self.host_bytes is None or max(self.host.values()) < self.host_bytes)
+        return all(claim.share < 1 for claim in self.claims)
+
+    @property
+    def claims(self) -> list[Claim]:
+        """What has to fit where."""
+        return claims(
+            self.memory, self.host, device_bytes=self.device_bytes, host_bytes=self.host_bytes, on_host=self.on_host,
+            reserve=RESERVE,
+        )  # fmt: skip
 
 
 def preview_stage(
@@ -99,13 +107,11 @@ def preview_stage(
         forwards: of a micro-batch before its backward.
         frozen_copy: whether a reference model lies in memory, too.
     """
-    model, moments = training.model, training.optim.moments
     dataset, data, ahead = _open_data(shards, checkpoint, training, template, reading)
     epoch = _read_epoch(dataset, data, training.schedule.token_budget, ranks.number)
-    needs = footprint(checkpoint, model)
-    copy = footprint(checkpoint, untrained(model)).whole_bytes if frozen_copy else 0.0
-    mapped = needs.mapped if stored_dtype(checkpoint) is torch.bfloat16 else 0
-    return Preview(
+    take = partial(_take, checkpoint, forwards=forwards, frozen_copy=frozen_copy)
+    memory, host = take(epoch, training, ranks)
+    found = Preview(
         groups=epoch.groups,
         pairs=epoch.pairs,
         text_tokens=epoch.tokens - epoch.visual_tokens,
@@ -113,19 +119,34 @@ def preview_stage(
         steps=data.total_steps,
         micro_batches_per_step=float(median(epoch.micro_batches)),
         largest_micro_batch=sum(tokens for tokens, _ in epoch.largest),
-        memory=_step_memory(needs, epoch, ranks, forwards=forwards, frozen_copy=copy, moments=moments),
+        memory=memory,
         scoring=None if isinstance(template, AnswerTemplate) else _scoring_memory(checkpoint, training, epoch.longest),
-        vision_features=epoch.visual_tokens * bytes_per_token(load_config(checkpoint), model.precision),
+        vision_features=epoch.visual_tokens * bytes_per_token(load_config(checkpoint), training.model.precision),
         device_bytes=device_memory(ranks),
         preflight=ahead,
-        host={
-            "loading": needs.whole_bytes + copy - mapped,
-            "shards": needs.host_bytes(num_shards=ranks.sharing, moments=moments) if ranks.offloaded else 0.0,
-        },
+        host=host,
         host_bytes=host_memory(ranks),
         on_host=ranks.on_host,
-        smaller=smaller(training, ranks),
+        smaller="",
     )
+    return found if found.fits is not False else replace(found, smaller=_advice(found, epoch, training, ranks, take))
+
+
+_Take = Callable[["_Epoch", TrainSettings, Ranks], tuple[dict[str, float], dict[str, float]]]
+
+
+def _advice(found: Preview, epoch: _Epoch, training: TrainSettings, ranks: Ranks, take: _Take) -> str:
+    """What takes less of the memory that is shortest, a smaller token budget among it where that can help."""
+
+    def share(epoch: _Epoch, training: TrainSettings, ranks: Ranks) -> float:
+        memory, host = take(epoch, training, ranks)
+        rooms = {"device_bytes": device_memory(ranks), "host_bytes": host_memory(ranks), "on_host": ranks.on_host}
+        return max(claim.share for claim in replace(found, memory=memory, host=host, **rooms).claims)
+
+    # a micro-batch holds one query at least
+    least = replace(epoch, largest=[max(epoch.largest)], micro_batches=[2])
+    budget = f"model.token_budget below {training.schedule.token_budget}", share(least, training, ranks)
+    return smaller(training, ranks, partial(share, epoch), budget)
 
 
 @dataclass(frozen=True)
@@ -165,9 +186,19 @@ def _read_epoch(dataset: GroupDataset, data: PreferenceDataModule, budget: int, 
     )
 
 
+def _take(
+    checkpoint: str | Path, epoch: _Epoch, training: TrainSettings, ranks: Ranks, *, forwards: int, frozen_copy: bool
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes of one rank, on its device in the step with the largest micro-batch, and on the host."""
+    needs, moments = footprint(checkpoint, training.model, on_host=ranks.on_host), training.optim.moments
+    copy = footprint(checkpoint, untrained(training.model)).whole_bytes if frozen_copy else 0.0
+    memory = _step_memory(needs, epoch, ranks, forwards=forwards, frozen_copy=copy, moments=moments)
+    return memory, host_need(needs, checkpoint, ranks, moments=moments, frozen_copy=copy)
+
+
 def _step_memory(
     needs: Footprint, epoch: _Epoch, ranks: Ranks, *, forwards: int, frozen_copy: float, moments: float
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """Bytes of one rank in the step with the largest micro-batch."""
     tokens, of_media = (sum(each[place] for each in epoch.largest) for place in (0, 1))
     # under a mask groups are computed side by side, each as long as the longest
@@ -228,70 +259,3 @@ def _open_data(
     dataset.calibrate(train)
     ahead = look_ahead(index, [*train, *heldout], encoder)
     return dataset, schedule_data(dataset, schedule, usable(index, train, ahead.left_out)), ahead
-
-
-def preview_chain(
-    chain: Sequence[Node], runner: Runner, *, make: Callable[[Node], Mapping[str, Any]]
-) -> dict[str, Preview | str]:
-    """Predict every training stage of a chain; only what makes its shards and its first checkpoint runs for it.
-
-    Args:
-        make: makes the objects that a node's settings describe.
-    """
-    nodes = {node.name: node for node in chain}
-    training = [node.name for node in chain if "training" in node.settings]
-    wanted = {stage for name in training for stage in _sources(nodes, name, training)}
-    ready: set[str] = set()
-    for node in chain:
-        if node.name in wanted and ready.issuperset(node.references):
-            ready.add(node.name)
-    artifacts = {built.stage: built.folder for built in runner.run([node for node in chain if node.name in ready])}
-    ranks = Ranks.of(runner.runtime.get("trainer", {}))
-    found: dict[str, Preview | str] = {}
-    for name in training:
-        shards, checkpoint = (_resolve(nodes, artifacts, name, key) for key in ("shards", "policy"))
-        if shards is None or checkpoint is None:
-            found[name] = "what it reads is made by stages that have not run yet"
-            continue
-        made = make(nodes[name])
-        found[name] = preview_stage(
-            shards=shards,
-            checkpoint=checkpoint,
-            training=made["training"],
-            template=_template(made.get("critique")),
-            reading=made.get("reading", "apart"),
-            ranks=ranks,
-            # mDPO reads every query a second time, with a damaged picture
-            forwards=2 if getattr(made.get("objective"), "image_weight", 0) > 0 else 1,
-            frozen_copy=made.get("reference_from") == "frozen_copy",
-        )
-    return found
-
-
-def _template(critique: Any) -> Template:
-    """What a stage's tokens say; `critique` is the reward stage's choice, and some responses may have none of it."""
-    return AnswerTemplate() if critique is None else replace(critique.template, allow_missing=True)
-
-
-def _sources(nodes: Mapping[str, Node], name: str, training: Collection[str]) -> set[str]:
-    """Stages that make a training stage's shards or checkpoint, with theirs, up to the next training."""
-    found: set[str] = set()
-    waiting = [text for key in ("shards", "policy") if isinstance(text := nodes[name].settings.get(key), str)]
-    while waiting:
-        text = waiting.pop()
-        stage = parse_reference(text)[0] if text.startswith("stage:") else None
-        if stage is not None and stage not in found and stage not in training:
-            found.add(stage)
-            waiting += [f"stage:{reference}" for reference in nodes[stage].references]
-    return found
-
-
-def _resolve(nodes: Mapping[str, Node], artifacts: Mapping[str, Path], name: str, key: str) -> str | None:
-    """An input's path. A checkpoint that is still to be trained has the architecture of the one it starts from."""
-    value = nodes[name].settings.get(key)
-    if not isinstance(value, str) or not value.startswith("stage:"):
-        return value
-    stage, sub = parse_reference(value)
-    if stage in artifacts:
-        return str(artifacts[stage] / sub)
-    return _resolve(nodes, artifacts, stage, key) if key == "policy" and stage in nodes else None

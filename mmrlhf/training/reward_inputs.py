@@ -6,19 +6,18 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.models.attention import require_in_turn
+from mmrlhf.errors import DataError
+from mmrlhf.ranges import check_fields
 from mmrlhf.shards.critique_tables import CRITIQUE, ShuffledCritiques, TableCritiques, check_critiques
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
-from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.templates import EVALUATOR_INSTRUCTION, CritiqueTemplate
 from mmrlhf.training.fit import check_table, need_path
-from mmrlhf.training.settings import Schedule, TrainSettings
+from mmrlhf.training.settings import Schedule
 from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
@@ -51,15 +50,7 @@ class CritiqueChoice:
     instruction: str | None = None
 
     def __post_init__(self) -> None:
-        CritiqueTemplate(self.kind)
-        for name, allowed in {"source": Source, "missing": Missing}.items():
-            if getattr(self, name) not in get_args(allowed):
-                raise ConfigError(
-                    f"unknown {name} of critique",
-                    where=f"stages.reward.critique.{name}",
-                    given=getattr(self, name),
-                    expected=f"one of {', '.join(get_args(allowed))}",
-                )
+        check_fields(self)
 
     @property
     def template(self) -> CritiqueTemplate:
@@ -87,14 +78,6 @@ class CritiqueChoice:
         """Find out whether every response has its critique, before a model is loaded; raises as `check_critiques`."""
         if self.kind != "none" and self.source != "self":
             check_critiques(index, used_rows(index, schedule), self.kind, only_count=self.missing == "score")
-
-
-def check_reading(reading: str, training: TrainSettings) -> None:
-    """Raise ConfigError for an unknown reading, and for attention that cannot do it."""
-    if reading not in get_args(Reading):
-        expected = f"one of {', '.join(get_args(Reading))}"
-        raise ConfigError("unknown reading of responses", where="reading", given=reading, expected=expected)
-    require_in_turn(reading, training.model)
 
 
 def used_rows(index: Index, schedule: Schedule) -> np.ndarray:

@@ -1,19 +1,20 @@
-"""What memory a rank has, and which training is sure not to fit into it, before anything is loaded."""
+"""What training takes of a rank's memory and what the rank has: what is sure not to fit is refused before it loads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded
-from mmrlhf.models.footprint import footprint
-from mmrlhf.models.weight_files import weight_files
-from mmrlhf.processes import count_devices
+from mmrlhf.models.footprint import Footprint, footprint
+from mmrlhf.models.load import stored_dtype
+from mmrlhf.models.weight_files import base_of, weight_files
+from mmrlhf.training.advice import smaller
+from mmrlhf.training.ranks import Ranks, device_memory, host_memory
 from mmrlhf.training.settings import TrainSettings
 
 GIB = 2**30
@@ -24,103 +25,104 @@ RESERVE = 1.25
 _MOST_BYTES_PER_STORED = 8
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """Ranks that train together, how many of them lie on one machine, and how many share one model (FSDP).
+class Claim(NamedTuple):
+    """Bytes that a rank needs of one of its memories, and what it has there."""
 
-    split: whether models are split over ranks at all, be it one; offloaded: shards lie on the host; accelerator: kind
-    of device, as in `lightning.Trainer`.
-    """
-
-    number: int = 1
-    on_machine: int = 1
-    sharing: int = 1
-    split: bool = False
-    offloaded: bool = False
-    accelerator: str = "auto"
-
-    @classmethod
-    def of(cls, trainer: Mapping[str, Any]) -> Ranks:
-        """Read them off the settings of a trainer."""
-        accelerator = str(trainer.get("accelerator", "auto"))
-        on_machine = count_devices(trainer.get("devices", 1), accelerator)
-        number = on_machine * int(trainer.get("num_nodes", 1))
-        split = isinstance(trainer.get("strategy"), Mapping)
-        return cls(
-            number=number,
-            on_machine=on_machine,
-            sharing=(trainer.get("shard_size") or number) if split else 1,
-            split=split,
-            offloaded=split and bool(trainer.get("cpu_offload")),
-            accelerator=accelerator,
-        )
+    what: str
+    size: float
+    room: int
 
     @property
-    def on_host(self) -> bool:
-        """Whether the ranks compute on the machine's processors, in its own memory."""
-        return self.accelerator == "cpu" or not torch.cuda.is_available()
+    def share(self) -> float:
+        """Of what the rank has; more than 1 does not fit."""
+        return self.size / self.room
 
 
-def host_memory(ranks: Ranks) -> int | None:
-    """Bytes of the machine's memory for each of its ranks; None where it cannot be asked."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return None
-    text = meminfo.read_text(encoding="utf-8")
-    return int(text.split("MemTotal:")[1].split()[0]) * 1024 // ranks.on_machine
+def claims(
+    memory: Mapping[str, float],
+    host: Mapping[str, float],
+    *,
+    device_bytes: int | None,
+    host_bytes: int | None,
+    on_host: bool,
+    reserve: float = 1.0,
+) -> list[Claim]:
+    """What has to fit where; what a memory has is not always known, and then nothing is claimed of it.
+
+    Args:
+        memory: bytes on a rank's device, by part and in `total`.
+        host: bytes of a rank on the host, as `host_need`.
+        device_bytes, host_bytes: what a rank has of either.
+        on_host: whether both are one memory.
+        reserve: what is estimated on the device counts that many times.
+    """
+    parts = {**memory, "shards": host["shards"] if on_host else 0.0}
+    device = reserve * parts.pop("total") + parts["shards"]
+    listed = ", ".join(f"{size / GIB:.1f} of {part}" for part, size in parts.items() if size)
+    found = [
+        (f"({listed})", device, device_bytes),
+        ("on the host while it loads", host["loading"], host_bytes),
+        ("of shards on the host (trainer.cpu_offload)", host["shards"], host_bytes),
+    ]
+    return [Claim(what, size, room) for what, size, room in found if room is not None]
 
 
-def device_memory(ranks: Ranks) -> int | None:
-    """Bytes of the first GPU, or a rank's share of the machine's memory; None where neither can be asked."""
-    return host_memory(ranks) if ranks.on_host else torch.cuda.get_device_properties(0).total_memory
+def host_need(
+    needs: Footprint, checkpoint: str | Path, ranks: Ranks, *, moments: float, frozen_copy: float = 0.0
+) -> dict[str, float]:
+    """Bytes of one rank on the host.
+
+    `loading` a checkpoint, before its model is split or moved, and `shards` that stay there while it trains
+    (`trainer.cpu_offload`). moments, frozen_copy: as in `Footprint.predict`.
+    """
+    mapped = needs.mapped if needs.mapped and stored_dtype(checkpoint) is torch.bfloat16 else 0
+    return {
+        "loading": needs.whole_bytes + frozen_copy - mapped,
+        "shards": needs.host_bytes(num_shards=ranks.sharing, moments=moments) if ranks.offloaded else 0.0,
+    }
 
 
 def require_room(checkpoint: str | Path, training: TrainSettings, ranks: Ranks, *, stage: str) -> None:
     """Raise ConfigError where a model, its gradients and the optimizer's state alone are more than a rank's memory.
 
-    Whatever a step reads comes on top; `plan=true` says what that is.
+    As are those of the host, where every rank loads the whole model and shards may stay. Whatever a step reads comes on
+    top; `plan=true` says what that is.
     """
-    room = device_memory(ranks)
-    if room is None or _is_small(checkpoint, room):
+    rooms = [room for room in (device_memory(ranks), host_memory(ranks)) if room is not None]
+    if not rooms or _is_small(checkpoint, min(rooms)):
         return
-    needs = footprint(checkpoint, training.model)
-    moments = training.optim.moments
-    memory = needs.predict(
-        row_tokens=0, label_tokens=0, num_shards=ranks.sharing, moments=moments, offloaded=ranks.offloaded
-    )
-    if ranks.offloaded and ranks.on_host:
-        memory["total"] += needs.host_bytes(num_shards=ranks.sharing, moments=moments)
-    if memory["total"] > room:
-        parts = ", ".join(f"{memory[part] / GIB:.1f} of {part}" for part in ("parameters", "gradients", "optimizer"))
+
+    def most(training: TrainSettings, ranks: Ranks) -> Claim:
+        return max(_least(checkpoint, training, ranks), key=lambda claim: claim.share)
+
+    found = most(training, ranks)
+    if found.share > 1:
         raise ConfigError(
             "this training does not fit into memory, whatever it reads",
             where=f"stages.{stage}: model.settings, optim, trainer",
-            given=f"{checkpoint}: {memory['total'] / GIB:.1f} GiB on each rank ({parts})",
-            expected=f"less than the {room / GIB:.1f} GiB that a rank has here",
-            fix=smaller(training, ranks),
+            given=f"{checkpoint}: {found.size / GIB:.1f} GiB on each rank {found.what}",
+            expected=f"less than the {found.room / GIB:.1f} GiB that a rank has here",
+            fix=smaller(training, ranks, lambda *way: most(*way).share),
         )
+
+
+def _least(checkpoint: str | Path, training: TrainSettings, ranks: Ranks) -> list[Claim]:
+    """What a rank needs for a model that reads nothing."""
+    needs, moments = footprint(checkpoint, training.model, on_host=ranks.on_host), training.optim.moments
+    return claims(
+        needs.predict(
+            row_tokens=0, label_tokens=0, num_shards=ranks.sharing, moments=moments, offloaded=ranks.offloaded
+        ),
+        host_need(needs, checkpoint, ranks, moments=moments),
+        device_bytes=device_memory(ranks),
+        host_bytes=host_memory(ranks),
+        on_host=ranks.on_host,
+    )
 
 
 def _is_small(checkpoint: str | Path, room: int) -> bool:
     """Whether a folder's weights are so small that they fit however they are trained; cheaper than counting."""
-    folder = expanded(checkpoint)
+    folder = Path(base_of(expanded(checkpoint)))
     if not folder.is_dir():
         return False
     return _MOST_BYTES_PER_STORED * sum(file.stat().st_size for file in weight_files(folder)) < room
-
-
-def smaller(training: TrainSettings, ranks: Ranks) -> str:
-    """Settings that would take less memory and are not in use yet, what saves most first."""
-    model = training.model
-    if model.language == "full":
-        ways = ["model.settings.language=lora model.settings.projector=frozen"]
-    else:
-        ways = ["model.settings.weights=nf4"] if model.weights in ("float32", "bf16") else []
-    if not model.gradient_checkpointing:
-        ways.append("model.settings.gradient_checkpointing=true")
-    if training.optim.name == "adamw" and not ranks.split:
-        ways.append("optim.name=adamw_8bit")
-    ways.append("trainer=fsdp on more devices" if not ranks.split else "more devices that share a model")
-    if ranks.split and not ranks.offloaded:
-        ways.append("trainer.cpu_offload=true")
-    return "; or ".join([*ways, f"model.token_budget below {training.schedule.token_budget}"])

@@ -131,18 +131,11 @@ def require_splittable(training: TrainSettings) -> None:
 
 
 def require_back_end(training: TrainSettings, *, device: str) -> None:
-    """Raise ConfigError where `model.settings.attention` cannot train on a kind of device, or a model of this family.
+    """Raise ConfigError where `model.settings.attention` cannot train on a kind of device."""
+    if training.model.needs_plain_layers:
+        from mmrlhf.models import attention  # takes a second, and few ask for these
 
-    What only a checkpoint's configuration says is asked when that is there (`mmrlhf.models.load.check_folder`).
-    """
-    model = training.model
-    if model.layout == "rows" or model.attention not in ("flex", "cascade"):
-        return
-    from mmrlhf.models import attention, masks  # takes a second, and few ask for these
-
-    attention.require_trainable(model.attention, device)
-    if model.family in masks.PICTURES_SEE_THEMSELVES:
-        attention.require_plain(model.attention, masks.AttentionPattern(image_token=0))
+        attention.require_trainable(training.model.attention, device)
 
 
 def require_trainable(settings: Mapping[str, Any], stage: str) -> None:

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from mmrlhf.chain.order import Node
-from mmrlhf.composition import checks
-from mmrlhf.composition.checks import check_adapters, check_protocols
+from mmrlhf.composition.checks import check_adapters, check_chain, check_protocols
 from mmrlhf.errors import ConfigError
-from mmrlhf.training import room
-from mmrlhf.training.settings import TrainSettings
 
+RUNTIME = {"trainer": {"accelerator": "cpu"}}
 RELEASED = {"reward_model": "stage:reward/model", "protocol": "released"}
 
 
@@ -70,18 +68,30 @@ def test_adapters_of_adapters_are_refused_before_the_first_are_trained(first: st
         check_adapters(nodes)
 
 
-def test_room_is_asked_for_the_checkpoint_that_a_chain_starts_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every training stage, whatever is trained in between; not where a stage makes a model of nothing."""
-    asked: list[tuple[str, str, int]] = []
-    monkeypatch.setattr(room, "require_room", lambda found, _, ranks, stage: asked.append((stage, found, ranks.number)))
-    monkeypatch.setattr(checks, "make", lambda settings, place: settings)
-    trains = {"training": TrainSettings()}
-    chain = [
-        Node("tiny", "m.run", {"family": "llava_onevision"}, ()),
-        Node("sft", "m.run", {"policy": "BASE", **trains}, ()),
-        Node("score", "m.run", {"policy": "BASE"}, ()),
-        Node("mmdpo", "m.run", {"policy": "stage:sft/model", **trains}, ("sft",)),
-        Node("other", "m.run", {"policy": "stage:tiny/model", **trains}, ("tiny",)),
+@pytest.mark.parametrize(("family", "plain"), [("gemma3", False), ("qwen2_5_vl", True)])
+def test_attention_for_plain_layers_is_refused_by_the_configuration_that_is_known(
+    family: str, plain: bool, tiny_folders: dict[str, Path]
+) -> None:
+    """By that of a folder, also behind a training, and by the family's own where a stage makes its model of nothing."""
+    model = {"_target_": "mmrlhf.models.settings.ModelSettings", "attention": "cascade"}
+    settings = {"_target_": "mmrlhf.training.settings.TrainSettings", "model": model}
+    folder, trained = str(tiny_folders[family]), {"shards": "SHARDS", "training": settings}
+    made = [
+        Node("made", "mmrlhf.stages.tiny.run", {"shards": "SHARDS", "family": family}, ()),
+        Node("made", "mmrlhf.stages.import_reward.run", {"checkpoint": "FILE", "base": folder}, ()),
     ]
-    checks.check_room(chain, {"trainer": {"devices": 2, "accelerator": "cpu"}})
-    assert asked == [("sft", "BASE", 2), ("mmdpo", "BASE", 2)]
+    for above, start in (([], folder), (made[:1], "stage:made/model"), (made[1:], "stage:made/model")):
+        nodes = [
+            *above,
+            Node("first", "mmrlhf.stages.sft.run", {**trained, "policy": start}, tuple(node.name for node in above)),
+            Node("sft", "mmrlhf.stages.sft.run", {**trained, "policy": "stage:first/model"}, ("first",)),
+        ]
+        with nullcontext() if plain else pytest.raises(ConfigError, match="cascade is for plain causal layers"):
+            check_chain(nodes, RUNTIME, frozenset())
+
+
+def test_training_without_settings_names_its_key() -> None:
+    node = Node("sft", "mmrlhf.stages.sft.run", {"shards": "SHARDS", "policy": "BASE", "training": None}, ())
+    with pytest.raises(ConfigError, match="no settings of its training") as raised:
+        check_chain([node], RUNTIME, frozenset())
+    assert raised.value.argument == "stages.sft.training"

@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from mmrlhf.composition.config import CONF, make, plain_settings, read_stage
-from mmrlhf.composition.typed_key import name_key, typed_key
+from mmrlhf.composition.typed_key import name_key, placed_arguments, typed_key
 from mmrlhf.errors import ConfigError
 
 
@@ -69,3 +69,16 @@ def _without_resolvers(config: DictConfig) -> dict:
         kept._set_flag("struct", False)
         del kept[name]
     return plain_settings(kept, "stages.mmdpo")
+
+
+@pytest.mark.parametrize(
+    ("argument", "key"),
+    [("lr", "stages.sft.optim.lr"), ("seed", "stages.sft.seed"), ("rank", "rank"), ("stages.sft.x", "stages.sft.x")],
+)
+def test_a_refused_argument_is_placed_and_its_cause_is_kept(argument: str, key: str) -> None:
+    """The stage's own, or that of the one object that has it; of several, no one's."""
+    settings = {"seed": 1, "optim": {"lr": 1.0, "seed": 2}, "a": {"rank": 1}, "b": {"rank": 2}}
+    cause = OSError("why")
+    with pytest.raises(ConfigError) as caught, placed_arguments(settings, "stages.sft"):
+        raise ConfigError("no", argument=argument) from cause
+    assert caught.value.argument == key and caught.value.__cause__ is cause

@@ -103,7 +103,7 @@ def test_cascade_equals_sdpa(family: str, tiny_folders: dict[str, Path], groups:
     sdpa, encoder = build(tiny_folders[family], attention="sdpa", **TRAIN_ALL)
     cascade, _ = build(tiny_folders[family], attention="cascade", **TRAIN_ALL)
     batch = pack_groups([encoder(group) for group in groups])
-    if not attention_pattern(sdpa.backbone).plain:
+    if not attention_pattern(sdpa.backbone.config).plain:
         with pytest.raises(ConfigError, match=r"a sliding window of \d+ tokens and pictures whose tokens see"):
             cascade(batch)
         return

@@ -22,7 +22,7 @@ from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import mmdpo, reference, reward, score
 from mmrlhf.tokens.templates import AnswerTemplate
 from mmrlhf.training.preview import preview_stage
-from mmrlhf.training.room import Ranks
+from mmrlhf.training.ranks import Ranks
 from mmrlhf.training.settings import Schedule, TrainSettings
 from mmrlhf.types import Media, PreferenceGroup, Response
 

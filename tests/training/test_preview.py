@@ -41,6 +41,7 @@ from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate
 from mmrlhf.training import preview, preview_table
+from mmrlhf.training.chain_preview import preview_chain
 from mmrlhf.training.settings import Schedule, TrainSettings
 from mmrlhf.types import Response
 
@@ -357,7 +358,7 @@ def test_a_chain_is_previewed_without_training(
         raise AssertionError("nothing may run")
 
     runner = Runner(Store(tmp_path), never, runtime={"trainer": {"devices": 1}}, work=tmp_path)
-    found = preview.preview_chain(chain, runner, make=lambda node: settings)
+    found = preview_chain(chain, runner, make=lambda node: settings)
     assert list(found) == ["sft", "mmdpo", "late"]
     assert found["sft"] == found["mmdpo"] == look_ahead(small_shards, small_policy)
     assert isinstance(found["late"], str)

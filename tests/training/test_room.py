@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.settings import ModelSettings
-from mmrlhf.training import room
-from mmrlhf.training.room import Ranks, device_memory, require_room, smaller
+from mmrlhf.training import ranks, room
+from mmrlhf.training.advice import smaller
+from mmrlhf.training.ranks import Ranks, device_memory
+from mmrlhf.training.room import require_room
 from mmrlhf.training.settings import TrainSettings, require_splittable
 
 FSDP = {"strategy": {"_target_": "S"}, "accelerator": "cpu", "devices": 4, "num_nodes": 2}
@@ -33,42 +38,115 @@ def test_ranks_on_processors_share_the_machine() -> None:
     assert whole is not None and half == whole // 2
 
 
+def give(monkeypatch: pytest.MonkeyPatch, file: Path, size: float) -> None:
+    """Let the machine have so many bytes of memory."""
+    file.write_text(f"MemTotal: {int(size / 1024)} kB")
+    monkeypatch.setattr(ranks, "MEMINFO", file)
+
+
+FULL = TrainSettings(ModelSettings(lora_rank=4))
+
+
 @pytest.fixture
-def small_machine(monkeypatch: pytest.MonkeyPatch, small_policy: Path) -> int:
-    """One whose ranks have three times the memory of the model's parameters."""
-    size = int(3 * footprint(small_policy, ModelSettings()).whole_bytes)
-    monkeypatch.setattr(room, "host_memory", lambda ranks: size)
-    return size
+def whole(small_policy: Path) -> float:
+    """Bytes of the small model's parameters."""
+    return footprint(small_policy, ModelSettings()).whole_bytes
 
 
-def test_what_cannot_fit_is_refused_with_what_takes_less(small_machine: int, small_policy: Path) -> None:
-    """Training in full needs four times the parameters; adapters fit, and so do 64 ranks that share."""
-    one, many = Ranks(accelerator="cpu"), Ranks(64, 8, sharing=64, split=True, accelerator="cpu")
+@pytest.fixture
+def small_machine(whole: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has three times the memory of the model's parameters."""
+    give(monkeypatch, tmp_path / "meminfo", 3 * whole)
+
+
+@pytest.fixture
+def adapters(small_policy: Path, tmp_path: Path) -> Path:
+    """A folder of adapters, as far as it is looked at here: its own weights are those of the small model."""
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(small_policy)}))
+    shutil.copy(small_policy / "config.json", folder)
+    return folder
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_what_cannot_fit_is_refused_with_what_takes_less(small_policy: Path) -> None:
+    """Training in full needs four times the parameters; adapters fit, and so do eight machines that share one."""
+    one, many = Ranks(accelerator="cpu"), Ranks(8, 1, sharing=8, split=True, accelerator="cpu")
     with pytest.raises(ConfigError, match="whatever it reads") as raised:
-        require_room(small_policy, TrainSettings(), one, stage="sft")
+        require_room(small_policy, FULL, one, stage="sft")
     shown = str(raised.value)
     assert "stages.sft" in shown and "of optimizer" in shown and "model.settings.language=lora" in shown
+    for helpless in ("token_budget", "checkpointing", "more devices", "cpu_offload"):
+        assert helpless not in shown, "on processors the host is the device, and devices share it"
     adapters = TrainSettings(ModelSettings(language="lora", lora_rank=4, projector="frozen"))
     require_room(small_policy, adapters, one, stage="sft")
-    require_room(small_policy, TrainSettings(), many, stage="sft")
+    require_room(small_policy, FULL, many, stage="sft")
     with pytest.raises(ConfigError):  # on processors the host is the device
         require_room(small_policy, TrainSettings(), Ranks(split=True, offloaded=True, accelerator="cpu"), stage="sft")
 
 
+@pytest.mark.usefixtures("small_machine")
+def test_adapters_take_what_their_base_takes(adapters: Path) -> None:
+    with pytest.raises(ConfigError, match="whatever it reads"):
+        require_room(adapters, TrainSettings(), Ranks(accelerator="cpu"), stage="sft")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's own memory is asked, too")
+def test_shards_on_the_host_have_to_fit_there(
+    small_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the optimizer's state they take four times their parameters; two machines have room for them."""
+    offloaded = Ranks(1, 1, sharing=1, split=True, offloaded=True, accelerator="gpu")
+    give(monkeypatch, tmp_path / "meminfo", 0.9 * footprint(small_policy, ModelSettings()).host_bytes(num_shards=1))
+    with pytest.raises(ConfigError, match=r"of shards on the host \(trainer.cpu_offload\)(?s:.)*more machines"):
+        require_room(small_policy, TrainSettings(), offloaded, stage="sft")
+    require_room(small_policy, TrainSettings(), replace(offloaded, number=2, sharing=2), stage="sft")
+
+
+@pytest.mark.usefixtures("small_machine")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's own memory is asked, too")
+def test_what_every_rank_loads_has_to_fit_on_the_host(small_policy: Path) -> None:
+    """Four ranks of one machine load four times the model before it is split; more ranks there would load more."""
+    four = Ranks(4, 4, sharing=4, split=True, accelerator="gpu")
+    with pytest.raises(ConfigError, match="on the host while it loads") as raised:
+        require_room(small_policy, TrainSettings(), four, stage="sft")
+    assert str(raised.value.fix).startswith("fewer devices on each machine (trainer.devices) (67%")
+    require_room(small_policy, TrainSettings(), replace(four, number=2, on_machine=2, sharing=2), stage="sft")
+
+
+def test_weights_in_4_bits_are_no_advice_where_ranks_would_each_hold_all_of_them(small_policy: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    adapters = TrainSettings(ModelSettings(language="lora", lora_rank=4, projector="frozen", vision="frozen"))
+
+    def share(training: TrainSettings, among: Ranks) -> float:
+        needs = footprint(small_policy, training.model)
+        return needs.predict(row_tokens=0, label_tokens=0, num_shards=among.sharing)["parameters"]
+
+    assert "nf4" in smaller(adapters, Ranks(), share)
+    assert "nf4" not in smaller(adapters, Ranks(64, 8, sharing=64, split=True), share)
+
+
+@pytest.mark.parametrize("folder", ["small_policy", "adapters"])
 def test_a_checkpoint_that_fits_however_it_is_trained_is_not_counted(
-    small_policy: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "footprint", None)
-    require_room(small_policy, TrainSettings(), Ranks(accelerator="cpu"), stage="sft")
+    require_room(request.getfixturevalue(folder), TrainSettings(), Ranks(accelerator="cpu"), stage="sft")
 
 
-def test_advice_leaves_out_what_is_done() -> None:
-    adapters = TrainSettings(ModelSettings(language="lora", projector="frozen", gradient_checkpointing=True))
-    assert "nf4" in smaller(adapters, Ranks()) and "language=lora" not in smaller(adapters, Ranks())
-    assert "checkpointing" not in smaller(adapters, Ranks()) and "adamw_8bit" in smaller(adapters, Ranks())
-    split = Ranks(split=True)
-    assert "adamw_8bit" not in smaller(adapters, split) and "cpu_offload" in smaller(adapters, split)
-    assert "cpu_offload" not in smaller(adapters, replace(split, offloaded=True))
+def test_a_model_is_counted_once_whoever_asks(
+    small_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each configuration and settings, not for each path; the kind of device is no reason to count again."""
+    settings = ModelSettings(gradient_checkpointing=True)
+    first = footprint(small_policy, settings, on_host=True)
+    shutil.copy(small_policy / "config.json", tmp_path)
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_config", None)
+    assert footprint(tmp_path, settings, on_host=True) == first and first.masked
+    assert footprint(tmp_path, settings, on_host=False) == replace(first, masked=False)
+    with pytest.raises(TypeError):
+        footprint(tmp_path, replace(settings, lora_rank=3), on_host=True)
 
 
 def test_what_split_models_cannot_do_is_refused_before_one_is_built() -> None:
@@ -80,5 +158,10 @@ def test_what_split_models_cannot_do_is_refused_before_one_is_built() -> None:
         require_splittable(TrainSettings(optim=OptimSettings(name="adamw_8bit")))
 
 
-def test_a_gpu_is_its_own_room() -> None:
-    assert Ranks(accelerator="cpu").on_host and Ranks().on_host is not torch.cuda.is_available()
+def test_this_machine_is_asked_only_where_the_settings_leave_it_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan for a machine with GPUs is made on a laptop, and the other way round."""
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert Ranks(accelerator="cpu").on_host and not Ranks(accelerator="gpu").on_host
+        assert not Ranks(accelerator="cuda").on_host and Ranks().on_host is not there
+    assert device_memory(Ranks(accelerator="gpu")) is None, "unknown, and not the laptop's"
