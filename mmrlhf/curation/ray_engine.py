@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -27,10 +29,13 @@ from mmrlhf.curation.feature_parts import PartMaker
 from mmrlhf.curation.query_rows import Queries
 from mmrlhf.errors import ConfigError, ModelError, UserError
 from mmrlhf.terminal.progress import track
+from mmrlhf.text import first_line
 
-INSTALL = 'pip install "mmrlhf[ray]"'
+INSTALL, ADDRESS = 'pip install "mmrlhf[ray]"', "RAY_ADDRESS"
 # shared memory of a cluster of this machine alone: nothing but numbers of parts goes through it
 _SHARED_MEMORY = 100 << 20
+# seconds that a cluster's head may take to answer
+_PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,11 @@ class PartActor:
 
 
 def check_ray() -> None:
-    """Raise ConfigError where Ray is not installed."""
+    """Raise ConfigError where Ray is not installed, or its address cannot be one."""
     if find_spec("ray") is None or find_spec("ray.data") is None:
         raise ConfigError("the engine ray needs Ray Data, which is not installed", argument="engine", given="ray",
                           fix=f"{INSTALL}, or engine=local")  # fmt: skip
+    _head_of(os.environ.get(ADDRESS, ""))
 
 
 def make_features_on_cluster(
@@ -99,7 +105,7 @@ def make_features_on_cluster(
         accelerator: what actors run on: "cpu", "gpu" or "cuda"; "auto": GPUs where the cluster has some.
         threads: of each actor, that read and decode media.
 
-    Raises: as `PartMaker`, and what an actor raises; ConfigError where the cluster lacks what is wanted.
+    Raises: as `PartMaker`, and what an actor raises; ConfigError where there is no cluster, or it lacks what is wanted.
     """
     missing = maker.missing()
     if not missing:
@@ -107,7 +113,7 @@ def make_features_on_cluster(
     with cluster():
         import ray.data  # pyright: ignore[reportMissingImports]
 
-        room = _room(accelerator, threads)
+        room = room_of([node["Resources"] for node in ray.nodes() if node["Alive"]], accelerator, threads)
         name = maker.encoder.path
         encoder = str(Path(name).resolve()) if Path(name).exists() else name
         work = Work(maker.folder.resolve(), maker.queries.folder.resolve(), encoder, name, precision, maker.settings,
@@ -134,8 +140,8 @@ def cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    if address := os.environ.get(ADDRESS):
+        _join(address)
     else:
         ray.init(address="local", include_dashboard=False, object_store_memory=_SHARED_MEMORY, log_to_driver=False,
                  logging_level=logging.WARNING)  # fmt: skip
@@ -145,7 +151,45 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-class _Room(NamedTuple):
+def _join(address: str) -> None:
+    """Enter a running cluster; raises ConfigError where there is none, soon: Ray itself would try for many minutes."""
+    import ray  # pyright: ignore[reportMissingImports]
+
+    head = _head_of(address)
+    try:
+        if head is not None:
+            socket.create_connection(head, timeout=_PATIENCE).close()
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise _no_cluster(address, first_line(error)) from error
+
+
+def _head_of(address: str) -> tuple[str, int] | None:
+    """Host and port that an address names, None where it is Ray's to find them; raises ConfigError for no address."""
+    scheme, _, place = address.rpartition("://")
+    if address in ("", "auto", "local") or scheme not in ("", "ray"):
+        return None
+    try:
+        parts = urlsplit(f"//{place}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise _no_cluster(address, "no host and port")
+    return host, port
+
+
+def _no_cluster(address: str, why: str) -> ConfigError:
+    return ConfigError(
+        "there is no Ray cluster at this address",
+        where=f"the environment variable {ADDRESS}", given=f"{address} ({why})",
+        expected="HOST:PORT of a running head, as `ray start --head` says it, ray://HOST:PORT for clients, "
+        "or auto for one of this machine",
+        fix=f"unset {ADDRESS}, which makes a cluster of this machine alone, or engine=local",
+    )  # fmt: skip
+
+
+class Room(NamedTuple):
     """Processors and GPUs of an actor, and how many actors the cluster has room for."""
 
     cpus: int
@@ -153,15 +197,26 @@ class _Room(NamedTuple):
     actors: int
 
 
-def _room(accelerator: str, threads: int) -> _Room:
-    import ray  # pyright: ignore[reportMissingImports]
+def room_of(machines: Sequence[Mapping[str, float]], accelerator: str, threads: int) -> Room:
+    """How a cluster's machines are shared out: an actor for each GPU, or as many as processors allow.
 
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = max(1, min(threads, int(max(each.get("CPU", 0) for each in machines))))
-    gpus = int(sum(each.get("GPU", 0) for each in machines))
-    if accelerator in ("gpu", "cuda") and not gpus:
+    Actors on GPUs take processors of the machines that have GPUs alone, and no more than leave all GPUs in use: Ray
+    waits for ever for an actor that fits on no machine.
+
+    Args:
+        machines: resources of each, as `ray.nodes()` says them.
+        accelerator, threads: as `make_features_on_cluster`.
+
+    Raises:
+        ConfigError: GPUs are wanted and there are none.
+    """
+    with_gpus = [(int(each.get("CPU", 0)), int(each["GPU"])) for each in machines if each.get("GPU", 0) >= 1]
+    if accelerator in ("gpu", "cuda") and not with_gpus:
         raise ConfigError("the cluster has no GPU", where="trainer.accelerator", given=accelerator,
                           fix="trainer.accelerator=cpu, or start Ray on machines that have some")  # fmt: skip
-    if gpus and accelerator != "cpu":
-        return _Room(cpus, 1, gpus)
-    return _Room(cpus, 0, int(sum(each.get("CPU", 0) // cpus for each in machines)))
+    if with_gpus and accelerator != "cpu":
+        cpus = min(threads, *(cpus // gpus for cpus, gpus in with_gpus))
+        return Room(cpus, 1, sum(gpus for _, gpus in with_gpus))
+    processors = [int(each.get("CPU", 0)) for each in machines]
+    cpus = max(1, min(threads, max(processors)))
+    return Room(cpus, 0, sum(number // cpus for number in processors))

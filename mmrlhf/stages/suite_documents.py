@@ -38,7 +38,7 @@ BENCHMARKS = {**COLUMNS, **OWN}
 PROMPTED = "mmhal_bench"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 2
+VERSION = 3
 # what is in a finished artefact; checked before it is published
 PROMISES = ("documents.jsonl", "metrics.json")
 
@@ -65,7 +65,7 @@ def run(
         tasks: benchmarks.
         limit: documents of each at most, drawn at random.
         limits: of some of them, in place of `limit`.
-        folders: benchmark -> folder of its Parquet files, instead of the hub.
+        folders: benchmark -> folder of its Parquet files, instead of the hub, or of a stand-in.
         revisions: benchmark -> commit or branch of its data set on the hub, instead of the one that
             `mmrlhf/suites/revisions.yaml` pins; of those that it lacks, the newest is read and written down.
         drawn: draw stand-ins in the published columns instead of reading real data.
@@ -84,13 +84,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     words = {task: _judge_prompt(task, path) for task, path in (prompts or {}).items()}
     folders, revisions, limits = folders or {}, revisions or {}, limits or {}
-    orders = [
-        Order(
-            task, limits.get(task, limit), seed, folders.get(task),
-            revisions.get(task, pinned_revisions().get(task.removeprefix(PREFIX))), drawn,
-        )
-        for task in tasks
-    ]  # fmt: skip
+    orders = [_order(task, limits.get(task, limit), seed, folders.get(task), revisions, drawn) for task in tasks]
     store, found, counts, sources = DocumentStore(out), list[Document](), dict[str, int](), dict[str, BenchmarkSource]()
     absent = _ask_harness(out, harness, [order for order in orders if order.task not in BENCHMARKS])
     there = [order for order in orders if order.task not in absent]
@@ -113,6 +107,19 @@ def run(
     if loose := ", ".join(f"{task}: {commit}" for task, commit in came.items() if sources[task].chosen == "newest"):
         log.info("the same data again, wherever: suite.revisions={%s}", loose)
     return SuiteDocuments(counts, store.num_media(), absent, came, sources).write(out)
+
+
+def _order(
+    task: str, limit: int | None, seed: int, folder: str | None, revisions: Mapping[str, str], drawn: bool
+) -> Order:
+    """What is read of a benchmark: a folder that is given, else a stand-in where these are drawn, else a commit."""
+    if folder is None and not drawn:
+        pinned = pinned_revisions().get(task.removeprefix(PREFIX))
+        return Order(task, limit, seed, revision=revisions.get(task, pinned))
+    if task in revisions:
+        instead = "a stand-in is drawn" if folder is None else f"{folder} is read"
+        log.warning("suite.revisions: %s is not used for %s, of which %s", revisions[task], task, instead)
+    return Order(task, limit, seed, data=folder, drawn=folder is None)
 
 
 def _source(order: Order, folder: Path | None, out: Path, given: bool) -> BenchmarkSource:
@@ -224,7 +231,7 @@ def _their_documents(store: DocumentStore, order: Order, out: Path, longest: int
 
 def _folder(out: Path, order: Order) -> Path:
     if order.data is not None:
-        return Path(order.data)
+        return expanded(order.data)
     return _draw(out, order) if order.drawn else fetch(BENCHMARKS[order.task], order.revision)
 
 

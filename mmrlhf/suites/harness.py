@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,11 @@ class Order:
     Args:
         task: its name in the suite.
         limit, seed: so many documents, drawn; None: all.
-        data: folder or hub id instead of the task's own.
+        data: folder of Parquet files instead of the task's own data.
         revision: of the task's own data.
         drawn: the data are a stand-in in the documents' folder.
+
+    Of data, revision and drawn one at most is said.
     """
 
     task: str
@@ -81,7 +83,8 @@ class Order:
 
     def for_program(self, documents: Path, out: Path) -> dict[str, Any]:
         """As the program reads it."""
-        data = str(standin_place(documents, self.bare)) if self.drawn else self.data
+        own = standin_place(documents, self.bare) if self.drawn else self.data
+        data = None if own is None else str(expanded(own).absolute())  # the program runs in a folder of its own
         return {**asdict(self), "task": self.bare, "data": data, "out": str(self.place(out))}
 
 
@@ -107,14 +110,18 @@ class Harness:
         self._run("documents", [order.for_program(folder, folder) for order in orders], folder / FOLDER, {})
 
     def score(self, documents: Path, out: Path, answers: Mapping[str, Mapping[str, str]], judged: Gateway) -> None:
-        """Have the tasks' own code score recorded answers, task -> name -> text; raises as `_run`."""
+        """Have the tasks' own code score recorded answers, task -> name -> text; raises as `_run`.
+
+        The data are those of the documents: of a commit that was read, whatever the hub's branches are by now.
+        """
         orders = []
         for order in read_orders(documents):
             if order.task in answers:
                 given = out.absolute() / FOLDER / f"{order.bare}.answers.json"
                 given.parent.mkdir(parents=True, exist_ok=True)
                 write_json(given, dict(answers[order.task]))
-                orders.append({**order.for_program(documents, out), "answers": str(given)})
+                read = replace(order, revision=read_about(order.place(documents))["revision"] or order.revision)
+                orders.append({**read.for_program(documents, out), "answers": str(given)})
         address = f"{judged.address}/v1/chat/completions"
         variables = {"OPENAI_API_URL": address, "OPENAI_BASE_URL": f"{judged.address}/v1", "API_TYPE": "openai"}
         self._run("score", orders, out / FOLDER, {**variables, "MMRLHF_GATEWAY": judged.address})

@@ -52,8 +52,11 @@ def tables_of(names: Sequence[str], subset: str | None, split: str) -> list[str]
     return named or [name for name in tables if not any(_SPLIT.match(part) for part in name.split("/"))]
 
 
-def load_task(manager: Any, order: dict[str, Any]) -> tuple[Any, list[int]]:
-    """The task, its data from elsewhere where the order says so and cut to the wanted documents; and their numbers."""
+def load_task(manager: Any, order: dict[str, Any]) -> tuple[Any, list[int], dict[str, Any]]:
+    """The task, its data from elsewhere where the order says so and cut to the wanted documents.
+
+    Returns these documents' numbers, too, and where they are from (`source_of`).
+    """
     name = order["task"]
     if name not in manager.all_subtasks:
         raise ValueError(f"lmms-eval has no task {name}, or it is a group: name one of its tasks")
@@ -73,10 +76,9 @@ def load_task(manager: Any, order: dict[str, Any]) -> tuple[Any, list[int]]:
         raise ValueError(f"{name} is no task whose answers are texts")
     rows = chosen(len(task.dataset[split]), order)
     about = {**source_of(written, split, order, task.dataset[split]), "task_version": version_of(task)}
-    (Path(order["out"]) / "about.json").write_text(json.dumps(about), encoding="utf-8")
     for data in (task.dataset, task.dataset_no_image):
         data[split] = data[split].select(rows)
-    return task, rows
+    return task, rows, about
 
 
 def files_of(folder: Path, subset: str | None, split: str) -> list[str]:
@@ -128,10 +130,11 @@ def instances_of(task: Any) -> list[Any]:
 
 
 def write_documents(manager: Any, order: dict[str, Any]) -> None:
-    """`documents.jsonl` and `media/` in the order's folder."""
+    """`documents.jsonl`, `about.json` and `media/` in the order's folder."""
     out = Path(order["out"])
     (out / "media").mkdir(parents=True, exist_ok=True)
-    task, rows = load_task(manager, order)
+    task, rows, about = load_task(manager, order)
+    (out / "about.json").write_text(json.dumps(about), encoding="utf-8")
     with (out / "documents.jsonl").open("w", encoding="utf-8") as file:
         for instance in instances_of(task):
             _, to_messages, settings, place, _, split = instance.args
@@ -177,7 +180,7 @@ def keep(part: dict[str, Any], folder: Path) -> dict[str, str]:
 def write_scores(manager: Any, order: dict[str, Any]) -> None:
     """`scores.jsonl`: what the task's code says of every recorded answer; `aggregates.json`: and of all of them."""
     out, answers = Path(order["out"]), json.loads(Path(order["answers"]).read_text(encoding="utf-8"))
-    task, rows = load_task(manager, order)
+    task, rows, _ = load_task(manager, order)
     instances = instances_of(task)
     for instance in instances:
         instance.resps.append(answers.get(str(rows[instance.args[3]]), ""))

@@ -148,6 +148,40 @@ def test_a_hub_that_is_not_there_is_not_waited_for(tmp_path, monkeypatch, answer
     assert seen.get("HF_HUB_OFFLINE") == seen.get("HF_DATASETS_OFFLINE") == offline
 
 
+@pytest.fixture
+def programs(monkeypatch) -> list[dict]:
+    """What lmms-eval's program is handed, task by task; it is not run."""
+    seen: list[dict] = []
+    done = SimpleNamespace(returncode=0, stdout="", stderr="")
+    monkeypatch.setattr(
+        subprocess, "run", lambda call, **_: seen.extend(json.loads(Path(call[-1]).read_text())) or done
+    )
+    monkeypatch.setattr("mmrlhf.suites.harness.hub_answers", lambda: True)
+    return seen
+
+
+@pytest.mark.parametrize("ordered", [None, "main", "a" * 40])
+@pytest.mark.parametrize("read", [None, "a" * 40])
+def test_answers_are_scored_on_the_commit_that_was_asked(tmp_path, programs, ordered, read):
+    """A branch may have moved between the questions and the scores; documents are told apart by their numbers alone."""
+    order, judged = Order("videomme", 2, 0, revision=ordered), SimpleNamespace(address="http://127.0.0.1:1")
+    Harness("/bin/false").write_documents(tmp_path, [order])
+    order.place(tmp_path).mkdir()
+    (order.place(tmp_path) / "about.json").write_text(json.dumps({"revision": read}))
+    Harness("/bin/false").score(tmp_path, tmp_path / "out", {"videomme": {"3": "B"}}, judged)  # type: ignore[arg-type]
+    assert [each["revision"] for each in programs] == [ordered, read or ordered]
+
+
+def test_the_program_finds_a_folder_wherever_it_runs(tmp_path, programs, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    orders = [Order("videomme", 2, 0, data=data) for data in ("mine", "~/mine")] + [Order("pope", 2, 0, drawn=True)]
+    Harness("/bin/false").write_documents(tmp_path / "out", orders)
+    assert [each["data"] for each in programs] == [
+        str(tmp_path / place) for place in ("mine", "home/mine", "out/drawn/pope")
+    ]
+
+
 def test_where_a_tasks_questions_are_from(tmp_path, monkeypatch):
     """The commit is in the names of the cache's files, whichever library named them; data of the user's have none."""
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.7.3")

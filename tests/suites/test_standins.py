@@ -22,7 +22,7 @@ from mmrlhf.suites.answering import Said
 from mmrlhf.suites.columns import COLUMNS
 from mmrlhf.suites.comparison import compare
 from mmrlhf.suites.documents import Document, DocumentStore, StoredMedia
-from mmrlhf.suites.harness import known_tasks
+from mmrlhf.suites.harness import Harness, Order, known_tasks
 from mmrlhf.suites.judged_forms import JUDGED
 from mmrlhf.suites.known_policies import Constant, Oracle
 from mmrlhf.suites.marking import score
@@ -215,6 +215,42 @@ def test_data_of_the_hub_are_pinned_or_say_how(tmp_path, runtime, monkeypatch, c
     )
     assert folder["revisions"] == {}, "a folder of the user's is what it is"
     assert folder["sources"]["pope"] == {"data": str(snapshots / old), "split": "test"}
+
+
+def test_a_folder_wins_over_a_stand_in_and_neither_has_a_commit(tmp_path, drawn, runtime, monkeypatch, caplog):
+    """One benchmark of the user's among drawn ones: what is read, what is said of it, and what the harness is told."""
+    told: list[Order] = []
+    monkeypatch.setattr(Harness, "write_documents", lambda self, out, orders: told.extend(orders))
+    monkeypatch.setattr(suite_documents, "read_questions", lambda task, folder: iter(()))
+    about = {"data": "-", "split": "test", "revision": None, "program": "lmms-eval 0.7.3"}
+    monkeypatch.setattr(suite_documents, "read_about", lambda folder: about)
+    monkeypatch.chdir(drawn)
+    folders = {"pope": "drawn/pope", "lmms:videomme": "drawn/videomme"}
+    tasks = [*folders, "mmstar", "lmms:mme"]
+    asked = {"tasks": tasks, "limit": 4, "drawn": True, "seed": 5, "runtime": runtime}
+    with caplog.at_level("WARNING"):
+        found = suite_documents.run(tmp_path, **asked, folders=folders, revisions={"pope": "main", "mmstar": "a" * 40})
+    assert {task: source["data"] for task, source in found["sources"].items()} == {
+        **folders, "mmstar": "drawn here", "lmms:mme": "drawn here",
+    }  # fmt: skip
+    given = {d.digest for d in documents_of(drawn) if d.task == "pope"}
+    assert {d.digest for d in documents_of(tmp_path) if d.task == "pope"} < given, "its own questions, not seed 5's"
+    assert [(order.data, order.revision, order.drawn) for order in told] == [
+        ("drawn/videomme", None, False), (None, None, True),
+    ]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["mme", "mmstar"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "suite.revisions: main is not used for pope, of which drawn/pope is read",
+        f"suite.revisions: {'a' * 40} is not used for mmstar, of which a stand-in is drawn",
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_of_no_commit(tmp_path, runtime):
+    """The pinned commit is the hub's; to read the newest instead would be no help."""
+    with pytest.raises(DataError, match="not there") as caught:
+        suite_documents.run(tmp_path, tasks=["mmstar"], folders={"mmstar": str(tmp_path / "no")}, runtime=runtime)
+    text = str(caught.value)
+    assert str(tmp_path / "no") in text and pinned_revisions()["mmstar"] not in text and "newest" not in text
 
 
 def test_a_pinned_commit_that_is_not_there_says_how_to_read_another(tmp_path, runtime, monkeypatch):
