@@ -18,6 +18,8 @@ from mmrlhf.errors import DataError
 from mmrlhf.files import read_regular, write_json
 from mmrlhf.trees import flat
 
+# in the folder of a stage that is finished, says what made it: from then on the folder is reused as it is
+ARTIFACT_FILE = "artifact.json"
 MADE_BY, CHECKSUM = "made_by", "crc32"
 _ABSENT = "nothing"
 
@@ -55,7 +57,8 @@ class Parts:
         except (ValueError, RecursionError, AttributeError, TypeError) as error:
             raise DataError(
                 f"part of {self.what} is damaged",
-                where=path, given=str(error), fix="delete this file and run again: only this part is made anew",
+                where=path, given=str(error),
+                fix=remedy(path, "delete this file and run again: only this part is made anew"),
             ) from error  # fmt: skip
         require_same(made_by, self.made_by, where=path, what=f"part of {self.what}")
         return stored
@@ -106,6 +109,19 @@ def require_same(stored: Mapping[str, Any], now: Mapping[str, Any], *, where: Pa
             expected="the same as when it was begun",
             fix="write to another folder, or delete this one",
         )
+
+
+def remedy(path: Path | str, unfinished: str) -> str:
+    """What to do about a damaged file or folder: `unfinished`, or, as nothing goes on with an artefact, without that.
+
+    Args:
+        unfinished: what helps where the folder is still under work, or is no artefact.
+    """
+    whole = Path(path).resolve()  # a run's folder links to artefacts
+    for folder in (whole, *whole.parents):
+        if (folder / ARTIFACT_FILE).is_file():
+            return f"delete {folder}, which is reused as long as it is there, and run again: its stage makes it anew"
+    return unfinished
 
 
 def _as_stored(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrlhf.errors import DataError
-from mmrlhf.parts import Parts, begin
+from mmrlhf.parts import ARTIFACT_FILE, Parts, begin, remedy
 
 MADE_BY = {"policy": {"path": "tiny", "digest": "abc"}, "temperature": 1.0, "limits": [1, None]}
 JSON = st.recursive(
@@ -135,3 +135,24 @@ def test_of_two_that_begin_differently_one_is_refused(tmp_path: Path) -> None:
     kept = json.loads(record.read_text())["value"]
     said = [results.get() for _ in processes]
     assert sorted(value or 0 for value in said) == ([0, 1, 1] if kept == 1 else [0, 0, 2])
+
+
+def test_a_finished_artefact_is_not_mended_by_running_again(tmp_path: Path) -> None:
+    """Whatever is damaged in it is reused for ever, so the advice is to delete it: itself, not a run's link to it."""
+    artifact = tmp_path / "score" / "0123456789ab"
+    parts_of(artifact / "rewards").write("one", {"said": 1})
+    file = artifact / "rewards" / "one.json"
+    file.write_text("{")
+    unfinished = "delete this file and run again: only this part is made anew"
+    with pytest.raises(DataError) as caught:
+        parts_of(artifact / "rewards").read("one")
+    assert caught.value.fix == unfinished == remedy(file, unfinished)
+    (artifact / ARTIFACT_FILE).touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "score").symlink_to(artifact)
+    finished = f"delete {artifact}, which is reused as long as it is there, and run again: its stage makes it anew"
+    for place in (artifact, artifact / "rewards"), (tmp_path / "run" / "score", tmp_path / "run" / "score" / "rewards"):
+        with pytest.raises(DataError) as caught:
+            parts_of(place[1]).read("one")
+        assert caught.value.fix == finished == remedy(place[0], unfinished)
+    assert remedy("https://host/score/x", unfinished) == remedy(tmp_path, unfinished) == unfinished

@@ -16,9 +16,9 @@ from typing import Any
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded, is_remote
+from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.trees import leaves, map_leaves
 
-ARTIFACT_FILE = "artifact.json"
 MANIFEST_FILE = "manifest.json"
 # of a fingerprint, in the name of an artefact's folder
 FINGERPRINT_DIGITS = 12

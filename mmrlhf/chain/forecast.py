@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf.chain.code import changed, describe
-from mmrlhf.chain.fingerprint import ARTIFACT_FILE
 from mmrlhf.chain.order import Node, is_reusable
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.store import Artifact, Recipe
 from mmrlhf.files import hide_credentials
+from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.trees import flat
 
 _MOST_REASONS = 4

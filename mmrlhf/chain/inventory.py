@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from mmrlhf.chain.fingerprint import ARTIFACT_FILE, FINGERPRINT_DIGITS
+from mmrlhf.chain.fingerprint import FINGERPRINT_DIGITS
 from mmrlhf.chain.store import BEGUN_FILE, BUILDING, LOCK, PROCESSES, USED, noted_runs
 from mmrlhf.files import expanded
+from mmrlhf.parts import ARTIFACT_FILE
 
 LINKS = "artifacts"  # of a run's folder
 _DAY = 24 * 3600.0

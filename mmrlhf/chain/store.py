@@ -27,10 +27,11 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from mmrlhf.chain.code import changed, describe, joined
-from mmrlhf.chain.fingerprint import ARTIFACT_FILE, FINGERPRINT_DIGITS, digest
+from mmrlhf.chain.fingerprint import FINGERPRINT_DIGITS, digest
 from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.errors import DataError
 from mmrlhf.files import expanded, hide_credentials, publish_folder, write_json
+from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.terminal.lines import duration
 from mmrlhf.trees import map_leaves
 

@@ -30,7 +30,7 @@ from mmrlhf.curation.query_rows import Queries
 from mmrlhf.errors import DataError, UserError
 from mmrlhf.files import read_regular, write_json
 from mmrlhf.models.hub import format_bytes
-from mmrlhf.parts import Parts
+from mmrlhf.parts import Parts, remedy
 from mmrlhf.terminal.progress import track
 
 log = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ def _checked(there: _RowsFile, parts: Parts, number: int, rows: range) -> dict[s
 def _damaged(path: Path, given: str) -> DataError:
     return DataError(
         f"features are damaged: {path.name}", where=path, given=given,
-        fix="run stage=query_features again: only what is damaged is made anew",
+        fix=remedy(path, "run stage=query_features again: only what is damaged is made anew"),
     )  # fmt: skip
 
 

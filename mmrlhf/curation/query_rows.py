@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from mmrlhf.conversation import IMAGE, VIDEO, Conversation, Slot
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import read_regular, write_json, written
+from mmrlhf.parts import remedy
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.embedded import Embedded, Place
 from mmrlhf.records.fields import MediaItem
@@ -327,7 +328,8 @@ def _facts(folder: Path) -> dict[str, Any]:
     if not (folder / FACTS).is_file():
         raise DataError(
             "folder holds no queries",
-            where=folder, given=f"no {FACTS}", expected="what stage=query_features writes", fix="run that stage",
+            where=folder, given=f"no {FACTS}", expected="what stage=query_features writes",
+            fix=remedy(folder, "run that stage"),
         )  # fmt: skip
     try:
         facts = json.loads(read_regular(folder / FACTS, what="list of query sets"))
@@ -338,4 +340,5 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, given: str) -> DataError:
-    return DataError("queries are damaged", where=path, given=given, fix="delete the folder and run the stage again")
+    fix = remedy(path, f"delete {path.parent} and run the stage again")
+    return DataError("queries are damaged", where=path, given=given, fix=fix)

@@ -16,6 +16,7 @@ from mmrlhf.curation.encoding import media_digest
 from mmrlhf.curation.feature_parts import Features
 from mmrlhf.curation.query_rows import Queries
 from mmrlhf.errors import DataError, Lines
+from mmrlhf.parts import remedy
 from mmrlhf.shards.writer import ShardSink
 from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup
@@ -66,7 +67,7 @@ def write_sample(
             except DataError as error:
                 lost_here[error.problem] += 1
                 examples.append(f"{queries.where(row)}: {error.problem}")
-                _check_lost(lost + lost_here, examples, len(rows), max_damaged)
+                _check_lost(lost + lost_here, examples, len(rows), max_damaged, features.folder)
             if sink.full:
                 sink.close_shard({"consumed": place - before, "lost": dict(lost_here)})
                 before, lost, lost_here = place, lost + lost_here, Counter()
@@ -85,12 +86,12 @@ def _read(queries: Queries, features: Features, row: int, note: Callable[[int], 
     return replace(group, category=str(queries.types[row]), meta=meta)
 
 
-def _check_lost(lost: Counter[str], examples: list[str], rows: int, max_damaged: float) -> None:
+def _check_lost(lost: Counter[str], examples: list[str], rows: int, max_damaged: float, features: Path) -> None:
     budget = max(1, int(max_damaged * rows))
     if lost.total() > budget:
         raise DataError(
             "chosen queries can no longer be read",
             given=Lines([*(f"{count} x {reason}" for reason, count in lost.items()), *examples[:_NUM_EXAMPLES]]),
             expected=f"at most {budget} of {rows} (runtime.max_damaged)",
-            fix="bring the files back, or run stage=query_features again on what is there now",
+            fix=f"bring the files back, or {remedy(features, 'run stage=query_features again on what is there now')}",
         )

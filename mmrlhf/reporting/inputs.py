@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from mmrlhf.chain.fingerprint import ARTIFACT_FILE
 from mmrlhf.errors import DataError, UserError
 from mmrlhf.files import is_remote, read_lines
 from mmrlhf.losses.objective import Objective, PairInputs
+from mmrlhf.parts import ARTIFACT_FILE, remedy
 from mmrlhf.records.fields import is_number, text_field, wrong_type
 from mmrlhf.records.json_text import parse_row
 from mmrlhf.reporting.best_answers import Judged, best_of_rows
@@ -139,9 +139,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError("a result file is not JSON", where=path, given=str(error), fix="run its stage again") from error
+        raise DataError(
+            "a result file is not JSON", where=path, given=str(error), fix=remedy(path, "run its stage again")
+        ) from error
     if not isinstance(found, dict):
-        raise DataError("a result file is no object", where=path, given=str(found)[:80], fix="run its stage again")
+        raise DataError(
+            "a result file is no object", where=path, given=str(found)[:80], fix=remedy(path, "run its stage again")
+        )
     return found
 
 

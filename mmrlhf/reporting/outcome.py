@@ -12,12 +12,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from mmrlhf.chain.fingerprint import ARTIFACT_FILE
 from mmrlhf.chain.forecast import Forecast
 from mmrlhf.chain.provenance import as_started, git_commit, versions
 from mmrlhf.chain.store import Artifact, plain
 from mmrlhf.errors import UserError
 from mmrlhf.files import hide_credentials, short_path, write_json
+from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.reporting.cuts import cut_line
 from mmrlhf.summaries.datasets import PackSummary
 from mmrlhf.summaries.evaluations import ReportSummary

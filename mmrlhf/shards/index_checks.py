@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from mmrlhf.errors import DataError
 from mmrlhf.files import LARGEST_FILE
+from mmrlhf.parts import remedy
 
 _MEMBERS = ("names", "offsets", "sizes", "crc32")
 # column -> the least and the most that it may hold (a record is read whole, so there are no more characters than bytes)
@@ -102,4 +103,6 @@ def _check_members(where: Path, ends: Mapping[str, int], table: pa.Table) -> Non
 
 
 def _unusable(where: Path, given: str) -> DataError:
-    return DataError("index does not describe its shards", where=where, given=given, fix="pack the data again")
+    return DataError(
+        "index does not describe its shards", where=where, given=given, fix=remedy(where, "pack the data again")
+    )

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from mmrlhf.errors import DataError
 from mmrlhf.files import read_regular, write_bytes
+from mmrlhf.parts import remedy
 from mmrlhf.records.members import SCHEMA_VERSION
 from mmrlhf.shards.index_checks import check_rows
 from mmrlhf.shards.scan import DEFAULTS, SCHEMA, ShardScan
@@ -129,7 +130,7 @@ def read_index(folder: Path) -> tuple[tuple[Shard, ...], str, pa.Table]:
     if not digest == content_digest(shards) == stored:
         raise DataError(
             "index and manifest belong to different data",
-            where=folder, given=f"{stored} and {digest}", fix="pack the data again",
+            where=folder, given=f"{stored} and {digest}", fix=remedy(folder, "pack the data again"),
         )  # fmt: skip
     return shards, stored, table
 
@@ -158,14 +159,15 @@ def parse_manifest(content: bytes, where: Path | str) -> dict[str, Any]:
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
             "shards have another schema version",
-            where=where, given=manifest.get("schema_version"), expected=str(SCHEMA_VERSION), fix="pack the data again",
+            where=where, given=manifest.get("schema_version"), expected=str(SCHEMA_VERSION),
+            fix=remedy(where, "pack the data again"),
         )  # fmt: skip
     return manifest
 
 
 def _damaged_manifest(where: Path | str, error: Exception) -> DataError:
     given = f"{type(error).__name__}: {error}"
-    return DataError("manifest is damaged", where=where, given=given, fix="pack the data again")
+    return DataError("manifest is damaged", where=where, given=given, fix=remedy(where, "pack the data again"))
 
 
 def check_index(manifest: Mapping[str, Any], data: bytes, where: Path | str) -> None:
@@ -177,7 +179,8 @@ def check_index(manifest: Mapping[str, Any], data: bytes, where: Path | str) -> 
     if expected not in (None, found):
         raise DataError(
             "index is damaged, or of different data than its manifest",
-            where=where, given=f"sha256 {found}", expected=expected, fix="copy both again, or pack the data again",
+            where=where, given=f"sha256 {found}", expected=expected,
+            fix=remedy(where, "copy both again, or pack the data again"),
         )  # fmt: skip
 
 
@@ -190,7 +193,8 @@ def _read_table(folder: Path, manifest: Mapping[str, Any]) -> pa.Table:
         table.validate(full=True)
         table = _with_defaults(table)
     except (OSError, pa.ArrowException) as error:
-        raise DataError("index cannot be read", where=path, given=str(error), fix="pack the data again") from error
+        fix = remedy(path, "pack the data again")
+        raise DataError("index cannot be read", where=path, given=str(error), fix=fix) from error
     if not table.schema.equals(SCHEMA, check_metadata=False):
         differs = sorted({str(column) for column in table.schema} ^ {str(column) for column in SCHEMA})
         raise DataError(
@@ -198,7 +202,7 @@ def _read_table(folder: Path, manifest: Mapping[str, Any]) -> pa.Table:
             where=path,
             given=f"columns that differ: {', '.join(differs)}",
             expected=f"columns {SCHEMA.names}",
-            fix=f"delete {folder} and run again: the stage that made it packs the data anew",
+            fix=remedy(folder, "pack the data again"),
         )
     return table.combine_chunks()
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf.errors import DataError, MissingRowError
+from mmrlhf.parts import remedy
 from mmrlhf.shards.sidecar_files import (
     HASH,
     KEY,
@@ -260,7 +261,7 @@ def _sorted_distinct(table: pa.Table, columns: Sequence[str], folder: Path) -> p
                     where=folder,
                     given=f"key {keys[row]}, response hash {hashes[row]}, {name}: {one!r} and {other!r}",
                     expected="one value for each response",
-                    fix="delete the table and make it again",
+                    fix=remedy(folder, "delete the table and make it again"),
                 )
     return table.filter(pa.array(~again))
 

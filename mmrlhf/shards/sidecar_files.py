@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mmrlhf.errors import DataError
 from mmrlhf.files import is_remote, read_regular, write_bytes
-from mmrlhf.parts import begin
+from mmrlhf.parts import begin, remedy
 
 KEY, HASH = "key", "response_hash"
 META_FILE, PARTS, LEFT_OUT = "_meta.json", "part-*.parquet", "left-out-*.json"
@@ -94,7 +94,7 @@ def read_part(path: Path, columns: list[str]) -> pa.Table:
             "part of a side-car table is damaged",
             where=path,
             given=str(error),
-            fix="delete this part and run the pass again: only the groups in it are made anew",
+            fix=remedy(path, "delete this part and run the pass again: only the groups in it are made anew"),
         ) from error
 
 
@@ -132,6 +132,6 @@ def read_left_out(folder: Path) -> dict[str, str]:
         except (ValueError, RecursionError) as error:
             raise DataError(
                 "what a table says of the queries that it left out is damaged", where=path, given=str(error),
-                fix="delete this file and run the pass again",
+                fix=remedy(path, "delete this file and run the pass again"),
             ) from error  # fmt: skip
     return found

@@ -25,6 +25,7 @@ from mmrlhf.curation.hashes import BITS, bit_distance, difference_hash
 from mmrlhf.curation.query_rows import Queries, QuerySet, write_queries
 from mmrlhf.errors import DataError, ModelError, UserError
 from mmrlhf.media.images import decode_image
+from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.records.query_sets import import_queries
 
 
@@ -121,7 +122,12 @@ def test_a_damaged_part_is_named_and_only_it_is_made_again(
     path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     with pytest.raises(DataError, match=r"features\.f16") as caught:
         Features(tmp_path / "f", queries)
-    assert "part 1" in str(caught.value)
+    assert "part 1" in str(caught.value) and "only what is damaged is made anew" in str(caught.value)
+    (tmp_path / ARTIFACT_FILE).touch()  # as of a stage that is finished, and would be reused
+    with pytest.raises(DataError, match=r"features\.f16") as caught:
+        Features(tmp_path / "f", queries)
+    assert f"delete {tmp_path}, " in str(caught.value.fix)
+    (tmp_path / ARTIFACT_FILE).unlink()
     others = {each: each.stat().st_mtime_ns for each in (tmp_path / "f").glob("part-*") if "00001" not in each.name}
     assert torch.equal(made(tmp_path / "f", queries, encoder).take(np.arange(10)), wanted)
     assert len(others) == 2 and others == {each: each.stat().st_mtime_ns for each in others}

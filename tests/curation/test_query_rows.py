@@ -13,6 +13,7 @@ from stand_ins.small_encoder import drawing
 
 from mmrlhf.curation.query_rows import LINES, Queries, QuerySet, write_queries
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.query_sets import import_queries
 from mmrlhf.records.ranked_rows import import_ranked
@@ -118,5 +119,10 @@ def cut(path: Path) -> None:
 def test_a_damaged_folder_is_named(tmp_path: Path, name: str, damage) -> None:
     write_queries(tmp_path / "q", {"one": a_set(tmp_path / "1", "a", 2)})
     damage(tmp_path / "q" / name)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as caught:
         Queries(tmp_path / "q")
+    assert caught.value.fix in (f"delete {tmp_path / 'q'} and run the stage again", "run that stage")
+    (tmp_path / ARTIFACT_FILE).touch()
+    with pytest.raises(DataError) as caught:
+        Queries(tmp_path / "q")
+    assert f"delete {tmp_path}, " in str(caught.value.fix), "a finished stage is reused, damage and all"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from stand_ins.sample_groups import make_group
 
 from mmrlhf.errors import DataError
+from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.manifest import INDEX_FILE, MANIFEST_FILE, check_shards, read_index
 from mmrlhf.shards.writer import write_shards
@@ -150,8 +151,13 @@ def test_a_manifest_of_a_stranger_names_no_other_file(change: dict, packed: Path
 def test_a_shard_that_a_manifest_lists_twice(packed: Path) -> None:
     manifest = json.loads((packed / MANIFEST_FILE).read_text())
     change(packed, shards=manifest["shards"] * 2)
-    with pytest.raises(DataError, match="listed twice"):
+    with pytest.raises(DataError, match="listed twice") as caught:
         read_index(packed)
+    assert caught.value.fix == "pack the data again"
+    (packed / ARTIFACT_FILE).touch()
+    with pytest.raises(DataError, match="listed twice") as caught:
+        read_index(packed)
+    assert f"delete {packed}, " in str(caught.value.fix)
 
 
 def test_an_index_whose_text_is_no_text(packed: Path) -> None:

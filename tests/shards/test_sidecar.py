@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrlhf.errors import DataError
+from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
 from mmrlhf.shards.sidecar_files import begin_table, require_tables, write_part
 
@@ -104,8 +105,13 @@ def test_a_damaged_part_is_an_error_that_names_it(tmp_path):
     write(tmp_path, [("a", "h", {"reward": 1})])
     part = next(tmp_path.glob("part-*.parquet"))
     part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(DataError, match=part.name):
+    with pytest.raises(DataError, match=part.name) as caught:
         SideCar.load(tmp_path)
+    assert "delete this part" in str(caught.value.fix)
+    (tmp_path / ARTIFACT_FILE).touch()
+    with pytest.raises(DataError, match=part.name) as caught:
+        SideCar.load(tmp_path)
+    assert f"delete {tmp_path}, " in str(caught.value.fix), "the pass is finished: nothing fills in what is deleted"
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
