@@ -20,8 +20,9 @@ from typing import Any
 
 from benchmarks.measure import report
 from benchmarks.simulation import Row, config_of, published_sizes, simulate
-from mmrlhf.models.footprint import Footprint, footprint
+from mmrlhf.models.footprint import footprint
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.models.step_bytes import Footprint
 from mmrlhf.training.room import RESERVE
 
 GB = 10**9

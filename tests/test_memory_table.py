@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText
 from benchmarks import memory_table
 from benchmarks.memory_table import GB, LONGEST, WAYS, footprint_of, most_visual_tokens, predicted
 from benchmarks.simulation import Row, config_of, published_sizes, simulate
-from mmrlhf.models.footprint import Footprint
+from mmrlhf.models.step_bytes import Footprint
 from mmrlhf.training.room import RESERVE
 
 # A model of 1B parameters, 24 layers and untied embeddings that trains in full; made by hand.

@@ -10,8 +10,9 @@ import torch
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded
-from mmrlhf.models.footprint import Footprint, footprint
+from mmrlhf.models.footprint import footprint
 from mmrlhf.models.load import stored_dtype
+from mmrlhf.models.step_bytes import Footprint
 from mmrlhf.models.weight_files import base_of, weight_files
 from mmrlhf.training.advice import smaller
 from mmrlhf.training.ranks import Ranks, device_memory, host_memory

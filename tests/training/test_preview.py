@@ -40,7 +40,7 @@ from mmrlhf.stages import sft
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate
-from mmrlhf.training import preview, preview_table
+from mmrlhf.training import preview, preview_table, ranks
 from mmrlhf.training.chain_preview import preview_chain
 from mmrlhf.training.settings import Schedule, TrainSettings
 from mmrlhf.types import Response
@@ -128,6 +128,20 @@ def test_it_fits_only_with_the_reserve(small_shards: Path, small_policy: Path) -
     ]
     less = replace(found, device_bytes=int(2 * needed), host_bytes=int(found.host["loading"]) - 1)
     assert less.fits is False and replace(less, host_bytes=int(found.host["loading"]) + 1).fits
+
+
+def test_a_smaller_budget_is_advised_only_where_a_micro_batch_holds_several_queries(
+    tmp_path: Path, small_shards: Path, small_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing at all where it fits; a budget of one token leaves every query a micro-batch of its own."""
+    on_cpu = {"ranks": preview.Ranks(accelerator="cpu")}
+    assert look_ahead(small_shards, small_policy, **on_cpu).smaller == ""
+    monkeypatch.setattr(ranks, "MEMINFO", tmp_path / "meminfo")
+    ranks.MEMINFO.write_text("MemTotal: 1 kB")
+    several = look_ahead(small_shards, small_policy, **on_cpu)
+    assert several.fits is False and "model.token_budget below 300" in several.smaller
+    alone = look_ahead(small_shards, small_policy, schedule=replace(SCHEDULE, token_budget=1), **on_cpu)
+    assert "token_budget" not in alone.smaller and "gradient_checkpointing" in alone.smaller
 
 
 def test_tokens_are_close_and_the_budget_is_kept(small_shards: Path, small_policy: Path) -> None:
