@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,14 +18,13 @@ from transformers import ProcessorMixin
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.inference.cards import trained_media, trained_model, trained_reading, trained_template
-from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text, encode_usable, forward_groups, untrained
+from mmrlhf.inference.critic import GROWTH, Critic
+from mmrlhf.inference.passes import CACHE_PER_BUDGET, encode_usable, forward_groups, untrained
 from mmrlhf.inference.probes import encoder_of
 from mmrlhf.inference.question import Picture, Prompt, ask
 from mmrlhf.inference.readings import Asked, Criticised, together, uncriticised
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict, verdicts_on
-from mmrlhf.models.decoding import generate
-from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.reward_folder import load_reward_model
 from mmrlhf.records.quarantine import Quarantine
@@ -41,8 +40,6 @@ log = logging.getLogger(__name__)
 CritiqueSource = Literal["generate", "given"]
 # The longest critique of MM-RLHF's released evaluation.
 RELEASED_CRITIQUE = 4096
-# What a critique may grow by when its text is encoded again, wherever it is written.
-_GROWTH = 16
 
 
 class RewardModel:
@@ -76,7 +73,7 @@ class RewardModel:
         self.encoder = self._encoder_with(processor)
 
     def _encoder_with(self, processor: ProcessorMixin) -> Encoder:
-        room = self.critiques.max_tokens + _GROWTH if self.writes_critiques else 0
+        room = self.critiques.max_tokens + GROWTH if self.writes_critiques else 0
         return encoder_of(
             self.model, processor, template=self.template, media=self.media, room=room, reading=self.reading
         )
@@ -154,6 +151,12 @@ class RewardModel:
         """Names of the scores that it gives beside the reward."""
         return getattr(self.model.score_head, "dimensions", ())
 
+    @property
+    def critic(self) -> Critic:
+        """Who writes its critiques."""
+        cache_tokens = CACHE_PER_BUDGET * self.token_budget
+        return Critic(self.model, self.encoder, self.template.critique, self.critiques, cache_tokens)
+
     def without_critiques(self) -> RewardModel:
         """The same model, asked to score at once: at the end of the response, where its critique would begin."""
         return type(self)(
@@ -212,7 +215,7 @@ class RewardModel:
         if self.writes_critiques and critique_source == "generate":
             ahead = encode_usable(asked, self.encoder.context, quarantine) if contexts is None else enumerate(contexts)
             known = dict(ahead)
-            found = self.with_critiques([asked[place] for place in known], list(known.values()))
+            found = self.critic.write([asked[place] for place in known], list(known.values()))
             written, samples = dict(zip(known, found, strict=True)), self.critiques.num_samples
             asked = {place: each.group for place, each in written.items()}
         if contexts is not None and not written:
@@ -267,7 +270,7 @@ class RewardModel:
             for place, encoded in dict(ahead).items()
         }
         if writes:
-            readings = self._written(readings, quarantine)
+            readings = self.critic.readings(readings, quarantine)
         every = [asked.encoded for own in readings.values() for asked in own]
         scores = iter(forward_groups(self.model, every, token_budget=self.token_budget))
         verdicts: dict[int, list[Verdict]] = {}
@@ -284,68 +287,3 @@ class RewardModel:
                 response_cut=read.response_cut,
             )
         return [verdicts.get(place, []) for place in range(len(groups))]
-
-    def _written(
-        self, contexts: Mapping[int, Sequence[Asked]], quarantine: Quarantine | None
-    ) -> dict[int, list[Asked]]:
-        """Readings of contexts with critiques that the model writes behind them, one for each sample of each order."""
-        every, samples = [each for own in contexts.values() for each in own], self.critiques.num_samples
-        found = iter(self.with_critiques([each.criticised.group for each in every], [each.encoded for each in every]))
-        written = {
-            (place, each.order, number): criticised.sample(number, samples)
-            for place, own in contexts.items()
-            for each, criticised in zip(own, found, strict=False)
-            for number in range(samples)
-        }
-        encoded = encode_usable({name: each.group for name, each in written.items()}, self.encoder, quarantine)
-        lost = {name[0] for name in written if name not in encoded}
-        readings: dict[int, list[Asked]] = {place: [] for place in contexts if place not in lost}
-        for (place, order, number), each in written.items():
-            if place not in lost:
-                readings[place].append(Asked(order, each, encoded[place, order, number]))
-        return readings
-
-    def with_critiques(
-        self, groups: Sequence[PreferenceGroup], contexts: Sequence[EncodedGroup] | None = None
-    ) -> list[Criticised]:
-        """Put `num_samples` copies of every response in its place, each with a critique that the model writes now.
-
-        The text is what counts: it is encoded again like an annotated one, so that giving it back reproduces the score.
-        It may have more tokens then than it was written with (parts of characters become replacement characters): where
-        these do not fit, the critique loses its end, and never the response on which it was written.
-        """
-        contexts = contexts if contexts is not None else [self.encoder.context(group) for group in groups]
-        written = generate(
-            self.model,
-            contexts,
-            max_new_tokens=self.critiques.max_tokens,
-            end_tokens=self.encoder.end_tokens,
-            temperature=self.critiques.temperature,
-            num_samples=self.critiques.num_samples,
-            seed=self.critiques.seed,
-            cache_tokens=CACHE_PER_BUDGET * self.token_budget,
-        )
-        return [self._criticised(*each) for each in zip(groups, contexts, written, strict=True)]
-
-    def _criticised(self, group: PreferenceGroup, context: EncodedGroup, written: Sequence[Continuation]) -> Criticised:
-        samples = self.critiques.num_samples
-        # Equal responses share one context, hence its critiques.
-        branches = [number % len(context.branches) for number in range(len(group.responses)) for _ in range(samples)]
-        responses, critique_cut = [], []
-        for place, branch in enumerate(branches):
-            critique = written[branch * samples + place % samples]
-            text = decode_text(self.processor, critique.ids).strip()
-            kept = self.encoder.beginning(text, self.encoder.room_behind(context, branch)).strip()
-            responses.append(
-                replace(
-                    group.responses[place // samples],
-                    text=context.branches[branch].shown,
-                    critiques={self.template.critique: kept},
-                )
-            )
-            critique_cut.append(critique.cut or kept != text)
-        return Criticised(
-            replace(group, responses=tuple(responses), pairs=()),
-            critique_cut,
-            [context.branches[branch].truncated for branch in branches],
-        )

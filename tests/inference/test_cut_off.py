@@ -105,7 +105,7 @@ def test_a_critique_that_grows_when_it_is_read_again_takes_nothing_from_the_resp
         assert len(scored) <= 150 and branch.labels[-1], "the whole turn is there"
         assert torch.equal(scored[: len(shown)], shown), "critique and score are about the same text"
     assert [verdict.response_cut for verdict in verdicts] == [each.truncated for each in context.branches]
-    assert any(judge.with_critiques([query])[0].critique_cut)
+    assert any(judge.critic.write([query], [context])[0].critique_cut)
 
 
 def test_a_character_of_several_tokens_is_kept_or_cut_as_a_whole(critic, query) -> None:

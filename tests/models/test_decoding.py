@@ -10,9 +10,9 @@ import torch
 from stand_ins.built_models import build
 from stand_ins.tiny_models import AVAILABLE, formed_groups
 
-from mmrlhf.models import decoding as generation
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import Continuation, configured_ends, placeholders
+from mmrlhf.models.decoding_state import Decoding
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
 from mmrlhf.types import PreferenceGroup
 
@@ -144,10 +144,8 @@ def test_branches_end_when_they_like(
     whole = generate(model, contexts, max_new_tokens=12, end_tokens=[])
     assert all(each.cut and len(each.ids) == 12 for written in whole for each in written)
     left: list[tuple[int, int]] = []
-    keep = generation._Decoding.keep
-    monkeypatch.setattr(
-        generation._Decoding, "keep", lambda s, alive: (left.append(tuple(alive.shape)), keep(s, alive))
-    )
+    keep = Decoding.keep
+    monkeypatch.setattr(Decoding, "keep", lambda s, alive: (left.append(tuple(alive.shape)), keep(s, alive)))
     ends = list(range(0, len(encoder.tokenizer), 7))
     found = generate(model, contexts, max_new_tokens=12, end_tokens=ends)
     expected = [[_until(each.ids, ends) for each in written] for written in whole]
