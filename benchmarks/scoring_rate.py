@@ -141,7 +141,7 @@ def measure(options: argparse.Namespace) -> None:
         "ours": partial(judge.score_groups, queries),
         "batched": partial(batched, judge, queries, best),
         "alone": partial(batched, judge, queries[:1], 1),
-        "critiques": partial(judge.with_critiques, queries),
+        "critiques": lambda: judge.critic.write(queries, [judge.encoder.context(query) for query in queries]),
     }
     found = in_turn(ways, options.rounds, warm_up=False)
     number = {name: 1 if name == "alone" else options.queries for name in ways}

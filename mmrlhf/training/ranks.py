@@ -57,12 +57,14 @@ class Ranks:
 
     def require_device(self) -> None:
         """Raise ConfigError where GPUs are asked for and this machine has none."""
-        if self.accelerator in _GPU and not torch.cuda.is_available():
+        # Lightning counts Apple's among the GPUs
+        found = torch.cuda.is_available() or (self.accelerator == "gpu" and torch.backends.mps.is_available())
+        if self.accelerator in _GPU and not found:
             raise ConfigError(
                 "training is to run on a GPU, and torch finds none on this machine",
                 where="trainer.accelerator",
                 given=self.accelerator,
-                expected="an NVIDIA GPU with a driver that this torch can use",
+                expected="a GPU with a driver that this torch can use",
                 fix="trainer=cpu, or trainer=auto, which takes a GPU where there is one",
             )
 
