@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmrlhf.errors import DataError
-from mmrlhf.files import is_remote, read_regular, write_bytes
+from mmrlhf.errors import DataError, UserError
+from mmrlhf.files import expanded, is_remote, read_regular, write_bytes
 from mmrlhf.parts import begin, remedy
 
 KEY, HASH = "key", "response_hash"
@@ -52,16 +52,21 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def require_tables(folders: Mapping[str, object]) -> None:
-    """Raise DataError where a folder that was given in place of a stage's (where: folder) holds no table."""
-    for where, folder in folders.items():
+    """Look at folders (argument -> folder) that were given in place of a stage's.
+
+    Raises, naming the argument:
+        DataError: a folder holds no table.
+        ConfigError: as `expanded`.
+    """
+    for argument, folder in folders.items():
         if folder is None or str(folder).startswith("stage:") or is_remote(str(folder)):
             continue
         try:
-            read_meta(Path(str(folder)).expanduser())
-        except DataError as error:
-            given = f"{folder} ({META_FILE}: {error.given})"
-            raise DataError(
-                error.problem, where=where, given=given, expected=error.expected, fix=error.fix
+            read_meta(expanded(str(folder)))
+        except UserError as error:
+            given = f"{folder} ({META_FILE}: {error.given})" if isinstance(error, DataError) else error.given
+            raise type(error)(
+                error.problem, argument=argument, given=given, expected=error.expected, fix=error.fix
             ) from error  # fmt: skip
 
 

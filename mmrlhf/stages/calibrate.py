@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.files import expanded
 from mmrlhf.metrics.calibration import calibration_report
 from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.ranges import Natural
@@ -65,7 +66,7 @@ def run(out: Path, *, scores: Path, seed: Natural = 0, runtime: Runtime) -> dict
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Read the whole file (DataError names a bad row) before anything is built."""
-    read_pair_scores(Path(settings["scores"]).expanduser())
+    read_pair_scores(expanded(settings["scores"]))
 
 
 def _page(pairs: PairScores, summary: CalibrateSummary, name: str) -> str:

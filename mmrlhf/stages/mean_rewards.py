@@ -117,13 +117,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if len(tables) < 2 or any(path is None for path in tables.values()):
         raise ConfigError(
             "a mean of rewards needs the tables of two reward models or more",
-            where="inputs.reward_tables",
+            argument="tables",
             given=dict(tables),
             expected="NAME: FOLDER of each",
             fix="'inputs.reward_tables={other: FOLDER}' adds one: the folder `rewards` that stage=score wrote with "
             "another reward model",
         )
-    require_tables({f"inputs.reward_tables.{name}": folder for name, folder in tables.items()})
+    require_tables({f"tables.{name}": folder for name, folder in tables.items()})
 
 
 def _read(
@@ -158,7 +158,7 @@ def _scales(train: Sequence[_Rewards], names: Sequence[str], scaling: Scaling, o
         if spread == 0:
             raise DataError(
                 "rewards that are all alike have no scale",
-                where=f"inputs.reward_tables.{name}",
+                argument=f"tables.{name}",
                 given=f"{every.shape[1]} equal rewards on training queries",
                 expected="a reward model that tells responses apart",
                 fix="leave the table out, or stages.mean_rewards.scaling=raw",

@@ -163,7 +163,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     (DataError), before anything is trained for it."""
     require_trainable(settings, "mmdpo")
     require_storable(settings)
-    require_tables({f"inputs.{name}": settings.get(name) for name in ("rewards", "reference")})
+    require_tables({name: settings.get(name) for name in ("rewards", "reference")})
     objective, pairs = settings["objective"], settings.get("pairs") or PairScheme()
     implicit = settings.get("margin_from", "reward") == "implicit"
     if isinstance(objective, PlackettLuce):
@@ -180,7 +180,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if objective.needs_margin and settings.get("rewards") is None and not implicit:
         raise ConfigError(
             f"{type(objective).__name__} needs margins, and nothing gives any",
-            where="inputs.rewards",
+            argument="rewards",
             given="null",
             expected="a table of rewards",
             fix="margin=reward_model, margin=human or inputs.rewards=FOLDER; or margin=implicit",

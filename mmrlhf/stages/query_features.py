@@ -19,6 +19,7 @@ from mmrlhf.curation.feature_parts import Features, PartMaker, make_features
 from mmrlhf.curation.query_rows import FACTS, Importer, Queries, QuerySet, write_queries
 from mmrlhf.curation.ray_engine import check_ray, make_features_on_cluster
 from mmrlhf.errors import ConfigError, Lines, ModelError
+from mmrlhf.files import expanded
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.ranges import Count
 from mmrlhf.records.own import find_function, import_own
@@ -137,7 +138,7 @@ def _query_sets(
     for name, root in {**sets, **against}.items():
         reads = importers.get(name, importer)
         reads = partial(import_own, function=reads) if isinstance(reads, str) else reads
-        found[name] = QuerySet(Path(root).expanduser(), reads, types.get(name), name in against)
+        found[name] = QuerySet(expanded(root), reads, types.get(name), name in against)
     return found
 
 

@@ -190,7 +190,7 @@ def _ask(
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse an unknown way of asking (ConfigError) and folders that are no tables (DataError) before the scoring."""
-    require_tables({f"inputs.{name}": settings.get(name) for name in ("rewards", "other_rewards")})
+    require_tables({name: settings.get(name) for name in ("rewards", "other_rewards")})
     unknown = sorted(set(settings.get("compare") or ()) - set(WAYS))
     if unknown:
         raise ConfigError(

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrlhf.errors import DataError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
 from mmrlhf.shards.sidecar_files import begin_table, require_tables, write_part
@@ -309,9 +309,15 @@ def test_a_pipe_is_no_part_of_a_table(tmp_path, name):
         SideCar.load(tmp_path)
 
 
-def test_a_folder_in_place_of_a_stage_is_looked_at_first(tmp_path) -> None:
-    """What stages will write and what lies elsewhere is not; the key that the user typed is named."""
-    require_tables({"inputs.rewards": None, "inputs.reference": "stage:reference/logprobs"})
+def test_a_folder_in_place_of_a_stage_is_looked_at_first(tmp_path, monkeypatch) -> None:
+    """What stages will write or lies elsewhere is not; the argument is named, of which composition knows the key."""
+    require_tables({"rewards": None, "reference": "stage:reference/logprobs", "tables.far": "s3://bucket/rewards"})
     with pytest.raises(DataError, match="no side-car table") as caught:
-        require_tables({"inputs.rewards": tmp_path})
-    assert caught.value.where == "inputs.rewards" and str(tmp_path) in caught.value.given
+        require_tables({"rewards": None, "tables.own": tmp_path})
+    assert caught.value.argument == "tables.own" and str(tmp_path) in caught.value.given
+    write(tmp_path / "table", [("a", "h", {"reward": 1})])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    require_tables({"rewards": "~/table"})
+    with pytest.raises(ConfigError, match="home folder") as nobody:
+        require_tables({"rewards": "~no-such-user/table"})
+    assert nobody.value.argument == "rewards" and nobody.value.given == "~no-such-user/table"

@@ -113,12 +113,14 @@ def test_what_has_no_mean_is_refused(
     tmp_path: Path, small_groups: list[PreferenceGroup], small_shards: Path, tables: dict, runtime: Runtime
 ) -> None:
     asked = {"shards": small_shards, "holdout": HOLDOUT, "runtime": runtime}
-    with pytest.raises(ConfigError, match="two reward models or more"):
+    with pytest.raises(ConfigError, match="two reward models or more") as missing:
         mean_rewards.run(tmp_path / "out", tables={"a": tables["a"]}, **asked)
+    assert missing.value.argument == "tables"
     digest = Index.load(small_shards).digest
     flat = write_table(tmp_path / "flat", small_groups, lambda text: 1.0, digest)
-    with pytest.raises(DataError, match="all alike"):
+    with pytest.raises(DataError, match="all alike") as alike:
         mean_rewards.run(tmp_path / "out", tables={**tables, "b": flat}, scaling="standardise", **asked)
+    assert alike.value.argument == "tables.b"
     empty = write_table(tmp_path / "empty", small_groups[:0], words, digest)
     with pytest.raises(DataError, match="no training query"):
         mean_rewards.run(tmp_path / "out", tables={**tables, "b": empty}, **asked)
@@ -131,7 +133,7 @@ def test_a_folder_that_is_no_table_is_found_before_anything_is_built(tmp_path: P
     given = {"own": "stage:score/rewards", "b": tables["b"], "other": tmp_path / "artefact"}
     with pytest.raises(DataError) as caught:
         mean_rewards.check_settings({"tables": given})
-    assert caught.value.where == "inputs.reward_tables.other"
+    assert caught.value.argument == "tables.other"
     assert str(tmp_path / "artefact" / "rewards") in str(caught.value)
     mean_rewards.check_settings({"tables": {**given, "other": tmp_path / "artefact" / "rewards"}})
     with pytest.raises(DataError, match="no side-car table here"):

@@ -30,8 +30,9 @@ def test_the_policys_own_rewards_choose_no_pairs(pairs: str) -> None:
 
 
 def test_margins_must_come_from_somewhere() -> None:
-    with pytest.raises(ConfigError, match="MMDPO needs margins"):
+    with pytest.raises(ConfigError, match="MMDPO needs margins") as caught:
         check("inputs.rewards=null")
+    assert caught.value.argument == "rewards"
     check("inputs.rewards=null", "method=dpo")
     check("margin=mean")
 
