@@ -45,6 +45,24 @@ def check_fields(settings: Any) -> None:
     check_arguments(type(settings), values)
 
 
+def check_draws(what: str, number: int, temperature: float, *, name: str = "num_samples") -> None:
+    """Refuse several of what temperature 0 makes once: each would be the likeliest, the same at n times the cost.
+
+    Args:
+        what: is drawn, in an error.
+        name: of the setting that says the number.
+
+    Raises:
+        ConfigError: names the temperature.
+    """
+    if number > 1 and temperature == 0:
+        raise ConfigError(
+            f"several {what} would all be the same",
+            argument="temperature", given=f"{name}={number}, temperature={temperature}",
+            expected=f"a temperature above 0 where {name} is more than 1",
+        )  # fmt: skip
+
+
 def check_arguments(owner: Callable[..., Any], values: Mapping[str, Any]) -> None:
     """Raise ConfigError, with `argument` set, for the first value that is not what the owner declares.
 

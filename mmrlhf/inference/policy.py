@@ -22,6 +22,7 @@ from mmrlhf.models.decoding import generate
 from mmrlhf.models.export import read_policy_card
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import load_backbone
+from mmrlhf.ranges import check_draws
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.templates import AnswerTemplate
 
@@ -110,6 +111,7 @@ class Policy:
                 given=f"max_new_tokens={max_new_tokens}, num_samples={num_samples}, temperature={temperature}",
                 expected="max_new_tokens and num_samples of 1 or more, a temperature of 0 or more",
             )
+        check_draws("answers to a prompt", num_samples, temperature)
         (written,) = generate(
             self.model,
             [self.encoder.context(ask(media, prompt, ["no response is shown"]))],

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from mmrlhf.errors import ConfigError
 from mmrlhf.models.settings import PARTS, ModelSettings
 from mmrlhf.models.storage import check_storage
-from mmrlhf.ranges import Count, Natural, NonNegative, check_fields
+from mmrlhf.ranges import Count, Natural, NonNegative, check_draws, check_fields
 from mmrlhf.tokens.in_turn import Orders
 from mmrlhf.tokens.processing import MediaSettings
 
@@ -61,10 +60,4 @@ class CritiqueSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.num_samples > 1 and self.temperature == 0:
-            raise ConfigError(
-                "several critiques of a response would all be the same",
-                argument="temperature",
-                given=f"num_samples={self.num_samples}, temperature={self.temperature}",
-                expected="a temperature above 0 for several samples",
-            )
+        check_draws("critiques of a response", self.num_samples, self.temperature)

@@ -13,7 +13,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import expanded
 from mmrlhf.judging.ballots import AUTO, BALLOTS, LETTERS, Ballot, ballot_of, check_ballot
 from mmrlhf.judging.judge_model import CHARS_PER_TOKEN, TOKENS_PER_PICTURE, Messages, Request
-from mmrlhf.ranges import Count, Natural, NonNegative, check_fields
+from mmrlhf.ranges import Count, Natural, NonNegative, check_draws, check_fields
 from mmrlhf.tokens.picture_urls import urls_of
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.types import Media, PreferenceGroup
@@ -49,12 +49,7 @@ class Polling:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.votes > 1 and self.temperature == 0:
-            raise ConfigError(
-                "several votes on a question would all be the same",
-                argument="temperature", given=f"votes={self.votes}, temperature={self.temperature}",
-                expected="a temperature above 0 for several votes",
-            )  # fmt: skip
+        check_draws("votes on a question", self.votes, self.temperature, name="votes")
         check_ballot(self.ballot, self.own_words)
 
     @cached_property

@@ -13,7 +13,7 @@ import numpy as np
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.endpoints.completions import CUT, Answer
 from mmrlhf.inference.sharing import Ranks
-from mmrlhf.ranges import Count, Natural, NonNegative, check_fields
+from mmrlhf.ranges import Count, Natural, NonNegative, check_draws, check_fields
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.responders.spending import CHARS_PER_TOKEN, Purse
 from mmrlhf.shards.index import Index
@@ -28,7 +28,7 @@ class AnswerSettings:
     """How queries are answered.
 
     Args:
-        num_samples: answers to each.
+        num_samples: answers to each; several need a temperature above 0.
         temperature: 0 takes the likeliest token.
         max_new_tokens: longest answer, in tokens.
         seed: draws answers.
@@ -41,6 +41,7 @@ class AnswerSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_draws("answers to a query", self.num_samples, self.temperature)
 
 
 @dataclass(frozen=True)

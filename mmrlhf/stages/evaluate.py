@@ -40,7 +40,7 @@ from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.parts import Parts
-from mmrlhf.ranges import Count, Natural, NonNegative, Share
+from mmrlhf.ranges import Count, Natural, NonNegative, Share, check_draws
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.reporting.answer_numbers import Answers, report_answers
 from mmrlhf.responders import endpoint
@@ -81,7 +81,7 @@ def run(
     selection: Selection | None = None,
     max_new_tokens: Count = 256,
     temperature: NonNegative = 0.0,
-    num_samples: Natural = 1,
+    num_samples: Count = 1,
     seed: Natural = 0,
     runtime: Runtime,
 ) -> dict[str, Any]:
@@ -101,21 +101,21 @@ def run(
         max_new_tokens: longest answer.
         temperature: of the answers; 0: the likeliest. The KL estimate is one only at temperature 1; at 0 the same
             number is the log-ratio on the most likely answers.
-        num_samples: answers to each query.
+        num_samples: answers to each query; several need a temperature above 0.
         seed: draws answers.
 
     Raises:
-        ConfigError: an endpoint with a reference.
+        ConfigError: an endpoint with a reference, or several answers at temperature 0.
     """
     _check_reference(policy, reference)
+    how = AnswerSettings(num_samples, temperature, max_new_tokens, seed)
     out.mkdir(parents=True, exist_ok=True)
     index = Index.load(shards)
     rows = Queries(holdout, selection, val_limit=limit).heldout(index).rows
     quarantine = Quarantine(len(rows), runtime.max_damaged)
     asked = _Pass(index, rows, passes or PassSettings(), runtime, quarantine, room=max_new_tokens + 1)
-    writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "num_samples": num_samples, "seed": seed}
-    made_by = {**describe_pass(index, rows, asked.passes), "policy": _describe(policy), **writing}
-    said = _once(out, "answers", made_by, lambda: asked.answers(policy, **writing), quarantine)
+    made_by = {**describe_pass(index, rows, asked.passes), "policy": _describe(policy), **asdict(how)}
+    said = _once(out, "answers", made_by, lambda: asked.answers(policy, how), quarantine)
     reference_said = _reference_said(out, asked, reference, said, made_by) if reference is not None else None
     verdicts = None
     if reward_model is not None:
@@ -144,6 +144,7 @@ def run(
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse settings that leave nothing to answer, or to measure (ConfigError), before anything is trained for it."""
     _check_reference(settings["policy"], settings.get("reference"))
+    check_draws("answers to a query", settings.get("num_samples", 1), settings.get("temperature", 0.0))
     holdout, limit = settings["holdout"], settings.get("limit")
     if not 0 < holdout <= 1 or (limit is not None and limit < 1):
         raise ConfigError(
@@ -176,17 +177,16 @@ class _Pass:
         self.index, self.rows, self.passes, self.runtime = index, rows, passes, runtime
         self.quarantine, self.room = quarantine, room
 
-    def answers(self, path: Path | str | EndpointAnswerer, *, num_samples: int, seed: int, **writing: Any) -> Said:
+    def answers(self, path: Path | str | EndpointAnswerer, how: AnswerSettings) -> Said:
         """Let a policy answer, and take its log-probabilities of its answers and of the annotated responses."""
         if isinstance(path, EndpointAnswerer):
-            return self._endpoint_answers(path, AnswerSettings(num_samples=num_samples, seed=seed, **writing))
+            return self._endpoint_answers(path, how)
         policy = Policy.from_pretrained(path, self.passes, room=self.room, device=pick_device(self.runtime))
         said: Said = {}
         for batch in self._batches(policy, policy.encoder.context, "answering (batches)"):
             written = generate(
-                policy.model, [context for _, context in batch],
-                end_tokens=policy.encoder.end_tokens, num_samples=num_samples, seed=seed,
-                cache_tokens=CACHE_PER_BUDGET * self.passes.token_budget, **writing,
+                policy.model, [context for _, context in batch], end_tokens=policy.encoder.end_tokens,
+                cache_tokens=CACHE_PER_BUDGET * self.passes.token_budget, **asdict(how),
             )  # fmt: skip
             for place, scores in self._score(policy, batch, written).items():
                 answers = written[place]

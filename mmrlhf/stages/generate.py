@@ -20,7 +20,7 @@ from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import Queries, Selection, usable
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
-from mmrlhf.ranges import Count, Natural, NonNegative, Share
+from mmrlhf.ranges import Count, Natural, NonNegative, Share, check_draws
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.responders import endpoint
 from mmrlhf.responders.answered import DRAWN
@@ -102,12 +102,12 @@ def run(
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse settings under which a query's answers cannot differ (ConfigError)."""
-    problem = "answers to choose from have to differ"
     if settings["num_samples"] < 2:
-        given = settings["num_samples"]
-        raise ConfigError(problem, argument="num_samples", given=given, expected="2 or more for each query")
-    if settings["temperature"] <= 0:
-        raise ConfigError(problem, argument="temperature", given=settings["temperature"], expected="above 0")
+        raise ConfigError(
+            "answers to choose from have to differ",
+            argument="num_samples", given=settings["num_samples"], expected="2 or more for each query",
+        )  # fmt: skip
+    check_draws("answers to a query", settings["num_samples"], settings["temperature"])
 
 
 def _write(

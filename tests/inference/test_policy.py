@@ -89,6 +89,8 @@ def test_what_cannot_be_asked_is_said(small_policy: Path, policy: Policy, image:
         policy.logprob(image, QUESTION, [])
     with pytest.raises(DataError, match="no list of responses"):
         policy.logprob(image, QUESTION, "one text")
+    with pytest.raises(ConfigError, match="all be the same"):
+        policy.answers(None, "what?", num_samples=2, temperature=0.0)
     with pytest.raises(ConfigError, match="max_new_tokens=0"):
         policy.answer(image, QUESTION, max_new_tokens=0)
     with pytest.raises(DataError, match="image or video cannot be read"):

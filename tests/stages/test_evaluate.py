@@ -161,7 +161,7 @@ def test_an_endpoint_is_evaluated_as_a_policy_is(tmp_path, small_shards, critic,
     words = [group.prompt.question for group in Index.load(small_shards)]
     server.always = {word: ("body", said("cut in the", "length")) for word in words[::2]}
     asked = {"shards": small_shards, "policy": policy, "reward_model": critic, "judge": wanted_word, **ASKING}
-    summary = evaluate.run(tmp_path / "out", num_samples=2, runtime=paying, **asked)
+    summary = evaluate.run(tmp_path / "out", num_samples=2, temperature=0.5, runtime=paying, **asked)
     rows = read_samples(tmp_path / "out")
     assert len(rows) == 12 and len(server.seen) == 12
     assert {row["generation"].rpartition(" ")[2] for row in rows} == {"0", "1", "the"}
@@ -174,7 +174,7 @@ def test_an_endpoint_is_evaluated_as_a_policy_is(tmp_path, small_shards, critic,
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert EvaluateSummary.from_json(content, where="here").to_json() == content
     server.seen = []
-    evaluate.run(tmp_path / "again", num_samples=2, runtime=paying, **asked)
+    evaluate.run(tmp_path / "again", num_samples=2, temperature=0.5, runtime=paying, **asked)
     assert not server.seen, "answers are kept by request"
 
 
@@ -197,3 +197,16 @@ def test_an_endpoint_has_no_distance_from_a_reference(tmp_path, small_shards, sm
         evaluate.run(
             tmp_path, shards=small_shards, policy=endpoint[1], reference=small_policy, runtime=runtime, **ASKING
         )
+
+
+def test_several_answers_that_would_be_the_same_are_refused(tmp_path, small_shards, small_policy, runtime):
+    """At temperature 0 two answers were one, twice decoded and twice in the table; said before anything is trained."""
+    wrong = {"policy": small_policy, "holdout": 0.5, "num_samples": 2, "temperature": 0.0}
+    with pytest.raises(ConfigError, match="all be the same") as caught:
+        evaluate.check_settings(wrong)
+    assert caught.value.argument == "temperature" and "num_samples=2" in str(caught.value.given)
+    with pytest.raises(ConfigError, match="all be the same"):
+        evaluate.run(tmp_path / "out", shards=small_shards, runtime=runtime, **wrong)
+    assert not (tmp_path / "out").exists()
+    evaluate.check_settings({**wrong, "num_samples": 1})
+    evaluate.check_settings({**wrong, "temperature": 0.5})

@@ -141,9 +141,11 @@ def test_the_next_stages_take_them(
     assert summary["steps"] == 2 and summary["train"]["margin_min"] > 0
 
 
-@pytest.mark.parametrize("wrong", [{"num_samples": 1}, {"temperature": 0.0}])
-def test_answers_that_cannot_differ_are_refused(wrong: dict) -> None:
-    with pytest.raises(ConfigError, match="have to differ") as caught:
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"num_samples": 1}, "have to differ"), ({"temperature": 0.0}, "all be the same")]
+)
+def test_answers_that_cannot_differ_are_refused(wrong: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
         generate.check_settings({**{"num_samples": 4, "temperature": 1.0}, **wrong})
     assert [caught.value.argument] == list(wrong)
 

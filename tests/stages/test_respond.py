@@ -321,6 +321,7 @@ def test_a_batch_is_written_worked_off_elsewhere_and_read(
         ({"a": {"kind": "endpoint", "url": "http://h/v1", "model": "m", "price_in": 1.0}}, "responders.a.price_in"),
         ({"a": {"kind": "endpoint", "url": "http://h/v1", "model": "m", "options": {"n": 2}}}, "responders.a.options"),
         ({"a": {"kind": "stand_in", "temperature": -1}}, "responders.a.temperature"),
+        ({"a": {"kind": "stand_in", "temperature": 0, "num_samples": 2}}, r"the same(?s:.)*responders.a.temperature"),
         ({"a~b": {"kind": "stand_in"}}, "cannot be called this"),
         ({"a": "stand_in"}, "a responder has settings"),
         ({"a": {"kind": "batch", "model": "m"}}, "responders.a.folder"),
