@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmrlhf.ranges import Natural, NonNegative, Share
 from mmrlhf.records.quarantine import MAX_DAMAGED
@@ -55,3 +56,8 @@ class Runtime:
     progress: bool = True
     callbacks: list[Callback] = field(default_factory=list)
     command: str = ""
+
+    @property
+    def machine(self) -> Mapping[str, Any]:
+        """What the trainer would be called with (accelerator, devices, num_nodes, ...), as far as it says so."""
+        return self.trainer.keywords if isinstance(self.trainer, partial) else {}

@@ -117,18 +117,20 @@ def encoded_batches(
     quarantine: Quarantine,
     num_workers: int = 0,
     prepare: Prepare | None = None,
+    media: bool = True,
     preflight: str = "quarantine",
 ) -> Iterator[list[tuple[PreferenceGroup, EncodedGroup]]]:
     """Read and encode rows of an index, a batch of groups of similar length at a time; remote shards come ahead.
 
-    prepare: changes a group after it is read (`without_media`); the groups come out changed.
-    Queries that cannot be read or encoded go into the quarantine and are not yielded; a batch may be empty. Those that
-    will not fit or be refused are found before the first batch.
+    Groups come out as they were read. Queries that cannot be read or encoded go into the quarantine and are not
+    yielded; a batch may be empty. Those that will not fit or be refused are found before the first batch.
 
     Args:
         encoder: estimates lengths.
         encode: `encoder` itself, or `encoder.context` for what comes before the assistant turn.
         num_workers: processes that read and encode ahead; 0 does it here.
+        prepare: changes a group before it is encoded (`without_media`).
+        media: false: groups are read as text alone, their media without data.
         preflight: `quarantine` or `error` (`Runtime.preflight`).
 
     Raises:
@@ -139,7 +141,7 @@ def encoded_batches(
     rows = [int(row) for row in rows if index.entries[int(row)].key not in quarantine]
     lengths = [encoder.estimate_tokens(index.entries[row]) for row in rows]
     batches = batches_by_length(rows, lengths, groups_per_batch=groups_per_batch)
-    asked = _Encoded(index, encode, prepare)
+    asked = _Encoded(index, encode, prepare, media)
     if num_workers and batches:
         group = next(
             (found for _, found in map(asked.__getitem__, batches[0]) if isinstance(found, EncodedGroup)), None
@@ -169,14 +171,13 @@ def encoded_batches(
 
 
 class _Encoded(Dataset):
-    def __init__(self, index: Index, encode: Encode, prepare: Prepare | None) -> None:
-        self.index, self.encode, self.prepare = index, encode, prepare
+    def __init__(self, index: Index, encode: Encode, prepare: Prepare | None = None, media: bool = True) -> None:
+        self.index, self.encode, self.prepare, self.media = index, encode, prepare, media
 
     def __getitem__(self, row: int) -> tuple[PreferenceGroup, EncodedGroup] | tuple[str, DataError]:
         try:
-            group = self.index.read(row)
-            group = group if self.prepare is None else self.prepare(group)
-            return group, self.encode(group)
+            group = self.index.read(row, media=self.media)
+            return group, self.encode(group if self.prepare is None else self.prepare(group))
         except MissingRowError:
             raise
         except DataError as error:
@@ -207,7 +208,7 @@ def read_usable(
     index: Index, rows: Iterable[int], encode: Encode, quarantine: Quarantine
 ) -> list[tuple[PreferenceGroup, EncodedGroup]]:
     """Read and encode a few rows, here and now; those that cannot be used go into the quarantine."""
-    asked = _Encoded(index, encode, None)
+    asked = _Encoded(index, encode)
     found = []
     for row in rows:
         group, encoded = asked[int(row)]
@@ -230,7 +231,7 @@ def untrained(settings: ModelSettings) -> ModelSettings:
 
 def pick_device(runtime: Runtime) -> torch.device:
     """The device that the run's trainer would use, for a stage that one process runs alone."""
-    accelerator = getattr(runtime.trainer, "keywords", {}).get("accelerator", "auto")
+    accelerator = runtime.machine.get("accelerator", "auto")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*available but not used.*")
         return L.Fabric(accelerator=accelerator, devices=1).device

@@ -66,18 +66,18 @@ class Scoring:
         """
         if quarantine is None:
             quarantine = Quarantine(len(rows), self.runtime.max_damaged)
-        tokens, row_of = 0, {self.index.entries[int(row)].key: int(row) for row in rows}
+        tokens, prepare = 0, self._preparation(source)
 
         def measure(batch: Sequence[tuple[PreferenceGroup, EncodedGroup]]) -> Iterator[tuple[PreferenceGroup, list]]:
             nonlocal tokens
-            groups, contexts = [group for group, _ in batch], [encoded for _, encoded in batch]
-            verdicts = self.judge.score_groups(groups, contexts, critique_source=source, quarantine=quarantine)
-            for group, found in zip(groups, verdicts, strict=True):
+            contexts = [encoded for _, encoded in batch]
+            shown = [group if prepare is None else prepare(group) for group, _ in batch]
+            verdicts = self.judge.score_groups(shown, contexts, critique_source=source, quarantine=quarantine)
+            # responses go by their media, too, which a blind pass does not show
+            for (group, _), found in zip(batch, verdicts, strict=True):
                 tokens += sum(verdict.critique_tokens for verdict in found)
                 if found:
-                    # responses go by their media, too, which a blind pass has not shown
-                    named = self.index.read(row_of[group.key], media=False) if self.blind else group
-                    yield named, [verdict.columns() for verdict in found]
+                    yield group, [verdict.columns() for verdict in found]
 
         started = time.monotonic()
         asked = TablePass(
@@ -87,7 +87,7 @@ class Scoring:
             batches=lambda places: encoded_batches(
                 self.index, rows[places], self.judge.encoder, self._encoding(source),
                 groups_per_batch=self.groups_per_batch, quarantine=quarantine, num_workers=self.runtime.num_workers,
-                prepare=self._preparation(source), preflight=self.runtime.preflight,
+                prepare=prepare, media=not self.blind, preflight=self.runtime.preflight,
             ),
             measure=measure,
             size=self.groups_per_batch,

@@ -65,7 +65,7 @@ def share_pass(runtime: Runtime) -> Iterator[Ranks]:
     if group.size == 1:
         yield Ranks(0, 1, pick_device(runtime))
         return
-    settings = getattr(runtime.trainer, "keywords", {})
+    settings = runtime.machine
     fabric = L.Fabric(
         accelerator=settings.get("accelerator", "auto"),
         devices=settings.get("devices", "auto"),

@@ -40,26 +40,31 @@ class Judged:
 
 def best_of_rows(queries: Sequence[Judged]) -> list[BestOf]:
     """The curve over n; for every n the queries that have so many answers, each paired with its own n = 1."""
-    most = max((sum(query.drawn) for query in queries), default=0)
-    rows = []
-    for n in sizes_up_to(most) if most else []:
-        asked = [query for query in queries if sum(query.drawn) >= n]
-        best, one = [query.best_of(n) for query in asked], [query.best_of(1) for query in asked]
-        reward, quality = zip(*best, strict=True)
-        plain_reward, plain_quality = zip(*one, strict=True)
-        known = None not in quality
-        rows.append(
-            BestOf(
-                n=n,
-                kl_bound=kl_bound(n),
-                queries=len(asked),
-                reward=_estimate(mean_interval(reward)),
-                reward_gain=_estimate(paired_difference(reward, plain_reward)),
-                quality=_estimate(mean_interval(quality)) if known else None,
-                quality_gain=_estimate(paired_difference(quality, plain_quality)) if known else None,
-            )
-        )
-    return rows
+    most = most_drawn(queries)
+    return [best_of(queries, n) for n in sizes_up_to(most)] if most else []
+
+
+def most_drawn(queries: Sequence[Judged]) -> int:
+    """The largest n: how many answers a query has at most; 0 without queries."""
+    return max((sum(query.drawn) for query in queries), default=0)
+
+
+def best_of(queries: Sequence[Judged], n: int) -> BestOf:
+    """One point of that curve; there must be a query with n answers."""
+    asked = [query for query in queries if sum(query.drawn) >= n]
+    best, one = [query.best_of(n) for query in asked], [query.best_of(1) for query in asked]
+    reward, quality = zip(*best, strict=True)
+    plain_reward, plain_quality = zip(*one, strict=True)
+    known = None not in quality
+    return BestOf(
+        n=n,
+        kl_bound=kl_bound(n),
+        queries=len(asked),
+        reward=_estimate(mean_interval(reward)),
+        reward_gain=_estimate(paired_difference(reward, plain_reward)),
+        quality=_estimate(mean_interval(quality)) if known else None,
+        quality_gain=_estimate(paired_difference(quality, plain_quality)) if known else None,
+    )
 
 
 def over_optimised(queries: Sequence[Judged], rows: Sequence[BestOf]) -> tuple[int | None, Estimate | None]:

@@ -6,24 +6,29 @@ from typing import TypedDict
 
 from mmrlhf.metrics.policy import Change
 from mmrlhf.reporting import sections
-from mmrlhf.reporting.inputs import PairTable, RunStages, best_of_before, paired_answers
+from mmrlhf.reporting.inputs import PairTable, RunStages, paired_answers
 from mmrlhf.reporting.sections import Answers
-from mmrlhf.summaries.evaluations import EvaluateSummary, ReportSummary
+from mmrlhf.summaries.evaluations import BestOf, EvaluateSummary, ReportSummary
 from mmrlhf.summaries.rankings import ANNOTATORS, TRUTH, Accuracy, Estimate, Tables
 from mmrlhf.terminal.lines import duration
 
 NO_INTERVAL = "too few queries for an interval"
 
 
-def headline(stages: RunStages, pairs: PairTable | None, answers: tuple[Answers, Answers]) -> ReportSummary:
-    """Boil the run down to the numbers for tables and sweeps; what is not known is None."""
+def headline(
+    stages: RunStages, pairs: PairTable | None, answers: tuple[Answers, Answers], best: BestOf | None
+) -> ReportSummary:
+    """Boil the run down to the numbers for tables and sweeps; what is not known is None.
+
+    Args:
+        best: `best_of_before` of the answers.
+    """
     scored = stages.score.summary if stages.score is not None else None
     by_annotators, by_truth = (
         _first(scored.heldout.accuracy if scored else {}, judge) for judge in (ANNOTATORS, TRUTH)
     )
     before, after = (stage.summary if stage is not None else None for stage in (stages.before, stages.after))
     quality, reward = (sections.difference(paired_answers(*answers, name)) for name in ("quality", "reward"))
-    best = best_of_before(answers[0])
     seconds = [stage.seconds for stage in stages.known() if stage.seconds is not None]
     return ReportSummary(
         reward_acc_annotators=by_annotators and by_annotators.acc,

@@ -19,7 +19,7 @@ from mmrlhf.losses.objective import Objective, PairInputs
 from mmrlhf.parts import ARTIFACT_FILE, remedy
 from mmrlhf.records.fields import is_number, text_field, wrong_type
 from mmrlhf.records.json_text import parse_row
-from mmrlhf.reporting.best_answers import Judged, best_of_rows
+from mmrlhf.reporting.best_answers import Judged, best_of, most_drawn
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.curve_file import FILE_NAME as CURVE_FILE
@@ -196,8 +196,8 @@ def best_of_before(before: Mapping[str, list[dict[str, Any]]]) -> BestOf | None:
         known = None if None in quality else [float(value) for value in quality if value is not None]
         if scored:
             judged.append(Judged(key, [float(row["reward"]) for row in scored], [1] * len(scored), known))
-    rows = best_of_rows(judged)
-    return rows[-1] if rows and rows[-1].n > 1 else None
+    most = most_drawn(judged)
+    return best_of(judged, most) if most > 1 else None
 
 
 def reward_table(path: str | Path | None) -> SideCar | None:

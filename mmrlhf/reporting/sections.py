@@ -16,11 +16,11 @@ from mmrlhf.losses.objective import Objective
 from mmrlhf.metrics.policy import Change, change
 from mmrlhf.reporting import plots
 from mmrlhf.reporting.categories import MOST_SHOWN, common, largest_first
-from mmrlhf.reporting.inputs import AnswerPair, PairTable, StageResult, best_of_before, pair_betas, paired_answers
+from mmrlhf.reporting.inputs import AnswerPair, PairTable, StageResult, pair_betas, paired_answers
 from mmrlhf.reporting.plots import Interval, dot
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.datasets import PackSummary
-from mmrlhf.summaries.evaluations import EvaluateSummary, Measure
+from mmrlhf.summaries.evaluations import BestOf, EvaluateSummary, Measure
 from mmrlhf.summaries.rankings import Accuracy, PartAccuracy
 from mmrlhf.summaries.scores import RewardsSummary
 
@@ -154,11 +154,17 @@ MEASURES = (
 )
 
 
-def policy_section(before: Evaluated | None, after: Evaluated | None, old: Answers, new: Answers) -> Section:
-    """What preference training changed: every measure before and after, the paired differences, by category, drift."""
+def policy_section(
+    before: Evaluated | None, after: Evaluated | None, old: Answers, new: Answers, best: BestOf | None
+) -> Section:
+    """What preference training changed: every measure before and after, the paired differences, by category, drift.
+
+    Args:
+        best: `best_of_before` of the old answers.
+    """
     if after is None and before is None:
         return missing("no policy has been evaluated", "python run.py stage=evaluate")
-    best, rows = best_of_before(old), []
+    rows = []
     for name, column, description in MEASURES:
         row: Section = {"name": description, "before": _mean(before, name), "after": _mean(after, name)}
         if row["before"] is None and row["after"] is None:

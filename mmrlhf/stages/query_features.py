@@ -100,9 +100,8 @@ def run(
         maker = PartMaker(out / FEATURES, queries, Encoder(encoder, ranks.device, precision), settings)
         threads = max(1, runtime.num_workers)
         if engine == "ray":
-            accelerator = getattr(runtime.trainer, "keywords", {}).get("accelerator", "auto")
-            make_features_on_cluster(maker, precision, accelerator=accelerator, threads=threads,
-                                     progress=runtime.progress)  # fmt: skip
+            make_features_on_cluster(maker, precision, accelerator=runtime.machine.get("accelerator", "auto"),
+                                     threads=threads, progress=runtime.progress)  # fmt: skip
         else:
             make_features(maker, rank=ranks.rank, ranks=ranks.size, threads=threads, progress=runtime.progress)
         ranks.gather(None)

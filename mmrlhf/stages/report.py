@@ -24,6 +24,7 @@ from mmrlhf.reporting.headline import build_cards, headline
 from mmrlhf.reporting.inputs import (
     PairTable,
     RunStages,
+    best_of_before,
     open_shards,
     read_answers,
     read_group,
@@ -41,7 +42,7 @@ from mmrlhf.reporting.training_section import training_section
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.summaries.datasets import PackSummary
-from mmrlhf.summaries.evaluations import EvaluateSummary
+from mmrlhf.summaries.evaluations import BestOf, EvaluateSummary
 from mmrlhf.summaries.scores import AnnotationsSummary, MeanRewardsSummary, ScoreSummary
 from mmrlhf.summaries.trainings import TrainingSummary
 from mmrlhf.terminal.lines import duration
@@ -118,15 +119,16 @@ def run(
     rewards = reward_table(score)
     pairs = read_pairs(index, rewards, objective, limit=max_queries, seed=seed) if index is not None else None
     answers = read_answers(stages.before), read_answers(stages.after)
+    best = best_of_before(answers[0])
     samples: list[dict[str, Any]] = []
     if index is not None:
         samples = _samples(index, rewards, objective, answers, num_samples, seed, runtime)
         _log_samples(out, samples, runtime)
-    page = _page(stages, index, rewards, pairs, answers, objective, seed)
+    page = _page(stages, index, rewards, pairs, answers, best, objective, seed)
     findings = diagnose(stages, index, pairs, answers, objective, diagnosis or Thresholds())
     page["diagnosis"] = diagnosis_section(findings)
     told = findings if any(finding.seen is not None for finding in findings) else None
-    summary = replace(headline(stages, pairs, answers), findings=told)
+    summary = replace(headline(stages, pairs, answers, best), findings=told)
     if rounds:
         rows = read_rounds(before, rounds)
         write_rounds(out / "rounds.csv", rows)
@@ -170,12 +172,13 @@ def _page(
     rewards: SideCar | None,
     pairs: PairTable | None,
     answers: tuple[Answers, Answers],
+    best: BestOf | None,
     objective: Objective | None,
     seed: int,
 ) -> dict[str, Section]:
     no_shards = sections.missing("the shards were not given", "python run.py stage=report")
     return {
-        "policy": sections.policy_section(stages.before, stages.after, *answers),
+        "policy": sections.policy_section(stages.before, stages.after, *answers, best),
         "reward": sections.reward_section(stages.score, pairs),
         "judge": judge_section(stages.score, index, rewards),
         "beta": sections.beta_section(pairs, objective),

@@ -19,7 +19,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.metrics.ranking import accuracy_report
-from mmrlhf.reporting import plots
+from mmrlhf.reporting import best_answers, plots
 from mmrlhf.reporting.accuracy import scored_groups
 from mmrlhf.reporting.critique_section import critiques_while_training
 from mmrlhf.reporting.inputs import best_of_before, pair_betas, paired_answers, read_answers, read_stage
@@ -290,6 +290,15 @@ def test_the_best_of_a_querys_answers_is_the_one_with_the_highest_reward():
     assert best is not None and (best.n, best.queries, best.reward.mean) == (2, 2, 2.5)
     assert best.quality is not None and best.quality.mean == 0.25, "of those that have two answers"
     assert best_of_before({"c": before["c"]}) is None and best_of_before({"a": [{"reward": None}] * 2}) is None
+
+
+def test_the_best_of_all_answers_is_asked_for_no_smaller_number(monkeypatch):
+    """Sixteen answers are five points of a curve, of which the report shows the last, beside one answer."""
+    asked: list[int] = []
+    chosen = best_answers.choice_probabilities
+    monkeypatch.setattr(best_answers, "choice_probabilities", lambda *a: (asked.append(a[2]), chosen(*a))[1])
+    best = best_of_before({key: [{"reward": float(n)} for n in range(16)] for key in "ab"})
+    assert best is not None and (best.n, best.reward.mean) == (16, 15.0) and sorted(asked) == [1, 1, 16, 16]
 
 
 def test_samples_take_the_categories_in_turn(artefacts):

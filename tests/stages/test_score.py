@@ -291,15 +291,27 @@ def test_ranks_share_every_row_once():
     assert Ranks().share(rows).tolist() == rows.tolist() and Ranks().total({"n": 2.0}) == {"n": 2.0}
 
 
-def test_a_blind_pass_names_responses_by_their_own_pictures(tmp_path, small_groups, scalar_model, runtime):
-    """Two answers of one text to two pictures: without these they score alike, and each is found by its own name."""
+def test_a_blind_pass_names_responses_by_their_own_pictures(tmp_path, small_groups, scalar_model, runtime, monkeypatch):
+    """Two answers of one text to two pictures: without these they score alike, and each is found by its own name.
+
+    Each query is read once to look ahead and once to be scored, and its pictures not at all.
+    """
     (medium,) = small_groups[1].media
     own = [Response("yes", rank=n, media=(replace(medium, names=(f"{n}{n}.0.png",)),)) for n in (1, 2)]
     group = replace(small_groups[1], responses=tuple(own), media=())
     write_shards([group, small_groups[2]], tmp_path / "shards")
     index, judge = Index.load(tmp_path / "shards"), RewardModel.from_pretrained(scalar_model, device="cpu")
     scoring = Scoring(index, judge, scalar_model, 4, runtime, blind=True)
-    scoring.write(tmp_path / "blind", np.arange(2))
+    read, reads = Index.read, list[tuple[int, bool]]()
+
+    def counted(self, i, *, media=True):
+        reads.append((int(i), media))
+        return read(self, i, media=media)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "read", counted)
+        scoring.write(tmp_path / "blind", np.arange(2))
+    assert sorted(reads) == [(0, False)] * 2 + [(1, False)] * 2
     found = rewards(SideCar.load(tmp_path / "blind"), index.read(0)).tolist()
     alone = judge.score(None, group.prompt.without_media(), ["yes"])[0][0]
     assert found == pytest.approx([alone, alone], abs=1e-4)
