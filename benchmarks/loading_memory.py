@@ -1,6 +1,7 @@
 """Peak host memory of loading a checkpoint, against what the loaded weights take.
 
     python -m benchmarks.loading_memory
+    python -m benchmarks.loading_memory --shape 7b --layers 4 --weights int8 nf4     # the widths of 7B
 
 Writes a random checkpoint of LLaVA-OneVision's architecture in bf16, in shards, and loads it in a fresh process for
 each way of storing weights. One JSON line each: MiB of the loaded weights, MiB that the process held at most while it
@@ -10,33 +11,37 @@ held; `mapped` says how much of them was in memory at most, on a machine that ha
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForImageTextToText
 
+from benchmarks.workload import SHAPES, Shape, write_config
 from mmrlhf.models.load import load_backbone
-from mmrlhf.models.random_checkpoints import TinySize, build_tiny
 from mmrlhf.models.settings import ModelSettings
 
 MIB = 2**20
 WAYS = ("float32", "bf16", "int8", "nf4")
-TEXTS = ["a red circle above two blue squares"] * 20
+# 280M parameters: large enough for weights to outweigh what a process holds besides
+MEDIUM = Shape(1536, 12, 8, 8, 3072, 512, 128, 2, 2, 256, patch=16)
 
 
-def build(folder: Path, *, hidden: int, layers: int, shard: str) -> None:
+def build(folder: Path, shape: Shape) -> None:
     """Write the checkpoint, in bf16."""
-    size = TinySize(hidden=hidden, layers=layers, heads=8, vision_hidden=128, vision_layers=2, vocabulary=512)
-    build_tiny("llava_onevision", folder, texts=TEXTS, size=size)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16)
+    config = write_config(shape, folder)
     (folder / "model.safetensors").unlink()
-    model.save_pretrained(folder, max_shard_size=shard)
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="200MB")
 
 
 def measure(folder: Path, weights: str) -> dict[str, float | str]:
@@ -79,15 +84,22 @@ def _held() -> tuple[int, int]:
     return tuple(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile"))  # type: ignore[return-value]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every way in a process of its own."""
-    if len(sys.argv) == 3:
-        print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, help="of 280M parameters unless given")
+    parser.add_argument("--layers", type=int, help="fewer than the shape has, so that it loads anywhere")
+    parser.add_argument("--weights", choices=WAYS, nargs="+", default=WAYS)
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.load:
+        print(json.dumps(measure(options.load, options.weights[0])))
         return
+    shape = SHAPES[options.shape] if options.shape else MEDIUM
     with tempfile.TemporaryDirectory() as place:
-        build(Path(place), hidden=1536, layers=12, shard="200MB")
-        for weights in WAYS:
-            command = [sys.executable, "-m", "benchmarks.loading_memory", place, weights]
+        build(Path(place), replace(shape, layers=options.layers) if options.layers else shape)
+        for weights in options.weights:
+            command = [sys.executable, "-m", "benchmarks.loading_memory", "--load", place, "--weights", weights]
             subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
 
 

@@ -8,6 +8,8 @@ call, so that what a token gets would depend on its neighbours in the row.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import bitsandbytes
@@ -18,6 +20,9 @@ from torch import Tensor, nn
 # it says nothing of its types
 bnb: Any = bitsandbytes
 
+# numbers of a weight that are quantised at once: while they are, they take several times their own memory
+_AT_ONCE = 2**16
+
 
 class NF4Linear(bnb.nn.Linear4bit):
     """A frozen linear map in 4 bits; its bias is whole."""
@@ -26,8 +31,25 @@ class NF4Linear(bnb.nn.Linear4bit):
         super().__init__(in_features, out_features, bias, compress_statistics=True, quant_type="nf4")
 
     def quantize(self, weight: Tensor) -> nn.Parameter:
-        """The parameter that stands for a weight (out, in)."""
-        return bnb.nn.Params4bit(weight, quant_type="nf4", compress_statistics=True, module=self).to(weight.device)
+        """The parameter that stands for a weight (out, in): what bitsandbytes makes of it whole, part by part."""
+        parts = [functional.quantize_4bit(part, quant_type="nf4") for part in _parts(weight)]
+        numbers, first = torch.cat([numbers for numbers, _ in parts]), parts[0][1]
+        largest = torch.cat([state.absmax for _, state in parts])
+        mean = largest.mean()
+        scales, of_scales = functional.quantize_blockwise(largest - mean, blocksize=256)
+        self.quant_state = functional.QuantState(
+            scales,
+            shape=weight.shape,
+            dtype=weight.dtype,
+            blocksize=first.blocksize,
+            code=first.code,
+            quant_type="nf4",
+            offset=mean,
+            state2=of_scales,
+        )
+        return bnb.nn.Params4bit(
+            numbers, quant_type="nf4", quant_state=self.quant_state, module=self, bnb_quantized=True
+        )
 
     def settle(self) -> None:
         """Nothing is left to do once the weight is read: its scales are its own."""
@@ -57,12 +79,9 @@ class Int8Linear(nn.Linear):
 
     def quantize(self, weight: Tensor) -> nn.Parameter:
         """The parameter that stands for a weight (out, in); the scales are kept beside it."""
-        # its kernels read half precision, which rounds far finer than 8 bits and ends at 65504
-        factor = _beyond_half(weight)
-        within = weight / factor[:, None] if bool((factor > 1).any()) else weight
-        values, scale, _ = functional.int8_vectorwise_quant(within.half())
-        self._read = scale * factor
-        return nn.Parameter(values, requires_grad=False)
+        parts = [_in_eight_bits(part) for part in _parts(weight)]
+        self._read = torch.cat([scale for _, scale in parts])
+        return nn.Parameter(torch.cat([values for values, _ in parts]), requires_grad=False)
 
     def settle(self) -> None:
         """Take the scales for good; while a model loads, transformers makes all buffers anew."""
@@ -97,6 +116,21 @@ class _Int8Product(torch.autograd.Function):
 
 QuantizedLinear = NF4Linear | Int8Linear
 LAYERS: dict[str, type[QuantizedLinear]] = {"nf4": NF4Linear, "int8": Int8Linear}
+
+
+def _parts(weight: Tensor) -> Iterator[Tensor]:
+    """Rows of a weight (out, in), each time some with whole blocks of 64 numbers between them."""
+    step = math.lcm(64, weight.shape[1]) // weight.shape[1]
+    yield from weight.split(max(step, _AT_ONCE // weight.shape[1] // step * step))
+
+
+def _in_eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers (out, in) of 8 bits, and the scale of each row (out,)."""
+    # its kernels read half precision, which rounds far finer than 8 bits and ends at 65504
+    factor = _beyond_half(weight)
+    within = weight / factor[:, None] if bool((factor > 1).any()) else weight
+    values, scale, _ = functional.int8_vectorwise_quant(within.half())
+    return values, scale * factor
 
 
 def _beyond_half(weight: Tensor) -> Tensor:

@@ -197,6 +197,31 @@ def test_eight_bits_hold_rows_of_any_size(dtype: torch.dtype) -> None:
     assert torch.equal(found[1], stored(row.expand(5, -1))[0]) and torch.equal(found[3], -found[1] * 2.0**17)
 
 
+@pytest.mark.parametrize("shape", [(1, 8), (5, 64), (90, 24), (37, 96)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantised_in_parts_a_weight_is_what_it_is_whole(
+    shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes, scales and the scales' scales are those of bitsandbytes' own layer, however few numbers a part has."""
+    import bitsandbytes
+
+    from mmrlhf.models import quantized
+
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    theirs = bitsandbytes.nn.Params4bit(weight, quant_type="nf4", compress_statistics=True).to("cpu")
+    eight = quantized.Int8Linear(shape[1], shape[0], bias=False)
+    values, scale = eight.quantize(weight), eight._read
+    for at_once in (1, 500, 2**20):
+        monkeypatch.setattr(quantized, "_AT_ONCE", at_once)
+        ours = quantized.NF4Linear(shape[1], shape[0], bias=False).quantize(weight)
+        assert torch.equal(ours.data, theirs.data)
+        mine, state = (each.quant_state.as_dict() for each in (ours, theirs))
+        assert mine.keys() == state.keys()
+        assert all(torch.equal(mine[k], v) if isinstance(v, torch.Tensor) else mine[k] == v for k, v in state.items())
+        again = quantized.Int8Linear(shape[1], shape[0], bias=False)
+        assert torch.equal(again.quantize(weight), values) and torch.equal(again._read, scale)
+
+
 def test_what_cannot_be_stored_is_refused_before_anything_is_loaded(
     tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
