@@ -20,7 +20,8 @@ MADE_UP = Footprint(
     sharded=900_000_000, replicated=100_000_000, compact=0.0, compact_sharded=0.0, mapped=0.0, compact_root=0.0,
     tower=0.0, trainable_sharded=900_000_000, trainable_replicated=0,
     trainable_head=100_000_000, root=100_000_000, embedding=100_000_000, tied=False, saved_per_token=100_000.0,
-    recomputed_per_token=60_000.0, layer_per_token=60_000.0, projector_per_token=0.0, cache_per_token=1000.0, layers=24,
+    recomputed_per_token=60_000.0, layer_per_token=60_000.0, adapter_per_token=0.0, projector_per_token=0.0,
+    cache_per_token=1000.0, layers=24,
     vocabulary=100_000, logprob_chunk=1024, bf16=True, masked=False,
 )  # fmt: skip
 

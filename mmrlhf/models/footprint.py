@@ -90,6 +90,7 @@ def _count(config: Any, settings: ModelSettings, large_tower: int) -> Footprint:
         saved_per_token=saved,
         recomputed_per_token=layer if settings.gradient_checkpointing else 0.0,
         layer_per_token=layer,
+        adapter_per_token=_in_adapter(model, of_part["language"], text.hidden_size) if bf16 else 0.0,
         projector_per_token=_saved_in_projector(model, of_part["projector"], BF16 if bf16 else FLOAT32),
         cache_per_token=2 * text.num_hidden_layers * _key_width(text) * (BF16 if bf16 else FLOAT32),
         layers=text.num_hidden_layers,
@@ -103,6 +104,19 @@ def _count(config: Any, settings: ModelSettings, large_tower: int) -> Footprint:
 def _has_mask(pattern: AttentionPattern, settings: ModelSettings, *, on_host: bool) -> bool:
     """Whether the back end that `models.attention` chooses has one."""
     return settings.attention == "sdpa" or (settings.attention == "auto" and (on_host or not pattern.plain))
+
+
+def _in_adapter(model: nn.Module, language: list[nn.Parameter], width: int) -> float:
+    """Bytes that the adapted map that takes most works on for a token in bfloat16, and that backward does not keep.
+
+    They are the map's input, that in float32 again (as peft's adapters want it), three results, and what the layer's
+    normed states are in float32 meanwhile.
+    """
+    own = {id(parameter) for parameter in language}
+    adapted: list[Any] = [each for each in model.modules() if hasattr(each, "lora_A")]
+    maps = [each for each in adapted if id(each.base_layer.weight) in own]
+    sizes = [(FLOAT32 + BF16) * each.in_features + 3 * BF16 * each.out_features for each in maps]
+    return max(sizes) + FLOAT32 * width if sizes else 0.0
 
 
 def _saved_in_projector(model: nn.Module, projector: list[nn.Parameter], bytes_of_number: int) -> float:

@@ -39,6 +39,7 @@ class Footprint:
 
     saved_per_token: bytes that backward keeps for a token of a row, over all layers; recomputed_per_token: bytes that
     one recomputed layer adds for a token during its backward; layer_per_token: that one layer works on for a token;
+    adapter_per_token: that an adapted map works on for a token and backward does not keep, at the end of forward;
     projector_per_token: that backward keeps of a visual token in a projector that trains; cache_per_token: keys and
     values of a token, of all layers; vocabulary and logprob_chunk: of the largest logits; bf16: whether it computes in
     bfloat16; masked: whether attention has a mask.
@@ -60,6 +61,7 @@ class Footprint:
     saved_per_token: float
     recomputed_per_token: float
     layer_per_token: float
+    adapter_per_token: float
     projector_per_token: float
     cache_per_token: float
     layers: int
@@ -111,7 +113,7 @@ class Footprint:
         whole = self._gathered() if gathers else self._copies(recomputes)
         layer = self.recomputed_per_token * row_tokens
         if not (recomputes and self.bf16):  # recomputed in bfloat16, a layer gives back what it has used fast enough
-            layer += _BACKWARD_OF_LAYER * self.layer_per_token * row_tokens
+            layer += max(_BACKWARD_OF_LAYER * self.layer_per_token, self.adapter_per_token) * row_tokens
         # The head's gradient comes with the first chunk: the others' logits and the layers meet it.
         first = FLOAT32 * kept * self.trainable_head if chunks > 1 or layer > logits else 0
         outside = self.projector_per_token * visual_tokens + mask

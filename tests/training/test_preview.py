@@ -309,8 +309,9 @@ def wider_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"logprob_chunk": 32}, False),
         ({"gradient_checkpointing": True}, False),
         ({"language": "lora", "lora_rank": 8, "projector": "frozen"}, False),
+        ({"language": "lora", "lora_rank": 8, "projector": "frozen", "precision": "bf16", "weights": "bf16"}, False),
     ],
-    ids=["full", "accumulated", "chunks", "checkpointing", "lora"],
+    ids=["full", "accumulated", "chunks", "checkpointing", "lora", "lora in bf16"],
 )
 def test_a_steps_memory_is_predicted_within_a_tenth(
     changes: dict[str, Any], accumulates: bool, wider_policy: Path
@@ -338,6 +339,35 @@ def test_a_steps_memory_is_predicted_within_a_tenth(
         num_shards=1,
     )
     assert predicted["total"] == pytest.approx(live.peak, rel=0.1)
+
+
+def test_adapters_read_float32_in_bf16(small_policy: Path) -> None:
+    """What is there beside what backward keeps while the MLP's last map is adapted, as one forward of it makes it."""
+    settings = ModelSettings(language="lora", lora_rank=4, projector="frozen", precision="bf16", weights="bf16")
+    model = load_backbone(small_policy, settings)[0]
+    set_trainable(model, settings)
+    adapted: Any = language_layers(model)[0].mlp.down_proj
+    given = torch.ones(500, adapted.in_features, dtype=torch.bfloat16, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if len(tensor) == len(given):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with (
+        autocast(settings, torch.device("cpu")),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        LiveTensors([given, *adapted.parameters()]) as live,
+    ):
+        adapted(given)
+    fixed = sum(p.numel() * p.element_size() for p in adapted.parameters())
+    normed = 4 * model.config.get_text_config().hidden_size
+    measured = (live.peak - fixed - sum(kept.values())) / len(given) + normed
+    found = footprint(small_policy, settings).adapter_per_token
+    assert found == pytest.approx(measured, rel=0.1)
+    assert footprint(small_policy, replace(settings, precision="float32", weights="float32")).adapter_per_token == 0
+    assert footprint(small_policy, ModelSettings(precision="bf16")).adapter_per_token == 0
 
 
 def test_scoring_is_predicted_beside_a_reward_model(small_shards: Path, small_policy: Path) -> None:
