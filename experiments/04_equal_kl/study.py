@@ -27,6 +27,7 @@ from mmrlhf.metrics.intervals import mean_interval, paired_difference
 from mmrlhf.metrics.policy import k3_estimates
 from mmrlhf.sweeps.results import Job, read_jobs
 from mmrlhf.sweeps.study_tables import interval_columns, write_csv, write_markdown
+from mmrlhf.sweeps.turned_rankings import turned_rankings
 
 HERE = Path(__file__).resolve().parent
 FLIPS = ("0.0", "0.32")
@@ -152,20 +153,7 @@ def turned(flip: str) -> tuple[str, ...]:
     """Rank in a world of turned rankings; the supervised start stays that of the world as it is."""
     if float(flip) == 0:
         return ()
-    world = {"_target_": "mmrlhf.stages.world.run", "num_groups": "${scale.num_groups}", "num_warmup": "0"}
-    pack = {"_target_": "mmrlhf.stages.pack.run", "root": "'stage:turned/preference'", "limit": "${scale.limit}"}
-    media = {"num_frames": "${data.media.num_frames}", "sampling": "${data.media.sampling}"}
-    return (
-        f"+stages.turned={node(world | {'seed': '${seed}', 'flip_rate': flip})}",
-        f"+stages.pack_turned={node(pack | media | {'importer': '${data.importer}', 'video': '${data.video}'})}",
-        "inputs.shards=stage:pack_turned",
-        "stages.tiny.shards=stage:pack",
-    )
-
-
-def node(fields: Mapping[str, str]) -> str:
-    """A mapping as Hydra reads it on a command line."""
-    return "{" + ", ".join(f"{name}: {value}" for name, value in fields.items()) + "}"
+    return (*turned_rankings(flip), "inputs.shards=stage:pack_turned", "stages.tiny.shards=stage:pack")
 
 
 def run(sweep: Sweep, out: Path, overrides: Sequence[str]) -> None:

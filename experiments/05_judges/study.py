@@ -34,6 +34,7 @@ from mmrlhf.responders.answered import DRAWN
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.sweeps.study_tables import interval_columns, write_csv, write_markdown
+from mmrlhf.sweeps.turned_rankings import turned_rankings
 
 HERE = Path(__file__).resolve().parent
 SIZES = (1, 2, 4, 8, 16)
@@ -43,14 +44,7 @@ SHORT = (
     f"stages.best_answers.num_samples={SIZES[-1]}",
 )  # fmt: skip
 # a world of turned rankings beside the world; what is measured is measured in the world as it is
-TURNED = (
-    "+stages.turned={_target_: mmrlhf.stages.world.run, num_groups: ${scale.num_groups}, num_warmup: 0, "
-    "seed: ${seed}, flip_rate: 0.32}",
-    "+stages.pack_turned={_target_: mmrlhf.stages.pack.run, root: 'stage:turned/preference', limit: ${scale.limit}, "
-    "num_frames: ${data.media.num_frames}, sampling: ${data.media.sampling}, importer: ${data.importer}, "
-    "video: ${data.video}}",
-    "stages.reward.shards=stage:pack_turned",
-)
+TURNED = (*turned_rankings("0.32"), "stages.reward.shards=stage:pack_turned")
 LINE, ROUGH = "#2f6fd0", "#9aa5b1"
 TIMED, ROUNDS = 48, 3  # queries of a timing, and how often it is taken
 

@@ -106,6 +106,8 @@ def test_every_number_of_the_table_is_what_the_oracles_know(tmp_path, drawn, run
     assert found["benchmarks"]["pope"]["strict_after"] == 0.0, "style shows in the strict score alone"
     assert found["benchmarks"]["pope"]["parsed_after"] == 1.0
     page = (out / "benchmarks.html").read_text()
+    pope = found["benchmarks"]["pope"]
+    assert f"<td>{pope['strict_before']:.3f}\u00a0-&gt;\u00a00.000</td>" in page, "a change is on one line"
     assert "Fixed and broken" in page and "data:image/png" in page and "POPE" in capsys.readouterr().out
     assert set(found["dimensions"]) == {row["dimension"] for row in found["benchmarks"].values()}
 
