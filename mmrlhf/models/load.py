@@ -34,6 +34,7 @@ from mmrlhf.models.weight_files import (
     read_header,
     read_headers,
     read_json,
+    require_mergeable,
 )
 from mmrlhf.text import first_line
 
@@ -74,18 +75,16 @@ def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrained
             fit, another family than `settings.family`, or layers that cannot be packed.
     """
     check_storage(settings)
-    adapted = is_adapter_folder(path)
-    if adapted and settings.weights != "float32":
-        raise ModelError(
-            "adapters are added to their base as it is loaded, which needs float32 weights",
-            where=str(path),
-            given=f"model.settings.weights={settings.weights}",
-            expected="weights=float32, or a merged model",
-            fix="model.save=merged or both in the training that wrote them",
-        )
+    require_mergeable(path, settings.weights)
     backbone, processor = _load(base_of(path), settings, "cpu"), load_processor(path)
-    if adapted:
+    if is_adapter_folder(path):
         backbone = _merge(backbone, Path(path))
+    _check_loaded(backbone, processor, settings, path)
+    return backbone, processor
+
+
+def _check_loaded(backbone: PreTrainedModel, processor: ProcessorMixin, settings: ModelSettings, path: object) -> None:
+    """Refuse a model that cannot be read as the settings say, or not with this processor; raises as `load_backbone`."""
     _check_head(backbone, path)
     reason = check_packable(backbone)
     if reason and settings.layout == "packed":
@@ -93,7 +92,6 @@ def load_backbone(path: str | Path, settings: ModelSettings) -> tuple[PreTrained
             "this model cannot read a packed row", where=str(path), given=reason, fix="set model.settings.layout=rows"
         )
     check_vocabulary(backbone.config, processor, _num_rows(backbone), where=path)
-    return backbone, processor
 
 
 def _merge(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -117,10 +115,11 @@ def check_folder(path: str | Path, settings: ModelSettings) -> None:
 
     Raises ModelError, as `load_backbone`, and ConfigError for attention that its layers have not.
     """
+    require_mergeable(path, settings.weights)
     backbone, processor = _load(base_of(path), settings, "meta"), load_processor(path)
     if is_adapter_folder(path):
         read_header(Path(path) / ADAPTER_WEIGHTS)
-    check_vocabulary(backbone.config, processor, _num_rows(backbone), where=path)
+    _check_loaded(backbone, processor, settings, path)
     if settings.layout != "rows":
         require_plain(settings.attention, attention_pattern(backbone.config))
 
@@ -191,7 +190,7 @@ def load_tensors(tensors: Mapping[str, Tensor], config: Any, *, where: object) -
     return backbone
 
 
-def _check_head(backbone: PreTrainedModel, path: str | Path) -> None:
+def _check_head(backbone: PreTrainedModel, path: object) -> None:
     """Refuse logits that are more than a linear map of the hidden states: log-probabilities here would be others."""
     cap = getattr(backbone.config.get_text_config(), "final_logit_softcapping", None)
     if cap is not None:

@@ -77,6 +77,18 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
+def require_mergeable(path: str | Path, weights: str) -> None:
+    """Raise ModelError for a folder of adapters whose base would be stored as `weights`, in fewer than 32 bits."""
+    if is_adapter_folder(path) and weights != "float32":
+        raise ModelError(
+            "adapters are added to their base as it is loaded, which needs float32 weights",
+            where=str(path),
+            given=f"model.settings.weights={weights}",
+            expected="weights=float32, or a merged model",
+            fix="model.save=merged or both in the training that wrote them",
+        )
+
+
 def weights_digest(folder: Path) -> str:
     """Name a checkpoint folder's weights by names, types, shapes and the first numbers of every tensor."""
     hashed = hashlib.blake2b(digest_size=16)

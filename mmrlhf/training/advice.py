@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import UserError
 from mmrlhf.models.settings import QUANTIZED, ModelSettings
 from mmrlhf.models.storage import check_storage
+from mmrlhf.models.weight_files import require_mergeable
 from mmrlhf.training.ranks import Ranks
 from mmrlhf.training.settings import TrainSettings, require_splittable
 
@@ -27,40 +29,43 @@ class Way(NamedTuple):
     ranks: Ranks
 
 
-def smaller(training: TrainSettings, ranks: Ranks, share: Share, *others: tuple[str, float]) -> str:
+def smaller(
+    training: TrainSettings, ranks: Ranks, share: Share, *others: tuple[str, float], start: str | Path = ""
+) -> str:
     """Say which settings are enough, or where none is, which take less: what saves most first, with what it then takes.
 
     Args:
         share: of the memory that is short, or of the shortest of several.
         others: words that are no settings of these, and the share with them.
+        start: the checkpoint that is trained; what it cannot be loaded with is left out.
     """
     now = share(training, ranks)
-    tried = [*others, *((way.words, share(way.training, way.ranks)) for way in _ways(training, ranks))]
+    tried = [*others, *((way.words, share(way.training, way.ranks)) for way in _ways(training, ranks, start))]
     helpful = sorted((then, words) for words, then in tried if then < (1 - _LEAST_SAVED) * now)
     enough = [(then, words) for then, words in helpful if then < 1] or helpful
     ways = [f"{words} ({then:.0%} of the memory there is)" for then, words in enough[:_MOST_WAYS]]
     return "; or ".join(ways) or "a smaller model, or a machine with more memory"
 
 
-def _ways(training: TrainSettings, ranks: Ranks) -> Iterator[Way]:
+def _ways(training: TrainSettings, ranks: Ranks, start: str | Path) -> Iterator[Way]:
     """Settings that are not in use yet and that this training can have."""
     for words, model in _models(training.model):
-        yield from _possible(words, lambda model=model: replace(training, model=model), ranks)
-    yield from _possible(
-        "optim.name=adamw_8bit", lambda: replace(training, optim=replace(training.optim, name="adamw_8bit")), ranks
-    )
+        yield from _possible(words, lambda model=model: replace(training, model=model), ranks, start)
+    words, optim = "optim.name=adamw_8bit", training.optim
+    yield from _possible(words, lambda: replace(training, optim=replace(optim, name="adamw_8bit")), ranks, start)
     for words, other in _spread(ranks):
-        yield from _possible(words, lambda: training, other)
+        yield from _possible(words, lambda: training, other, start)
 
 
-def _possible(words: str, make: Callable[[], TrainSettings], ranks: Ranks) -> Iterator[Way]:
-    """A way, unless these settings do not go together or want a package that is not there."""
+def _possible(words: str, make: Callable[[], TrainSettings], ranks: Ranks, start: str | Path) -> Iterator[Way]:
+    """A way, unless its settings do not go together or with the checkpoint, or want a package that is not there."""
     try:
         training = make()
         check_storage(training.model)
+        require_mergeable(start, training.model.weights)
         if ranks.split:
             require_splittable(training)
-    except ConfigError:
+    except UserError:
         return
     yield Way(words, training, ranks)
 

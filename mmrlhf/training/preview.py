@@ -130,13 +130,17 @@ def preview_stage(
         on_host=ranks.on_host,
         smaller="",
     )
-    return found if found.fits is not False else replace(found, smaller=_advice(found, epoch, training, ranks, take))
+    if found.fits is not False:
+        return found
+    return replace(found, smaller=_advice(found, epoch, training, ranks, take, start=checkpoint))
 
 
 _Take = Callable[["_Epoch", TrainSettings, Ranks], tuple[dict[str, float], dict[str, float]]]
 
 
-def _advice(found: Preview, epoch: _Epoch, training: TrainSettings, ranks: Ranks, take: _Take) -> str:
+def _advice(
+    found: Preview, epoch: _Epoch, training: TrainSettings, ranks: Ranks, take: _Take, *, start: str | Path
+) -> str:
     """What takes less of the memory that is shortest, a smaller token budget among it where that can help."""
 
     def share(epoch: _Epoch, training: TrainSettings, ranks: Ranks) -> float:
@@ -147,7 +151,7 @@ def _advice(found: Preview, epoch: _Epoch, training: TrainSettings, ranks: Ranks
     # a micro-batch holds one query at least
     least = replace(epoch, largest=[max(epoch.largest)], micro_batches=[2])
     budget = f"model.token_budget below {training.schedule.token_budget}", share(least, training, ranks)
-    return smaller(training, ranks, partial(share, epoch), budget)
+    return smaller(training, ranks, partial(share, epoch), budget, start=start)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,9 @@ def require_room(checkpoint: str | Path, training: TrainSettings, ranks: Ranks, 
             where=f"stages.{stage}: model.settings, optim, trainer",
             given=f"{checkpoint}: {found.size / GIB:.1f} GiB on each rank {found.what}",
             expected=f"less than the {found.room / GIB:.1f} GiB that a rank has here",
-            fix=smaller(training, ranks, lambda training, ranks: most(training, ranks).share),
+            fix=smaller(
+                training, ranks, lambda training, ranks: most(training, ranks).share, start=expanded(checkpoint)
+            ),
         )
 
 

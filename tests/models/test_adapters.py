@@ -148,8 +148,9 @@ def test_adapters_of_another_base_are_refused(tiny_folders: dict[str, Path], tmp
     folder = tmp_path / "adapter"
     save_policy(policy, encoder.processor, folder, base=base, as_adapters=True)
     load_backbone(folder, ModelSettings())
-    with pytest.raises(ModelError, match="needs float32 weights"):
-        load_backbone(folder, ModelSettings(weights="bf16", precision="bf16"))
+    for check in (load_backbone, check_folder):
+        with pytest.raises(ModelError, match="needs float32 weights"):
+            check(folder, ModelSettings(weights="bf16", precision="bf16"))
     build_tiny("internvl", base, texts=["other"] * 20, seed=1)
     for check in (load_backbone, check_folder):
         with pytest.raises(ModelError, match=r"trained on another base[\s\S]*adapter_config.json"):

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from mmrlhf.errors import ConfigError, HubError, ModelError
 from mmrlhf.models.families import check_packable, language_layers, parts
-from mmrlhf.models.load import context_length, load_backbone
+from mmrlhf.models.load import check_folder, context_length, load_backbone
 from mmrlhf.models.random_checkpoints import build_tiny
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.trainable import set_trainable
@@ -88,5 +88,6 @@ def test_capped_logits_are_refused(tiny_folders: dict[str, Path], tmp_path: Path
     folder = broken.copy_checkpoint(tiny_folders["gemma3"], tmp_path / "model")
     text = json.loads((folder / "config.json").read_text())["text_config"]
     broken.edit_json(folder / "config.json", text_config={**text, "final_logit_softcapping": 30.0})
-    with pytest.raises(ModelError, match=r"final_logit_softcapping=30"):
-        load_backbone(folder, ModelSettings())
+    for look in (load_backbone, check_folder):
+        with pytest.raises(ModelError, match=r"final_logit_softcapping=30"):
+            look(folder, ModelSettings())

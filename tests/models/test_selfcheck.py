@@ -17,7 +17,9 @@ from mmrlhf.errors import ModelError
 from mmrlhf.models.attention import use_packed_attention
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import placeholders
+from mmrlhf.models.load import check_folder
 from mmrlhf.models.selfcheck import TOLERANCE, packing_error, settle_layout
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.types import PreferenceGroup
 
@@ -70,6 +72,8 @@ def test_the_forward_finds_it_without_being_told(hybrid: Path, groups: list[Pref
 def test_explicit_packed_is_refused(hybrid: Path) -> None:
     with pytest.raises(ModelError, match=r"linear_attention[\s\S]*layout=rows"):
         build(hybrid, layout="packed")
+    with pytest.raises(ModelError, match="linear_attention"):
+        check_folder(hybrid, ModelSettings(layout="packed"))
 
 
 @pytest.mark.parametrize("asked", ["auto", "packed"])

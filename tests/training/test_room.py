@@ -88,8 +88,15 @@ def test_what_cannot_fit_is_refused_with_what_takes_less(small_policy: Path) -> 
 
 @pytest.mark.usefixtures("small_machine")
 def test_adapters_take_what_their_base_takes(adapters: Path) -> None:
-    with pytest.raises(ConfigError, match="whatever it reads"):
-        require_room(adapters, TrainSettings(), Ranks(accelerator="cpu"), stage="sft")
+    """And are not advised weights that nothing can be added to."""
+    with pytest.raises(ConfigError, match="whatever it reads") as raised:
+        require_room(adapters, FULL, Ranks(accelerator="cpu"), stage="sft")
+    assert "language=lora" in str(raised.value.fix) and "weights=" not in str(raised.value.fix)
+    lora = TrainSettings(ModelSettings(language="lora", projector="frozen"))
+    bf16 = {"bf16": 0.5}
+    assert "weights=bf16" in smaller(lora, Ranks(), lambda found, _: bf16.get(found.model.weights, 2.0))
+    said = smaller(lora, Ranks(), lambda found, _: bf16.get(found.model.weights, 2.0), start=adapters)
+    assert "weights=" not in said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's own memory is asked, too")
