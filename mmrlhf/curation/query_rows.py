@@ -6,7 +6,6 @@ take a few hundred bytes each on the disk and some tens in memory, and no medium
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -21,17 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmrlhf.conversation import IMAGE, VIDEO, Conversation, Slot
+from mmrlhf.curation.draft_records import draft_record, read_draft
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import read_regular, write_json, written
 from mmrlhf.parts import remedy
 from mmrlhf.records.draft import Draft, Rejection
-from mmrlhf.records.embedded import Embedded, Place
-from mmrlhf.records.fields import MediaItem
 from mmrlhf.records.members import safe_key
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.manifest import MANIFEST_FILE
-from mmrlhf.types import PreferenceGroup, Response
+from mmrlhf.types import PreferenceGroup
 
 LINES, TABLE, FACTS = "queries.jsonl", "queries.parquet", "queries.json"
 Importer = Callable[[Path], Iterator[Draft | Rejection]]
@@ -185,7 +182,7 @@ class Queries:
         if "packed" in record:
             found = _packed(record["packed"]).read(record["row"])
         else:
-            found = _draft(record).load()
+            found = read_draft(record).load()
         return replace(found, key=self.key(row), shard="")
 
     def text(self, row: int) -> str:
@@ -193,7 +190,7 @@ class Queries:
         record = self._record(row)
         if "packed" in record:
             return _packed(record["packed"]).read(record["row"], media=False).prompt.transcript
-        return _draft(record).group.prompt.transcript
+        return read_draft(record).group.prompt.transcript
 
     def where(self, row: int) -> str:
         """Where a row comes from: set and place in it."""
@@ -233,7 +230,7 @@ def _rows(sets: Mapping[str, QuerySet], limit: int | None, rejected: Rejected) -
                 rejected.add(replace(item, where=f"{name}: {item.where}"))
                 continue
             if isinstance(item, Draft):
-                group, record = item.group, _draft_record(item)
+                group, record = item.group, draft_record(item)
             else:
                 folder, row, group = item
                 record = {"packed": str(folder.resolve()), "row": row}
@@ -257,66 +254,6 @@ def _batches(rows: Iterable[tuple[str, str, str, bytes]]) -> Iterator[list[tuple
 
 def _as_batch(columns: Mapping[str, list[Any]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array(columns[field.name], field.type) for field in _SCHEMA], schema=_SCHEMA)
-
-
-def _draft_record(draft: Draft) -> dict[str, Any]:
-    """A draft in JSON; `_draft` reads it."""
-    group = draft.group
-    return {
-        "id": draft.id,
-        "key": group.key,
-        "root": str(draft.root.resolve()),
-        "where": draft.where,
-        "media": [_item_record(item) for item in draft.media],
-        "own_media": [[_item_record(item) for item in items] for items in draft.own_media],
-        "prompt": group.prompt.to_record(),
-        "responses": [{name: value for name, value in vars(response).items() if name != "media"}
-                      for response in group.responses],
-        "category": group.category,
-        "source": group.source,
-        "licence": group.licence,
-        "pairs": group.pairs,
-        "meta": dict(group.meta),
-    }  # fmt: skip
-
-
-def _draft(record: Mapping[str, Any]) -> Draft:
-    media = tuple(map(_item, record["media"]))
-    own = tuple(tuple(map(_item, items)) for items in record["own_media"])
-    shown = media or next(filter(None, own), ())
-    pairs = record["pairs"]
-    group = PreferenceGroup(
-        key=record["key"],
-        prompt=Conversation.from_record(record["prompt"], [item.slot for item in shown]),
-        responses=tuple(Response(**response) for response in record["responses"]),
-        category=record["category"],
-        source=record["source"],
-        licence=record["licence"],
-        pairs=None if pairs is None else tuple((chosen, rejected) for chosen, rejected in pairs),
-        meta=record["meta"],
-    )
-    return Draft(record["id"], group, Path(record["root"]), media, own, record["where"])
-
-
-def _item_record(item: MediaItem) -> dict[str, Any]:
-    if isinstance(item.ref, str):
-        return {"kind": item.slot.kind, "path": item.ref}
-    found: dict[str, Any] = {"kind": item.slot.kind, "digest": item.ref.digest, "name": item.ref.name}
-    if isinstance(item.ref.source, bytes):
-        return found | {"base64": base64.b64encode(item.ref.source).decode()}
-    return found | {"file": str(item.ref.source.file.resolve()), "at": item.ref.source.at,
-                    "steps": list(item.ref.source.steps)}  # fmt: skip
-
-
-def _item(record: Mapping[str, Any]) -> MediaItem:
-    slot: Slot = IMAGE if record["kind"] == IMAGE.kind else VIDEO
-    if "path" in record:
-        return MediaItem(slot, record["path"])
-    if "base64" in record:
-        source: Place | bytes = base64.b64decode(record["base64"])
-    else:
-        source = Place(Path(record["file"]), record["at"], tuple(record["steps"]))
-    return MediaItem(slot, Embedded(record["digest"], source, record["name"]))
 
 
 @lru_cache(maxsize=16)
