@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmrlhf.callbacks.loggers import wandb_folders
 from mmrlhf.chain.disk_errors import disk_errors
-from mmrlhf.chain.forecast import forecast_chain, unbuilt
+from mmrlhf.chain.forecast import forecast_chain
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
 from mmrlhf.chain.order import plan_chain
 from mmrlhf.chain.provenance import as_typed, command_line, program, typed_command
@@ -48,7 +48,7 @@ from mmrlhf.composition.config import (
 )
 from mmrlhf.composition.help_page import asks_for_help, help_page
 from mmrlhf.composition.inventory_command import WORD, show_or_prune
-from mmrlhf.composition.machine import check_machine
+from mmrlhf.composition.machine import check_machine, check_split
 from mmrlhf.composition.overrides import explain, raised_by_hydra
 from mmrlhf.composition.proposals import propose
 from mmrlhf.composition.serve_command import SERVE, serve_or_explain
@@ -241,12 +241,15 @@ def run_chain(
         callbacks=decisive_callbacks(runtime),
     )
     log.info("stages: %s", " -> ".join(node.name for node in chain))
-    if not (dry or plan):  # which are asked on one machine about another
-        with named_keys(config):
-            check_machine(chain, runtime, unbuilt(chain, runner))
+    forecasts = forecast_chain(chain, runner)
+    built = {forecast.stage for forecast in forecasts if not forecast.reused}
+    with named_keys(config):
+        check_split(chain, runtime, built)
+        if not (dry or plan):  # which are asked on one machine about another
+            check_machine(chain, runtime, built)
     if dry:
         if runner.group.rank == 0:
-            show_forecast(forecast_chain(chain, runner))
+            show_forecast(forecasts)
         return []
     if plan:
         show_plan(chain, runner, folder)

@@ -43,11 +43,6 @@ def forecast_chain(chain: Sequence[Node], runner: Runner) -> list[Forecast]:
     return forecasts
 
 
-def unbuilt(chain: Sequence[Node], runner: Runner) -> frozenset[str]:
-    """Names of the stages that would be built, not reused."""
-    return frozenset(forecast.stage for forecast in forecast_chain(chain, runner) if not forecast.reused)
-
-
 def _forecast(node: Node, runner: Runner, found: Mapping[str, Artifact]) -> tuple[Forecast, Artifact | None]:
     records = list(_records(runner.store.root / node.name))
     missing = [name for name in node.references if name not in found]

@@ -70,7 +70,7 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
     nodes = {node.name: node for node in chain}
     for node in chain:
         arguments = make(node.settings, f"stages.{node.name}")
-        _check_training(node, arguments, nodes, runtime)
+        _check_training(node, arguments, nodes)
         module = stage_module(node.target)
         check_settings, check = (getattr(module, name, None) for name in ("check_settings", "check"))
         with placed_arguments(node.settings, f"stages.{node.name}"):
@@ -80,10 +80,8 @@ def check_chain(chain: Sequence[Node], runtime: Mapping[str, Any], inputs: froze
                 check(**with_paths(stage_function(node.target), arguments))
 
 
-def _check_training(
-    node: Node, arguments: Mapping[str, Any], nodes: Mapping[str, Node], runtime: Mapping[str, Any]
-) -> None:
-    """Refuse training without settings, for layers that its attention is not for, or that no split model can do."""
+def _check_training(node: Node, arguments: Mapping[str, Any], nodes: Mapping[str, Node]) -> None:
+    """Refuse training without settings, or of layers that its attention is not for."""
     if "training" not in arguments:
         return
     if arguments["training"] is None:
@@ -94,18 +92,13 @@ def _check_training(
             expected="the settings of conf/stages/training.yaml",
             fix=f"leave stages.{node.name}.training out of the command",
         )
-    from mmrlhf.training.ranks import Ranks
-    from mmrlhf.training.settings import require_splittable
-
-    training = arguments["training"]
-    if training.model.needs_plain_layers:
+    model = arguments["training"].model
+    if model.needs_plain_layers:
         from mmrlhf.models import attention, masks  # takes a second, and few ask for these
 
         config = _config(nodes, node.settings.get("policy"))
         if config is not None:
-            attention.require_plain(training.model.attention, masks.attention_pattern(config))
-    if Ranks.of(runtime.get("trainer") or {}).split:
-        require_splittable(training)
+            attention.require_plain(model.attention, masks.attention_pattern(config))
 
 
 def _check_numbers(node: Node) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmrlhf.chain.order import Node
-from mmrlhf.composition.machine import check_machine
+from mmrlhf.composition.machine import check_machine, check_split
 from mmrlhf.errors import ConfigError
 from mmrlhf.training import room
 
@@ -50,6 +50,17 @@ def test_only_stages_that_will_be_built_are_asked_for(asked: list[tuple[str, str
     assert asked == [("mmdpo", "BASE", 2)]
     with pytest.raises(ConfigError, match="FlexAttention cannot train on a CPU"):
         check_machine(chain, ON_CPU, {"sft"})
+
+
+def test_a_model_that_cannot_be_split_is_refused_where_it_would_be(asked: list[tuple[str, str, int]]) -> None:
+    """Not where it was trained whole already, or is."""
+    chain, whole = [trains("sft", "BASE", layout="rows"), trains("mmdpo", "stage:sft/model")], {"trainer": {}}
+    split = {"trainer": {"strategy": {"_target_": "S"}, "accelerator": "cpu", "devices": 2}}
+    check_split(chain, split, {"mmdpo"})
+    check_split(chain, whole, {"sft", "mmdpo"})
+    with pytest.raises(ConfigError, match="layout=rows with a sharded model"):
+        check_split(chain, split, {"sft"})
+    assert not asked, "nothing is asked of the machine"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
