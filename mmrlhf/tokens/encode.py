@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,19 +27,14 @@ from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError
 from mmrlhf.media.damage import Damage
 from mmrlhf.tokens.chat import MARK, Chat
+from mmrlhf.tokens.fitting import Fitting
 from mmrlhf.tokens.in_turn import Reading, ResponseStart
 from mmrlhf.tokens.length import LengthLimit, place_of
 from mmrlhf.tokens.places import check_places, naming
-from mmrlhf.tokens.processing import (
-    BlankMedium,
-    DecodedMedia,
-    MediaSettings,
-    decode_media,
-    refusals,
-)
-from mmrlhf.tokens.sequences import SequenceMaker, Sequences, Slots
+from mmrlhf.tokens.processing import BlankMedium, DecodedMedia, MediaSettings, decode_media, refusals
+from mmrlhf.tokens.sequences import SequenceMaker, Sequences
 from mmrlhf.tokens.templates import Template
-from mmrlhf.tokens.text_tokens import Rendered, TextTokens, beginning_of, shared_prefix
+from mmrlhf.tokens.text_tokens import Rendered, TextTokens, beginning_of
 from mmrlhf.tokens.visual import SizedEntry, VisualTokens
 from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 
@@ -52,15 +47,6 @@ _CHARS_PER_TOKEN, _TOKENS_PER_RESPONSE = 3.5, 16
 _MOST_PER_CHAR, _TURN_ENDS = 4, 64
 # Estimates aim this much above the mean, so that few micro-batches exceed their budget.
 _MARGIN = 1.1
-
-
-class Fitted(NamedTuple):
-    """Sequences that fit, what they show of each response, tokens that it lost for it, their common prefix's length."""
-
-    sequences: Sequences
-    shown: list[Response]
-    removed: list[int]
-    cut: int
 
 
 class Encoder:
@@ -112,8 +98,9 @@ class Encoder:
         self.room = room + self._ending if room and template.shows_response else room
         self.reading: Reading = reading
         self.in_turn = reading == "in_turn"
-        self._start = ResponseStart(template, self.chat, self.texts) if self.in_turn else None
         self.limit = LengthLimit(max_tokens, too_long, self.room, template.shows_response, self.texts)
+        start = ResponseStart(template, self.chat, self.texts) if self.in_turn else None
+        self._fitting = Fitting(self.sequences, self.limit, start)
         self._text_factor = 1.0
 
     @property
@@ -160,7 +147,9 @@ class Encoder:
             labels = [torch.tensor([False] * len(head) + own) for head, own in zip(heads, is_label, strict=True)]
             return Sequences(ids, labels, [{}] * len(ids))
 
-        fitted = self._fit(group, responses, [each.slots for each in visual], tokenize, with_answer)
+        slots = [each.slots for each in visual]
+        in_turn = self._is_in_turn(group)
+        fitted = self._fitting.fit(group, responses, slots, tokenize, with_answer=with_answer, in_turn=in_turn)
         cut = zip(fitted.sequences.ids, responses, fitted.removed, strict=True)
         return [removed + len(ids) - self.limit.kept(group, ids, response) for ids, response, removed in cut]
 
@@ -252,7 +241,9 @@ class Encoder:
         decoded = decoded if own else decoded * len(responses)
         tokenize = partial(self.sequences.tokenize_apart if own else self.sequences.tokenize, group, decoded)
         slots = [each.slots for each in decoded]
-        (sequences, labels, media, _), shown, removed, cut = self._fit(group, responses, slots, tokenize, with_answer)
+        in_turn = self._is_in_turn(group)
+        fitted = self._fitting.fit(group, responses, slots, tokenize, with_answer=with_answer, in_turn=in_turn)
+        (sequences, labels, media, _), shown, removed, cut = fitted
         branches = [
             replace(
                 self._branch(group, ids, is_label, cut, tensors, response, already),
@@ -271,39 +262,8 @@ class Encoder:
             **(_shown_by(DecodedMedia(), {}) if own else _shown_by(decoded[0], media[0])),
             pairs=group.ranked_pairs() if with_answer or len(responses) == len(group.responses) else (),
             columns=self._columns(responses),
-            in_turn=self._is_in_turn(group),
+            in_turn=in_turn,
         )
-
-    def _fit(
-        self,
-        group: PreferenceGroup,
-        responses: tuple[Response, ...],
-        slots: Sequence[Slots],
-        tokenize: Callable[[Sequence[Rendered]], Sequences],
-        with_answer: bool,
-    ) -> Fitted:
-        """Shorten shown responses until all sequences fit; raises DataError where that does not help."""
-        shown, removed = list(responses), [0] * len(responses)
-        in_turn = self._is_in_turn(group)
-        limit = replace(self.limit, in_turn=in_turn)
-        while True:
-            rendered = [
-                self.sequences.render(group, each, own, with_answer) for each, own in zip(shown, slots, strict=True)
-            ]
-            found = tokenize(rendered)
-            cut = _cut_point(found, own=any(response.media for response in responses))
-            if self._start is not None and in_turn and len(rendered) > 1:
-                behind = self._start.tokens_behind(group, shown[0], slots[0], rendered[0])
-                cut = min(cut, len(found.ids[0]) - behind)
-            over = limit.excess_of_each(found.ids, found.labels, cut, with_answer)
-            if max(over) <= 0 or not self.template.shows_response:
-                break
-            for place, excess in enumerate(over):
-                if excess > 0:
-                    shown[place], cut_now = limit.shorten(group, shown[place], excess)
-                    removed[place] += cut_now
-        limit.check(group, cut, max(over))
-        return Fitted(found, shown, removed, cut)
 
     def _columns(self, responses: tuple[Response, ...]) -> dict[str, Tensor]:
         rank = [math.nan if response.rank is None else float(response.rank) for response in responses]
@@ -348,17 +308,6 @@ class Encoder:
             response_hash=response.hash,
             truncated=removed + len(ids) - kept,
         )
-
-
-def _cut_point(sequences: Sequences, *, own: bool) -> int:
-    """Length of the longest common token prefix that leaves every label, and at least one token, to each branch.
-
-    Args:
-        own: media belong to responses, so that all are left to the branches, too.
-    """
-    ids, labels, _, before_media = sequences
-    shared = shared_prefix([each.tolist() for each in ids], [flags.tolist() for flags in labels])
-    return min(shared, min(map(len, ids)) - 1, before_media if own else shared)
 
 
 def _shown_by(decoded: DecodedMedia, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
