@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if not tasks:
         raise ConfigError("a suite has no benchmark", where="suite.tasks", expected="[pope, mmstar]")
     known = {**BENCHMARKS, **known_tasks()}
+    names = Counter(task if task in BENCHMARKS else f"{PREFIX}{task.removeprefix(PREFIX)}" for task in tasks)
+    if twice := [task for task, times in names.items() if times > 1]:
+        raise ConfigError(
+            "a benchmark is there twice", where="suite.tasks", given=", ".join(twice), expected="each once"
+        )
     for task in tasks:
         if task not in known and not task.startswith(PREFIX) and (near := suggestion(task, known)):
             raise ConfigError(

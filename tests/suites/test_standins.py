@@ -300,6 +300,14 @@ def test_a_name_like_one_of_ours_may_be_the_harness_s():
     suite_documents.check_settings({"tasks": ["lmms:docvqa_test"]})
 
 
+@pytest.mark.parametrize("tasks", [["pope", "mme", "pope"], ["wildvision_0617", "lmms:wildvision_0617"]])
+def test_a_benchmark_by_two_names_is_refused(tasks):
+    """What lmms-eval leaves of a task lies under its own name: the answers of the second would be the first's, too."""
+    with pytest.raises(ConfigError, match="there twice"):
+        suite_documents.check_settings({"tasks": tasks})
+    suite_documents.check_settings({"tasks": ["pope", "lmms:pope"]})
+
+
 def test_answers_that_are_none_or_of_other_documents_are_refused(tmp_path, runtime):
     for name, seed in (("one", 0), ("other", 1)):
         suite_documents.run(tmp_path / name, tasks=["pope"], limit=2, seed=seed, drawn=True, runtime=runtime)
