@@ -12,6 +12,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from stand_ins.scripts import loaded_script
 
+from mmrlhf.chain.order import plan_chain
+from mmrlhf.composition.compose import compose
+from mmrlhf.composition.config import read_stage, stage_names
+
 
 @pytest.fixture(scope="module")
 def study() -> Iterator[ModuleType]:
@@ -68,6 +72,14 @@ def test_every_arm_of_the_policies_asks_as_many(study: ModuleType, trained: Modu
     assert found["unsure 0.25"] == [
         "stages.triage.budget.queries=270", "stages.triage.limit=0", "stages.triage.order=unsure",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arm", "asked"), [("random 0", False), ("unsure 0.25", True)])
+def test_where_nobody_is_asked_the_chain_has_no_such_round(arm: str, asked: bool, trained: ModuleType) -> None:
+    config = compose(["experiment=fewer_people", "stage=labelled", *trained.policy_arms()[arm]])
+    chain = plan_chain("labelled", lambda name: read_stage(config, name), stage_names(config))
+    names = {node.name for node in chain}
+    assert {"annotated_audit", "triage"} <= names and ("annotated" in names) == asked
 
 
 def leave(folder: Path, quality: float, asked: int) -> None:

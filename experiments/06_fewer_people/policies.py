@@ -149,12 +149,13 @@ def draw_policies(rows: Sequence[Mapping[str, object]]) -> Figure:
 
 
 def policy_arms() -> dict[str, list[str]]:
-    """Name -> settings of stage triage; a limit of 0 certifies nothing."""
+    """Name -> settings of stage triage; a limit of 0 certifies nothing, and where nobody is asked nobody has labels."""
     found = {}
     for share in SHARES:
         for order in ORDERS if 0 < share < 1 else ORDERS[:1]:
             budget = [f"stages.triage.budget.queries={round(share * ASKABLE)}", "stages.triage.limit=0"]
-            found[f"{order} {share:g}"] = [*budget, f"stages.triage.order={order}"]
+            nobody = [] if share else ["~stages.labelled.people.asked"]
+            found[f"{order} {share:g}"] = [*budget, f"stages.triage.order={order}", *nobody]
     return found | {CERTIFIED: [f"stages.triage.limit={LIMIT}"]}
 
 
