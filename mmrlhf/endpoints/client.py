@@ -114,7 +114,7 @@ class ChatEndpoint:
                 request. What was yielded before stays right.
         """
         results: queue.SimpleQueue[tuple[T, Answer] | Exception | None] = queue.SimpleQueue()
-        stop = threading.Event()
+        stop, asker = threading.Event(), threading.get_ident()
         worker = threading.Thread(
             target=_drive, args=(self._ask_all(_InTurn(requests), results.put, stop), results.put), daemon=True
         )
@@ -126,7 +126,9 @@ class ChatEndpoint:
                 yield item
         finally:
             stop.set()
-            worker.join()
+            # the collector may end this in a thread that the worker waits for
+            if threading.get_ident() == asker:
+                worker.join()
 
     async def _ask_all(
         self,
