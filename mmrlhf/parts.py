@@ -15,13 +15,15 @@ from typing import Any
 from filelock import FileLock
 
 from mmrlhf.errors import DataError
-from mmrlhf.files import read_regular, write_json
+from mmrlhf.files import is_remote, read_regular, write_json
 from mmrlhf.trees import flat
 
 # in the folder of a stage that is finished, says what made it: from then on the folder is reused as it is
 ARTIFACT_FILE = "artifact.json"
 MADE_BY, CHECKSUM = "made_by", "crc32"
 _ABSENT = "nothing"
+# folders between a file of an artefact and its own, and one more: `rewards/parts/FILE`
+_DEEPEST = 3
 
 
 class Parts:
@@ -117,11 +119,19 @@ def remedy(path: Path | str, unfinished: str) -> str:
     Args:
         unfinished: what helps where the folder is still under work, or is no artefact.
     """
-    whole = Path(path).resolve()  # a run's folder links to artefacts
-    for folder in (whole, *whole.parents):
-        if (folder / ARTIFACT_FILE).is_file():
-            return f"delete {folder}, which is reused as long as it is there, and run again: its stage makes it anew"
-    return unfinished
+    artifact = artifact_of(path)
+    if artifact is None:
+        return unfinished
+    whole = artifact.resolve()  # a run's folder links to it
+    return f"delete {whole}, which is reused as long as it is there, and run again: its stage makes it anew"
+
+
+def artifact_of(path: Path | str) -> Path | None:
+    """The finished artefact that a path is, or points into (its `model`, a part of its table); None for none."""
+    if is_remote(path):
+        return None
+    above = (Path(path), *list(Path(path).resolve().parents)[:_DEEPEST])
+    return next((folder for folder in above if (folder / ARTIFACT_FILE).is_file()), None)
 
 
 def _as_stored(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrlhf.errors import DataError
-from mmrlhf.parts import ARTIFACT_FILE, Parts, begin, remedy
+from mmrlhf.parts import ARTIFACT_FILE, Parts, artifact_of, begin, remedy
 
 MADE_BY = {"policy": {"path": "tiny", "digest": "abc"}, "temperature": 1.0, "limits": [1, None]}
 JSON = st.recursive(
@@ -156,3 +156,19 @@ def test_a_finished_artefact_is_not_mended_by_running_again(tmp_path: Path) -> N
             parts_of(place[1]).read("one")
         assert caught.value.fix == finished == remedy(place[0], unfinished)
     assert remedy("https://host/score/x", unfinished) == remedy(tmp_path, unfinished) == unfinished
+
+
+def test_an_artefact_is_found_from_what_lies_in_it_and_not_from_far_below(tmp_path: Path) -> None:
+    """A run's folder links to it; an address lies in no folder of this machine."""
+    artifact = tmp_path / "artifacts" / "score" / "1"
+    part = artifact / "rewards" / "parts" / "part.parquet"
+    part.parent.mkdir(parents=True)
+    (artifact / ARTIFACT_FILE).touch()
+    link = tmp_path / "run"
+    link.symlink_to(artifact)
+    for path in (artifact, artifact / "rewards", part):
+        assert artifact_of(path) == artifact and f"delete {artifact}," in remedy(path, "again")
+    assert artifact_of(link) == link and f"delete {artifact}," in remedy(link / "rewards", "again")
+    far = part.parent / "files" / "shards.tar"
+    assert artifact_of(far) is None and remedy(far, "again") == "again"
+    assert artifact_of(f"s3://{artifact}/rewards") is None

@@ -266,7 +266,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         raise DataError(
             "folder holds no queries",
             where=folder, given=f"no {FACTS}", expected="what stage=query_features writes",
-            fix=remedy(folder, "run that stage"),
+            fix="give its folder, or run that stage",
         )  # fmt: skip
     try:
         facts = json.loads(read_regular(folder / FACTS, what="list of query sets"))

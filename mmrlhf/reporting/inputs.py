@@ -16,7 +16,7 @@ import torch
 from mmrlhf.errors import DataError, UserError
 from mmrlhf.files import is_remote, read_lines
 from mmrlhf.losses.objective import Objective, PairInputs
-from mmrlhf.parts import ARTIFACT_FILE, remedy
+from mmrlhf.parts import ARTIFACT_FILE, artifact_of, remedy
 from mmrlhf.records.fields import is_number, text_field, wrong_type
 from mmrlhf.records.json_text import parse_row
 from mmrlhf.reporting.best_answers import Judged, best_of, most_drawn
@@ -88,11 +88,7 @@ def read_stage(name: str, path: str | Path | None, *kinds: type[S]) -> StageResu
     """
     if path is None or not Path(path).exists():
         return None
-    folder = Path(path)
-    for above in (folder, *list(folder.resolve().parents)[:2]):
-        if (above / ARTIFACT_FILE).is_file():
-            folder = above
-            break
+    folder = artifact_of(path) or Path(path)
     record = read_json(folder / ARTIFACT_FILE) or {}
     content = read_json(folder / METRICS_FILE) or record.get("summary") or {}
     curves = read_curves(folder) if (folder / CURVE_FILE).is_file() else {}

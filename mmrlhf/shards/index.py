@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.files import is_remote
+from mmrlhf.parts import remedy
 from mmrlhf.records.members import group_from_members
 from mmrlhf.shards.byte_ranges import ShardFiles, open_in
 from mmrlhf.shards.entries import Entries
@@ -132,7 +133,7 @@ class Index:
                     where=f"{self.folder}/{shard}:{key}:{name}",
                     given=f"{len(data)} of {size} bytes, checksum {zlib.crc32(data):08x}",
                     expected=f"checksum {crc32:08x}",
-                    fix="copy or fetch the shard again, or pack it again",
+                    fix=f"copy or fetch the shard again, or {remedy(self.folder, 'pack it again')}",
                 )
             found[name] = data
         # in a mixture the record has its own key, without the name of the set
@@ -181,7 +182,7 @@ class Index:
             raise DataError(
                 "shard has other bytes than when it was written",
                 where=f"{self.folder}/{shard.name}", given=f"sha256 {found}", expected=shard.sha256,
-                fix="copy or fetch the shard again, or pack it again",
+                fix=f"copy or fetch the shard again, or {remedy(self.folder, 'pack it again')}",
             )  # fmt: skip
 
     def verify(self) -> None:

@@ -227,7 +227,8 @@ def check_shards(folder: Path, shards: Sequence[Shard], table: pa.Table) -> None
     if problems:
         raise DataError(
             f"{len(problems)} of {len(shards)} shards are not as they were written",
-            where=folder, given="; ".join(problems[:10]), fix="copy or fetch these shards again, or pack them again",
+            where=folder, given="; ".join(problems[:10]),
+            fix=f"copy or fetch these shards again, or {remedy(folder, 'pack them again')}",
         )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ BENCHMARKS = {**COLUMNS, **OWN}
 PROMPTED = "mmhal_bench"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 3
+VERSION = 4
 # what is in a finished artefact; checked before it is published
 PROMISES = ("documents.jsonl", "metrics.json")
 
@@ -96,7 +96,7 @@ def run(
         except (DataError, HubError) as error:
             absent[order.task] = f"{error.problem}: {error.given or error.where}"
             continue
-        sources[order.task] = _source(order, folder, out, order.task in revisions)
+        sources[order.task] = _source(order, folder, out, folders.get(order.task), order.task in revisions)
         found += own
         counts[order.task] = len(own)
     if absent and (not skip_absent or not found):
@@ -120,11 +120,20 @@ def _order(
     if task in revisions:
         instead = "a stand-in is drawn" if folder is None else f"{folder} is read"
         log.warning("suite.revisions: %s is not used for %s, of which %s", revisions[task], task, instead)
-    return Order(task, limit, seed, data=folder, drawn=folder is None)
+    return Order(task, limit, seed, data=None if folder is None else _own_folder(task, folder), drawn=folder is None)
 
 
-def _source(order: Order, folder: Path | None, out: Path, given: bool) -> BenchmarkSource:
-    """Where a benchmark's questions were read from."""
+def _own_folder(task: str, folder: str) -> str:
+    """A folder of the user's, absolute; raises ConfigError where it begins with somebody's home who is not there."""
+    try:
+        return str(expanded(folder).absolute())
+    except ConfigError as error:
+        error.where = f"suite.folders.{task}"
+        raise
+
+
+def _source(order: Order, folder: Path | None, out: Path, typed: str | None, given: bool) -> BenchmarkSource:
+    """Where a benchmark's questions were read from; a folder of the user's as it was `typed`."""
     if folder is not None:
         columns, about = BENCHMARKS[order.task], {"revision": revision_of(folder)}
         data, split = columns.repo + (f", {columns.subset}" if columns.subset else ""), columns.split
@@ -132,8 +141,8 @@ def _source(order: Order, folder: Path | None, out: Path, given: bool) -> Benchm
         about = read_about(order.place(out))
         data, split = about["data"], about["split"]
     program = {name: about.get(name) for name in ("program", "task_version")}
-    if order.drawn or order.data is not None:
-        return BenchmarkSource("drawn here" if order.drawn else str(order.data), split, **program)
+    if order.drawn or typed is not None:
+        return BenchmarkSource(typed or "drawn here", split, **program)
     chosen = "given" if given else "newest" if order.revision is None else "pinned"
     return BenchmarkSource(data, split, about["revision"], chosen, **program)
 
@@ -164,6 +173,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
                     where=f"suite.{argument}", given=task, expected="one of " + ", ".join(tasks),
                     fix=suggestion(task, {*known, *tasks}),
                 )  # fmt: skip
+    for task, folder in (settings.get("folders") or {}).items():
+        _own_folder(task, folder)
     for task in settings.get("prompts") or {}:
         if task != PROMPTED:
             raise ConfigError(
@@ -237,7 +248,7 @@ def _their_documents(store: DocumentStore, order: Order, out: Path, longest: int
 
 def _folder(out: Path, order: Order) -> Path:
     if order.data is not None:
-        return expanded(order.data)
+        return Path(order.data)
     return _draw(out, order) if order.drawn else fetch(BENCHMARKS[order.task], order.revision)
 
 

@@ -19,6 +19,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError, Lines
 from mmrlhf.files import is_remote, write_json
 from mmrlhf.media.isolation import ProcessDied, map_isolated
+from mmrlhf.parts import remedy
 from mmrlhf.shards.checking import Problem, shard_rows, verify_shard
 from mmrlhf.shards.manifest import Shard, read_index
 from mmrlhf.terminal.progress import track
@@ -77,7 +78,7 @@ def run(out: Path, *, shards: Path, media: bool = False, runtime: Runtime) -> di
             where=shards,
             given=Lines(f"{item.where}: {item.problem}" for item in problems[:8]),
             expected=f"{len(table)} groups as index and manifest describe them; {out / REPORT_FILE} lists what differs",
-            fix="copy or fetch these shards again, or pack them again",
+            fix=f"copy or fetch these shards again, or {remedy(shards, 'pack them again')}",
         )
     logger.info("%d shards with %d groups are as they were packed", len(found), len(table))
     return summary

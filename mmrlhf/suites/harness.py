@@ -58,7 +58,7 @@ class Order:
     Args:
         task: its name in the suite.
         limit, seed: so many documents, drawn; None: all.
-        data: folder of Parquet files instead of the task's own data.
+        data: folder of Parquet files instead of the task's own data, absolute: it is read again from anywhere.
         revision: of the task's own data.
         drawn: the data are a stand-in in the documents' folder.
 
@@ -83,8 +83,7 @@ class Order:
 
     def for_program(self, documents: Path, out: Path) -> dict[str, Any]:
         """As the program reads it."""
-        own = standin_place(documents, self.bare) if self.drawn else self.data
-        data = None if own is None else str(expanded(own).absolute())  # the program runs in a folder of its own
+        data = str(standin_place(documents, self.bare)) if self.drawn else self.data
         return {**asdict(self), "task": self.bare, "data": data, "out": str(self.place(out))}
 
 

@@ -175,11 +175,21 @@ def test_answers_are_scored_on_the_commit_that_was_asked(tmp_path, programs, ord
 def test_the_program_finds_a_folder_wherever_it_runs(tmp_path, programs, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    orders = [Order("videomme", 2, 0, data=data) for data in ("mine", "~/mine")] + [Order("pope", 2, 0, drawn=True)]
-    Harness("/bin/false").write_documents(tmp_path / "out", orders)
-    assert [each["data"] for each in programs] == [
-        str(tmp_path / place) for place in ("mine", "home/mine", "out/drawn/pope")
-    ]
+    folders = {"videomme": "mine", "mme": "~/mine"}
+    orders = [suite_documents._order(task, 2, 0, folders.get(task), {}, drawn=True) for task in (*folders, "pope")]
+    Harness("/bin/false").write_documents(Path("out"), orders)
+    places = [str(tmp_path / place) for place in ("mine", "home/mine", "out/drawn/pope")]
+    assert [each["data"] for each in programs] == places
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for order in orders:
+        about = order.place(tmp_path / "out") / "about.json"
+        about.parent.mkdir(parents=True, exist_ok=True)
+        about.write_text(json.dumps({"revision": None}))
+    programs.clear()
+    answers = {order.task: {"0": "yes"} for order in orders}
+    Harness("/bin/false").score(tmp_path / "out", tmp_path / "scored", answers, SimpleNamespace(address="http://x"))
+    assert [each["data"] for each in programs] == places, "also where it is scored"
 
 
 def test_where_a_tasks_questions_are_from(tmp_path, monkeypatch):

@@ -238,7 +238,7 @@ def test_a_folder_wins_over_a_stand_in_and_neither_has_a_commit(tmp_path, drawn,
     given = {d.digest for d in documents_of(drawn) if d.task == "pope"}
     assert {d.digest for d in documents_of(tmp_path) if d.task == "pope"} < given, "its own questions, not seed 5's"
     assert [(order.data, order.revision, order.drawn) for order in told] == [
-        ("drawn/videomme", None, False), (None, None, True),
+        (str(drawn / "drawn" / "videomme"), None, False), (None, None, True),
     ]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["mme", "mmstar"]
     assert [record.getMessage() for record in caplog.records] == [
@@ -381,3 +381,9 @@ def test_a_changed_picture_is_found(tmp_path, drawn):
         copy.media(document)
     with pytest.raises(DataError, match="one name"):
         copy.write([document, document])
+
+
+def test_a_folder_of_nobodys_home_is_named_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match="home folder that does not exist") as caught:
+        suite_documents.check_settings({"tasks": ["pope", "lmms:mme"], "folders": {"lmms:mme": "~nobody-there/x"}})
+    assert caught.value.where == "suite.folders.lmms:mme"
