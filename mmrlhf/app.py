@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mmrlhf.callbacks.loggers import wandb_folders
+from mmrlhf.chain.artifact import Artifact
 from mmrlhf.chain.disk_errors import disk_errors
 from mmrlhf.chain.forecast import forecast_chain
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
@@ -29,7 +30,7 @@ from mmrlhf.chain.order import plan_chain
 from mmrlhf.chain.provenance import as_typed, command_line, program, typed_command
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.shares import has_share, job_shares, take_share
-from mmrlhf.chain.store import Artifact, Store
+from mmrlhf.chain.store import Store
 from mmrlhf.chain.worker import work_on
 from mmrlhf.composition.calls import COMMAND, invoke, quieten_libraries, show_plan
 from mmrlhf.composition.checks import check_chain, check_checkpoints

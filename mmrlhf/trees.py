@@ -1,9 +1,10 @@
-"""Walking trees of settings: mappings and lists inside one another, and leaves, which are anything else."""
+"""Trees of settings and of summaries: mappings and lists inside one another, and leaves, which are anything else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 
@@ -14,6 +15,17 @@ def map_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(tree, list | tuple):
         return [map_leaves(item, change) for item in tree]
     return change(tree)
+
+
+def plain(tree: Any) -> Any:
+    """Copy a tree with leaves that JSON can hold: tensors and NumPy scalars into numbers, paths into text."""
+    return map_leaves(tree, _plain_leaf)
+
+
+def _plain_leaf(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value) if isinstance(value, Path) else value.tolist()  # tensors, NumPy arrays and scalars
 
 
 def leaves(tree: Any) -> Iterator[Any]:

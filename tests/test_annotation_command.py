@@ -10,7 +10,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from mmrlhf.app import CONF, run_chain
-from mmrlhf.chain.store import Artifact
+from mmrlhf.chain.artifact import Artifact
 from mmrlhf.models.promises import read_card
 
 DIMENSIONS = "[helpfulness,faithfulness,ethics]"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from mmrlhf.trees import described_objects, flat, leaves, map_leaves, named_leaves
+from mmrlhf.trees import described_objects, flat, leaves, map_leaves, named_leaves, plain
 
 KEYS = st.text("abc", min_size=1, max_size=3)
 LEAVES = st.none() | st.booleans() | st.integers() | st.text("xyz", max_size=3)
@@ -31,6 +34,11 @@ def test_names_are_those_of_omegaconf(tree: dict[str, Any]) -> None:
 def test_tuples_and_keys_become_what_json_has() -> None:
     assert map_leaves({1: (2, 3)}, str) == {"1": ["2", "3"]}
     assert list(named_leaves({"a": {"b": [5]}}, "/")) == [("a/b/0", 5)]
+
+
+def test_summaries_become_plain() -> None:
+    summary = {"a": torch.tensor(2), "b": np.float32(0.5), "c": np.arange(2), "d": (True, None), "e": Path("x")}
+    assert plain(summary) == {"a": 2, "b": 0.5, "c": [0, 1], "d": [True, None], "e": "x"}
 
 
 @given(st.dictionaries(KEYS, st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_size=3)), max_size=3))

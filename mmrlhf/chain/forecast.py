@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmrlhf.chain.artifact import Artifact, Recipe
 from mmrlhf.chain.code import changed, describe
 from mmrlhf.chain.order import Node, is_reusable
 from mmrlhf.chain.runner import Runner
-from mmrlhf.chain.store import Artifact, Recipe
 from mmrlhf.files import hide_credentials
 from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.trees import flat

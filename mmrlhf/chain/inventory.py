@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from mmrlhf.chain.artifact import BEGUN_FILE
 from mmrlhf.chain.fingerprint import FINGERPRINT_DIGITS
-from mmrlhf.chain.store import BEGUN_FILE, BUILDING, LOCK, PROCESSES, USED, noted_runs
+from mmrlhf.chain.store import BUILDING, LOCK, PROCESSES, USED, noted_runs
 from mmrlhf.files import expanded
 from mmrlhf.parts import ARTIFACT_FILE
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmrlhf.chain.artifact import Artifact, Recipe
 from mmrlhf.chain.code import describe, split_closure
 from mmrlhf.chain.fingerprint import artifact_token, digest, replace_texts, source_tokens
 from mmrlhf.chain.launch import single_process
@@ -20,7 +21,7 @@ from mmrlhf.chain.order import (
     replace_references,
     version,
 )
-from mmrlhf.chain.store import Artifact, CodePolicy, Recipe, Store
+from mmrlhf.chain.store import CodePolicy, Store
 from mmrlhf.chain.worker import Invoke, StageCall, launch
 from mmrlhf.errors import ConfigError
 from mmrlhf.processes import Group, count_devices, outside_group

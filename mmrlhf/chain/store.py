@@ -12,7 +12,6 @@ settings began it, so that whoever continues it knows.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -20,68 +19,28 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from mmrlhf.chain.artifact import BEGUN_FILE, Artifact, Recipe, begun_by, read_artifact
 from mmrlhf.chain.code import changed, describe, joined
 from mmrlhf.chain.fingerprint import FINGERPRINT_DIGITS, digest
-from mmrlhf.chain.provenance import git_commit, versions
 from mmrlhf.errors import DataError
 from mmrlhf.files import expanded, hide_credentials, publish_folder, write_json
 from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.terminal.lines import duration
-from mmrlhf.trees import map_leaves
+from mmrlhf.trees import plain
 
 log = logging.getLogger(__name__)
 
 CodePolicy = Literal["rebuild", "warn", "ignore"]
 # a folder of a stage's that only its continuation needs (a trainer's checkpoints): it goes once the stage is finished
 SCRATCH = "checkpoints"
-# in a folder under work; gone once it is finished
-BEGUN_FILE = ".begun.json"
 # what lies beside an artefact under its name: unfinished, exchanged between processes, held, used by which runs
 BUILDING, PROCESSES, LOCK, USED = ".building", ".processes", ".lock", ".used"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What determines an artefact: the stage, its fingerprint, and what that is made of.
-
-    Args:
-        settings: of the stage; inputs: fingerprints of the artefacts that it reads.
-        sources: what the user's own inputs in the settings hold (`source_tokens`).
-        version: of the stage; own_code: hashes of the user's modules (both in the fingerprint).
-        package_code: hashes of our modules, which are not.
-    """
-
-    stage: str
-    fingerprint: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict)
-    version: int = 1
-    own_code: Mapping[str, str] = field(default_factory=dict)
-    package_code: Mapping[str, str] = field(default_factory=dict)
-
-    def with_code(self) -> Recipe:
-        """The same with our modules in its fingerprint: an artefact beside the one that other code has built."""
-        return replace(self, fingerprint=digest(self.fingerprint, self.package_code))
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A finished stage: its folder and what `artifact.json` says about it; `reused` if this run did not build it."""
-
-    stage: str
-    fingerprint: str
-    folder: Path
-    seconds: float
-    summary: Mapping[str, Any]
-    reused: bool
-    package_code: Mapping[str, str] = field(default_factory=dict)
 
 
 class Store:
@@ -112,7 +71,7 @@ class Store:
         record = self.folder(recipe) / ARTIFACT_FILE
         if not record.is_file():
             return None
-        found = _read_artifact(record)
+        found = read_artifact(record)
         if found.fingerprint != recipe.fingerprint:
             raise DataError(
                 "an artefact's folder holds another artefact",
@@ -147,7 +106,7 @@ class Store:
         records = [(path.stat().st_mtime_ns, path) for path in (self.root / recipe.stage).glob(f"*/{ARTIFACT_FILE}")]
         for _, record in sorted(records, reverse=True):
             with suppress(DataError):  # `find` says what is damaged, where it is needed
-                found = _read_artifact(record)
+                found = read_artifact(record)
                 if found.fingerprint in (recipe.fingerprint, digest(recipe.fingerprint, found.package_code)):
                     return found
         return None
@@ -184,7 +143,7 @@ class Store:
         summary = plain(make(building))
         seconds = round(time.monotonic() - start, 3)
         write_json(
-            building / ARTIFACT_FILE, {**self._record(recipe), "seconds": seconds, "summary": hide_credentials(summary)}
+            building / ARTIFACT_FILE, {**recipe.record(), "seconds": seconds, "summary": hide_credentials(summary)}
         )
         (building / BEGUN_FILE).unlink(missing_ok=True)
         if final.exists():
@@ -198,7 +157,7 @@ class Store:
     def begun_by_other_code(self, recipe: Recipe) -> list[str]:
         """Modules that have changed since an unfinished folder was begun; all, where it does not say by what."""
         building = self.building(recipe)
-        return changed(_begun_by(building), recipe.package_code) if building.exists() else []
+        return changed(begun_by(building), recipe.package_code) if building.exists() else []
 
     def _begin(self, recipe: Recipe, code: CodePolicy) -> Recipe:
         """Make the folder, or go on in the one that is there; the recipe with the code of all who filled it."""
@@ -215,25 +174,12 @@ class Store:
                         "%s: goes on with what other code has begun: %s (code=rebuild starts it anew)",
                         recipe.stage, describe(differs),
                     )  # fmt: skip
-                recipe = replace(recipe, package_code=joined(_begun_by(building), recipe.package_code))
+                recipe = replace(recipe, package_code=joined(begun_by(building), recipe.package_code))
         if not building.exists():
             building.mkdir(parents=True)
             log.info("%s: building %s", recipe.stage, self.folder(recipe))
-        write_json(building / BEGUN_FILE, self._record(recipe))
+        write_json(building / BEGUN_FILE, recipe.record())
         return recipe
-
-    @staticmethod
-    def _record(recipe: Recipe) -> dict[str, Any]:
-        return {
-            "stage": recipe.stage,
-            "fingerprint": recipe.fingerprint,
-            "settings": hide_credentials(recipe.settings),
-            "inputs": recipe.inputs,
-            "sources": hide_credentials(recipe.sources),
-            "code": {"version": recipe.version, "own": recipe.own_code, "package": recipe.package_code},
-            "versions": versions(),
-            "git": git_commit(),
-        }
 
     def note_use(self, made: Recipe | Artifact, run: Path) -> None:
         """Keep in mind when an artefact was used or begun last, and by which run's folder (`<12 digits>.used`)."""
@@ -272,33 +218,3 @@ def final_place(path: Path) -> Path:
 def noted_runs(stamp: Path) -> list[str]:
     """Folders of the runs that `Store.note_use` has noted; a folder's name may be no text."""
     return [line for line in stamp.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line]
-
-
-def _read_artifact(record: Path) -> Artifact:
-    """Read the record of a finished artefact; raises DataError where it is damaged."""
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-        fingerprint, seconds, summary = str(content["fingerprint"]), float(content["seconds"]), content["summary"]
-        code = dict(content.get("code", {}).get("package", {}))
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise DataError("an artefact's record is damaged", where=record, fix="delete its folder") from error
-    return Artifact(record.parent.parent.name, fingerprint, record.parent, seconds, summary, True, code)
-
-
-def _begun_by(building: Path) -> dict[str, str]:
-    """Hashes of our modules that an unfinished folder was filled with; none where it does not say."""
-    try:
-        return dict(json.loads((building / BEGUN_FILE).read_text(encoding="utf-8"))["code"]["package"])
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return {}
-
-
-def plain(value: Any) -> Any:
-    """Turn a summary into what JSON can hold: tensors and NumPy scalars into numbers, paths into text."""
-    return map_leaves(value, _plain_leaf)
-
-
-def _plain_leaf(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value) if isinstance(value, Path) else value.tolist()  # tensors, NumPy arrays and scalars

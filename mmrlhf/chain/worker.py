@@ -17,10 +17,10 @@ from typing import Any
 
 from mmrlhf import errors
 from mmrlhf.chain.launch import WorkerFailed, run_processes
-from mmrlhf.chain.store import plain
 from mmrlhf.errors import Lines, UserError
 from mmrlhf.files import write_json
 from mmrlhf.processes import TrainingInterrupted, leave_group
+from mmrlhf.trees import plain
 
 log = logging.getLogger(__name__)
 

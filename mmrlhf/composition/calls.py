@@ -14,12 +14,12 @@ from mmrlhf.chain.disk_errors import disk_errors
 from mmrlhf.chain.order import Node, stage_function, with_paths
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.chain.store import plain
 from mmrlhf.chain.worker import StageCall
 from mmrlhf.composition.config import make, make_runtime
 from mmrlhf.composition.typed_key import placed_arguments
 from mmrlhf.files import hide_credentials, write_json
 from mmrlhf.sweeps.results import flatten
+from mmrlhf.trees import plain
 
 COMMAND = "command"  # in the runtime's settings
 

@@ -12,9 +12,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from mmrlhf.chain.artifact import Artifact
 from mmrlhf.chain.forecast import Forecast
 from mmrlhf.chain.provenance import as_started, git_commit, versions
-from mmrlhf.chain.store import Artifact, plain
 from mmrlhf.errors import UserError
 from mmrlhf.files import hide_credentials, short_path, write_json
 from mmrlhf.parts import ARTIFACT_FILE
@@ -26,6 +26,7 @@ from mmrlhf.summaries.rankings import Estimate
 from mmrlhf.summaries.summary import METRICS_FILE
 from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.words import add_row, error_panel, new_table, show
+from mmrlhf.trees import plain
 
 FAILURE_FILE, REPORT_FILE = "failure.json", "report.html"
 STAGES_FILE, RESULTS_FILE = "stages.json", "results.jsonl"

@@ -13,7 +13,6 @@ import yaml
 from mmrlhf.callbacks.samples import log_samples, wandb_loggers
 from mmrlhf.chain.provenance import reproduction, versions
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.chain.store import plain
 from mmrlhf.losses.objective import Objective
 from mmrlhf.ranges import Count, Natural
 from mmrlhf.reporting import plots, sections
@@ -47,6 +46,7 @@ from mmrlhf.summaries.scores import AnnotationsSummary, MeanRewardsSummary, Scor
 from mmrlhf.summaries.trainings import TrainingSummary
 from mmrlhf.terminal.lines import duration
 from mmrlhf.terminal.progress import track
+from mmrlhf.trees import plain
 
 PAGE = "report.html"
 MOST_ENTRIES = 40  # of a mapping or list in the settings and results shown

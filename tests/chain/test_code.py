@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from mmrlhf.chain import code
+from mmrlhf.chain.artifact import Artifact
 from mmrlhf.chain.code import changed, closure, describe, joined, split_closure
 from mmrlhf.chain.order import plan_chain, stage_function, with_paths
 from mmrlhf.chain.runner import Runner
-from mmrlhf.chain.store import Artifact, Store
+from mmrlhf.chain.store import Store
 from mmrlhf.chain.worker import StageCall
 from mmrlhf.errors import ConfigError, DataError
 

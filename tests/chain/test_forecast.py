@@ -14,10 +14,11 @@ import pytest
 from rich.console import Console
 
 from mmrlhf.chain import code
+from mmrlhf.chain.artifact import Recipe
 from mmrlhf.chain.forecast import Forecast, forecast_chain, reasons
 from mmrlhf.chain.order import plan_chain, stage_function, with_paths
 from mmrlhf.chain.runner import Runner
-from mmrlhf.chain.store import Recipe, Store
+from mmrlhf.chain.store import Store
 from mmrlhf.chain.worker import StageCall
 from mmrlhf.reporting.outcome import show_forecast
 

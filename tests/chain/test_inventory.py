@@ -13,10 +13,11 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
+from mmrlhf.chain.artifact import Artifact, Recipe
 from mmrlhf.chain.inventory import Holding, remove, take_stock
 from mmrlhf.chain.order import plan_chain
 from mmrlhf.chain.runner import Runner
-from mmrlhf.chain.store import Artifact, Recipe, Store
+from mmrlhf.chain.store import Store
 from mmrlhf.chain.worker import StageCall
 from mmrlhf.composition.inventory_command import show_or_prune
 from mmrlhf.errors import ConfigError

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from mmrlhf.chain.artifact import Artifact
 from mmrlhf.chain.launch import WorkerFailed, single_process
 from mmrlhf.chain.order import counted_settings, plan_chain, stage_function, with_paths
 from mmrlhf.chain.runner import Runner
-from mmrlhf.chain.store import Artifact, Store
+from mmrlhf.chain.store import Store
 from mmrlhf.chain.worker import StageCall, read_error, work_on, write_error
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.processes import Group, TrainingInterrupted, count_devices, outside_group

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmrlhf.chain.store import Artifact
+from mmrlhf.chain.artifact import Artifact
 from mmrlhf.errors import DataError
 from mmrlhf.files import write_json
 from mmrlhf.records.quarantine import Quarantine

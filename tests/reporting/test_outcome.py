@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mmrlhf.chain.artifact import Artifact
 from mmrlhf.errors import UserError
-from mmrlhf.reporting.outcome import record_failure, record_outcome, results_table, show_error, show_outcome
+from mmrlhf.reporting.outcome import (
+    chain_table,
+    record_failure,
+    record_outcome,
+    results_table,
+    show_error,
+    show_outcome,
+)
 from mmrlhf.reporting.sections import missing
 from mmrlhf.summaries.evaluations import ReportSummary
 from mmrlhf.summaries.rankings import Estimate
@@ -22,6 +30,16 @@ def test_results_come_with_their_intervals() -> None:
         console.print(table)
     text = captured.get()
     assert "0.050" in text and "0.010 to 0.090" in text and "2.000" in text and "ACC" not in text
+
+
+def test_the_table_shows_every_stage(tmp_path: Path) -> None:
+    console = Console(record=True, width=100, file=(tmp_path / "screen").open("w"))
+    console.print(
+        chain_table([Artifact("pack", "f", tmp_path, 3.0, {}, True), Artifact("sft", "g", tmp_path, 90, {}, False)])
+    )
+    text = console.export_text()
+    console.file.close()
+    assert "reused" in text and "built" in text and "1 min 30 s" in text
 
 
 def test_no_report_no_table() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from stand_ins import report_data
 
-from mmrlhf.chain.store import Artifact
+from mmrlhf.chain.artifact import Artifact
 from mmrlhf.errors import DataError, Lines
 from mmrlhf.reporting.outcome import chain_table, show_error, show_outcome
 from mmrlhf.reporting.pack_table import pack_table
