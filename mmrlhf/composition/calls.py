@@ -15,7 +15,7 @@ from mmrlhf.chain.order import Node, stage_function, with_paths
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.worker import StageCall
-from mmrlhf.composition.config import make, make_runtime
+from mmrlhf.composition.instantiate import make, make_runtime
 from mmrlhf.composition.typed_key import placed_arguments
 from mmrlhf.files import hide_credentials, write_json
 from mmrlhf.sweeps.results import flatten

@@ -20,7 +20,8 @@ from mmrlhf.chain.order import (
     wants_path,
     with_paths,
 )
-from mmrlhf.composition.config import check_declared, is_open, make, make_runtime, plain_settings
+from mmrlhf.composition.config import is_open, plain_settings
+from mmrlhf.composition.instantiate import check_declared, make, make_runtime
 from mmrlhf.composition.typed_key import placed_arguments
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded, is_remote

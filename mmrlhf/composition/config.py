@@ -1,18 +1,14 @@
-"""Reading the composed Hydra config: plain settings of stages and of the runtime, and the objects made of them."""
+"""Reading the composed Hydra config: plain settings of stages and of the runtime, and what its `${...}` stand for."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -21,13 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from mmrlhf.chain.order import suggestion
 from mmrlhf.chain.store import CodePolicy
 from mmrlhf.composition import source
+from mmrlhf.composition.instantiate import causes, mistake_behind
 from mmrlhf.composition.rounds import in_round, round_names, split_name
-from mmrlhf.composition.trainer import new_trainer
-from mmrlhf.errors import ConfigError, UserError
+from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded, is_remote
-from mmrlhf.ranges import check_arguments
 from mmrlhf.text import first_line
-from mmrlhf.trees import described_objects
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # inside the package where that was installed, beside it in a checkout
@@ -245,57 +239,3 @@ def _open_value(error: OmegaConfBaseException, where: str) -> ConfigError:
     return ConfigError(
         "a setting has no value yet", where=key, expected="a value from you", fix=f"add {key}=... to the command"
     )
-
-
-def make(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Make the objects that settings describe; raises ConfigError, naming the place, for what cannot be made."""
-    for path, node in described_objects(settings):
-        try:
-            target = resolve_name(str(node["_target_"]))
-        except (ImportError, AttributeError, ValueError):
-            continue  # what cannot be found is said when it is made
-        check_declared(target, node, f"{where}.{path}")
-    with causes(where):
-        return instantiate(dict(settings), _convert_="all")
-
-
-def make_runtime(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Make what the settings of the Runtime describe; Lightning, seconds to import, waits for who makes the Trainer."""
-    trainer = {name: value for name, value in settings["trainer"].items() if not str(name).startswith("_")}
-    made = make({**settings, "trainer": trainer}, "runtime")
-    return {**made, "trainer": partial(new_trainer, **made["trainer"])}
-
-
-def check_declared(target: Callable[..., Any], settings: Mapping[str, Any], where: str) -> None:
-    """Compare the settings of an object or stage with what its parameters declare; raises ConfigError with the key."""
-    given = {name: value for name, value in settings.items() if not described_in(value)}
-    try:
-        check_arguments(target, given)
-    except UserError as error:
-        raise error.below(where.strip(".")) from error.__cause__
-
-
-def described_in(value: Any) -> bool:
-    """Whether a setting describes an object that is still to be made."""
-    return next(described_objects(value), None) is not None
-
-
-@contextmanager
-def causes(where: str) -> Iterator[None]:
-    """Let a user's mistake through as itself: Hydra wraps what a constructor raises."""
-    try:
-        yield
-    except HydraException as error:
-        mistake = mistake_behind(error)
-        if mistake is not None:
-            inside = re.search(r"full_key: (\S+)", str(error))
-            raise mistake.below(f"{where}.{inside[1]}" if inside else where) from mistake.__cause__
-        problem, _, rest = str(error).partition("\n")
-        raise ConfigError(problem, where=where, given=rest.replace("\n", " ") or None) from error
-
-
-def mistake_behind(error: BaseException | None) -> UserError | None:
-    """Find the user's mistake that a library wrapped in an error of its own."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmrlhf.chain.order import Node
-from mmrlhf.composition.config import make
+from mmrlhf.composition.instantiate import make
 from mmrlhf.training.ancestry import start_of
 
 

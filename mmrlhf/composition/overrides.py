@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mmrlhf.composition.compose import compose, config_folders
-from mmrlhf.composition.config import CONF, mistake_behind
+from mmrlhf.composition.config import CONF
+from mmrlhf.composition.instantiate import mistake_behind
 from mmrlhf.errors import ConfigError, UserError
 
 INSTALL_SWEEPS = 'pip install -c constraints.txt -e ".[sweeps]"'

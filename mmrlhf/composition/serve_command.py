@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from mmrlhf.composition.checks import may_be_hub_id
 from mmrlhf.composition.compose import compose, with_search_path
-from mmrlhf.composition.config import check_declared, make, plain_settings
+from mmrlhf.composition.config import plain_settings
 from mmrlhf.composition.help_page import asks_for_help
+from mmrlhf.composition.instantiate import check_declared, make
 from mmrlhf.composition.listing import as_text, list_settings
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded

@@ -7,7 +7,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from mmrlhf.composition.config import CONF, make, plain_settings, read_stage
+from mmrlhf.composition.config import CONF, plain_settings, read_stage
+from mmrlhf.composition.instantiate import make
 from mmrlhf.composition.typed_key import name_key, placed_arguments, typed_key
 from mmrlhf.errors import ConfigError
 

@@ -6,7 +6,8 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from mmrlhf.composition.config import CONF, make, read_stage
+from mmrlhf.composition.config import CONF, read_stage
+from mmrlhf.composition.instantiate import make
 from mmrlhf.errors import ConfigError
 from mmrlhf.stages import mmdpo
 
