@@ -36,14 +36,14 @@ from benchmarks.live_tensors import LiveTensors
 from benchmarks.measure import MIB, in_fresh_process, peak_of_tensors, report
 from benchmarks.ours import OurStep
 from benchmarks.workload import FRAMES, SHAPES, VISUALS, build_model, make_query, numbered
-from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
+from mmrlhf.inference.passes import CACHE_PER_BUDGET
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import load_backbone
-from mmrlhf.models.settings import QUANTIZED, ModelSettings
+from mmrlhf.models.settings import QUANTIZED, ModelSettings, untrained
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import CritiqueTemplate

@@ -20,7 +20,7 @@ from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import DataError, ModelError
 from mmrlhf.expansion.answer_lines import read_lines, text_of
 from mmrlhf.expansion.request import Request
-from mmrlhf.inference.passes import describe_source
+from mmrlhf.inference.made_by import describe_source
 from mmrlhf.ranges import Count
 from mmrlhf.text import first_line
 

@@ -6,38 +6,28 @@ encoded (in worker processes if wanted) and scored by the same packed forward as
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmrlhf.chain.fingerprint import digest, path_token
-from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.plan import micro_batches
 from mmrlhf.feed.prefetch import batch_uses, begin_prefetch
 from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.shared_memory import PREFETCH_FACTOR, require_shared_memory
-from mmrlhf.files import expanded
-from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel, autocast
-from mmrlhf.models.load import context_length
-from mmrlhf.models.settings import QUANTIZED, ModelSettings
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.tokens.templates import Template
 from mmrlhf.types import EncodedGroup, PreferenceGroup, Response
 
 Encode = Callable[[PreferenceGroup], EncodedGroup]
@@ -129,7 +119,7 @@ def encoded_batches(
         encoder: estimates lengths.
         encode: `encoder` itself, or `encoder.context` for what comes before the assistant turn.
         num_workers: processes that read and encode ahead; 0 does it here.
-        prepare: changes a group before it is encoded (`without_media`).
+        prepare: changes a group before it is encoded (`PreferenceGroup.without_media`).
         media: false: groups are read as text alone, their media without data.
         preflight: `quarantine` or `error` (`Runtime.preflight`).
 
@@ -219,68 +209,9 @@ def read_usable(
     return found
 
 
-def without_media(group: PreferenceGroup) -> PreferenceGroup:
-    """The query as text alone: what a model scores then, it has from the words."""
-    return group.without_media()
-
-
-def untrained(settings: ModelSettings) -> ModelSettings:
-    """The same settings for a model that is only asked: every part frozen, no adapters added."""
-    return replace(settings, vision="frozen", projector="frozen", language="frozen")
-
-
-def pick_device(runtime: Runtime) -> torch.device:
-    """The device that the run's trainer would use, for a stage that one process runs alone."""
-    accelerator = runtime.machine.get("accelerator", "auto")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*available but not used.*")
-        return L.Fabric(accelerator=accelerator, devices=1).device
-
-
 def decode_text(processor: Any, ids: Sequence[int]) -> str:
     """Turn generated token ids into text without special tokens (a placeholder in it could not be encoded again)."""
     return processor.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def describe_source(path: Path | str) -> str:
-    """Name what a model was for a side-car's fingerprint: a folder by its content, a hub id by its name."""
-    return path_token(Path(path)) if expanded(path).exists() else f"hub:{path}"
-
-
-def describe_pass(index: Index, rows: np.ndarray, passes: PassSettings) -> dict[str, Any]:
-    """Which queries a pass asks and how, as far as the answers depend on it, before any model is loaded."""
-    model = passes.model
-    return {
-        "shards": index.digest,
-        "queries": f"{len(rows)} ({digest(rows.tolist())[:16]})",
-        **{name: getattr(model, name) for name in ("precision", "layout", "max_tokens", "too_long")},
-        "weights": describe_weights(model),
-        "media": asdict(passes.media) if passes.media is not None else None,
-    }
-
-
-def describe_run(model: PackedModel) -> dict[str, Any]:
-    """How a model is run, as far as its numbers depend on it, for a side-car's fingerprint."""
-    settings = model.settings
-    longest = context_length(settings, model.backbone.config)
-    return {
-        "max_tokens": longest,
-        "too_long": settings.too_long,
-        "precision": settings.precision,
-        "weights": describe_weights(settings),
-        "layout": model.layout,
-    }
-
-
-def describe_weights(settings: ModelSettings) -> str:
-    """What the weights of a model that is only asked are stored as, for a side-car's fingerprint."""
-    quantized = f" ({', '.join(settings.quantized_parts)})" if settings.weights in QUANTIZED else ""
-    return settings.weights + quantized
-
-
-def describe_template(template: Template) -> dict[str, Any]:
-    """Everything that a template adds to the tokens, for a side-car's fingerprint."""
-    return asdict(template) if is_dataclass(template) and not isinstance(template, type) else {"name": template.name}
 
 
 def with_continuations(context: EncodedGroup, written: Sequence[Continuation]) -> EncodedGroup:

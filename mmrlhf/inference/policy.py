@@ -13,7 +13,7 @@ import torch
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.inference.cards import trained_media
-from mmrlhf.inference.passes import decode_text, forward_groups, untrained
+from mmrlhf.inference.passes import decode_text, forward_groups
 from mmrlhf.inference.probes import encoder_of
 from mmrlhf.inference.question import Picture, Prompt, ask
 from mmrlhf.inference.settings import PassSettings
@@ -22,6 +22,7 @@ from mmrlhf.models.decoding import generate
 from mmrlhf.models.export import read_policy_card
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import load_backbone
+from mmrlhf.models.settings import untrained
 from mmrlhf.ranges import check_draws
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.templates import AnswerTemplate

@@ -19,7 +19,7 @@ from transformers import ProcessorMixin
 from mmrlhf.errors import ConfigError
 from mmrlhf.inference.cards import trained_media, trained_model, trained_reading, trained_template
 from mmrlhf.inference.critic import GROWTH, Critic
-from mmrlhf.inference.passes import CACHE_PER_BUDGET, encode_usable, forward_groups, untrained
+from mmrlhf.inference.passes import CACHE_PER_BUDGET, encode_usable, forward_groups
 from mmrlhf.inference.probes import encoder_of
 from mmrlhf.inference.question import Picture, Prompt, ask
 from mmrlhf.inference.readings import Asked, Criticised, together, uncriticised
@@ -27,6 +27,7 @@ from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict, verdicts_on
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.reward_folder import load_reward_model
+from mmrlhf.models.settings import untrained
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.in_turn import Reading, in_order, reading_orders

@@ -14,14 +14,8 @@ import numpy as np
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
-from mmrlhf.inference.passes import (
-    Prepare,
-    describe_run,
-    describe_source,
-    describe_template,
-    encoded_batches,
-    without_media,
-)
+from mmrlhf.inference.made_by import describe_run, describe_source, describe_template
+from mmrlhf.inference.passes import Prepare, encoded_batches
 from mmrlhf.inference.reward_model import CritiqueSource, RewardModel
 from mmrlhf.inference.sharing import Ranks
 from mmrlhf.inference.tables import TablePass
@@ -130,7 +124,7 @@ class Scoring:
         slot = self.judge.template.critique
         if source == "given" and self._kind != slot:
             return partial(_with_critiques_of, kind=self._kind, slot=slot, blind=self.blind)
-        return without_media if self.blind else None
+        return PreferenceGroup.without_media if self.blind else None
 
     def fingerprint(self, source: CritiqueSource) -> dict[str, Any]:
         """Everything that rewards depend on, for their side-car."""
@@ -161,7 +155,7 @@ def _with_critiques_of(group: PreferenceGroup, *, kind: str, slot: str, blind: b
     """Put the annotated critiques of one kind where the model expects its own."""
     responses = [replace(response, critiques={slot: response.critiques[kind]}) for response in group.responses]
     changed = replace(group, responses=tuple(responses))
-    return without_media(changed) if blind else changed
+    return changed.without_media() if blind else changed
 
 
 def verdict_columns(judge: RewardModel) -> list[str]:

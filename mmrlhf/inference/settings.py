@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
-from mmrlhf.models.settings import PARTS, ModelSettings
+from mmrlhf.models.settings import ModelSettings, untrained
 from mmrlhf.models.storage import check_storage
 from mmrlhf.ranges import Count, Natural, NonNegative, check_draws, check_fields
 from mmrlhf.tokens.in_turn import Orders
@@ -32,7 +32,7 @@ class PassSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_storage(replace(self.model, **dict.fromkeys(PARTS, "frozen")))
+        check_storage(untrained(self.model))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ import torch
 import torch.distributed as dist
 
 from mmrlhf.chain.runtime import Runtime
-from mmrlhf.inference.passes import pick_device
 from mmrlhf.processes import Group
 
 # Ranks end a pass at different times; whoever is first waits for the slowest, longer than in a training.
@@ -80,3 +80,11 @@ def share_pass(runtime: Runtime) -> Iterator[Ranks]:
         yield Ranks(fabric.global_rank, fabric.world_size, fabric.device, own)
     finally:
         dist.destroy_process_group(own)
+
+
+def pick_device(runtime: Runtime) -> torch.device:
+    """The device that the run's trainer would use, for a stage that one process runs alone."""
+    accelerator = runtime.machine.get("accelerator", "auto")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*available but not used.*")
+        return L.Fabric(accelerator=accelerator, devices=1).device

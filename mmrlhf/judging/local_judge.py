@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text, describe_source
+from mmrlhf.inference.made_by import describe_source
+from mmrlhf.inference.passes import CACHE_PER_BUDGET, decode_text
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.question import ask
 from mmrlhf.inference.settings import PassSettings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.ranges import Count, Positive, ShareBelowOne, check_fields
@@ -96,6 +96,11 @@ class ModelSettings:
                 given=list(self.quantized_parts),
                 expected=f"some of {', '.join(PARTS)}",
             )
+
+
+def untrained(settings: ModelSettings) -> ModelSettings:
+    """The same settings for a model that is only asked: every part frozen, no adapters added."""
+    return replace(settings, **dict.fromkeys(PARTS, "frozen"))
 
 
 def require_shardable(layout: str) -> None:

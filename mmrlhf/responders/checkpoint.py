@@ -12,14 +12,8 @@ import numpy as np
 from mmrlhf.endpoints.completions import CUT, EMPTY, Answer, Use
 from mmrlhf.feed.preflight import look_ahead
 from mmrlhf.feed.selection import usable
-from mmrlhf.inference.passes import (
-    BATCHES_PER_WINDOW,
-    CACHE_PER_BUDGET,
-    decode_text,
-    describe_pass,
-    describe_source,
-    encoded_batches,
-)
+from mmrlhf.inference.made_by import describe_pass, describe_source
+from mmrlhf.inference.passes import BATCHES_PER_WINDOW, CACHE_PER_BUDGET, decode_text, encoded_batches
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.tables import share_quarantine

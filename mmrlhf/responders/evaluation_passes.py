@@ -18,13 +18,13 @@ from mmrlhf.inference.passes import (
     encode_usable,
     encoded_batches,
     forward_groups,
-    pick_device,
     with_continuations,
     with_responses,
 )
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.inference.sharing import pick_device
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.records.quarantine import Quarantine

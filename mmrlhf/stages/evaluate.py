@@ -21,7 +21,7 @@ import torch
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
 from mmrlhf.feed.selection import Queries, Selection, usable
-from mmrlhf.inference.passes import describe_pass, describe_source
+from mmrlhf.inference.made_by import describe_pass, describe_source
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.parts import Parts
 from mmrlhf.ranges import Count, Natural, NonNegative, Share, check_draws

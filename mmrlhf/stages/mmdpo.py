@@ -14,7 +14,7 @@ from typing import Any
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError
-from mmrlhf.inference.passes import describe_source, untrained
+from mmrlhf.inference.made_by import describe_source
 from mmrlhf.losses.image_conditional import MDPO
 from mmrlhf.losses.length_desensitised import LDDPO
 from mmrlhf.losses.objective import Objective
@@ -38,7 +38,7 @@ from mmrlhf.methods.single_responses import SingleResponseModule
 from mmrlhf.models.dropout import silence_dropout
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import load_backbone
-from mmrlhf.models.settings import PARTS, ModelSettings
+from mmrlhf.models.settings import PARTS, ModelSettings, untrained
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.sidecar_files import read_meta, require_tables

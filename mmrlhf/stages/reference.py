@@ -16,14 +16,8 @@ import torch
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.feed.selection import Queries, Selection
-from mmrlhf.inference.passes import (
-    GroupScores,
-    describe_run,
-    describe_source,
-    describe_template,
-    encoded_batches,
-    forward_groups,
-)
+from mmrlhf.inference.made_by import describe_run, describe_source, describe_template
+from mmrlhf.inference.passes import GroupScores, encoded_batches, forward_groups
 from mmrlhf.inference.policy import Policy
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass

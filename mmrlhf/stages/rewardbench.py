@@ -20,10 +20,10 @@ from rich.table import Table
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.selection import usable
-from mmrlhf.inference.passes import pick_device
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import Scoring
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.inference.sharing import pick_device
 from mmrlhf.judging import judge_model
 from mmrlhf.judging.judge_model import Judge, JudgeModel
 from mmrlhf.judging.kept import Judged, read_judged, write_judged

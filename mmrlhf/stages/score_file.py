@@ -13,7 +13,7 @@ from mmrlhf.chain.fingerprint import path_token
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
 from mmrlhf.files import expanded
-from mmrlhf.inference.passes import describe_run, describe_source
+from mmrlhf.inference.made_by import describe_run, describe_source
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.scoring import verdict_columns
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings

@@ -13,7 +13,8 @@ from mmrlhf.chain.fingerprint import path_token
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
 from mmrlhf.files import read_lines, written
-from mmrlhf.inference.passes import BATCHES_PER_WINDOW, describe_source
+from mmrlhf.inference.made_by import describe_source
+from mmrlhf.inference.passes import BATCHES_PER_WINDOW
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.parts import Parts

@@ -24,7 +24,7 @@ from mmrlhf.callbacks.training_progress import TrainingProgress
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.chain.store import SCRATCH
 from mmrlhf.errors import ConfigError, DataError
-from mmrlhf.inference.passes import describe_source, describe_template, describe_weights
+from mmrlhf.inference.made_by import describe_source, describe_template, describe_weights
 from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.metrics.ranking import accuracy_report
 from mmrlhf.models.load import checkpoint_context

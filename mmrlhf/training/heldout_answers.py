@@ -14,9 +14,10 @@ from torch import nn
 from mmrlhf.callbacks.answers import HeldOutAnswers
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.feed.selection import usable
-from mmrlhf.inference.passes import decode_text, pick_device, read_usable, with_responses
+from mmrlhf.inference.passes import decode_text, read_usable, with_responses
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
+from mmrlhf.inference.sharing import pick_device
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.ranges import Count, Natural, check_fields

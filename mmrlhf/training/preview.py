@@ -19,11 +19,12 @@ from mmrlhf.feed.module import PreferenceDataModule
 from mmrlhf.feed.plan import StepPlan, micro_batches
 from mmrlhf.feed.preflight import Preflight, look_ahead
 from mmrlhf.feed.selection import usable
-from mmrlhf.inference.passes import CACHE_PER_BUDGET, untrained
+from mmrlhf.inference.passes import CACHE_PER_BUDGET
 from mmrlhf.models.features import bytes_per_token
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.load import checkpoint_context, load_config
 from mmrlhf.models.processors import load_processor
+from mmrlhf.models.settings import untrained
 from mmrlhf.models.step_bytes import Footprint
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
