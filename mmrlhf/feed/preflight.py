@@ -162,7 +162,7 @@ def look_ahead(
 
 
 def _is_near(encoder: Encoder, entry: IndexEntry) -> bool:
-    visual = encoder.estimate_visual_tokens(entry)
+    visual = encoder.visual.estimate(entry)
     refused = not visual and (entry.num_images or entry.num_frames)
     return bool(refused) or _NEAR * encoder.estimate_tokens(entry) + encoder.room > encoder.max_tokens
 

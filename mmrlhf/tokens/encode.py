@@ -14,16 +14,15 @@ that show them, however alike they begin.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from mmrlhf.conversation import Conversation
 from mmrlhf.errors import DataError
 from mmrlhf.media.damage import Damage
 from mmrlhf.tokens.chat import MARK, Chat
@@ -34,19 +33,13 @@ from mmrlhf.tokens.places import check_places, naming
 from mmrlhf.tokens.processing import BlankMedium, DecodedMedia, MediaSettings, decode_media, refusals
 from mmrlhf.tokens.sequences import SequenceMaker, Sequences
 from mmrlhf.tokens.templates import Template
+from mmrlhf.tokens.text_cost import TextCost
 from mmrlhf.tokens.text_tokens import Rendered, TextTokens, beginning_of
 from mmrlhf.tokens.visual import SizedEntry, VisualTokens
 from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
 
 # (token ids (T,), media tensors) -> position ids (A, T); comes from the model family (mmrlhf.models.families).
 Positions = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
-
-# What text costs until a tokenizer has been asked (`Encoder.calibrate`): English prose.
-_CHARS_PER_TOKEN, _TOKENS_PER_RESPONSE = 3.5, 16
-# A character has at most four bytes, and tokenizers fall back to one token a byte; what ends turns takes a few more.
-_MOST_PER_CHAR, _TURN_ENDS = 4, 64
-# Estimates aim this much above the mean, so that few micro-batches exceed their budget.
-_MARGIN = 1.1
 
 
 class Encoder:
@@ -101,7 +94,7 @@ class Encoder:
         self.limit = LengthLimit(max_tokens, too_long, self.room, template.shows_response, self.texts)
         start = ResponseStart(template, self.chat, self.texts) if self.in_turn else None
         self._fitting = Fitting(self.sequences, self.limit, start)
-        self._text_factor = 1.0
+        self._text_cost = TextCost(template, self.chat, self.texts, in_turn=self.in_turn)
 
     @property
     def end_tokens(self) -> list[int]:
@@ -155,12 +148,9 @@ class Encoder:
 
     def surely_fits(self, entry: SizedEntry) -> bool:
         """Whether a group fits however its text is tokenized, at sizes near its media's."""
-        visual = self.estimate_visual_tokens(entry)
+        visual = self.visual.estimate(entry)
         refused = not visual and (entry.num_images or entry.num_frames)
-        text = _MOST_PER_CHAR * (entry.text_chars + entry.critique_chars)
-        frames = entry.num_turns + (entry.num_responses if self.in_turn else 0)
-        most = frames * self._frame_tokens + 2 * visual + text
-        return not refused and most + self.room <= self.max_tokens
+        return not refused and self._text_cost.most(entry) + 2 * visual + self.room <= self.max_tokens
 
     def room_behind(self, context: EncodedGroup, branch: int) -> int:
         """Tokens that an assistant's text may have behind a context, so that nothing before it has to be shortened."""
@@ -192,33 +182,18 @@ class Encoder:
         Pictures are counted by the processor itself on blank ones of about the same size; text by characters, at a rate
         that `calibrate` learns.
         """
-        return self.estimate_visual_tokens(entry) + math.ceil(self._text_factor * self._estimate_text(entry))
+        return self.visual.estimate(entry) + self._text_cost.estimate(entry)
 
     def calibrate(self, samples: Iterable[tuple[SizedEntry, PreferenceGroup]]) -> None:
         """Learn from some groups what text costs with this tokenizer and template; media are not decoded for it."""
-        estimated = true = 0.0
+        self._text_cost.learn(self._counted(samples))
+
+    def _counted(self, samples: Iterable[tuple[SizedEntry, PreferenceGroup]]) -> Iterator[tuple[SizedEntry, int]]:
         for entry, group in samples:
             try:
-                true += self(group.without_media()).num_tokens
+                yield entry, self(group.without_media()).num_tokens
             except DataError:  # training says what is wrong with it
                 continue
-            estimated += self._estimate_text(entry)
-        self._text_factor = _MARGIN * true / estimated if estimated else 1.0
-
-    def _estimate_text(self, entry: SizedEntry) -> float:
-        chars = entry.text_chars + (entry.critique_chars if self.template.name == "critique" else 0)
-        return chars / _CHARS_PER_TOKEN + _TOKENS_PER_RESPONSE * entry.num_responses
-
-    def estimate_visual_tokens(self, entry: SizedEntry) -> int:
-        """Predict the tokens of a group's media from its index entry alone; 0 where the processor refuses them."""
-        return self.visual.estimate(entry)
-
-    @cached_property
-    def _frame_tokens(self) -> int:
-        """Tokens of a conversation without its prompt, response and media, with room for the ends of its turns."""
-        nothing = PreferenceGroup("", Conversation.about(""), (Response("?"),))
-        text = self.chat.prompt(self.template.conversation(nothing, nothing.responses[0]))
-        return len(self.texts.plain(text)[0]) + _TURN_ENDS
 
     def _is_in_turn(self, group: PreferenceGroup) -> bool:
         """Whether a query's responses are read in turn: where they share the query's media."""

@@ -179,7 +179,7 @@ def _read_epoch(dataset: GroupDataset, data: PreferenceDataModule, budget: int, 
     costs = {row: dataset.cost(row) for row in entries}
     # Training fills its micro-batches by rounded sizes of pictures; what is in them then has its own.
     media = dict(zip(entries, dataset.encoder.visual.common_sizes(list(entries.values())), strict=True))
-    true = {row: costs[row] - dataset.encoder.estimate_visual_tokens(entries[row]) + media[row] for row in entries}
+    true = {row: costs[row] - dataset.encoder.visual.estimate(entries[row]) + media[row] for row in entries}
     counts, largest = _micro_batches(plans, costs, true, budget, ranks)
     return _Epoch(
         groups=len(seen),

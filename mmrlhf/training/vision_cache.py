@@ -31,7 +31,7 @@ def keep_features(model: PackedModel, index: Index, rows: Iterable[int], encoder
         return
     features = VisionFeatures(runtime.vision_cache, model.backbone, model.settings)
     copies = 1 if encoder.damage is None else 2
-    tokens = copies * sum(encoder.estimate_visual_tokens(index.entries[int(row)]) for row in rows)
+    tokens = copies * sum(encoder.visual.estimate(index.entries[int(row)]) for row in rows)
     predicted = tokens * bytes_per_token(model.backbone.config, model.settings.precision) / GIB
     there = sum(path.stat().st_size for path in features.folder.glob("*.safetensors")) / GIB
     free = shutil.disk_usage(_existing(features.folder)).free / GIB

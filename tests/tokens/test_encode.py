@@ -240,7 +240,7 @@ def test_an_estimate_asks_about_sizes_that_exist(tiny_folders: dict[str, Path]) 
         entry = SimpleNamespace(
             image_sizes=((width, height),), video_size=None, num_frames=0, more_clips=(), own_media=(), num_responses=1
         )
-        return encoder.estimate_visual_tokens(entry)  # type: ignore[arg-type]
+        return encoder.visual.estimate(entry)  # type: ignore[arg-type]
 
     group = PreferenceGroup("k", "", responses("a"), (image(65, 12990),))
     inputs, _ = encoder.stock_inputs(group, group.responses[0], with_answer=False)
