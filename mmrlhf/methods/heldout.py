@@ -6,7 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from mmrlhf.errors import ModelError
+from mmrlhf.methods.step_numbers import AllReduce, StepRecord
+from mmrlhf.metrics.ranking import PairAccuracy
+from mmrlhf.processes import gather_ranks
 
 _SHOWN = 20
 
@@ -18,6 +23,43 @@ class PairScores:
     keys: tuple[str, ...]
     chosen: tuple[float, ...]
     rejected: tuple[float, ...]
+
+
+class Validation:
+    """What one validation finds: means of what the method records, and the scores of held-out pairs.
+
+    Args:
+        device: of this rank, where its pairs are counted.
+
+    Attributes:
+        record: takes what the method records.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.record = StepRecord()
+        self._scores: list[PairScores] = []
+        self._accuracy = PairAccuracy().to(device)
+        self._accuracy.update(torch.zeros(0, device=device))  # a rank may get no pair
+
+    def add(self, scores: PairScores) -> None:
+        """Add a micro-batch's pairs."""
+        self._scores.append(scores)
+        gaps = [chosen - rejected for chosen, rejected in zip(scores.chosen, scores.rejected, strict=True)]
+        self._accuracy.update(torch.tensor(gaps, dtype=torch.float64, device=self._accuracy.device))
+
+    def metrics(self, all_reduce: AllReduce) -> dict[str, float]:
+        """Means over all ranks, and how many of the held-out pairs are scored rightly; asked by every rank."""
+        found = self.record.reduce(all_reduce)
+        # The record's accuracy is that of the pairs that are trained on: fewer, more or others than the annotators'.
+        found.pop("accuracy", None)
+        accuracy = float(self._accuracy.compute())  # every rank: it sums over them
+        return found if math.isnan(accuracy) else found | {"accuracy": accuracy}
+
+    def scores(self) -> PairScores | None:
+        """The pairs of all ranks in the order of their keys, None without any; asked by every rank."""
+        gathered = [scores for share in gather_ranks(self._scores) for scores in share]
+        every = sorted(row for s in gathered for row in zip(s.keys, s.chosen, s.rejected, strict=True))
+        return PairScores(*(tuple(column) for column in zip(*every, strict=True))) if every else None
 
 
 def require_finite_validation(metrics: Mapping[str, float], scores: PairScores | None, where: str) -> None:

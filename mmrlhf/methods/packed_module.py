@@ -7,7 +7,6 @@ that neither the micro-batching nor the number of ranks enters the loss.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from typing_extensions import override
 from mmrlhf.errors import UserError
 from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.finite import finite_gradients, is_finite, stop
-from mmrlhf.methods.heldout import PairScores, require_finite_validation
+from mmrlhf.methods.heldout import PairScores, Validation, require_finite_validation
 from mmrlhf.methods.optim import (
     OptimSettings,
     average_replicated_gradients,
@@ -33,17 +32,8 @@ from mmrlhf.methods.optim import (
     fill_missing_gradients,
 )
 from mmrlhf.methods.step_numbers import StepRecord
-from mmrlhf.metrics.ranking import PairAccuracy
 from mmrlhf.models.sharding import OVER_ALL, is_sharded, shard_model
-from mmrlhf.models.trained_state import (
-    FROZEN,
-    STORAGE,
-    frozen_fingerprint,
-    frozen_storage,
-    require_frozen,
-    with_frozen,
-    without_frozen,
-)
+from mmrlhf.models.trained_state import FrozenBase
 from mmrlhf.processes import gather_ranks
 from mmrlhf.types import PackedBatch, StepBatch
 
@@ -81,15 +71,13 @@ class PackedModule(L.LightningModule, ABC):
         self.model = model
         self._optim, self._total_steps = optim, total_steps
         self._seed, self._precision = seed, precision
-        self._validation = StepRecord()
-        self._validation_accuracy = PairAccuracy()
-        self._heldout: list[PairScores] = []
+        self._validation = Validation(self.device)
         self.heldout_scores: PairScores | None = None
         self.train_metrics: dict[str, float] = {}
         self.validation_metrics: dict[str, float] = {}
         self.validated_step = -1
         self._cuts = Counter[str]()
-        self._frozen_base: str | None = None
+        self._base = FrozenBase(self)
         self.stage = type(self).__name__
 
     @property
@@ -256,34 +244,25 @@ class PackedModule(L.LightningModule, ABC):
 
     @override
     def on_validation_epoch_start(self) -> None:
-        self._validation, self._heldout = StepRecord(), []
-        self._validation_accuracy.reset()
-        self._validation_accuracy.update(torch.zeros(0, device=self.device))  # a rank may get no pair
+        self._validation = Validation(self.device)
 
     @override
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         micro_batches = self._even(batch.micro_batches)
         self._require_fit(micro_batches)
         for micro_batch, counts in zip(micro_batches, self.prepare(micro_batches), strict=True):
-            scores = self.score_pairs(micro_batch.to(self.device), counts.to(self.device), self._validation)
+            scores = self.score_pairs(micro_batch.to(self.device), counts.to(self.device), self._validation.record)
             if scores is not None:
-                self._heldout.append(scores)
-                gaps = [chosen - rejected for chosen, rejected in zip(scores.chosen, scores.rejected, strict=True)]
-                self._validation_accuracy.update(torch.tensor(gaps, dtype=torch.float64, device=self.device))
+                self._validation.add(scores)
 
     @override
     def on_validation_epoch_end(self) -> None:
-        self.validation_metrics = self._validation.reduce(self._all_reduce)
+        self.validation_metrics = self._validation.metrics(self._all_reduce)
         self.validation_metrics["loss"] = self._total_loss(self.validation_metrics)
-        # The record's accuracy is that of the pairs that are trained on: fewer, more or others than the annotators'.
-        self.validation_metrics.pop("accuracy", None)
-        accuracy = float(self._validation_accuracy.compute())  # every rank: it sums over them
-        if not math.isnan(accuracy):
-            self.validation_metrics["accuracy"] = accuracy
         self.log_dict(
             {f"val/{name}": value for name, value in self.validation_metrics.items()}, batch_size=1, sync_dist=True
         )
-        self.heldout_scores = self._gather_scores()
+        self.heldout_scores = self._validation.scores()
         require_finite_validation(
             self.validation_metrics,
             self.heldout_scores,
@@ -300,24 +279,12 @@ class PackedModule(L.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["cuts"] = self.cuts()
         checkpoint["train_metrics"] = dict(self.train_metrics)
-        checkpoint["state_dict"] = without_frozen(self, checkpoint["state_dict"])
-        if self._frozen_base is None:  # what is frozen does not change
-            self._frozen_base = frozen_fingerprint(self)
-        checkpoint[FROZEN] = self._frozen_base
-        checkpoint[STORAGE] = frozen_storage(self)
+        self._base.leave_out(checkpoint)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.train_metrics = dict(checkpoint["train_metrics"])
-        storage = checkpoint.get(STORAGE)
-        if is_sharded(self.model):  # its strategy has loaded what trains
-            require_frozen(self, checkpoint[FROZEN], storage)
-        else:
-            checkpoint["state_dict"] = with_frozen(self, checkpoint["state_dict"], checkpoint[FROZEN], storage)
+        # a sharded model's strategy has loaded what trains
+        self._base.put_back(checkpoint, loaded=is_sharded(self.model))
         # The stored counts are sums over ranks, so one rank carries them on.
         self._cuts = Counter(checkpoint["cuts"] if self.trainer.is_global_zero else {})
-
-    def _gather_scores(self) -> PairScores | None:
-        scored = [scores for share in gather_ranks(self._heldout) for scores in share]
-        every = sorted(row for s in scored for row in zip(s.keys, s.chosen, s.rejected, strict=True))
-        return PairScores(*(tuple(column) for column in zip(*every, strict=True))) if every else None

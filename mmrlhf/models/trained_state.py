@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,38 @@ FROZEN = "frozen_parameters"
 STORAGE = "frozen_storage"
 # values looked at in each frozen tensor: another base differs in nearly all of its values
 _SAMPLED = 64
+
+
+class FrozenBase:
+    """A module's frozen parameters, which its checkpoints leave out.
+
+    Args:
+        module: whose frozen parameters do not change.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return frozen_fingerprint(self._module)
+
+    def leave_out(self, checkpoint: dict[str, Any]) -> None:
+        """Keep of a checkpoint's state dict what trains, and name the rest in it; every rank has to call this."""
+        checkpoint["state_dict"] = without_frozen(self._module, checkpoint["state_dict"])
+        checkpoint |= {FROZEN: self._fingerprint, STORAGE: frozen_storage(self._module)}
+
+    def put_back(self, checkpoint: dict[str, Any], *, loaded: bool) -> None:
+        """Make a checkpoint's state dict whole again, or, where what trains is `loaded`, only compare the base.
+
+        Raises:
+            ModelError: as `with_frozen`.
+        """
+        fingerprint, storage = checkpoint[FROZEN], checkpoint.get(STORAGE)
+        if loaded:
+            require_frozen(self._module, fingerprint, storage)
+        else:
+            checkpoint["state_dict"] = with_frozen(self._module, checkpoint["state_dict"], fingerprint, storage)
 
 
 def without_frozen(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
