@@ -23,8 +23,8 @@ from benchmarks.workload import SHAPES
 from mmrlhf.models.attention import SEGMENTS, packed_attention
 from mmrlhf.models.layout import Layout, grouped, segmented, single_row
 from mmrlhf.models.masks import AttentionPattern
+from mmrlhf.tensors import Branch, EncodedGroup, PackedBatch
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import Branch, EncodedGroup, PackedBatch
 
 BACK_ENDS = ("sdpa", "cascade", "flex")
 

@@ -39,7 +39,8 @@ from mmrlhf.shards.index import Index
 from mmrlhf.shards.manifest import write_index
 from mmrlhf.shards.scan import SCHEMA, ShardScan
 from mmrlhf.shards.writer import write_shards
-from mmrlhf.types import Branch, EncodedGroup, Media, PreferenceGroup, Response
+from mmrlhf.tensors import Branch, EncodedGroup
+from mmrlhf.types import Media, PreferenceGroup, Response
 
 MILLION, PER_SHARD = 1_000_000, 1000
 PICTURES, EPOCHS, PER_STEP = 120, 12, 8

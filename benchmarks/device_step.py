@@ -30,7 +30,7 @@ from benchmarks.workload import SHAPES, VISUALS, make_query, random_backbone, wr
 from mmrlhf.models.footprint import footprint
 from mmrlhf.models.forward import autocast
 from mmrlhf.models.settings import ATTENTION, QUANTIZED, ModelSettings
-from mmrlhf.types import PackedBatch
+from mmrlhf.tensors import PackedBatch
 
 
 def settings_for(options: argparse.Namespace) -> ModelSettings:

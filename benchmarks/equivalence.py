@@ -32,11 +32,12 @@ from mmrlhf.models.load import load_backbone
 from mmrlhf.models.masks import attention_pattern
 from mmrlhf.models.random_checkpoints import FAMILIES, build_tiny, is_available
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.tensors import ResponseOutputs
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate
-from mmrlhf.types import Media, PreferenceGroup, Response, ResponseOutputs
+from mmrlhf.types import Media, PreferenceGroup, Response
 
 MODALITIES = ("image", "images", "video", "text", "conversation", "own media")
 # How the model runs: packed rows that train every part, adapters in the decoder layers, or every part with recomputed

@@ -17,11 +17,12 @@ from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.load import context_length, load_backbone
 from mmrlhf.models.processors import load_processor
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.tensors import PackedBatch
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate
-from mmrlhf.types import PackedBatch, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 OPTIM = OptimSettings(lr=1e-6, warmup=0.0, schedule="constant")
 

@@ -33,8 +33,9 @@ from benchmarks.ours import OurStep
 from benchmarks.theirs import TheirStep
 from benchmarks.workload import SHAPES, VISUALS, build_model, make_query, single_pairs
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.tensors import PackedBatch
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import PackedBatch, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 WAYS = ("packed", "rows", "pairs", "trl")
 Step = OurStep | TheirStep

@@ -44,10 +44,10 @@ from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import build_head
 from mmrlhf.models.load import load_backbone
 from mmrlhf.models.settings import QUANTIZED, ModelSettings, untrained
+from mmrlhf.tensors import PackedBatch
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import CritiqueTemplate
-from mmrlhf.types import PackedBatch
 
 SCORED_QUERIES, SCORED_RESPONSES, CRITIQUE_TOKENS = 16, 5, 128
 

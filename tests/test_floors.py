@@ -15,7 +15,7 @@ PACKAGE = PROJECT / "mmrlhf"
 # from the ground up; rooms of one floor do not import each other
 FLOORS = (
     ("text", "trees", "conversation"),
-    ("errors", "types"),
+    ("errors", "types", "tensors"),
     ("files", "ranges"),
     ("parts", "processes", "losses", "metrics", "media", "endpoints", "summaries"),
     ("terminal", "records", "tokens", "models"),

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from typing_extensions import override
 
-from mmrlhf.types import StepBatch
+from mmrlhf.tensors import StepBatch
 
 logger = logging.getLogger(__name__)
 

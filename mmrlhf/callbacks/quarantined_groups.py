@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from mmrlhf.processes import gather_ranks
 from mmrlhf.records.quarantine import Quarantine
-from mmrlhf.types import StepBatch
+from mmrlhf.tensors import StepBatch
 
 
 class QuarantinedGroups(L.Callback):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from mmrlhf.types import PackedBatch, StepBatch
+from mmrlhf.tensors import PackedBatch, StepBatch
 
 GIB = 2.0**30
 

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.shards.sidecar import SideCar
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.tensors import EncodedGroup
+from mmrlhf.types import PreferenceGroup
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from mmrlhf.shards.entries import IndexEntry

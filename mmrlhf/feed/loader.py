@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmrlhf.feed.prefetch import ShardPrefetch
 from mmrlhf.processes import ignore_preemption
-from mmrlhf.types import StepBatch
+from mmrlhf.tensors import StepBatch
 
 # A worker that hangs (on a dead network mount, in a codec) becomes an error after this many seconds.
 _WORKER_TIMEOUT = 1800

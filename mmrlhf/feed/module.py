@@ -30,7 +30,7 @@ from mmrlhf.feed.prefetch import ShardPrefetch, begin_prefetch, shard_uses
 from mmrlhf.feed.steps import HeldOutSteps, RunPlan, TrainSteps
 from mmrlhf.feed.weights import Mixing
 from mmrlhf.summaries.trainings import Cell
-from mmrlhf.types import StepBatch
+from mmrlhf.tensors import StepBatch
 
 # What a checkpoint remembers of the data, and what it means when that has changed.
 _MEANING = {

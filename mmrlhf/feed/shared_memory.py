@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.feed.dataset import num_bytes
-from mmrlhf.types import EncodedGroup
+from mmrlhf.tensors import EncodedGroup
 
 SHARED_MEMORY = Path("/dev/shm")
 # items that each worker prepares ahead of use: PyTorch's default, which every loader here keeps

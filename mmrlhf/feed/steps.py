@@ -20,9 +20,9 @@ from mmrlhf.errors import DataError, MissingRowError
 from mmrlhf.feed.dataset import GroupDataset
 from mmrlhf.feed.plan import Quotas, StepPlan, epoch_order, fill_places, micro_batches, num_steps, plan_step
 from mmrlhf.records.quarantine import reason_of
+from mmrlhf.tensors import EncodedGroup, StepBatch
 from mmrlhf.tokens.in_turn import drawn_order, in_order
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import EncodedGroup, StepBatch
 
 LOG = logging.getLogger(__name__)
 MAX_DAMAGED_IN_A_ROW = 20

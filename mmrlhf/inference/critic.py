@@ -12,8 +12,9 @@ from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.records.quarantine import Quarantine
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.encode import Encoder
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 # What a critique may grow by when its text is encoded again, wherever it is written.
 GROWTH = 16

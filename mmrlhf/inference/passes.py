@@ -26,9 +26,10 @@ from mmrlhf.models.decoding_rows import Continuation
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import EncodedGroup, PreferenceGroup, Response
+from mmrlhf.types import PreferenceGroup, Response
 
 Encode = Callable[[PreferenceGroup], EncodedGroup]
 Prepare = Callable[[PreferenceGroup], PreferenceGroup]

@@ -16,12 +16,13 @@ from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import context_length
 from mmrlhf.models.random_checkpoints import FAMILIES
 from mmrlhf.models.selfcheck import settle_layout
+from mmrlhf.tensors import PackedBatch
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate, Template
-from mmrlhf.types import Media, PackedBatch, PreferenceGroup, Response
+from mmrlhf.types import Media, PreferenceGroup, Response
 
 _ANSWERS = ("yes", "two red circles and a small blue square", "it is hard to say what this shows")
 _QUESTION = "what can be seen here ?"

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mmrlhf.inference.passes import GroupScores
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.tensors import EncodedGroup
+from mmrlhf.types import PreferenceGroup
 
 T = TypeVar("T")
 

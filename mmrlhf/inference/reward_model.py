@@ -29,12 +29,13 @@ from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.reward_folder import load_reward_model
 from mmrlhf.models.settings import untrained
 from mmrlhf.records.quarantine import Quarantine
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.in_turn import Reading, in_order, reading_orders
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.protocol import Protocol, Thumbnails, with_protocol
 from mmrlhf.tokens.templates import CritiqueTemplate
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 

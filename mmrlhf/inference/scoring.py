@@ -23,7 +23,8 @@ from mmrlhf.inference.verdicts import COLUMNS
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.tensors import EncodedGroup
+from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from mmrlhf.inference.settings import PassSettings
 from mmrlhf.judging.judge_model import Messages
 from mmrlhf.models.decoding import generate
 from mmrlhf.ranges import Count, Share, check_fields
-from mmrlhf.types import EncodedGroup
+from mmrlhf.tensors import EncodedGroup
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf.losses.bounds import require_choice
-from mmrlhf.types import PairIndex
+from mmrlhf.tensors import PairIndex
 
 Scheme = Literal["all", "hardest", "adjacent", "best_vs_rest"]
 Weighting = Literal["pair", "query"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf.losses.objective import PairScale
-from mmrlhf.types import PairIndex
+from mmrlhf.tensors import PairIndex
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from mmrlhf.methods.pairing import PairScheme, candidate_pairs, pair_scores, wei
 from mmrlhf.methods.sft import label_counts
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.ranges import NonNegative, check_fields
-from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
+from mmrlhf.tensors import PackedBatch, PairIndex, ResponseOutputs
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.pairing import PairScheme, candidate_pairs
 from mmrlhf.methods.preference import PreferenceModule, Responses
 from mmrlhf.methods.step_numbers import StepRecord
-from mmrlhf.types import PackedBatch
+from mmrlhf.tensors import PackedBatch
 
 
 class RankingModule(PreferenceModule):

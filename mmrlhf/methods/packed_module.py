@@ -35,7 +35,7 @@ from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.models.sharding import OVER_ALL, is_sharded, shard_model
 from mmrlhf.models.trained_state import FrozenBase
 from mmrlhf.processes import gather_ranks
-from mmrlhf.types import PackedBatch, StepBatch
+from mmrlhf.tensors import PackedBatch, StepBatch
 
 
 class PackedModule(L.LightningModule, ABC):

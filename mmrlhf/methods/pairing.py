@@ -16,7 +16,7 @@ from mmrlhf.methods.heldout import PairScores
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.processes import gather_ranks
 from mmrlhf.ranges import Finite, check_fields
-from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
+from mmrlhf.tensors import PackedBatch, PairIndex, ResponseOutputs
 
 # Columns of a batch: what a reward model, or the reference, says about each response.
 REWARD, REFERENCE = "reward", "reference_logprob"

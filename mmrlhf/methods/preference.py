@@ -37,7 +37,7 @@ from mmrlhf.methods.pairing import (
 from mmrlhf.methods.sft import label_counts
 from mmrlhf.methods.start_check import measure, require_same_model
 from mmrlhf.methods.step_numbers import StepRecord
-from mmrlhf.types import PackedBatch, PairIndex, ResponseOutputs
+from mmrlhf.tensors import PackedBatch, PairIndex, ResponseOutputs
 
 Reference = Literal["table", "adapter", "frozen_copy", "none"]
 MarginFrom = Literal["reward", "implicit"]

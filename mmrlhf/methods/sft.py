@@ -17,7 +17,7 @@ from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.methods.step_numbers import StepRecord
-from mmrlhf.types import PackedBatch, ResponseOutputs
+from mmrlhf.tensors import PackedBatch, ResponseOutputs
 
 
 class SFTModule(PackedModule):

@@ -17,7 +17,7 @@ from mmrlhf.losses.objective import PairInputs
 from mmrlhf.methods.counts import Counts
 from mmrlhf.methods.pairing import shared_column
 from mmrlhf.methods.preference import PreferenceModule, Responses
-from mmrlhf.types import PackedBatch, PairIndex
+from mmrlhf.tensors import PackedBatch, PairIndex
 
 
 class LengthDesensitisedModule(PreferenceModule):

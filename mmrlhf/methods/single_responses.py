@@ -21,7 +21,7 @@ from mmrlhf.methods.pairing import REWARD, candidate_pairs
 from mmrlhf.methods.preference import PreferenceModule, Responses
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.processes import gather_ranks
-from mmrlhf.types import PackedBatch
+from mmrlhf.tensors import PackedBatch
 
 
 class SingleResponseModule(PreferenceModule):

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mmrlhf.errors import DataError
 from mmrlhf.processes import gather_ranks
+from mmrlhf.tensors import PackedBatch
 from mmrlhf.tokens.packing import select_responses
-from mmrlhf.types import PackedBatch
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.models.cascade import Segments, cascade_attention
 from mmrlhf.models.masks import AttentionPattern
 from mmrlhf.models.settings import ModelSettings
-from mmrlhf.types import PackedBatch
+from mmrlhf.tensors import PackedBatch
 
 NAME = "packed"
 # The argument of a stock model's forward that reaches its layers' attention: what a row consists of.

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf.models.chunked_attention import chunked_attention
-from mmrlhf.types import PackedBatch
+from mmrlhf.tensors import PackedBatch
 
 # The widest head that FlashAttention takes.
 _WIDEST_HEAD = 256

@@ -26,7 +26,7 @@ from torch import Tensor
 from mmrlhf.models.decoding_rows import Continuation, Writing, configured_ends, draw_seed, generate_rows, placeholders
 from mmrlhf.models.decoding_state import NOBODY, Decoding, feed, next_logits, prefill
 from mmrlhf.models.forward import PackedModel, autocast
-from mmrlhf.types import EncodedGroup
+from mmrlhf.tensors import EncodedGroup
 
 
 # Not inference_mode: while training, a sharded model keeps what it gathers here for its next steps.

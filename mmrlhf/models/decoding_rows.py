@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmrlhf.models.families import base_model, media_arguments, media_kinds
 from mmrlhf.models.forward import PackedModel
-from mmrlhf.types import EncodedGroup
+from mmrlhf.tensors import EncodedGroup
 
 
 @dataclass(frozen=True)

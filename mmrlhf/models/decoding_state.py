@@ -20,7 +20,7 @@ from mmrlhf.models.cache import build_cache, join_caches
 from mmrlhf.models.families import media_arguments
 from mmrlhf.models.forward import PackedModel, compute_dtype
 from mmrlhf.models.masks import attention_pattern, prefix_masks, step_masks
-from mmrlhf.types import EncodedGroup
+from mmrlhf.tensors import EncodedGroup
 
 NOBODY = -1
 

@@ -22,7 +22,7 @@ from mmrlhf.errors import ModelError
 from mmrlhf.models.attention import NAME as PACKED
 from mmrlhf.models.masks import FULL, SLIDING, attention_pattern
 from mmrlhf.models.thumbnails import thumbnail_features
-from mmrlhf.types import THUMBNAILS
+from mmrlhf.tensors import THUMBNAILS
 
 # The names under which transformers itself looks for an image encoder and a decoder.
 VISION_NAMES = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")

@@ -27,7 +27,7 @@ from mmrlhf.models.layout import Layout, grouped, segmented, single_row
 from mmrlhf.models.masks import attention_pattern
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.models.trainable import set_trainable
-from mmrlhf.types import PackedBatch, ResponseOutputs
+from mmrlhf.tensors import PackedBatch, ResponseOutputs
 
 
 class PackedModel(nn.Module):

@@ -19,7 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from mmrlhf.models.cascade import Segments, segments_of
 from mmrlhf.models.masks import AttentionPattern, attention_masks, group_masks, shortest_prefix, slot_in_group
-from mmrlhf.types import PackedBatch
+from mmrlhf.tensors import PackedBatch
 
 BLOCK = 128
 

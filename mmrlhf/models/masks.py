@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrlhf.types import PackedBatch
+from mmrlhf.tensors import PackedBatch
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Families whose stock forward makes the tokens of one picture see each other (it reads `token_type_ids`).

@@ -15,8 +15,8 @@ import torch
 from mmrlhf.errors import ModelError
 from mmrlhf.models.families import check_packable
 from mmrlhf.models.forward import PackedModel
+from mmrlhf.tensors import PackedBatch, ResponseOutputs
 from mmrlhf.text import first_line
-from mmrlhf.types import PackedBatch, ResponseOutputs
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from mmrlhf.models.settings import require_shardable
 from mmrlhf.models.tower_shards import LARGE_TOWER, shard_tower
 from mmrlhf.processes import check_shard_size, count_devices
 from mmrlhf.ranges import Count
-from mmrlhf.types import ResponseOutputs
+from mmrlhf.tensors import ResponseOutputs
 
 if TYPE_CHECKING:  # takes seconds to import, and a single device never asks for it
     from lightning.pytorch.strategies import Strategy

@@ -32,8 +32,9 @@ from mmrlhf.responders.asking import AnswerSettings, Asked, text_of, tokens_writ
 from mmrlhf.responders.endpoint import EndpointAnswerer
 from mmrlhf.responders.spending import Purse
 from mmrlhf.shards.index import Index
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.terminal.progress import track
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 # query key -> what was found out about its answers, a list of each
 Said = dict[str, dict[str, Any]]

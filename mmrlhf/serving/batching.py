@@ -29,8 +29,9 @@ from mmrlhf.serving.limits import Limits
 from mmrlhf.serving.measures import Measures
 from mmrlhf.serving.merging import merge, part
 from mmrlhf.serving.refusals import Refusal, come_again, unusable
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.text import first_line
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
 

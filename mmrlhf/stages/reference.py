@@ -28,7 +28,8 @@ from mmrlhf.ranges import Count, Natural, Share
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.index import Index
 from mmrlhf.summaries.scores import ReferenceSummary
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.tensors import EncodedGroup
+from mmrlhf.types import PreferenceGroup
 
 CUT = "reference_cut"
 COLUMNS: tuple[str, ...] = (REFERENCE, REFERENCE_TOKENS, CUT)

@@ -24,8 +24,9 @@ from mmrlhf.inference.settings import PassSettings
 from mmrlhf.models.decoding import generate
 from mmrlhf.records.quarantine import reason_of
 from mmrlhf.suites.documents import Document, DocumentStore
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.encode import Encoder
-from mmrlhf.types import EncodedGroup, PreferenceGroup, Response
+from mmrlhf.types import PreferenceGroup, Response
 
 # questions about one picture that are answered side by side
 MOST_QUESTIONS = 32

@@ -25,6 +25,7 @@ from transformers import ProcessorMixin
 
 from mmrlhf.errors import DataError
 from mmrlhf.media.damage import Damage
+from mmrlhf.tensors import Branch, EncodedGroup
 from mmrlhf.tokens.chat import MARK, Chat
 from mmrlhf.tokens.fitting import Fitting
 from mmrlhf.tokens.in_turn import Reading, ResponseStart
@@ -36,7 +37,7 @@ from mmrlhf.tokens.templates import Template
 from mmrlhf.tokens.text_cost import TextCost
 from mmrlhf.tokens.text_tokens import Rendered, TextTokens, beginning_of
 from mmrlhf.tokens.visual import SizedEntry, VisualTokens
-from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
+from mmrlhf.types import PreferenceGroup, Response
 
 # (token ids (T,), media tensors) -> position ids (A, T); comes from the model family (mmrlhf.models.families).
 Positions = Callable[[Tensor, Mapping[str, Tensor]], Tensor]

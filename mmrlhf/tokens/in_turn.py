@@ -17,12 +17,13 @@ from dataclasses import replace
 from typing import Literal
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.chat import Chat
 from mmrlhf.tokens.length import place_of
 from mmrlhf.tokens.sequences import Slots
 from mmrlhf.tokens.templates import CritiqueTemplate, Template
 from mmrlhf.tokens.text_tokens import Rendered, TextTokens
-from mmrlhf.types import EncodedGroup, PreferenceGroup, Response
+from mmrlhf.types import PreferenceGroup, Response
 
 # How a reward model reads a query's responses: each by itself, or with those before it.
 Reading = Literal["apart", "in_turn"]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from mmrlhf.errors import DataError
+from mmrlhf.tensors import num_before_labels
 from mmrlhf.tokens.text_tokens import TextTokens, beginning_of
-from mmrlhf.types import PreferenceGroup, Response, num_before_labels
+from mmrlhf.types import PreferenceGroup, Response
 
 TOO_LONG = "a prompt with its media is longer than the model's context"
 

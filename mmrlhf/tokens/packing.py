@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mmrlhf.types import EncodedGroup, PackedBatch
+from mmrlhf.tensors import EncodedGroup, PackedBatch
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.types import THUMBNAILS
+from mmrlhf.tensors import THUMBNAILS
 
 # What a reward model is shown: media as it was trained on, or as the release evaluates it.
 Protocol = Literal["trained", "released"]

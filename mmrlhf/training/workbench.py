@@ -27,12 +27,13 @@ from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards.critique_tables import TableCritiques
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.in_turn import Reading
 from mmrlhf.tokens.templates import Template
 from mmrlhf.training.settings import Schedule, TrainSettings, require_plain_base
 from mmrlhf.training.vision_cache import keep_features
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 
 @dataclass

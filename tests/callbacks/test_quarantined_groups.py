@@ -16,7 +16,7 @@ from mmrlhf.callbacks import quarantined_groups
 from mmrlhf.callbacks.quarantined_groups import QuarantinedGroups
 from mmrlhf.errors import DataError
 from mmrlhf.records.quarantine import Quarantine
-from mmrlhf.types import StepBatch
+from mmrlhf.tensors import StepBatch
 
 MODULE = L.LightningModule()
 

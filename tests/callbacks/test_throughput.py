@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from mmrlhf.callbacks.curves import CurveLogger
 from mmrlhf.callbacks.throughput import Throughput, count_work, peak_memory
 from mmrlhf.summaries.curve_file import read_curves
-from mmrlhf.types import PackedBatch, StepBatch
+from mmrlhf.tensors import PackedBatch, StepBatch
 
 
 def make_packed(group_tokens, group_responses, weights):

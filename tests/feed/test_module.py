@@ -12,7 +12,7 @@ from stand_ins.fake_groups import make_dataset
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.feed.module import PreferenceDataModule
 from mmrlhf.feed.weights import Mixing
-from mmrlhf.types import StepBatch
+from mmrlhf.tensors import StepBatch
 
 
 class Interrupted(Exception):

@@ -27,7 +27,8 @@ from mmrlhf.inference.passes import encoded_batches
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.shards import remote
 from mmrlhf.shards.index import Index
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.tensors import EncodedGroup
+from mmrlhf.types import PreferenceGroup
 
 
 @given(

@@ -15,7 +15,7 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.feed import shared_memory
 from mmrlhf.feed.dataset import num_bytes
 from mmrlhf.feed.shared_memory import PREFETCH_FACTOR, require_shared_memory
-from mmrlhf.types import EncodedGroup
+from mmrlhf.tensors import EncodedGroup
 
 
 @pytest.fixture

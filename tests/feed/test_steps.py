@@ -10,7 +10,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.feed.steps import HeldOutSteps, RunPlan, TrainSteps
 from mmrlhf.feed.weights import Mixing
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
-from mmrlhf.types import StepBatch
+from mmrlhf.tensors import StepBatch
 
 
 def make_steps(

@@ -20,7 +20,8 @@ from mmrlhf.models.load import load_backbone
 from mmrlhf.models.reward_folder import save_reward_model
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.shards.index import Index
-from mmrlhf.types import THUMBNAILS, Media
+from mmrlhf.tensors import THUMBNAILS
+from mmrlhf.types import Media
 
 CARD = {"critique": "full", "instruction": ""}
 ASKED = PassSettings(ModelSettings(max_tokens=8000))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.pairs import build_pairs
-from mmrlhf.types import PairIndex
+from mmrlhf.tensors import PairIndex
 
 SCHEMES = ("all", "hardest", "adjacent", "best_vs_rest")
 NAN = float("nan")

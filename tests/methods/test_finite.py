@@ -14,7 +14,7 @@ from stand_ins.methods_under_test import METHODS, build_method
 from stand_ins.packed_toy import ToyData, ToyModel, fit, make_group, make_step, quiet_trainer
 
 from mmrlhf.errors import ModelError
-from mmrlhf.types import PackedBatch, ResponseOutputs
+from mmrlhf.tensors import PackedBatch, ResponseOutputs
 
 SCRIPT = Path(__file__).parents[1] / "stand_ins" / "two_rank_nan.py"
 

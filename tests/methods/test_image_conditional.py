@@ -18,8 +18,8 @@ from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.methods.preference import PreferenceModule
 from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import EncodedGroup
 
 
 def build(objective: MDPO, **options: object) -> ImageConditionalModule:

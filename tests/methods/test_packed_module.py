@@ -15,7 +15,7 @@ from mmrlhf.methods import packed_module as base
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.packed_module import PackedModule
 from mmrlhf.methods.sft import SFTModule
-from mmrlhf.types import StepBatch
+from mmrlhf.tensors import StepBatch
 
 
 def train(method: str, steps: list[StepBatch], **options: object) -> tuple[dict, dict]:

@@ -19,8 +19,8 @@ from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import pair_names
 from mmrlhf.methods.preference import PairScheme, PreferenceModule
 from mmrlhf.methods.step_numbers import StepRecord
+from mmrlhf.tensors import StepBatch
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import StepBatch
 
 
 def build(objective: object, model: ToyModel | None = None, **options: object) -> PreferenceModule:

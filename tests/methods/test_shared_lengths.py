@@ -17,8 +17,8 @@ from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.methods.preference import PreferenceModule
 from mmrlhf.methods.shared_lengths import LengthDesensitisedModule, first_tokens
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import EncodedGroup
 
 
 def build(objective: LDDPO, **options: object) -> LengthDesensitisedModule:

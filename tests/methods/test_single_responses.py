@@ -14,8 +14,8 @@ from mmrlhf.losses.prospect import KTO, KTOByReward, ResponseObjective
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.methods.single_responses import SingleResponseModule
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import EncodedGroup
 
 NAN = float("nan")
 

@@ -16,8 +16,8 @@ from mmrlhf.methods import preference
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.pairing import PairScheme
 from mmrlhf.methods.preference import PreferenceModule
+from mmrlhf.tensors import EncodedGroup, PackedBatch, ResponseOutputs, StepBatch
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import EncodedGroup, PackedBatch, ResponseOutputs, StepBatch
 
 
 def tabled(model: nn.Module, number: int) -> EncodedGroup:

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from benchmarks.equivalence import stock_outputs
 from mmrlhf.models.families import language_layers, vision_layers
+from mmrlhf.tensors import PackedBatch
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
-from mmrlhf.types import PackedBatch, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 
 @pytest.mark.parametrize("template", [AnswerTemplate(), CritiqueTemplate(instruction="")], ids=["answer", "critique"])

@@ -10,7 +10,7 @@ from stand_ins.built_models import build
 
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.heads import HEADS, build_head
-from mmrlhf.types import ResponseOutputs
+from mmrlhf.tensors import ResponseOutputs
 
 
 @pytest.mark.parametrize("kind", HEADS)

@@ -10,8 +10,8 @@ from torch.nn.attention.flex_attention import create_block_mask
 from mmrlhf.models.cascade import segments_of
 from mmrlhf.models.layout import BLOCK, block_mask, bucket_length, grouped, segmented, single_row
 from mmrlhf.models.masks import AttentionPattern, group_masks, index_in_sequence, shortest_prefix
+from mmrlhf.tensors import Branch, EncodedGroup, PackedBatch
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import Branch, EncodedGroup, PackedBatch
 
 # A group is its prefix's length and its branches' lengths.
 GROUPS = st.lists(

@@ -12,8 +12,9 @@ from stand_ins.head_kinds import KINDS, build_with_head
 from benchmarks.equivalence import stock_outputs
 from mmrlhf.errors import ConfigError
 from mmrlhf.models.forward import PackedModel, autocast
+from mmrlhf.tensors import PackedBatch, ResponseOutputs
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import PackedBatch, PreferenceGroup, ResponseOutputs
+from mmrlhf.types import PreferenceGroup
 
 
 def saved_by(model: PackedModel, batch: PackedBatch) -> tuple[list[torch.Tensor], ResponseOutputs]:

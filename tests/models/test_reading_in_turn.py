@@ -20,12 +20,13 @@ from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import load_backbone
 from mmrlhf.models.masks import AttentionPattern
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.tensors import EncodedGroup, ResponseOutputs
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.in_turn import in_order
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import CritiqueTemplate
-from mmrlhf.types import EncodedGroup, PreferenceGroup, ResponseOutputs
+from mmrlhf.types import PreferenceGroup
 
 ORDERS = {"one": (2, 0, 1), "two": (1, 0), "video": (3, 1, 0, 2), "text": (0,)}
 

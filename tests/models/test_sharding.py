@@ -26,9 +26,10 @@ from mmrlhf.models.families import language_layers, parts, vision_layers
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.models.sharding import Sharding, is_sharded, move_whole, shard_model, sharded_strategy
 from mmrlhf.models.trained_state import frozen_fingerprint, frozen_parameters, require_frozen
+from mmrlhf.tensors import ResponseOutputs
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import PreferenceGroup, ResponseOutputs
+from mmrlhf.types import PreferenceGroup
 
 
 def test_tensor_parallelism_is_refused() -> None:

@@ -21,8 +21,9 @@ from mmrlhf.records.mm_rlhf import import_released
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import pack
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.processing import MediaSettings, decode_media
-from mmrlhf.types import EncodedGroup, Media, PreferenceGroup
+from mmrlhf.types import Media, PreferenceGroup
 
 
 @pytest.fixture

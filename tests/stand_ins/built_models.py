@@ -10,10 +10,10 @@ from mmrlhf.models.families import positions_for
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.load import load_backbone
 from mmrlhf.models.settings import ModelSettings
+from mmrlhf.tensors import ResponseOutputs
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.tokens.templates import AnswerTemplate, Template
-from mmrlhf.types import ResponseOutputs
 
 TRAIN_ALL = {"vision": "full", "projector": "full", "language": "full"}
 

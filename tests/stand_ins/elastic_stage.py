@@ -22,8 +22,8 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.processes import TrainingInterrupted
 from mmrlhf.stages import sft
+from mmrlhf.tensors import StepBatch
 from mmrlhf.training.settings import Schedule, TrainSettings
-from mmrlhf.types import StepBatch
 
 EPOCHS, GROUPS_PER_STEP = 2, 3
 

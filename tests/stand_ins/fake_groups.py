@@ -12,7 +12,8 @@ import torch
 from mmrlhf.errors import DataError
 from mmrlhf.feed.dataset import GroupDataset
 from mmrlhf.shards.sidecar import SideCar
-from mmrlhf.types import Branch, EncodedGroup, PreferenceGroup, Response
+from mmrlhf.tensors import Branch, EncodedGroup
+from mmrlhf.types import PreferenceGroup, Response
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmrlhf.tensors import Branch, EncodedGroup, PackedBatch, ResponseOutputs, StepBatch
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import Branch, EncodedGroup, PackedBatch, ResponseOutputs, StepBatch
 
 VOCABULARY, WIDTH = 16, 8
 

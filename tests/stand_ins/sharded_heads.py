@@ -17,8 +17,9 @@ from torch.distributed.tensor import DTensor
 
 from mmrlhf.models.forward import PackedModel
 from mmrlhf.models.sharding import is_sharded, shard_model
+from mmrlhf.tensors import PackedBatch
 from mmrlhf.tokens.packing import pack_groups
-from mmrlhf.types import PackedBatch, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 GROUPS = [
     PreferenceGroup("one", "what ?", responses("a red circle", "a blue square", "no"), (image(60, 50),)),

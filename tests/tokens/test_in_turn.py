@@ -16,12 +16,13 @@ from stand_ins.tiny_models import formed_groups, image, responses
 from mmrlhf.conversation import IMAGE, Conversation, Turn
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.models.processors import load_processor
+from mmrlhf.tensors import EncodedGroup
 from mmrlhf.tokens.encode import Encoder
 from mmrlhf.tokens.in_turn import drawn_order, in_order, reading_orders
 from mmrlhf.tokens.length import shares_of
 from mmrlhf.tokens.packing import pack_groups
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate
-from mmrlhf.types import EncodedGroup, PreferenceGroup
+from mmrlhf.types import PreferenceGroup
 
 PROMPT = "what is in the picture ?"
 ALIKE = responses("a red circle", "a red square", "a red circle above the blue square")

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmrlhf.tensors import Branch, EncodedGroup
 from mmrlhf.tokens.packing import pack_groups, select_responses
-from mmrlhf.types import Branch, EncodedGroup
 
 
 def encoded(key: str, prefix: int, branches: list[list[bool]], start: int = 0, weight: float = 1.0) -> EncodedGroup:
