@@ -79,6 +79,8 @@ def build_cache(config: PreTrainedConfig) -> DynamicCache:
 def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
     """One cache with the rows of several, each of one row; shorter ones are padded with zeros behind their tokens."""
     joined = caches[0]
+    if len(caches) == 1:
+        return joined
     for number, layer in enumerate(joined.layers):
         rows = [row for cache in caches if isinstance(row := cache.layers[number], RoomyLayer)]
         if isinstance(layer, RoomyLayer):

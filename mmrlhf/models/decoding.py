@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf.models.decoding_rows import Continuation, Writing, configured_ends, draw_seed, generate_rows, placeholders
-from mmrlhf.models.decoding_state import NOBODY, Decoding, feed, next_logits, prefill
+from mmrlhf.models.decoding_state import NOBODY, Decoding, feed_newest, next_logits, prefill
 from mmrlhf.models.forward import PackedModel, autocast
 from mmrlhf.tensors import EncodedGroup
 
@@ -133,50 +133,50 @@ def _draws(groups: Sequence[EncodedGroup], num_samples: int, max_new_tokens: int
 def _answering(model: PackedModel) -> Iterator[None]:
     """Evaluation mode, and the former mode afterwards."""
     was_training = model.training
-    model.eval()
+    if any(module.training for module in model.modules()):
+        model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def _decode(
     model: PackedModel, state: Decoding, logits: Tensor, how: Writing, draws: np.ndarray | None
 ) -> list[Continuation]:
     """Write on from the logits (G, Q, V) of every branch's end."""
-    ends = torch.tensor(how.end_tokens, device=logits.device, dtype=torch.int64)
+    ends, never = set(how.end_tokens), torch.tensor(how.never, device=logits.device, dtype=torch.int64)
     written: list[list[int]] = [[] for _ in range(int(state.number.max()) + 1)]
     ended_by: dict[int, int] = {}
+    alive = state.number != NOBODY
     for step in range(how.max_new_tokens):
-        drawn = None if draws is None else torch.from_numpy(draws[:, step]).to(logits.device)[state.number]
-        token = _choose(logits, how, drawn)
-        writing = state.branch != NOBODY
-        alive = writing & ~torch.isin(token, ends)
-        columns = (t.flatten().tolist() for t in (state.number, token, writing, alive))
-        for number, each, wrote, goes_on in zip(*columns, strict=True):
-            if goes_on:
-                written[number].append(each)
-            elif wrote:
+        drawn = None if draws is None else torch.from_numpy(draws[state.number.numpy(), step]).to(logits.device)
+        state.token = _choose(logits.index_fill_(-1, never, float("-inf")), how.temperature, drawn)
+        # the one wait for the device in a step
+        chosen = state.token.cpu()
+        num_ended = len(ended_by)
+        for number, each in zip(state.number[alive].tolist(), chosen[alive].tolist(), strict=True):
+            if each in ends:
                 ended_by[number] = each
-        if step + 1 == how.max_new_tokens or not alive.any():
+            else:
+                written[number].append(each)
+        if step + 1 == how.max_new_tokens or len(ended_by) == len(written):
             break
-        state.token, state.branch = token, state.branch.masked_fill(~alive, NOBODY)
-        # Gathering the cache of other groups costs about as much as a step, so they leave in bulk.
-        left = int(alive.any(1).sum()) * int(alive.sum(1).max())
-        if left < 0.7 * alive.numel():
-            state.keep(alive)
-        hidden = feed(model, state, state.token, state.position, state.branch, state.following, state.reach)
-        logits = next_logits(model, hidden)
-        state.position, state.following = state.position + 1, state.following + 1
+        if len(ended_by) > num_ended:
+            alive &= ~torch.isin(chosen, torch.tensor(how.end_tokens))
+            # Gathering the cache of other groups costs about as much as a step, so they leave in bulk.
+            if int(alive.any(1).sum()) * int(alive.sum(1).max()) < 0.7 * alive.numel():
+                state.keep(alive)
+                alive = state.number != NOBODY
+        logits = next_logits(model, feed_newest(model, state))
     return [Continuation(ids, ended_by.get(number)) for number, ids in enumerate(written)]
 
 
-def _choose(logits: Tensor, how: Writing, drawn: Tensor | None) -> Tensor:
+def _choose(logits: Tensor, temperature: float, drawn: Tensor | None) -> Tensor:
     """The next token (G, Q) by logits (G, Q, V); at a temperature the one in whose share of [0, 1) the number falls."""
-    if how.never:
-        logits[..., how.never] = float("-inf")
     if drawn is None:
         return logits.argmax(-1)
-    reached = (logits.double() / how.temperature).softmax(-1).cumsum(-1)
+    reached = (logits.double() / temperature).softmax(-1).cumsum(-1)
     # the last share ends at the sum itself, which rounding may leave below 1
     return torch.searchsorted(reached, (drawn.clamp(min=0) * reached[..., -1])[..., None], right=True)[..., 0]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, Gemma3TextConfig, Qwen2Config
 from transformers.cache_utils import DynamicLayer
 
-from mmrlhf.models.cache import SPARE_TOKENS, RoomyLayer, build_cache
+from mmrlhf.models.cache import SPARE_TOKENS, RoomyLayer, build_cache, join_caches
 
 appends = st.integers(1, SPARE_TOKENS + 5)
 selections = st.lists(st.integers(0, 2**16), min_size=1, max_size=4)
@@ -43,6 +43,20 @@ def test_appending_within_the_room_moves_nothing() -> None:
         layer.update(states, states)
         places.add(layer.keys.data_ptr())
     assert len(places) == 1
+
+
+def test_joined_rows_are_padded_behind_their_tokens_and_one_alone_stays_where_it_is() -> None:
+    config = Qwen2Config(num_hidden_layers=1)
+    caches = [build_cache(config) for _ in range(2)]
+    rows = [torch.randn(2, 1, 2, length, 4) for length in (3, 5)]
+    for cache, row in zip(caches, rows, strict=True):
+        cache.update(*row, layer_idx=0)
+    alone = caches[0].layers[0].keys
+    assert join_caches(caches[:1]).layers[0].keys is alone and torch.equal(alone, rows[0][0])
+    keys = join_caches(caches).layers[0].keys
+    assert (
+        torch.equal(keys[0, :, :3], rows[0][0, 0]) and not keys[0, :, 3:].any() and torch.equal(keys[1], rows[1][0, 0])
+    )
 
 
 def test_every_attention_layer_keeps_everything() -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from stand_ins.built_models import build
 from stand_ins.tiny_models import AVAILABLE, formed_groups
+from transformers import Cache
 
+from mmrlhf.models import decoding_state
 from mmrlhf.models.decoding import generate
 from mmrlhf.models.decoding_rows import Continuation, configured_ends, placeholders
 from mmrlhf.models.decoding_state import Decoding
+from mmrlhf.models.forward import PackedModel
 from mmrlhf.tokens.templates import AnswerTemplate, CritiqueTemplate, Template
 from mmrlhf.types import PreferenceGroup
 
@@ -20,9 +24,14 @@ from mmrlhf.types import PreferenceGroup
 @pytest.mark.parametrize("template", [AnswerTemplate(), CritiqueTemplate(instruction="")], ids=["answer", "critique"])
 @pytest.mark.parametrize("family", AVAILABLE)
 def test_greedy_equals_stock_generate(
-    family: str, template: Template, tiny_folders: dict[str, Path], groups: list[PreferenceGroup]
+    family: str,
+    template: Template,
+    tiny_folders: dict[str, Path],
+    groups: list[PreferenceGroup],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Mixed modalities and ragged branches in one batch against one call of `generate` per response."""
+    monkeypatch.setattr(decoding_state, "STEPS_AHEAD", 4)  # several masks for ten tokens
     model, encoder = build(tiny_folders[family], template)
     # A head tied to random embeddings repeats one token; one of its own makes the next depend on everything before it.
     torch.manual_seed(1)
@@ -152,6 +161,55 @@ def test_branches_end_when_they_like(
     assert found == expected
     assert len({len(each.ids) for written in found for each in written}) > 3
     assert len(left) > 1 and left[-1][0] < len(groups), "groups left the batch in between"
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes (G, L) of what a model reads into its cache, forward by forward."""
+    shapes, extend = list[tuple[int, ...]](), PackedModel.extend
+
+    def counted(model: PackedModel, cache: Cache, ids: torch.Tensor, *others: Any, **media: Any) -> torch.Tensor:
+        shapes.append(tuple(ids.shape))
+        return extend(model, cache, ids, *others, **media)
+
+    monkeypatch.setattr(PackedModel, "extend", counted)
+    return shapes
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_5_vl"], ids=["windows", "plain"])
+def test_branches_may_be_read_together(
+    family: str,
+    tiny_folders: dict[str, Path],
+    groups: list[PreferenceGroup],
+    forwards: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One by one, some at a time, or all in one forward: the same is written behind them."""
+    model, encoder = build(tiny_folders[family], CritiqueTemplate(instruction=""))
+    torch.manual_seed(1)
+    head = model.backbone.get_output_embeddings()
+    head.weight = torch.nn.Parameter(torch.randn_like(head.weight))
+    contexts = [encoder.context(group) for group in groups]
+    longest = max(len(branch.ids) for context in contexts for branch in context.branches)
+    written, counts = [], []
+    for most in (1, 2 * len(contexts) * longest, 10**6):
+        monkeypatch.setattr(decoding_state, "READ_TOGETHER", most)
+        written.append(generate(model, contexts, max_new_tokens=6, end_tokens=[]))
+        counts.append(len(forwards) - len(contexts) - 5)  # without prefixes and steps
+        forwards.clear()
+    assert written[0] == written[1] == written[2]
+    assert counts[0] == 4 and counts[1] in (2, 3) and counts[2] == 1
+
+
+def test_samples_of_a_prompt_begin_in_one_forward(
+    tiny_folders: dict[str, Path], groups: list[PreferenceGroup], forwards: list[tuple[int, ...]]
+) -> None:
+    """A prefix, the beginnings of all samples, and a step for each token but the first."""
+    model, encoder = build(tiny_folders["llava_onevision"])
+    context = encoder.context(groups[0])
+    generate(model, [context], max_new_tokens=3, end_tokens=[], temperature=1.0, num_samples=20)
+    (branch,) = context.branches
+    assert forwards == [(1, len(context.prefix_ids)), (1, 20 * len(branch.ids)), (1, 20), (1, 20)]
 
 
 def _until(ids: list[int], ends: list[int]) -> Continuation:
