@@ -16,6 +16,8 @@ VENV ?= .venv
 MINUTES ?= 5
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := demo
+# a process that may not keep compiled files compiles them all again, and the tests start many processes
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test fuzz check format bench gpu compat benchmarks-env
 
 demo: $(INSTALLED)
