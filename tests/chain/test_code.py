@@ -32,6 +32,8 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     folder = tmp_path / "own"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
+    # Python takes a compiled file for that of its source while the second and the size of both are the same
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     written: dict[str, int] = {}
 
     def write(name: str, text: str) -> None:
