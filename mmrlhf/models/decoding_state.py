@@ -1,16 +1,16 @@
 """What groups whose branches are written at once have read: their cache, whose each slot is, and one step more of it.
 
-Each prefix is read by itself, causally and without a mask, into a key-value cache; the caches are then laid side by
-side, a row for each group. All branches of a group live in its one row as in a packed row: they are read behind one
-another, then a step feeds the newest token of each, and a mask lets it see the prefix and its own branch. Whose the
-slots of coming steps will be is known, so one mask serves many steps.
+Each group is read by itself into a key-value cache, its prefix and its branches behind one another as in a packed row;
+the caches are then laid side by side, a row for each group. A step feeds the newest token of each branch, and a mask
+lets it see the prefix and its own branch. Whose the slots of coming steps will be is known, so one mask serves many
+steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ from mmrlhf.tensors import EncodedGroup
 NOBODY = -1
 # Steps that one mask is made for: it is as wide as the cache, which grows by a slot of each branch a step.
 STEPS_AHEAD = 16
-# Tokens of one forward, over all groups, up to which branches are read together: fewer take about as long.
-READ_TOGETHER = 1024
+# Tokens of branches that one forward reads, a single branch apart: its mask has a row for each.
+READ_TOGETHER = 2048
 
 
 @dataclass
@@ -74,21 +74,22 @@ class Decoding:
 
 
 def prefill(model: PackedModel, groups: Sequence[EncodedGroup], num_samples: int) -> tuple[Decoding, Tensor]:
-    """Read prefixes, then branches; logits of each branch's end (G, Q, V)."""
+    """Read prefixes and branches; logits of each branch's end (G, Q, V)."""
     device = model.device
-    cache, owner, place = _prefixes(model, groups)
     branches = [_starts(group, num_samples) for group in groups]
-    counts = [len(own) * (num_samples if own[0].shared else 1) for own in branches]
+    read = [_read(model, group, own) for group, own in zip(groups, branches, strict=True)]
+    counts = [len(own) * (1 if own[0].owner else num_samples) for own in branches]
     copies = [count // len(own) for count, own in zip(counts, branches, strict=True)]
 
     def of_each(values: Callable[[_Start], Tensor]) -> list[Tensor]:
         found = [torch.stack([values(start) for start in own], dim=-1) for own in branches]
         return [each.repeat_interleave(number, dim=-1) for each, number in zip(found, copies, strict=True)]
 
+    owner = _pad([each.owner for each in read], NOBODY).to(device)
     state = Decoding(
-        cache,
+        join_caches([each.cache for each in read]),
         owner,
-        place,
+        place=_pad([each.place for each in read]).to(device),
         filled=owner.shape[1],
         branch=_pad([torch.arange(1, count + 1) for count in counts], NOBODY).to(device),
         number=_pad(list(torch.arange(sum(counts)).split(counts)), NOBODY),
@@ -98,22 +99,18 @@ def prefill(model: PackedModel, groups: Sequence[EncodedGroup], num_samples: int
         token=torch.zeros(0),
         mask=torch.zeros(0),
     )
-    ends = _read_branches(model, state, branches)
-    last = [
-        each[: len(own)].repeat_interleave(number, dim=0)
-        for each, own, number in zip(ends, branches, copies, strict=True)
-    ]
-    return state, next_logits(model, pad_sequence(last, batch_first=True))
+    ends = [each.ends.repeat_interleave(number, dim=0) for each, number in zip(read, copies, strict=True)]
+    return state, next_logits(model, pad_sequence(ends, batch_first=True))
 
 
 class _Start(NamedTuple):
-    """A branch that is continued: ids (L,), positions (A, L), the place of its first token, whether others see it, and
-    up to which place what is written behind it sees what is shared."""
+    """A branch that is continued: ids (L,), positions (A, L), the place of its first token, who owns it (0: others see
+    it), and up to which place what is written behind it sees what is shared."""
 
     ids: Tensor
     positions: Tensor
     place: int
-    shared: bool
+    owner: int
     reach: int
 
 
@@ -123,105 +120,68 @@ def _starts(group: EncodedGroup, num_samples: int) -> list[_Start]:
     found = []
     for branch, positions in zip(group.branches, group.row_positions, strict=True):
         if group.in_turn:
-            found.append(_Start(branch.ids, positions, place, True, place + len(branch.ids)))
+            found.append(_Start(branch.ids, positions, place, 0, place + len(branch.ids)))
             place += len(branch.ids)
         else:
-            found += [_Start(branch.ids, positions, place, False, place)] * num_samples
+            numbers = range(len(found) + 1, len(found) + num_samples + 1)
+            found += [_Start(branch.ids, positions, place, number, place) for number in numbers]
     return found
 
 
-def _read_branches(model: PackedModel, state: Decoding, branches: Sequence[Sequence[_Start]]) -> Tensor:
-    """Read the branches into the cache, the first ones of every group, then the next; states of ends (G, Q, D)."""
-    rows = torch.arange(len(branches), device=model.device)[:, None]
-    ends = []
-    for numbers in _read_together(branches):
-        read = [_branches_of_all(branches, number) for number in numbers]
-        ids, positions, owner, place, reach = zip(*(values for values, _ in read), strict=True)
-        hidden = _feed(
-            model,
-            state,
-            torch.cat(ids, dim=1).to(model.device),
-            torch.cat(positions, dim=2).to(model.device),
-            torch.cat(owner, dim=1).to(model.device),
-            torch.cat(place, dim=1).to(model.device),
-            torch.cat(reach, dim=1).to(model.device),
-        )
-        starts = torch.tensor([0, *(each.shape[1] for each in ids[:-1])]).cumsum(0)
-        last = starts + torch.stack([end for _, end in read], dim=1)
-        ends.append(hidden[rows, last.to(model.device)])
-    return torch.cat(ends, dim=1)
+class _Read(NamedTuple):
+    """A group that was read: its cache of one row, owner (S,) and place (S,) of the slots, states of ends (Q, D)."""
+
+    cache: DynamicCache
+    owner: Tensor
+    place: Tensor
+    ends: Tensor
 
 
-def _read_together(branches: Sequence[Sequence[_Start]]) -> list[list[int]]:
-    """Numbers of branches that one forward reads, of all groups at once."""
-    longest = [
-        max(len(own[number].ids) for own in branches if number < len(own)) for number in range(max(map(len, branches)))
-    ]
-    portions, tokens = list[list[int]](), 0
-    for number, length in enumerate(longest):
-        tokens += len(branches) * length
-        if portions and tokens <= READ_TOGETHER:
-            portions[-1].append(number)
-        else:
-            portions, tokens = [*portions, [number]], len(branches) * length
-    return portions
-
-
-def _branches_of_all(branches: Sequence[Sequence[_Start]], number: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The branch of a number of every group, filled up to the longest: ids (G, L), positions (A, G, L), owner, place,
-    reach (G, L); and the index of its last token (G,). A group that has fewer reads padding."""
-    there = [number < len(own) for own in branches]
-    nothing = next(own[number] for own in branches if number < len(own))
-    read = [own[number] if is_there else nothing for own, is_there in zip(branches, there, strict=True)]
-    owner = [NOBODY if not ok else 0 if start.shared else number + 1 for start, ok in zip(read, there, strict=True)]
-    values = (
-        _pad([start.ids for start in read]),
-        _pad_positions([start.positions for start in read]),
-        _pad([torch.full((len(start.ids),), own) for start, own in zip(read, owner, strict=True)], NOBODY),
-        _pad([start.place + torch.arange(len(start.ids)) for start in read]),
-        _pad([torch.full((len(start.ids),), start.reach) for start in read]),
-    )
-    return values, torch.tensor([len(start.ids) - 1 for start in read])
-
-
-def _prefixes(model: PackedModel, groups: Sequence[EncodedGroup]) -> tuple[DynamicCache, Tensor, Tensor]:
-    """Read every prefix by itself; one cache with a row for each, and the owner and place (G, P) of its slots."""
+def _read(model: PackedModel, group: EncodedGroup, starts: Sequence[_Start]) -> _Read:
+    """Read a prefix and the branches behind it, as many as may be in the prefix's own forward."""
     pattern, device = attention_pattern(model.backbone.config), model.device
-    caches = []
-    for group in groups:
-        cache = build_cache(model.backbone.config.get_text_config())
-        ids = group.prefix_ids[None].to(device)
-        valid = torch.ones_like(ids)
-        media = {name: tensor.to(device) for name, tensor in group.media.items()}
-        model.extend(
-            cache,
-            ids,
-            group.prefix_positions[:, None].to(device),
-            valid if pattern.window is None else prefix_masks(valid, ids, pattern),
-            **media_arguments(model.backbone, ids, [media], [group.num_images]),
-        )
-        caches.append(cache)
-    owner = _pad([torch.zeros(len(group.prefix_ids), dtype=torch.int64) for group in groups], NOBODY).to(device)
-    place = _pad([torch.arange(len(group.prefix_ids)) for group in groups]).to(device)
-    return join_caches(caches), owner, place
+    cache = build_cache(model.backbone.config.get_text_config())
+    ids, positions = group.prefix_ids, group.prefix_positions
+    owner, place = torch.zeros(len(ids), dtype=torch.int64), torch.arange(len(ids))
+    tensors = {name: tensor.to(device) for name, tensor in group.media.items()}
+    media = media_arguments(model.backbone, ids[None].to(device), [tensors], [group.num_images])
+    if not pattern.plain:  # masks of prefixes have another form there
+        _read_prefix(model, cache, group, media)
+        ids, positions, media = ids[:0], positions[:, :0], {}
+    ends = []
+    for portion in _read_together(starts):
+        lengths = torch.tensor([len(start.ids) for start in portion])
+        owner = torch.cat([owner, torch.tensor([start.owner for start in portion]).repeat_interleave(lengths)])
+        place = torch.cat([place, *(start.place + torch.arange(len(start.ids)) for start in portion)])
+        reach = torch.tensor([start.reach for start in portion]).repeat_interleave(lengths)
+        slots = (each[None].to(device) for each in (owner, place, reach))
+        mask = step_masks(*slots, pattern, compute_dtype(device))
+        ids = torch.cat([ids, *(start.ids for start in portion)])
+        positions = torch.cat([positions, *(start.positions for start in portion)], dim=1)
+        hidden = model.extend(cache, ids[None].to(device), positions[:, None].to(device), mask, **media)
+        ends.append(hidden[0, (len(ids) - lengths.sum() + lengths.cumsum(0) - 1).to(device)])
+        ids, positions, media = ids[:0], positions[:, :0], {}
+    return _Read(cache, owner, place, torch.cat(ends))
 
 
-def _feed(
-    model: PackedModel,
-    state: Decoding,
-    ids: Tensor,
-    positions: Tensor,
-    owner: Tensor,
-    place: Tensor,
-    reach: Tensor,
-) -> Tensor:
-    """Feed tokens (G, L) of the branches that own them; hidden states (G, L, D)."""
-    state.owner = torch.cat([state.owner, owner], dim=1)
-    state.place = torch.cat([state.place, place], dim=1)
-    state.filled += ids.shape[1]
-    pattern, dtype = attention_pattern(model.backbone.config), compute_dtype(ids.device)
-    mask = step_masks(state.owner, state.place, reach, pattern, dtype)
-    return model.extend(state.cache, ids, positions, mask)
+def _read_prefix(model: PackedModel, cache: DynamicCache, group: EncodedGroup, media: dict[str, Any]) -> None:
+    pattern, ids = attention_pattern(model.backbone.config), group.prefix_ids[None].to(model.device)
+    valid = torch.ones_like(ids)
+    mask = valid if pattern.window is None else prefix_masks(valid, ids, pattern)
+    model.extend(cache, ids, group.prefix_positions[:, None].to(model.device), mask, **media)
+
+
+def _read_together(starts: Sequence[_Start]) -> list[list[_Start]]:
+    """The branches of a group, those together that one forward reads."""
+    portions, tokens = list[list[_Start]](), 0
+    for start in starts:
+        tokens += len(start.ids)
+        if portions and tokens <= READ_TOGETHER:
+            portions[-1].append(start)
+        else:
+            portions.append([start])
+            tokens = len(start.ids)
+    return portions
 
 
 def feed_newest(model: PackedModel, state: Decoding) -> Tensor:

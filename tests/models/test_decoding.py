@@ -190,26 +190,27 @@ def test_branches_may_be_read_together(
     head = model.backbone.get_output_embeddings()
     head.weight = torch.nn.Parameter(torch.randn_like(head.weight))
     contexts = [encoder.context(group) for group in groups]
-    longest = max(len(branch.ids) for context in contexts for branch in context.branches)
     written, counts = [], []
-    for most in (1, 2 * len(contexts) * longest, 10**6):
+    longest = max(len(branch.ids) for context in contexts for branch in context.branches)
+    for most in (1, 2 * longest, 10**6):
         monkeypatch.setattr(decoding_state, "READ_TOGETHER", most)
         written.append(generate(model, contexts, max_new_tokens=6, end_tokens=[]))
-        counts.append(len(forwards) - len(contexts) - 5)  # without prefixes and steps
+        counts.append(len(forwards) - 5)  # without steps
         forwards.clear()
     assert written[0] == written[1] == written[2]
-    assert counts[0] == 4 and counts[1] in (2, 3) and counts[2] == 1
+    prefixes = len(contexts) if family == "gemma3" else 0  # its windows want a forward of their own for a prefix
+    assert counts[0] == prefixes + 10 and counts[0] > counts[1] > counts[2] == prefixes + len(contexts)
 
 
 def test_samples_of_a_prompt_begin_in_one_forward(
     tiny_folders: dict[str, Path], groups: list[PreferenceGroup], forwards: list[tuple[int, ...]]
 ) -> None:
-    """A prefix, the beginnings of all samples, and a step for each token but the first."""
+    """A prefix with the beginnings of all samples, and a step for each token but the first."""
     model, encoder = build(tiny_folders["llava_onevision"])
     context = encoder.context(groups[0])
     generate(model, [context], max_new_tokens=3, end_tokens=[], temperature=1.0, num_samples=20)
     (branch,) = context.branches
-    assert forwards == [(1, len(context.prefix_ids)), (1, 20 * len(branch.ids)), (1, 20), (1, 20)]
+    assert forwards == [(1, len(context.prefix_ids) + 20 * len(branch.ids)), (1, 20), (1, 20)]
 
 
 def _until(ids: list[int], ends: list[int]) -> Continuation:
