@@ -191,8 +191,6 @@ class Batcher:
             self._measures.batch.observe(sum(len(each.jobs) for each in batch))
             self._measures.batch_seconds.observe(now - started)
             with self._changed:
-                here = len(self._waiting) + self._encoding + sum(len(each.jobs) for each in self._ready)
-                self._expected = here + sum(len(each.jobs) for each in batch)
                 self._linger_until = now + _LINGER * (now - started)
 
     def _wait_for_batch(self) -> None:
@@ -225,6 +223,9 @@ class Batcher:
         except Exception as error:
             self._score_in_parts(batch, error)
             return
+        with self._changed:  # before anybody is answered: who asks again at once would be counted twice, and waited for
+            here = len(self._waiting) + self._encoding + sum(len(each.jobs) for each in self._ready)
+            self._expected = here + sum(len(each.jobs) for each in batch)
         for ready, verdicts in zip(batch, found, strict=True):
             self._hand_out(ready, verdicts)
 

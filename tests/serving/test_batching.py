@@ -19,6 +19,7 @@ from mmrlhf.errors import DataError
 from mmrlhf.inference.reward_model import RewardModel
 from mmrlhf.inference.settings import CritiqueSettings
 from mmrlhf.inference.verdicts import Verdict
+from mmrlhf.serving import batching
 from mmrlhf.serving.batching import Batcher
 from mmrlhf.serving.limits import Limits
 from mmrlhf.serving.measures import Measures
@@ -105,6 +106,30 @@ def test_what_waits_is_scored_together_up_to_the_budget() -> None:
         judge.door.set()
         assert rewards(first) == [1] and all(rewards(each) == [1, 2, 3] for each in later)
     assert [len(batch) for batch in judge.batches] == [1, 3, 3, 1]
+
+
+class _SlowJudge(Judge):
+    def score_groups(self, groups: Sequence[PreferenceGroup], encoded: Sequence[Any]) -> list[list[Verdict]]:
+        time.sleep(0.02)
+        return super().score_groups(groups, encoded)
+
+
+def test_a_lone_asker_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that asks again as soon as it is answered."""
+    monkeypatch.setattr(batching, "_LINGER", 1000.0)  # 20 s, twice as long as an answer is waited for here
+    judge = _SlowJudge()
+    judge.door.set()
+    with batcher(judge) as running:
+        answered: Future[None] = Future()
+
+        def ask_again(_: Future[list[Verdict]]) -> None:
+            again = running.submit(query("second", "b"))
+            again.add_done_callback(lambda _: answered.set_result(None))
+
+        running.submit(query("first", "a")).add_done_callback(ask_again)
+        answered.result(10)
+        assert rewards(running.submit(query("third", "ccc"))) == [3]
+    assert judge.batches == [[("first", 1)], [("second", 1)], [("third", 1)]]
 
 
 def test_queries_with_one_prefix_are_one_query() -> None:
