@@ -26,7 +26,8 @@ from mmrlhf.tensors import EncodedGroup
 NOBODY = -1
 # Steps that one mask is made for: it is as wide as the cache, which grows by a slot of each branch a step.
 STEPS_AHEAD = 16
-# Tokens of branches that one forward reads, a single branch apart: its mask has a row for each.
+# Tokens of one forward that reads branches, a single branch apart: its mask has a row for each. A prefix that is longer
+# is read by itself, without a mask.
 READ_TOGETHER = 2048
 
 
@@ -145,17 +146,17 @@ def _read(model: PackedModel, group: EncodedGroup, starts: Sequence[_Start]) -> 
     owner, place = torch.zeros(len(ids), dtype=torch.int64), torch.arange(len(ids))
     tensors = {name: tensor.to(device) for name, tensor in group.media.items()}
     media = media_arguments(model.backbone, ids[None].to(device), [tensors], [group.num_images])
-    if not pattern.plain:  # masks of prefixes have another form there
+    if not pattern.plain or len(ids) > READ_TOGETHER:  # where not plain, masks of prefixes have another form
         _read_prefix(model, cache, group, media)
         ids, positions, media = ids[:0], positions[:, :0], {}
     ends = []
-    for portion in _read_together(starts):
+    for portion in _read_together(starts, behind=len(ids)):
         lengths = torch.tensor([len(start.ids) for start in portion])
         owner = torch.cat([owner, torch.tensor([start.owner for start in portion]).repeat_interleave(lengths)])
         place = torch.cat([place, *(start.place + torch.arange(len(start.ids)) for start in portion)])
         reach = torch.tensor([start.reach for start in portion]).repeat_interleave(lengths)
-        slots = (each[None].to(device) for each in (owner, place, reach))
-        mask = step_masks(*slots, pattern, compute_dtype(device))
+        owners, places, reached = (each[None].to(device) for each in (owner, place, reach))
+        mask = step_masks(owners, places, reached, pattern, compute_dtype(device))
         ids = torch.cat([ids, *(start.ids for start in portion)])
         positions = torch.cat([positions, *(start.positions for start in portion)], dim=1)
         hidden = model.extend(cache, ids[None].to(device), positions[:, None].to(device), mask, **media)
@@ -171,16 +172,14 @@ def _read_prefix(model: PackedModel, cache: DynamicCache, group: EncodedGroup, m
     model.extend(cache, ids, group.prefix_positions[:, None].to(model.device), mask, **media)
 
 
-def _read_together(starts: Sequence[_Start]) -> list[list[_Start]]:
-    """The branches of a group, those together that one forward reads."""
-    portions, tokens = list[list[_Start]](), 0
+def _read_together(starts: Sequence[_Start], behind: int) -> list[list[_Start]]:
+    """The branches of a group, those together that one forward reads; the first has tokens before them."""
+    portions, tokens = [list[_Start]()], behind
     for start in starts:
+        if portions[-1] and tokens + len(start.ids) > READ_TOGETHER:
+            portions, tokens = [*portions, []], 0
+        portions[-1].append(start)
         tokens += len(start.ids)
-        if portions and tokens <= READ_TOGETHER:
-            portions[-1].append(start)
-        else:
-            portions.append([start])
-            tokens = len(start.ids)
     return portions
 
 
