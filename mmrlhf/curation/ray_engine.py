@@ -155,12 +155,12 @@ def _join(address: str) -> None:
     """Enter a running cluster; raises ConfigError where there is none, soon: Ray itself would try for many minutes."""
     import ray  # pyright: ignore[reportMissingImports]
 
-    head = _head_of(address)
+    head, failed = _head_of(address), ray.exceptions.RayError  # pyright: ignore[reportAttributeAccessIssue]
     try:
         if head is not None:
             socket.create_connection(head, timeout=_PATIENCE).close()
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:  # pyright: ignore[reportAttributeAccessIssue]
+    except (OSError, ValueError, RuntimeError, failed) as error:
         raise _no_cluster(address, first_line(error)) from error
 
 

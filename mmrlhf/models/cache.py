@@ -45,6 +45,11 @@ class RoomyLayer(DynamicLayer):
         """Hold these rows (1, H, S, D) instead, all as long as the longest; the room goes."""
         self.keys, self.values, self._room = _side_by_side(keys), _side_by_side(values), None
 
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self.keys = self.values = self._room = None
+        self.is_initialized = False
+
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep, repeat or reorder rows; the room goes, and comes back with the next token."""
         super().batch_select_indices(indices)
@@ -77,7 +82,10 @@ def build_cache(config: PreTrainedConfig) -> DynamicCache:
 
 
 def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
-    """One cache with the rows of several, each of one row; shorter ones are padded with zeros behind their tokens."""
+    """One cache with the rows of several, each of one row; shorter ones are padded with zeros behind their tokens.
+
+    It takes the layers from the others one after another, so that no more than one layer is held twice.
+    """
     joined = caches[0]
     if len(caches) == 1:
         return joined
@@ -85,4 +93,6 @@ def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
         rows = [row for cache in caches if isinstance(row := cache.layers[number], RoomyLayer)]
         if isinstance(layer, RoomyLayer):
             layer.replace_rows([cast(Tensor, row.keys) for row in rows], [cast(Tensor, row.values) for row in rows])
+            for row in rows[1:]:
+                row.release()
     return joined

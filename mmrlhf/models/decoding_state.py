@@ -26,8 +26,7 @@ from mmrlhf.tensors import EncodedGroup
 NOBODY = -1
 # Steps that one mask is made for: it is as wide as the cache, which grows by a slot of each branch a step.
 STEPS_AHEAD = 16
-# Tokens of one forward that reads branches, a single branch apart: its mask has a row for each. A prefix that is longer
-# is read by itself, without a mask.
+# Tokens of branches that one forward reads, a single branch apart: its mask has a row for each, and none for the prefix.
 READ_TOGETHER = 2048
 
 
@@ -146,11 +145,11 @@ def _read(model: PackedModel, group: EncodedGroup, starts: Sequence[_Start]) -> 
     owner, place = torch.zeros(len(ids), dtype=torch.int64), torch.arange(len(ids))
     tensors = {name: tensor.to(device) for name, tensor in group.media.items()}
     media = media_arguments(model.backbone, ids[None].to(device), [tensors], [group.num_images])
-    if not pattern.plain or len(ids) > READ_TOGETHER:  # where not plain, masks of prefixes have another form
+    if not pattern.plain:  # masks of prefixes have another form there
         _read_prefix(model, cache, group, media)
         ids, positions, media = ids[:0], positions[:, :0], {}
     ends = []
-    for portion in _read_together(starts, behind=len(ids)):
+    for portion in _read_together(starts):
         lengths = torch.tensor([len(start.ids) for start in portion])
         owner = torch.cat([owner, torch.tensor([start.owner for start in portion]).repeat_interleave(lengths)])
         place = torch.cat([place, *(start.place + torch.arange(len(start.ids)) for start in portion)])
@@ -172,9 +171,9 @@ def _read_prefix(model: PackedModel, cache: DynamicCache, group: EncodedGroup, m
     model.extend(cache, ids, group.prefix_positions[:, None].to(model.device), mask, **media)
 
 
-def _read_together(starts: Sequence[_Start], behind: int) -> list[list[_Start]]:
-    """The branches of a group, those together that one forward reads; the first has tokens before them."""
-    portions, tokens = [list[_Start]()], behind
+def _read_together(starts: Sequence[_Start]) -> list[list[_Start]]:
+    """The branches of a group, those together that one forward reads."""
+    portions, tokens = [list[_Start]()], 0
     for start in starts:
         if portions[-1] and tokens + len(start.ids) > READ_TOGETHER:
             portions, tokens = [*portions, []], 0

@@ -186,7 +186,9 @@ class Batcher:
             if not batch:
                 return
             started = time.monotonic()
-            self._score(batch)
+            found = self._verdicts(batch)
+            self._expect(batch)
+            self._answer(batch, found)
             now = time.monotonic()
             self._measures.batch.observe(sum(len(each.jobs) for each in batch))
             self._measures.batch_seconds.observe(now - started)
@@ -217,15 +219,22 @@ class Batcher:
             batch.append(self._ready.popleft())
         return batch
 
-    def _score(self, batch: Sequence[_Ready]) -> None:
+    def _verdicts(self, batch: Sequence[_Ready]) -> list[list[Verdict]] | Exception:
         try:
-            found = self._judge.score_groups([each.group for each in batch], [each.encoded for each in batch])
+            return self._judge.score_groups([each.group for each in batch], [each.encoded for each in batch])
         except Exception as error:
-            self._score_in_parts(batch, error)
-            return
-        with self._changed:  # before anybody is answered: who asks again at once would be counted twice, and waited for
+            return error
+
+    def _expect(self, batch: Sequence[_Ready]) -> None:
+        """Expect as many askers as are here, before any is answered: who asks again at once would count twice."""
+        with self._changed:
             here = len(self._waiting) + self._encoding + sum(len(each.jobs) for each in self._ready)
             self._expected = here + sum(len(each.jobs) for each in batch)
+
+    def _answer(self, batch: Sequence[_Ready], found: list[list[Verdict]] | Exception) -> None:
+        if isinstance(found, Exception):
+            self._score_in_parts(batch, found)
+            return
         for ready, verdicts in zip(batch, found, strict=True):
             self._hand_out(ready, verdicts)
 
@@ -241,7 +250,7 @@ class Batcher:
         log.warning("a batch of %d failed and is tried again in parts: %s", len(parts), first_line(error))
         for each in parts:
             if each:
-                self._score(each)
+                self._answer(each, self._verdicts(each))
 
     def _hand_out(self, ready: _Ready, verdicts: list[Verdict]) -> None:
         self._measures.queries.inc(len(ready.jobs))

@@ -132,6 +132,21 @@ def test_a_lone_asker_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     assert judge.batches == [[("first", 1)], [("second", 1)], [("third", 1)]]
 
 
+def test_after_a_query_that_fails_nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many askers are expected as were there last, whether these were answered or refused."""
+    judge = _SlowJudge()
+    with batcher(judge) as running:
+        blocked(running, judge)
+        together = [running.submit(query(f"one of {number}", "a")) for number in range(3)]
+        time.sleep(0.1)
+        judge.door.set()
+        wait(together)
+        monkeypatch.setattr(batching, "_LINGER", 1000.0)  # 20 s, twice as long as an answer is waited for here
+        with pytest.raises(Refusal):
+            running.submit(query("failing", "fail")).result(10)
+        assert rewards(running.submit(query("alone", "ccc"))) == [3]
+
+
 def test_queries_with_one_prefix_are_one_query() -> None:
     """Each response's text once, and each asker gets the verdicts on its own, in its order."""
     judge = Judge(token_budget=20)
