@@ -26,7 +26,7 @@ from mmrlhf.tensors import EncodedGroup
 NOBODY = -1
 # Steps that one mask is made for: it is as wide as the cache, which grows by a slot of each branch a step.
 STEPS_AHEAD = 16
-# Tokens of branches that one forward reads, a single branch apart: its mask has a row for each, and none for the prefix.
+# Tokens of branches that one forward reads, a single branch apart: its mask has a row for each, none for the prefix.
 READ_TOGETHER = 2048
 
 
