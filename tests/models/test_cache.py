@@ -54,6 +54,7 @@ def test_joined_rows_are_padded_behind_their_tokens_and_one_alone_stays_where_it
     alone = caches[0].layers[0].keys
     assert join_caches(caches[:1]).layers[0].keys is alone and torch.equal(alone, rows[0][0])
     keys = join_caches(caches).layers[0].keys
+    assert caches[1].layers[0].keys is None, "what is joined is not held twice"
     assert (
         torch.equal(keys[0, :, :3], rows[0][0, 0]) and not keys[0, :, 3:].any() and torch.equal(keys[1], rows[1][0, 0])
     )
