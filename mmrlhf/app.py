@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ from mmrlhf.chain.artifact import Artifact
 from mmrlhf.chain.disk_errors import disk_errors
 from mmrlhf.chain.forecast import forecast_chain
 from mmrlhf.chain.launch import EXIT_INTERRUPTED, WorkerFailed, hand_on
-from mmrlhf.chain.order import plan_chain
+from mmrlhf.chain.order import Node, plan_chain
 from mmrlhf.chain.provenance import as_typed, command_line, program, typed_command
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.shares import has_share, job_shares, take_share
@@ -226,11 +226,7 @@ def run_chain(
     dry, plan = read_switch(config, "dry"), read_switch(config, "plan")
     chain = plan_chain(str(config.stage), lambda name: read_stage(config, name), stage_names(config))
     runtime = read_runtime(config)
-    with named_keys(config):
-        check_trainer(runtime)
-        check_read(config)
-        check_checkpoints(config, chain)
-        check_chain(chain, runtime, inputs)
+    _check(config, chain, runtime, inputs)
     runner = Runner(
         Store(read_folder(config, "paths.artifacts")),
         invoke,
@@ -261,12 +257,20 @@ def run_chain(
         settings = {"stages": {node.name: node.settings for node in chain}, "runtime": runtime}
         record_outcome(folder, artifacts, settings, command=command)
         if shows:
-            show_outcome(
-                folder, artifacts, next_commands=propose(config, words, program=program(), folders=_own_folders())
-            )
+            proposed = propose(config, words, program=program(), folders=_own_folders())
+            show_outcome(folder, artifacts, next_commands=proposed)
         else:
             log.info("this job is done: %s", short_path(folder))
     return artifacts
+
+
+def _check(config: DictConfig, chain: Sequence[Node], runtime: Mapping[str, Any], inputs: frozenset[str]) -> None:
+    """Raise what is known to be wrong before the first stage starts."""
+    with named_keys(config):
+        check_trainer(runtime)
+        check_read(config)
+        check_checkpoints(config, chain)
+        check_chain(chain, runtime, inputs)
 
 
 def _write_anything() -> None:

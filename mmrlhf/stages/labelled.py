@@ -61,33 +61,26 @@ def run(
         name: ShardSink(out / name, max_groups_per_shard=max_groups_per_shard, max_megabytes=max_megabytes)
         for name in (SHARDS, AUDIT)
     }
-    by, left_out, pairs = Counter[str](), Counter[str](), 0
+    by, left_out, pairs, audit = Counter[str](), Counter[str](), 0, 0
     with closing(sinks[SHARDS]), closing(sinks[AUDIT]):
         for sink in sinks.values():
             sink.start_over()
         for row, key in enumerate(track([str(key) for key in index.column("key")], "labels", enabled=runtime.progress)):
             decision = decided.get(key)
-            if key in said:
-                place, number = said[key]
-                group = place.read(number)
-            elif decision is not None and decision.fate in ("automatic", "uncertified"):
-                group = by_model(index.read(row), decision, model)
-            else:
+            group = _labelled(index, row, said.get(key), decision, model)
+            if group is None:
                 left_out[_why(decision)] += 1
-                continue
-            audited = decision is not None and decision.fate == "audit"
-            if not audited:
+            elif decision is not None and decision.fate == "audit":
+                audit += 1
+                _put(sinks[AUDIT], group)
+            else:
                 by[group.meta["labels"]["by"]] += 1
                 pairs += len(group.ranked_pairs())
-            sink = sinks[AUDIT if audited else SHARDS]
-            sink.add(group)
-            if sink.full:
-                sink.close_shard()
+                _put(sinks[SHARDS], group)
         if not by:
             raise DataError("no query has labels to train on", where=shards,
                             given=", ".join(f"{count} x {reason}" for reason, count in left_out.items()),
                             fix="the budget of stage=triage, or its limit")  # fmt: skip
-        audit = sum(each.fate == "audit" and each.key in said for each in decided.values())
         for name, sink in sinks.items():
             if name == SHARDS or audit:
                 sink.finish()
@@ -97,6 +90,24 @@ def run(
         groups=by.total(), by=dict(by.most_common()), audit=audit, left_out=dict(left_out.most_common()), pairs=pairs,
         digest=Index.load(out / SHARDS).digest,
     ).write(out)  # fmt: skip
+
+
+def _labelled(
+    index: Index, row: int, said: tuple[Index, int] | None, decision: Decision | None, model: str
+) -> PreferenceGroup | None:
+    """A query with people's labels, else with the model's where those were decided on; None: with neither."""
+    if said is not None:
+        place, number = said
+        return place.read(number)
+    if decision is not None and decision.fate in ("automatic", "uncertified"):
+        return by_model(index.read(row), decision, model)
+    return None
+
+
+def _put(sink: ShardSink, group: PreferenceGroup) -> None:
+    sink.add(group)
+    if sink.full:
+        sink.close_shard()
 
 
 def _said(people: Mapping[str, Path]) -> dict[str, tuple[Index, int]]:

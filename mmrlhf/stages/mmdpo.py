@@ -185,7 +185,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             expected="a table of rewards",
             fix="margin=reward_model, margin=human or inputs.rewards=FOLDER; or margin=implicit",
         )
-    if implicit and isinstance(objective, KTOByReward):
+    if implicit:
+        _check_implicit(objective)
+
+
+def _check_implicit(objective: Objective) -> None:
+    """Refuse objectives that have nothing to go by before the first step, when policy and reference are the same."""
+    if isinstance(objective, KTOByReward):
         raise ConfigError(
             "KTOByReward labels responses by their rewards, and the policy's own are all 0 at the first step",
             where="margin, method",
@@ -193,7 +199,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             expected="rewards of a reward model or of annotators",
             fix="margin=reward_model or margin=human; or method=kto, which goes by ranks",
         )
-    if implicit and objective.jumps_at_equal_rewards is not None:
+    if objective.jumps_at_equal_rewards is not None:
         raise ConfigError(
             f"{type(objective).__name__} cannot take its margins from the policy itself: at the first step "
             "the policy is the reference, all margins are 0 up to rounding, and rounding would decide what is learned",
