@@ -16,7 +16,10 @@ _BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 _MARKUP = re.compile(r"[\\`*<>|&~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|:(?=//)")
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
-_SECRET_PARAMETER = re.compile(r"(?i)(?<=[?&])([\w.-]*(?:token|signature|secret|password|key|sig)[\w.-]*=)[^&\s'\"]+")
+# names of some length only: in one without end every word could be the one that is looked for
+_SECRET_PARAMETER = re.compile(
+    r"(?i)(?<=[?&])([\w.-]{0,64}(?:token|signature|secret|password|key|sig)[\w.-]{0,64}=)[^&\s'\"]+"
+)
 
 
 def without_credentials(text: str) -> str:

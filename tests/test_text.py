@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import pickle
 import re
+import time
 import unicodedata
 
 import pytest
@@ -134,3 +135,11 @@ def test_any_text_in_markdown_is_itself(text: str) -> None:
 def test_words_stay_as_they_are_in_markdown() -> None:
     for text in ("acc_plus", "CC-BY-4.0", "0.713 [0.690, 0.740]", "open images (v7), C#", "3.5%"):
         assert markdown_text(text) == text
+
+
+def test_a_name_without_end_takes_no_longer_than_other_text() -> None:
+    """Strangers write addresses: in a reply's header, in the key of a request."""
+    started = time.monotonic()
+    assert "characters left out" in one_line("http://host/?" + "key" * 100_000)
+    assert time.monotonic() - started < 2
+    assert one_line(f"https://host/?{'a' * 40}_key=hunter2&b=1") == f"https://host/?{'a' * 40}_key=***&b=1"

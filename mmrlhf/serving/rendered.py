@@ -15,11 +15,10 @@ from mmrlhf.serving.refusals import Refusal
 from mmrlhf.serving.wire import Address, ImagePart, Message, TextPart
 
 _PICTURE = r"<\|image_pad\|>|<\|video_pad\|>|<image>|<video>|<image_soft_token>|<IMG_CONTEXT>|<\|image\|>|\[IMG\]"
-# one placeholder, or one for each of a picture's tokens, with what families put around it
-_PICTURES = re.compile(
-    rf"(?:<\|vision_start\|>|<start_of_image>|<img>|\n\n)*(?P<sign>{_PICTURE})(?P=sign)*"
-    r"(?:<\|vision_end\|>|<end_of_image>|</img>)*\n?"
-)
+# one placeholder, or one for each of a picture's tokens, with what families put behind it
+_PICTURES = re.compile(rf"(?P<sign>{_PICTURE})(?P=sign)*(?:<\|vision_end\|>|<end_of_image>|</img>)*\n?")
+# and before it
+_OPENINGS = re.compile(r"(?:<\|vision_start\|>|<start_of_image>|<img>|\s)+")
 _REPEATED = re.compile(rf"({_PICTURE})\1+")
 _ROLES = {"model": "assistant", "[inst]": "user", "[/inst]": "assistant"}
 # what begins texts, ends turns and fills up rows
@@ -27,7 +26,7 @@ _SPECIAL = re.compile(
     r"<\|begin_of_text\|>|<bos>|<s>|<\|im_start\|>|<\|endoftext\|>|<\|im_end\|>|<\|eot_id\|>|<\|end_of_text\|>|<\|end\|>|"
     r"<end_of_turn>|<end_of_utterance>|<eos>|</s>|<pad>|<\|pad\|>|\[PAD\]"
 )
-_ENDS = re.compile(rf"(?:{_SPECIAL.pattern}|\s)*(?:{_SPECIAL.pattern})\s*$")
+_ENDS = re.compile(rf"(?:{_SPECIAL.pattern}|\s)+")
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,8 @@ def _parts(text: str, pictures: list[str]) -> list[TextPart | ImagePart]:
     parts: list[TextPart | ImagePart] = []
     end = 0
     for mark in _PICTURES.finditer(text):
-        parts += [_text(text[end : mark.start()]), _picture(pictures.pop(0))]
+        before = text[end : mark.start()]
+        parts += [_text(before[: _start_of_last(_OPENINGS, before)]), _picture(pictures.pop(0))]
         end = mark.end()
     parts.append(_text(text[end:]))
     return [part for part in parts if not isinstance(part, TextPart) or part.text] or [_text("")]
@@ -153,4 +153,17 @@ def _picture(address: str) -> ImagePart:
 
 def _without_ends(response: str) -> str:
     """A response without the special tokens behind it."""
-    return _ENDS.sub("", response)
+    start = _start_of_last(_ENDS, response)
+    return response[:start] if _SPECIAL.search(response, start) else response
+
+
+def _start_of_last(run: re.Pattern[str], text: str) -> int:
+    """Where the run that ends a text begins; its length where none does.
+
+    Runs are found from the front: a pattern that is anchored at the end begins anew at each sign of every run, and
+    takes minutes for a few thousand spaces.
+    """
+    last = len(text)
+    for found in run.finditer(text):
+        last = found.start() if found.end() == len(text) else last
+    return last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,25 @@ def test_pictures_stand_where_their_placeholders_do() -> None:
         as_messages(turns, None, "q")
     (message,) = as_messages([RenderedTurn("user", "what ?")], ["data:a"], "q")
     assert isinstance(message.content[0], ImagePart)
+
+
+END = ["<|im_end|>", "</s>", "<pad>", "<|endoftext|>", " ", "\n", "\t"]
+
+
+@given(plain, st.lists(st.sampled_from(END), max_size=8))
+def test_what_ends_a_response_is_taken_off_and_nothing_else(answer: str, behind: list[str]) -> None:
+    """White space goes with special tokens, and stays where none is."""
+    tail = "".join(behind)
+    _, response = split_rendered("<|im_start|>user\n?<|im_end|>\n<|im_start|>assistant\n" + answer + tail, None, "q")
+    assert response == (answer if "<" in tail else answer + tail)
+
+
+@pytest.mark.parametrize("run", [" ", "\n", "</s>", "<pad> ", "<|vision_start|>", "<img>\n\n"])
+def test_a_long_run_takes_no_longer_than_other_text(run: str) -> None:
+    """Texts are read where every other request waits: a policy that says nothing but line breaks must not stop them."""
+    long = f"a{run * 20_000}b"
+    started = time.monotonic()
+    turns, response = split_rendered(RENDERED["chatml"].format(user=long, answer=long), None, "q")
+    (_, message) = as_messages(turns, None, "q")
+    assert response == long and message.role == "user"
+    assert time.monotonic() - started < 2
