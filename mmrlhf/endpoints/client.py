@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -293,5 +294,8 @@ def _asked_for(retry_after: str | None) -> float | None:
     with contextlib.suppress(ValueError):
         return max(0.0, float(retry_after))
     with contextlib.suppress(ValueError, TypeError, OverflowError, IndexError):
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+        when = email.utils.parsedate_to_datetime(retry_after)
+        # a date of HTTP that names no zone, as asctime writes them, is in universal time
+        when = when.replace(tzinfo=when.tzinfo or UTC)
+        return max(0.0, when.timestamp() - time.time())
     return None

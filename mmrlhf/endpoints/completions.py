@@ -11,6 +11,8 @@ from mmrlhf.text import one_line
 DETAIL = 200  # characters of a service's own words that are shown
 CUT, FILTERED, EMPTY = "cut off", "filtered", "empty"
 TOO_SLOW = "no whole answer"
+# of one answer; a count above it, with which no cost could be reckoned, is none
+MOST_TOKENS = 2**31 - 1
 # how services say in a refusal that it is a moderation's
 MODERATED = (b"content_filter", b"content_policy", b"ResponsibleAIPolicyViolation")
 
@@ -93,7 +95,7 @@ def _word(value: Any) -> str:
 def _tokens(usage: Any) -> tuple[int | None, int | None]:
     """(read, written) as a service counts them; None where it does not say."""
     found = [usage.get(name) if isinstance(usage, Mapping) else None for name in ("prompt_tokens", "completion_tokens")]
-    read, wrote = (count if type(count) is int and count >= 0 else None for count in found)
+    read, wrote = (count if type(count) is int and 0 <= count <= MOST_TOKENS else None for count in found)
     return read, wrote
 
 

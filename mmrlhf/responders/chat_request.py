@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +26,7 @@ _OWN_FIELDS = {"messages", "model", "stream", "n"}
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse fields of a request that are made here (ConfigError)."""
+    """Refuse fields of a request that are made here, or that no request can hold (ConfigError)."""
     wrong = sorted(_OWN_FIELDS & set(options))
     if wrong:
         raise ConfigError(
@@ -33,6 +34,13 @@ def check_options(options: Mapping[str, Any]) -> None:
             argument="options", given=", ".join(wrong), expected="other fields of a chat request, such as top_p",
             fix="`model` and `num_samples` are settings of their own; answers are not streamed",
         )  # fmt: skip
+    try:
+        json.dumps(options, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            "these options cannot be sent",
+            argument="options", given=f"{options} ({error})", expected="values that JSON holds: no nan, no inf",
+        ) from error  # fmt: skip
 
 
 def messages_of(group: PreferenceGroup, media: MediaSettings, longest_side: int | None) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ TABLE_FILE, PAGE = "rewardbench.md", "rewardbench.html"
 WAYS = {"given": GIVEN, "no_critique": NO_CRITIQUE, "no_picture": NO_PICTURE}
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 6
+VERSION = 7
 # settings that no result depends on
 LIMITS = tuple(f"judge.{name}" for name in judge_model.LIMITS)
 # what is in a finished artefact; checked before it is published

@@ -77,6 +77,18 @@ def test_a_pause_that_is_none_is_not_made(said: str) -> None:
     assert pause is None or pause >= 0
 
 
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "UTC"])
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"])
+def test_the_three_forms_of_a_date_are_in_universal_time(monkeypatch: pytest.MonkeyPatch, zone: str, form: str) -> None:
+    """RFC 9110, 5.6.7: also the form of asctime, which names no zone, wherever this machine is."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", zone)
+        time.tzset()
+        pause = _asked_for(time.strftime(form, time.gmtime(time.time() + 60)))
+    time.tzset()
+    assert pause is not None and 57 < pause <= 60
+
+
 @given(
     st.text(max_size=20)
     | st.from_regex(r"(Mon, )?[0-9]{1,2} Jan [0-9]{1,5} [0-9:]{0,9} [+-][0-9]{1,9}", fullmatch=True)
@@ -117,6 +129,9 @@ def test_what_is_known_about_an_answer_comes_with_it(server: ChatServer) -> None
     server.faults = [("body", said("half", "length", usage={"prompt_tokens": True, "completion_tokens": -1}))]
     (cut,) = ask(server, "p").values()
     assert cut.use == Use("", "length", None, None) and cut.reason == "cut off", "what is no count is no count"
+    server.faults = [("body", said("a", usage={"prompt_tokens": 10**400, "completion_tokens": 2**31}))]
+    (answer,) = ask(server, "p").values()
+    assert answer.use == Use("", "stop", None, None), "nothing could be reckoned with it, and the answer would be lost"
 
 
 @pytest.mark.parametrize(

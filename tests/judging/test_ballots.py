@@ -17,6 +17,17 @@ READ = [
     ("pair", "Verdict: B", 2, 1),
     ("pair", "Verdict: A ... **Verdict: A**", 2, 0),
     ("pair", "Verdict: A, or Verdict: B", 2, NONE),
+    ("pair", "Verdict: B is better, and not only a bit", 2, 1),
+    ("pair", "Verdict: A, a better one than B", 2, 0),
+    # who names both, or none, has chosen none
+    ("pair", "Verdict: a tie", 2, NONE),
+    ("pair", "Verdict: A tie.", 2, NONE),
+    ("pair", "Verdict: a close call", 2, NONE),
+    ("pair", "Verdict: A or B", 2, NONE),
+    ("pair", "Verdict: A and B are equally good", 2, NONE),
+    ("pair", "Verdict: A/B", 2, NONE),
+    ("pair", "Verdict: A, B", 2, NONE),
+    ("best", "Verdict: B or D", 4, NONE),
     ("best", "Verdict: d", 4, 3),
     ("best", "Verdict: E", 4, NONE),
     # the sentence may be in stars, over lines, and slightly so; of several the last counts
@@ -39,7 +50,14 @@ READ = [
     ("rewardbench_2_ties", "11", 1, NONE),
     ("rewardbench_2_ties", "9 of 10, I say", 1, NONE),
     ("rating", "Rating: 10", 1, 10),
+    ("rating", "Rating: 8/10", 1, 8),
+    ("rating", "Rating: 8 out of 10.", 1, 8),
     ("rating", "Rating: 0", 1, NONE),
+    # half a point is none of the ten, and is not rounded
+    ("rating", "Rating: 7.5", 1, NONE),
+    ("rating", "Rating: 9,5/10", 1, NONE),
+    ("rating", "Rating: 7-8", 1, NONE),
+    ("rating", "Rating: 7 or 8", 1, NONE),
     ("rating", "Rating: 7 ... Rating: 8", 1, NONE),
 ]
 

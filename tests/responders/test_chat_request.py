@@ -13,9 +13,9 @@ from stand_ins.clips import make_clip
 from stand_ins.small_data import draw_group
 
 from mmrlhf.conversation import IMAGE, VIDEO, Conversation, Turn
-from mmrlhf.errors import DataError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.media.images import decode_image, is_upright_jpeg
-from mmrlhf.responders.chat_request import messages_of, query_record
+from mmrlhf.responders.chat_request import check_options, messages_of, query_record
 from mmrlhf.tokens.processing import MediaSettings, decode_media
 from mmrlhf.types import Media, PreferenceGroup
 
@@ -122,3 +122,13 @@ def test_a_damaged_picture_and_a_query_without_one_are_refused_by_key() -> None:
 def test_a_text_alone_is_one_text() -> None:
     group = draw_group(0)
     assert not group.media and messages_of(group, MEDIA, None) == [{"role": "user", "content": group.prompt.question}]
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_p": float("nan")}, {"stop": ["\ud800"]}, {"x": {"y": float("inf")}}, {"z": {1}}]
+)
+def test_options_that_no_request_can_hold_are_refused(options: dict) -> None:
+    """Before anybody is asked: a batch's file would be no JSON, and an endpoint's request could not be made."""
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        check_options(options)
+    check_options({"top_p": 0.5, "seed": None, "stop": ["é"], "x": {"y": [True]}})

@@ -170,7 +170,15 @@ def test_a_wrong_address_ends_the_run(tmp_path, drawn, judge, runtime):
 def test_verdicts_are_read_or_not():
     assert last_word("so.\n**Verdict: B**", "verdict", "[ABC]") == "B"
     assert last_word("Verdict: B ... Verdict: B", "verdict", "[ABC]") == "B"
-    for text in ("", "B", "Verdict: Bad", "Verdict: A. Verdict: C", "Verdict: D"):
+    for text in (
+        "",
+        "B",
+        "Verdict: Bad",
+        "Verdict: A. Verdict: C",
+        "Verdict: D",
+        "Verdict: a bit of both",
+        "Verdict: A/C",
+    ):
         with pytest.raises(NoVerdict):
             last_word(text, "verdict", "[ABC]")
 
