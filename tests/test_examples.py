@@ -1,8 +1,9 @@
-"""The notebook: its code cells run from top to bottom with a tiny judge, and it is kept without outputs."""
+"""The notebook: its code cells run from top to bottom on a run's folder, and it is kept without outputs."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,19 @@ def test_its_cells_run(
     scalar_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     interval = {"mean": 0.7, "low": 0.6, "high": 0.8}
-    summary = {"reward": {"heldout": {"acc": interval, "acc_plus": {**interval, "mean": 0.65}}}}
-    (tmp_path / "metrics.json").write_text(json.dumps(summary))
-    monkeypatch.setenv("JUDGE", str(scalar_model))
-    monkeypatch.setenv("RUN", str(tmp_path))
+    own = {"acc": interval, "acc_plus": {**interval, "mean": 0.65}}
+    summary = {"score": {"heldout": {"accuracy": {"annotators": {"reward model": own}}}}}
+    for time, content in (("09-00-00-older", {}), ("10-00-00-newer", summary)):
+        run = tmp_path / "outputs" / "report" / "2026-01-01" / time
+        (run / "artifacts" / "reward").mkdir(parents=True)
+        (run / "artifacts" / "reward" / "model").symlink_to(scalar_model)
+        (run / "metrics.json").write_text(json.dumps(content))
+        (run / "report.html").write_text("")
+        os.utime(run, (len(content), len(content)))
+    monkeypatch.delenv("JUDGE", raising=False)
+    monkeypatch.delenv("RUN", raising=False)
+    (tmp_path / "examples").mkdir()
+    monkeypatch.chdir(tmp_path / "examples")
     names: dict[str, Any] = {}
     for number, cell in enumerate(_cells()):
         exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
