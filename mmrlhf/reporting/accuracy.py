@@ -100,7 +100,7 @@ def _look_up(group: PreferenceGroup, tables: Mapping[str, SideCar]) -> dict[str,
     return {
         name: table.lookup(group.key, hashes)["reward"].tolist()
         for number, (name, table) in enumerate(tables.items())
-        if number == 0 or group.key in table.keys()  # noqa: SIM118 - a method of SideCar, not a dict's
+        if number == 0 or group.key in table
     }
 
 

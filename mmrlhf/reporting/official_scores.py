@@ -102,7 +102,7 @@ def official_scores(
 
 
 def _look_up(groups: Sequence[PreferenceGroup], table: SideCar) -> Scores:
-    known = [group for group in groups if group.key in table.keys()]  # noqa: SIM118 - a method of SideCar
+    known = [group for group in groups if group.key in table]
     return {
         group.key: table.lookup(group.key, [response.hash for response in group.responses])["reward"].tolist()
         for group in known

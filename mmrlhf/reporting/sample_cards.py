@@ -142,7 +142,7 @@ def _responses(group: PreferenceGroup, rewards: SideCar | None) -> list[dict[str
     hashes = [response.hash for response in group.responses]
     reward: list[float | None] = [None] * len(hashes)
     critique = [""] * len(hashes)
-    if rewards is not None and group.key in rewards.keys():  # noqa: SIM118 - SideCar is no mapping
+    if rewards is not None and group.key in rewards:
         try:
             reward = list(rewards.lookup(group.key, hashes)["reward"].tolist())
             critique = rewards.texts(group.key, hashes, "critique") if "critique" in rewards.columns else critique

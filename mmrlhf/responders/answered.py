@@ -18,8 +18,15 @@ from mmrlhf.types import PreferenceGroup, Response
 
 # in the meta of an answered query; `drawn`: how often each of its responses was said
 ANSWERED_BY, UNANSWERED, DRAWN = "answered_by", "unanswered", "drawn"
-# of responses that are replaced
-_OF_RESPONSES = ("quality", DRAWN, ANSWERED_BY, UNANSWERED)
+# what is said of the responses: by whom, and whatever was said about them
+_OF_RESPONSES = frozenset(
+    {"quality", DRAWN, ANSWERED_BY, UNANSWERED, "annotations", "model_annotations", "annotators", "labels"}
+)
+
+
+def about_the_query(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a query's meta data say whatever its responses are: what stays where it gets others."""
+    return {name: value for name, value in meta.items() if name not in _OF_RESPONSES}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def with_answers(group: PreferenceGroup, said: Sequence[Said], *, keep_cut: bool
         else:
             without.append({"responder": one.responder, "sample": one.sample, "why": one.answer.reason})
     texts = sorted(by_text, key=lambda text: hashlib.sha256(f"{seed}\0{group.key}\0{text}".encode()).digest())
-    meta = {name: value for name, value in group.meta.items() if name not in _OF_RESPONSES}
+    meta = about_the_query(group.meta)
     meta[ANSWERED_BY] = [[one.record() for one in by_text[text]] for text in texts]
     meta[DRAWN] = [len(by_text[text]) for text in texts]
     if without:

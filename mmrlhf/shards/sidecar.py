@@ -180,6 +180,10 @@ class SideCar:
         """Responses in the table."""
         return len(self._hashes)
 
+    def __contains__(self, key: object) -> bool:
+        """Whether a group is in the table."""
+        return key in self._rows
+
     def keys(self) -> set[str]:
         """Keys of all groups in the table."""
         return set(self._rows)

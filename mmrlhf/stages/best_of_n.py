@@ -18,7 +18,7 @@ from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
 from mmrlhf.ranges import Finite, Share
 from mmrlhf.reporting.best_answers import Judged, best_of_rows, best_of_table, over_optimised, page, write_csv
-from mmrlhf.responders.answered import DRAWN
+from mmrlhf.responders.answered import ANSWERED_BY, DRAWN, about_the_query
 from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCar
 from mmrlhf.shards.writer import write_shards
@@ -29,7 +29,7 @@ from mmrlhf.types import PreferenceGroup
 SHARDS, PAGE, TABLE = "shards", "report.html", "best_of_n.csv"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # what is in a finished artefact; checked before it is published
 PROMISES = ("shards/manifest.json", "report.html", "best_of_n.csv", "metrics.json")
 
@@ -92,7 +92,7 @@ def _judged(group: PreferenceGroup, table: SideCar) -> Judged | None:
             "this query holds no answers of a policy", where=f"key {group.key}, shard {group.shard}",
             expected="queries that stage `generate` has answered",
         )  # fmt: skip
-    if group.key not in table.keys():
+    if group.key not in table:
         return None
     rewards = table.lookup(group.key, [response.hash for response in group.responses])["reward"].tolist()
     return Judged(group.key, rewards, group.meta[DRAWN], group.meta.get("quality"))
@@ -109,8 +109,7 @@ def _chosen(index: Index, judged: dict[int, Judged], least_reward: float | None)
         if least_reward is not None and each.rewards[best] < least_reward:
             continue
         group = index.read(row)
-        meta = {name: value for name, value in group.meta.items() if name not in (DRAWN, "quality")}
-        if each.quality is not None:
-            meta["quality"] = [each.quality[best]]
+        of_each = {name: group.meta[name][best : best + 1] for name in ("quality", ANSWERED_BY) if name in group.meta}
+        meta = about_the_query(group.meta) | of_each
         response = replace(group.responses[best], rank=1)
         yield replace(group, responses=(response,), pairs=None, meta=meta)

@@ -23,7 +23,7 @@ from mmrlhf.inference.sharing import share_pass
 from mmrlhf.ranges import Count, Natural, NonNegative, Share, check_draws
 from mmrlhf.records.quarantine import Quarantine
 from mmrlhf.responders import endpoint
-from mmrlhf.responders.answered import DRAWN
+from mmrlhf.responders.answered import DRAWN, about_the_query
 from mmrlhf.responders.answerers import answerer_of
 from mmrlhf.responders.asking import AnswerSettings, Asked, problems_of, text_of
 from mmrlhf.responders.endpoint import EndpointAnswerer
@@ -39,7 +39,7 @@ SHARDS, ANSWERS = "shards", "answers"
 Judge = Callable[[Mapping[str, Any], str], float]
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 3
+VERSION = 4
 # settings that no result depends on
 LIMITS = tuple(f"policy.{name}" for name in endpoint.LIMITS)
 # what is in a finished artefact; checked before it is published
@@ -156,7 +156,7 @@ def _with_answers(
     group: PreferenceGroup, texts: Sequence[str], drawn: Sequence[int], quality: Sequence[float] | None
 ) -> PreferenceGroup:
     """The same query with the policy's answers, how often each was drawn, and their true qualities."""
-    meta = {name: value for name, value in group.meta.items() if name != "quality"} | {DRAWN: list(drawn)}
+    meta = about_the_query(group.meta) | {DRAWN: list(drawn)}
     meta |= {"quality": list(quality)} if quality is not None else {}
     responses = tuple(Response(text, model="policy") for text in texts)
     return replace(group, responses=responses, pairs=None, meta=meta)

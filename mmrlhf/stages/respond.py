@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 SHARDS, ANSWERS, ESTIMATE = "shards", "answers", "estimate.json"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 1
+VERSION = 2
 # settings that no result depends on
 LIMITS = ("max_cost", *(f"responders.*.{name}" for name in endpoint.LIMITS))
 # what is in a finished artefact; checked before it is published

@@ -2,6 +2,7 @@ import json
 import math
 import multiprocessing
 import os
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.parts import ARTIFACT_FILE
 from mmrlhf.shards.sidecar import SideCar, SideCarWriter
-from mmrlhf.shards.sidecar_files import begin_table, require_tables, write_part
+from mmrlhf.shards.sidecar_files import HASH, KEY, begin_table, require_tables, write_part
 
 MADE_BY = {"model": {"path": "tiny", "digest": "abc"}, "template": "critique"}
 
@@ -40,6 +41,7 @@ def test_what_goes_in_comes_out_in_the_order_asked_for(tmp_path_factory, groups,
     write(folder, rows, rows_per_part=rows_per_part)
     table = SideCar.load(folder)
     assert len(table) == len(rows) and table.keys() == set(groups)
+    assert all(key in table for key in groups) and "another" not in table
     for key, group in groups.items():
         names = sorted(group, reverse=True)
         found = table.lookup(key, names)["reward"]
@@ -321,3 +323,12 @@ def test_a_folder_in_place_of_a_stage_is_looked_at_first(tmp_path, monkeypatch) 
     with pytest.raises(ConfigError, match="home folder") as nobody:
         require_tables({"rewards": "~no-such-user/table"})
     assert nobody.value.argument == "rewards" and nobody.value.given == "~no-such-user/table"
+
+
+def test_asking_whether_a_group_is_there_does_not_walk_through_the_table(tmp_path):
+    """Every query of a data set asks: best of n of 100,000 took hours, as each made a set of all keys."""
+    rows = pa.table({"key": [f"k{n}" for n in range(50_000)], "hash": ["h"] * 50_000, "reward": [0.0] * 50_000})
+    table = SideCar(tmp_path, {}, rows.rename_columns([KEY, HASH, "reward"]))
+    started = time.monotonic()
+    assert sum(f"k{n}" in table for n in range(60_000)) == 50_000
+    assert time.monotonic() - started < 5

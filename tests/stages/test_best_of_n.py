@@ -16,14 +16,18 @@ import pytest
 from stand_ins.small_data import wanted_word
 
 from mmrlhf.chain.runtime import Runtime
+from mmrlhf.endpoints.completions import Answer
 from mmrlhf.errors import DataError
 from mmrlhf.inference.settings import PassSettings
 from mmrlhf.reporting.best_answers import Judged, best_of_rows, over_optimised
+from mmrlhf.responders.answered import Said, with_answers
 from mmrlhf.shards.index import Index
-from mmrlhf.shards.sidecar import SideCar
+from mmrlhf.shards.sidecar import SideCar, SideCarWriter
+from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import best_of_n, generate, score, sft
 from mmrlhf.summaries.evaluations import BestOfNSummary
 from mmrlhf.training.settings import Schedule, TrainSettings
+from mmrlhf.types import PreferenceGroup
 
 SAMPLES = 6
 
@@ -115,6 +119,29 @@ def test_queries_that_nobody_answered_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="no answers of a policy"):
         best_of_n.run(tmp_path, shards=small_shards, rewards=answered[1], runtime=runtime)
+
+
+def test_what_is_known_of_other_answers_does_not_come_with_the_chosen_one(tmp_path: Path, runtime: Runtime) -> None:
+    """Whose it is comes with it; what was said about those that it was chosen from, or before them, does not."""
+    said = [
+        Said("a", 0, Answer("poor")),
+        Said("b", 0, Answer("good")),
+        Said("b", 1, Answer("")),
+        Said("c", 0, Answer("fair")),
+    ]
+    before = PreferenceGroup(
+        "k", "?", (), meta={"scene": 1, "labels": {"by": "model"}, "annotations": {"ranks": [[1]]}}
+    )
+    group = with_answers(before, said, keep_cut=False, seed=0)
+    assert set(group.meta) == {"scene", "answered_by", "drawn", "unanswered"}
+    write_shards([group], tmp_path / "answers")
+    with SideCarWriter(tmp_path / "rewards", columns=["reward"], fingerprint={}) as table:
+        for response in group.responses:
+            table.add("k", response.hash, {"reward": {"poor": 0.0, "fair": 1.0, "good": 2.0}[response.text]})
+    best_of_n.run(tmp_path / "out", shards=tmp_path / "answers", rewards=tmp_path / "rewards", runtime=runtime)
+    best = Index.load(tmp_path / "out" / "shards").read(0)
+    assert [response.text for response in best.responses] == ["good"] and set(best.meta) == {"scene", "answered_by"}
+    assert [[one["responder"] for one in each] for each in best.meta["answered_by"]] == [["b"]]
 
 
 def test_a_judge_that_likes_what_is_wrong_is_found_out() -> None:

@@ -25,6 +25,7 @@ from mmrlhf.shards.index import Index
 from mmrlhf.stages import generate, mmdpo, reference, score
 from mmrlhf.tokens.processing import MediaSettings
 from mmrlhf.training.settings import Schedule, TrainSettings
+from mmrlhf.types import PreferenceGroup, Response
 
 ASKED: Mapping[str, Any] = {
     "holdout": 0.3,
@@ -166,3 +167,11 @@ def test_an_endpoint_answers_where_a_policy_does(tmp_path: Path, small_shards: P
     groups = list(Index.load(tmp_path / "out" / "shards"))
     assert all([r.text[-5:] for r in group.responses] == ["red 0", "red 1"] for group in groups)
     assert {tuple(group.meta["drawn"]) for group in groups} == {(2, 1)} and len(groups) == len(words) - 1
+
+
+def test_what_was_said_of_the_responses_before_is_not_said_of_the_answers() -> None:
+    meta = {"scene": 1, "quality": [3], "answered_by": [[{"responder": "a"}]], "unanswered": [], "drawn": [1],
+            "labels": {"by": "model"}, "annotations": {}, "model_annotations": {}, "annotators": []}  # fmt: skip
+    before = PreferenceGroup("k", "?", (Response("old", rank=1),), meta=meta)
+    group = generate._with_answers(before, ["new", "other"], [3, 1], None)
+    assert group.meta == {"scene": 1, "drawn": [3, 1]} and not group.labelled_by_model
