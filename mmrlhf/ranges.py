@@ -63,6 +63,11 @@ def check_draws(what: str, number: int, temperature: float, *, name: str = "num_
         )  # fmt: skip
 
 
+def whole(number: float) -> int:
+    """The whole part of what decimal settings come to, which floating point may put just below it (66.0 / 1.1)."""
+    return math.floor(number * (1 + 1e-12))
+
+
 def check_arguments(owner: Callable[..., Any], values: Mapping[str, Any]) -> None:
     """Raise ConfigError, with `argument` set, for the first value that is not what the owner declares.
 

@@ -19,7 +19,7 @@ from mmrlhf.errors import ConfigError
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.models.settings import ModelSettings
-from mmrlhf.ranges import Count, Positive, Share, ShareBelowOne, check_arguments, declared
+from mmrlhf.ranges import Count, Positive, Share, ShareBelowOne, check_arguments, declared, whole
 from mmrlhf.training.settings import Schedule
 from mmrlhf.trees import described_objects
 
@@ -108,3 +108,9 @@ def test_every_number_has_a_range(target: str) -> None:
 def test_aliases_say_their_range() -> None:
     for alias in (Count, Positive, Share, ShareBelowOne):
         assert len(get_args(alias)) == 2
+
+
+def test_the_whole_part_of_decimals() -> None:
+    """0.29 * 100 is 28.999999999999996."""
+    assert [whole(share * 100) for share in (0.29, 0.57, 0.58, 0.1, 0.0)] == [29, 57, 58, 10, 0]
+    assert whole(0.999) == 0 and whole(1e9 + 0.5) == 10**9

@@ -17,6 +17,7 @@ from mmrlhf.curation.feature_parts import Features
 from mmrlhf.curation.query_rows import Queries
 from mmrlhf.errors import DataError, Lines
 from mmrlhf.parts import remedy
+from mmrlhf.ranges import whole
 from mmrlhf.shards.writer import ShardSink
 from mmrlhf.terminal.progress import track
 from mmrlhf.types import PreferenceGroup
@@ -87,7 +88,7 @@ def _read(queries: Queries, features: Features, row: int, note: Callable[[int], 
 
 
 def _check_lost(lost: Counter[str], examples: list[str], rows: int, max_damaged: float, features: Path) -> None:
-    budget = max(1, int(max_damaged * rows))
+    budget = max(1, whole(max_damaged * rows))
     if lost.total() > budget:
         raise DataError(
             "chosen queries can no longer be read",

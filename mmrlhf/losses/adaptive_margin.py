@@ -41,7 +41,9 @@ class AMaPO(Objective):
         z = self.gap(inputs)
         if len(z) < 2:
             return PairScale.fill(inputs, b=self.beta)
-        mean = z.mean()
-        behind = (mean - z) / z.std().clamp(min=torch.finfo(z.dtype).tiny)
+        # in float32 the mean of equal gaps may round to more than they are, and all would be behind it
+        gap = z.double()
+        mean = gap.mean()
+        behind = (mean - gap) / gap.std().clamp(min=torch.finfo(gap.dtype).tiny)
         margin = self.beta * (behind * mean).clamp(max=LARGEST_EXPONENT).exp()
-        return PairScale.fill(inputs, b=self.beta, m=torch.where(z < mean, margin, 0.0))
+        return PairScale.fill(inputs, b=self.beta, m=torch.where(gap < mean, margin, 0.0).float())

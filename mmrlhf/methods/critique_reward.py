@@ -24,7 +24,7 @@ from mmrlhf.methods.heldout import PairScores
 from mmrlhf.methods.listwise import require_whole_ranking
 from mmrlhf.methods.optim import OptimSettings
 from mmrlhf.methods.packed_module import PackedModule
-from mmrlhf.methods.pairing import PairScheme, candidate_pairs, pair_scores, weighted_pairs
+from mmrlhf.methods.pairing import PairScheme, candidate_pairs, differing, pair_scores, weighted_pairs
 from mmrlhf.methods.sft import label_counts
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.ranges import NonNegative, check_fields
@@ -38,7 +38,8 @@ class RewardWeights:
     Args:
         critique: next-token loss of the critique: the mean over its tokens, then over what `critique_over` says.
         score: loss of the scores: what `score_over` says.
-        tie: squared difference of the scores of responses that share a rank, mean over such pairs.
+        tie: squared difference of the scores of responses that share a rank, mean over such pairs (those that a cut
+            has made equal are none, here and below).
         centring: squared sum of a pair's scores (keeps scores around zero), mean over pairs.
         dimensions: Bradley-Terry loss on each annotated dimension's own score, mean over the pairs of all dimensions.
         critique_over: `responses`: mean over responses, each once; `pairs`: mean over pairs of the chosen's plus the
@@ -111,7 +112,7 @@ class CritiqueRewardModule(PackedModule):
     def count(self, batch: PackedBatch) -> Counts:
         rank = batch.columns["rank"]
         pairs = weighted_pairs(batch, self._pairs)
-        ties = _ties(rank, batch.group_of_response, batch.group_weight)
+        ties = differing(_ties(rank, batch.group_of_response, batch.group_weight), batch)
         compared = pairs.weight.sum()
         on_dimensions = [pairs.weight.sum() for pairs in self._dimension_pairs(batch)]
         divisors = {
@@ -187,7 +188,8 @@ class CritiqueRewardModule(PackedModule):
     def _dimension_pairs(self, batch: PackedBatch) -> list[PairIndex]:
         """For each dimension, the pairs that its annotated scores tell apart."""
         columns = [batch.columns[f"score_{name}"] for name in self._dimensions]
-        return [scored_pairs(column, batch.group_of_response, batch.group_weight) for column in columns]
+        found = [scored_pairs(column, batch.group_of_response, batch.group_weight) for column in columns]
+        return [differing(pairs, batch) for pairs in found]
 
 
 def _ranked_weight(batch: PackedBatch, pairs: PairIndex) -> Tensor:

@@ -98,6 +98,15 @@ def _differing(pairs: Tensor, content: Tensor) -> Tensor:
     return pairs[content[pairs[:, 0]] != content[pairs[:, 1]]]
 
 
+def differing(pairs: PairIndex, batch: PackedBatch) -> PairIndex:
+    """Pairs (P,) without those that a cut has made equal."""
+    return _kept(pairs, batch.content[pairs.chosen] != batch.content[pairs.rejected])
+
+
+def _kept(pairs: PairIndex, kept: Tensor) -> PairIndex:
+    return PairIndex(pairs.chosen[kept], pairs.rejected[kept], pairs.group[kept], pairs.weight[kept])
+
+
 def weighted_pairs(batch: PackedBatch, scheme: PairScheme) -> PairIndex:
     """The micro-batch's pairs of positive weight (P,); pairs of groups that only fill up the step are left out."""
     candidates, ranks = candidate_pairs(batch, scheme)
@@ -111,8 +120,7 @@ def weighted_pairs(batch: PackedBatch, scheme: PairScheme) -> PairIndex:
         ties=None if tied is None else _differing(tied, batch.content),
         group_weight=batch.group_weight,
     )
-    kept = pairs.weight > 0
-    return PairIndex(pairs.chosen[kept], pairs.rejected[kept], pairs.group[kept], pairs.weight[kept])
+    return _kept(pairs, pairs.weight > 0)
 
 
 def pair_inputs(
@@ -173,13 +181,15 @@ def record_drift(record: StepRecord, log_ratio: Tensor, pairs: PairIndex) -> Non
 
 
 def scale_over_step(
-    objective: Objective, shares: Sequence[PairInputs], names: Sequence[Sequence[PairName]]
+    objective: Objective, shares: Sequence[PairInputs], names: Sequence[Sequence[PairName]], *, rank: int = 0
 ) -> list[PairScale]:
     """Find an objective's scale from all pairs of a step, of all ranks, and cut it up by this rank's micro-batches.
 
     Args:
         shares: this rank's pairs, one entry per micro-batch.
         names: the pairs' names; they fix the order, so that neither micro-batching nor ranks change a random choice.
+            A query that an epoch sees twice may be in a step twice: its pairs share a name, but each is one of its own.
+        rank: of this process.
     """
     own = [name for part in names for name in part]
     ranks = gather_ranks((own, _join([_on_host(share) for share in shares])))
@@ -187,11 +197,12 @@ def scale_over_step(
     order = sorted(range(len(every)), key=every.__getitem__)
     with torch.no_grad():
         scale = objective.scale(_take(_join([inputs for _, inputs in ranks]), torch.tensor(order, dtype=torch.int64)))
-    place = {every[row]: position for position, row in enumerate(order)}
+    start = sum(len(part) for part, _ in ranks[:rank])
+    place = torch.tensor(order, dtype=torch.int64).argsort()[start : start + len(own)]
     device = shares[0].chosen_logprob.device
     return [
-        PairScale(*(getattr(scale, item.name)[[place[name] for name in part]].to(device) for item in fields(PairScale)))
-        for part in names
+        PairScale(*(getattr(scale, item.name)[rows].to(device) for item in fields(PairScale)))
+        for rows in place.split([len(part) for part in names])
     ]
 
 

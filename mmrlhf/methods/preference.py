@@ -173,7 +173,7 @@ class PreferenceModule(PackedModule):
         with torch.no_grad():
             shares = [self._forward(batch.to(self.device), own.to(self.device))[1] for batch, own in both]
         names = [pair_names(batch, own.pairs) for batch, own in both]
-        scales = scale_over_step(self._objective, shares, names)
+        scales = scale_over_step(self._objective, shares, names, rank=self.global_rank)
         return [replace(own, scale=scale) for own, scale in zip(counts, scales, strict=True)]
 
     @override

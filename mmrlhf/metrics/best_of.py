@@ -28,7 +28,7 @@ def choice_probabilities(rewards: Sequence[float], drawn: Sequence[int], n: int)
 
     Args:
         rewards: of the different answers (K,).
-        drawn: how often each was drawn (K,).
+        drawn: how often each was drawn (K,); one that was not has probability 0.
         n: at most as many as were drawn; among equal rewards the choice is even, draw by draw.
     """
     total = sum(drawn)
@@ -38,6 +38,8 @@ def choice_probabilities(rewards: Sequence[float], drawn: Sequence[int], n: int)
     for reward in sorted(set(rewards)):
         equal = [place for place, other in enumerate(rewards) if other == reward]
         count = sum(drawn[place] for place in equal)
+        if count == 0:
+            continue
         chosen = (math.comb(below + count, n) - math.comb(below, n)) / subsets
         for place in equal:
             found[place] = chosen * drawn[place] / count

@@ -106,10 +106,13 @@ def brier_score(gaps: ArrayLike, groups: Sequence[Hashable] | None = None) -> In
 def fit_temperature(gaps: ArrayLike) -> float:
     """T that minimises the mean of -log sigmoid(gap / T), within [0.001, 1000].
 
-    gaps: (P,). Where every pair is right the likelihood only rises as T falls, and where most are wrong as T rises:
-    the answer is then a bound.
+    gaps: (P,). Where no pair is wrong the likelihood only rises as T falls, and where gaps are not above 0 on average
+    as T rises: the answer is then a bound.
     """
     gap = _pairs(gaps)
+    # likelihoods that differ by less than rounding would end the search somewhere
+    if gap.mean() <= 0 or gap.min() >= 0:
+        return float(np.exp(_LOG_TEMPERATURES[int(gap.mean() <= 0)]))
 
     def loss(log_temperature: float) -> float:
         return float(np.logaddexp(0, -gap * np.exp(-log_temperature)).mean())

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Container, Mapping
 
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.ranges import whole
 from mmrlhf.summaries.left_out import LeftOutFor, Quarantined
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Quarantine:
                 "not a share of queries", where="runtime.max_damaged", given=max_damaged, expected="0 to 1"
             )
         self.num_queries = num_queries
-        self.budget = max(1, int(max_damaged * num_queries))
+        self.budget = max(1, whole(max_damaged * num_queries))
         self.reasons: dict[str, str] = dict(before or {})
         self._before = frozenset(self.reasons)
 

@@ -29,8 +29,8 @@ class Thresholds:
         critique_drop: share by which the critique's loss has to fall while training. A head that learns loses more in
             its first steps, by the critiques' format alone.
         critique_known: nats a token; a head that writes critiques this well already need not learn more.
-        cap_share: of pairs within 5% of the largest beta. Above one half most pairs have one beta, and their margins
-            say no more than who is right.
+        cap_share: of pairs whose beta is at least 95% of the way from the smallest to the largest. Above one half most
+            pairs have one beta, and their margins say no more than who is right.
         kl_per_token: nats that the policy may be away from its reference. At 0.5 it finds each of its own tokens 1.6
             times as likely as the reference does.
         safety_share: of the queries; half of what the paper's data have (1,999 of 29,997).

@@ -18,7 +18,7 @@ from mmrlhf.endpoints.client import HOW_LONG, ChatEndpoint
 from mmrlhf.endpoints.completions import Answer
 from mmrlhf.endpoints.prices import Prices, prices_of
 from mmrlhf.errors import HubError, Lines
-from mmrlhf.ranges import Count, NonNegative, Positive
+from mmrlhf.ranges import Count, NonNegative, Positive, whole
 from mmrlhf.responders.asking import Answers, Asked, text_of
 from mmrlhf.responders.chat_request import check_options
 from mmrlhf.responders.requests import Place, ServiceRequests
@@ -152,7 +152,7 @@ def check_failed(answers: Sequence[Answer], where: object, max_failed: float) ->
         HubError: counts them by reason.
     """
     failed = Counter(answer.problem for answer in answers if answer.failed)
-    budget = max(1, int(max_failed * len(answers)))
+    budget = max(1, whole(max_failed * len(answers)))
     if failed.total() > budget:
         raise HubError(
             "requests were not answered",

@@ -21,7 +21,7 @@ from mmrlhf.curation.ray_engine import check_ray, make_features_on_cluster
 from mmrlhf.errors import ConfigError, Lines, ModelError
 from mmrlhf.files import expanded
 from mmrlhf.inference.sharing import share_pass
-from mmrlhf.ranges import Count
+from mmrlhf.ranges import Count, whole
 from mmrlhf.records.own import find_function, import_own
 from mmrlhf.summaries.curations import QueryFeaturesSummary
 
@@ -159,7 +159,7 @@ def _check_names(
 def _check_broken(features: Features, queries: Queries, max_damaged: float) -> None:
     """A few rows may have no direction; where many have none, the encoder is broken."""
     broken = [row for row, reason in features.left_out.items() if reason in (NOT_FINITE, ZERO)]
-    budget = max(1, int(max_damaged * len(queries)))
+    budget = max(1, whole(max_damaged * len(queries)))
     if len(broken) > budget:
         reasons = Counter(features.left_out[row] for row in broken)
         raise ModelError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmrlhf.errors import ConfigError
-from mmrlhf.ranges import Natural, NonNegative, Positive, check_fields
+from mmrlhf.ranges import Natural, NonNegative, Positive, check_fields, whole
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Budget:
                     expected="seconds, for the audit's forms do not say", fix="stages.triage.budget.seconds=180",
                 )  # fmt: skip
             if self.minutes is not None:
-                limits.append(int(60 * self.minutes / seconds))
+                limits.append(whole(60 * self.minutes / seconds))
             if self.money is not None and self.per_hour is not None:
-                limits.append(int(3600 * self.money / self.per_hour / seconds))
+                limits.append(whole(3600 * self.money / self.per_hour / seconds))
         return min(limits) if limits else None

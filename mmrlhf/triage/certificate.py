@@ -54,7 +54,11 @@ def upper_bound(failures: int, trials: int, level: float = 0.95) -> float:
 
 def fewest_trials(limit: float, level: float = 0.95) -> int:
     """How many queries must agree without exception before a limit can be certified at all."""
-    return int(np.ceil(np.log1p(-level) / np.log1p(-limit))) if 0 < limit < 1 else 1
+    if not 0 < limit < 1:
+        return 1
+    needed = int(np.ceil(np.log1p(-level) / np.log1p(-limit)))
+    # the quotient of what is a whole number may come out just above it
+    return needed - 1 if needed > 1 and upper_bound(0, needed - 1, level) <= limit else needed
 
 
 def certify(

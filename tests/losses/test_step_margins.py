@@ -124,3 +124,10 @@ def test_aot_is_dpo_where_both_order_the_pairs_alike(rows: list[tuple[float, flo
     policy, reference = sorted(p for p, _ in rows), sorted(r for _, r in rows)
     inputs = inputs_of(policy, reference)
     torch.testing.assert_close(AOT()(inputs).loss, DPO()(inputs).loss, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gap", [0.1, 2.9233, -0.7])
+def test_amapo_gives_no_margin_where_all_pairs_are_as_far_apart(gap: float) -> None:
+    """The mean of equal numbers in float32 may be more than each of them."""
+    for number in range(2, 200):
+        assert AMaPO().scale(inputs_of([gap] * number)).m.abs().max() == 0

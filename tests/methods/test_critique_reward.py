@@ -99,6 +99,25 @@ def test_ties_are_within_groups_of_known_rank_and_positive_weight() -> None:
     assert list(zip(ties.chosen.tolist(), ties.rejected.tolist(), strict=True)) == [(0, 1)]
 
 
+def test_what_a_cut_made_equal_is_no_tie_and_no_pair_of_a_dimension() -> None:
+    """Of three responses the first two read the same: their gradient would be 0, and would hide the third's."""
+    group = make_group(1, (1, 1, 1))
+    first = replace(group.branches[0], truncated=3)
+    group = replace(group, branches=(first, first, group.branches[2]))
+    batch = pack_groups([group])
+    batch = replace(batch, columns={**batch.columns, "score_ethics": torch.tensor([3.0, 2.0, 1.0])})
+    model = ToyModel()
+    model.score_head = torch.nn.Linear(model.score_head.in_features, 2)
+    weights = RewardWeights(critique=0.0, tie=1.0, dimensions=1.0)
+    module = CritiqueRewardModule(model, weights, OptimSettings(), total_steps=1, dimensions=("ethics",))
+    counts = module.count(batch)
+    assert counts.divisors["ties"] == 2 and counts.divisors["dimensions"] == 2
+    sums = module.loss_sums(batch, counts, StepRecord())
+    rewards, ethics = model.scores(model(batch)).detach().T
+    torch.testing.assert_close(sums["ties"].detach(), 2 * (rewards[0] - rewards[2]) ** 2)
+    torch.testing.assert_close(sums["dimensions"].detach(), 2 * torch.nn.functional.softplus(ethics[2] - ethics[0]))
+
+
 def test_heldout_scores_are_the_rewards() -> None:
     module = build()
     batch = pack_groups([make_group(1, (1, 2, 3))])

@@ -15,8 +15,11 @@ from mmrlhf.losses.call_beta import BetaDPO
 from mmrlhf.losses.dpo import DPO
 from mmrlhf.losses.margin_controls import HardFilter, MeanBetaDPO, ShuffledMargin
 from mmrlhf.losses.mmdpo import MMDPO
+from mmrlhf.losses.objective import Objective
+from mmrlhf.losses.optimal_transport import AOT
+from mmrlhf.methods import pairing
 from mmrlhf.methods.optim import OptimSettings
-from mmrlhf.methods.pairing import pair_names
+from mmrlhf.methods.pairing import _join, pair_names, scale_over_step
 from mmrlhf.methods.preference import PairScheme, PreferenceModule
 from mmrlhf.methods.step_numbers import StepRecord
 from mmrlhf.tensors import StepBatch
@@ -78,6 +81,36 @@ def test_which_pairs_beta_dpo_filters_at_step_0_depends_on_names_alone(num_micro
     }
     names = sorted(kept)
     assert [name for name in names if kept[name] == 0] == names[int(0.8 * len(names)) :]
+
+
+@pytest.mark.parametrize("num_micro", [1, 2, 5])
+@pytest.mark.parametrize("objective", [AOT(), ShuffledMargin(seed=3)], ids=repr)
+def test_a_query_that_is_in_a_step_twice_has_pairs_of_its_own_each_time(objective: Objective, num_micro: int) -> None:
+    """Balanced categories see a query of a rare one more than once in an epoch: copies share their names."""
+    groups = [make_group(number, (1, 2)) for number in (0, 1, 1, 2, 1)]
+    batches = [pack_groups([group]) for group in groups]
+    module = build(objective)
+    inputs = [module._forward(batch, module.count(batch))[1] for batch in batches]
+    with torch.no_grad():
+        whole = _join([inputs[place] for place in (0, 1, 2, 4, 3)])  # in the order of names
+        expected = objective(whole).loss.mean()
+    assert total(module, groups, num_micro) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_every_rank_finds_its_own_pairs_among_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks have copies of one query: together they have what one rank has that holds both."""
+    groups = [make_group(number, (1, 2)) for number in (1, 0, 2, 1)]
+    batches = [pack_groups([group]) for group in groups]
+    module = build(AOT())
+    counts = [module.count(batch) for batch in batches]
+    inputs = [module._forward(batch, own)[1] for batch, own in zip(batches, counts, strict=True)]
+    names = [pair_names(batch, own.pairs) for batch, own in zip(batches, counts, strict=True)]
+    alone = [scale.m for scale in scale_over_step(AOT(), inputs, names)]
+    shares = [(sum(names[part], []), _join(inputs[part])) for part in (slice(0, 2), slice(2, 4))]
+    monkeypatch.setattr(pairing, "gather_ranks", lambda own: shares)
+    both = [scale.m for rank, part in enumerate((slice(0, 2), slice(2, 4)))
+            for scale in scale_over_step(AOT(), inputs[part], names[part], rank=rank)]  # fmt: skip
+    torch.testing.assert_close(torch.stack(both), torch.stack(alone))
 
 
 def test_dropped_pairs_stay_in_the_divisor_and_margin_filtered_ones_leave_it() -> None:

@@ -57,3 +57,7 @@ def test_the_bound_is_reached_by_a_policy_of_many_equally_likely_answers() -> No
 def test_more_than_were_drawn_is_refused(n: int) -> None:
     with pytest.raises(ValueError, match="1 to the 3"):
         choice_probabilities([0.0, 1.0], [1, 2], n)
+
+
+def test_what_was_not_drawn_is_not_chosen() -> None:
+    assert choice_probabilities([2.0, 1.0, 1.0], [0, 1, 3], 2).tolist() == [0.0, 0.25, 0.75]

@@ -179,6 +179,17 @@ def test_temperature_stays_in_its_bounds() -> None:
     assert fit_temperature([-1.0, -2.0]) == pytest.approx(1e3, rel=0.01)
 
 
+@pytest.mark.parametrize("size", [1e-8, 1.0, 40.0, 1e6])
+def test_temperature_is_a_bound_at_any_scale(size: float) -> None:
+    """Also where all likelihoods are 1, or 1/2, to the last digit."""
+    for right in ([1.0, 1.0], [1.0, 3.0], [0.0, 1.0]):
+        assert fit_temperature([size * gap for gap in right]) == pytest.approx(1e-3)
+    for wrong in ([-1.0, -3.0], [1.0, -1.0], [0.5, 0.5, -1.5], [0.0, 0.0]):
+        assert fit_temperature([size * gap for gap in wrong]) == pytest.approx(1e3)
+    if size == 1.0:
+        assert 0.1 < fit_temperature([-1.0, -1.0, 3.0]) < 100, "most are wrong, but by less"
+
+
 def test_no_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="P >= 1"):
         calibration_report([])

@@ -25,6 +25,11 @@ def test_fewest_trials_are_just_enough(limit: float, level: float) -> None:
     assert needed == 1 or upper_bound(0, needed - 1, level) > limit - 1e-9
 
 
+def test_fewest_trials_where_they_are_a_whole_number() -> None:
+    for number in range(1, 30):
+        assert fewest_trials(0.1, 1 - 0.9**number) == number
+
+
 def drawn(
     seed: int, size: int, audited: int, slope: float, base: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

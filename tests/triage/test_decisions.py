@@ -87,6 +87,9 @@ def test_budgets_in_queries_minutes_and_money() -> None:
     assert Budget(minutes=10, seconds=30).affordable(60.0) == 20, "what the user says counts"
     assert Budget(money=50, per_hour=25).affordable(120.0) == 60
     assert Budget(queries=5, minutes=10, money=1, per_hour=60).affordable(60.0) == 1
+    # a budget that pays for a whole number in decimals
+    assert Budget(minutes=1.1).affordable(1.1) == 60
+    assert Budget(money=2.2, per_hour=6).affordable(1.1) == 1200
     with pytest.raises(ConfigError, match="how long"):
         Budget(minutes=10).affordable(None)
     with pytest.raises(ConfigError, match="an hour costs"):
