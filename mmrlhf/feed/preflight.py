@@ -18,7 +18,7 @@ from mmrlhf.records.quarantine import Quarantine, reason_of
 from mmrlhf.shards.entries import IndexEntry
 from mmrlhf.shards.index import Index
 from mmrlhf.tokens.encode import Encoder
-from mmrlhf.tokens.length import TOO_LONG
+from mmrlhf.tokens.length import RESPONSE_TOO_LONG, TOO_LONG
 from mmrlhf.types import PreferenceGroup
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ Mode = Literal["quarantine", "error"]
 MANY = 10_000
 _NEAR = 2.0
 _SHOWN = 5
+_TOO_LONG = (TOO_LONG, RESPONSE_TOO_LONG)
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ class Preflight:
     @property
     def too_long(self) -> list[str]:
         """Keys of queries that do not fit."""
-        return [key for key, why in self.left_out.items() if why.reason == TOO_LONG]
+        return [key for key, why in self.left_out.items() if why.reason in _TOO_LONG]
 
     @property
     def refused(self) -> list[str]:
         """Keys of those that cannot be used for any other reason, as the processor's refusal."""
-        return [key for key, why in self.left_out.items() if why.reason != TOO_LONG]
+        return [key for key, why in self.left_out.items() if why.reason not in _TOO_LONG]
 
     def lines(self) -> Lines:
         """Counts, first keys and reasons, a line for each kind that there is."""

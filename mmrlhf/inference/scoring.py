@@ -129,21 +129,13 @@ class Scoring:
 
     def fingerprint(self, source: CritiqueSource) -> dict[str, Any]:
         """Everything that rewards depend on, for their side-car."""
-        judge = self.judge
-        critiques = {name: value for name, value in asdict(judge.critiques).items() if name != "orders"}
         return {
             "made_by": "score",
             "shards": self.index.digest,
-            "reward_model": describe_source(self.reward_model),
-            "template": describe_template(judge.template),
-            "media": asdict(judge.media),
             "critique_source": source,
-            **describe_run(judge.model),
+            **describe_judge(self.judge, self.reward_model, writes=source == "generate"),
             **({"media": "none"} if self.blind else {}),
-            **({"protocol": judge.protocol} if judge.protocol != "trained" else {}),
             **({"given_kind": self._kind} if source == "given" else {}),
-            **({"critiques": critiques} if source == "generate" and judge.writes_critiques else {}),
-            **({"reading": judge.reading, "orders": judge.critiques.orders} if judge.in_turn else {}),
         }
 
     def _encoding(self, source: CritiqueSource) -> Any:
@@ -157,6 +149,24 @@ def _with_critiques_of(group: PreferenceGroup, *, kind: str, slot: str, blind: b
     responses = [replace(response, critiques={slot: response.critiques[kind]}) for response in group.responses]
     changed = replace(group, responses=tuple(responses))
     return changed.without_media() if blind else changed
+
+
+def describe_judge(judge: RewardModel, reward_model: Path, *, writes: bool) -> dict[str, Any]:
+    """Which reward model is asked, and all of how that its rewards depend on, for the fingerprint of their table.
+
+    Args:
+        writes: whether it writes its critiques itself.
+    """
+    critiques = {name: value for name, value in asdict(judge.critiques).items() if name != "orders"}
+    return {
+        "reward_model": describe_source(reward_model),
+        "template": describe_template(judge.template),
+        "media": asdict(judge.media),
+        **describe_run(judge.model),
+        **({"protocol": judge.protocol} if judge.protocol != "trained" else {}),
+        **({"critiques": critiques} if writes and judge.writes_critiques else {}),
+        **({"reading": judge.reading, "orders": judge.critiques.orders} if judge.in_turn else {}),
+    }
 
 
 def verdict_columns(judge: RewardModel) -> list[str]:

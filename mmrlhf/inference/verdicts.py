@@ -64,7 +64,7 @@ def verdicts_on(
     assert scores.reward is not None and scores.dimensions is not None
     reward, logprob, tokens = (each.reshape(-1, samples) for each in (scores.reward, scores.logprob, scores.num_tokens))
     likeliest = (logprob / tokens.clamp(min=1)).argmax(1)
-    combined = combine_rewards(reward, likeliest, combine) if samples > 1 else reward[:, 0]
+    combined = combine_rewards(reward, likeliest, combine)
     means = scores.dimensions.reshape(len(reward), samples, -1).mean(1)
     found = []
     for number, best in enumerate(likeliest.tolist()):

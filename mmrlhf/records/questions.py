@@ -51,7 +51,8 @@ def _draft(row: dict[str, Any], path: Path, where: str) -> Draft:
     media = tuple(_from(root, path, where, item) for item in record.media)
     own = tuple(tuple(_from(root, path, where, item) for item in items) for items in record.own_media)
     group = PreferenceGroup(key, record.prompt, record.responses, pairs=(), category=record.category or "unknown")
-    return Draft(str(row.get("id", key)), group, root, media, own, where, record.notes)
+    name = row.get("id")
+    return Draft(key if name is None else str(name), group, root, media, own, where, record.notes)
 
 
 def _from(root: Path, path: Path, where: str, item: MediaItem) -> MediaItem:

@@ -13,6 +13,7 @@ depends on what runs beside it.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -36,6 +37,7 @@ from mmrlhf.types import PreferenceGroup
 log = logging.getLogger(__name__)
 
 _LINGER = 0.05  # of the time of the last batch
+_RESPONSE = re.compile(r", response (\d+)$")  # as errors of length end that name a query's place
 
 
 @dataclass(eq=False)
@@ -102,7 +104,16 @@ class Batcher:
             self._waiting.append(job)
             self._measures.waiting.set(len(self._waiting))
             self._changed.notify_all()
+        job.answer.add_done_callback(lambda answer: self._withdraw(job) if answer.cancelled() else None)
         return job.answer
+
+    def _withdraw(self, job: Job) -> None:
+        """Let go of a query that was taken back: its place is another's, and its pictures need not be held."""
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._measures.waiting.set(len(self._waiting))
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """Finish what was submitted, and end the threads."""
@@ -272,8 +283,13 @@ def _fail(job: Job, error: Exception) -> None:
 def refusal_of(group: PreferenceGroup, error: Exception) -> Refusal:
     """What the client is told of an error that one query met."""
     if isinstance(error, DataError):
-        names = [name for item in group.media for name in item.names]
-        field = next((name for name in names if name in str(error.where)), "messages")
-        return unusable(error, field)
+        return unusable(error, _field_of(group, str(error.where)))
     log.error("a query failed", exc_info=error)
     return Refusal(500, "failed", "the server failed at this query; its log says why")
+
+
+def _field_of(group: PreferenceGroup, where: str) -> str:
+    """The field of the request that an error's place in a query is: a medium, a response, or the conversation."""
+    names = [name for item in group.media for name in item.names]
+    response = _RESPONSE.search(where)
+    return next((name for name in names if name in where), f"responses[{response[1]}]" if response else "messages")

@@ -53,8 +53,8 @@ class Desk:
         group = await self._reader.read(messages, responses)
         answer = self.batcher.submit(group)
         verdicts = await asyncio.wrap_future(answer)  # which is cancelled with this task
-        if not all(math.isfinite(verdict.reward) for verdict in verdicts):
-            raise Refusal(500, "not_finite", "the model's reward is not a finite number")
+        if not all(math.isfinite(score) for each in verdicts for score in (each.reward, *each.dimensions.values())):
+            raise Refusal(500, "not_finite", "a score of the model is not a finite number")
         return verdicts
 
     async def judge_all(

@@ -13,9 +13,8 @@ from mmrlhf.chain.fingerprint import path_token
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.errors import DataError
 from mmrlhf.files import expanded
-from mmrlhf.inference.made_by import describe_run, describe_source
 from mmrlhf.inference.reward_model import RewardModel
-from mmrlhf.inference.scoring import verdict_columns
+from mmrlhf.inference.scoring import describe_judge, verdict_columns
 from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.sharing import share_pass
 from mmrlhf.inference.tables import TablePass
@@ -63,8 +62,8 @@ def run(
     drafts, passes = read_questions(responses), passes or PassSettings()
     with share_pass(runtime) as ranks:
         judge = RewardModel.from_pretrained(reward_model, passes, critiques, device=ranks.device)
-        fingerprint = {"made_by": "score_file", "reward_model": describe_source(reward_model)}
-        fingerprint |= {"responses": path_token(responses), **describe_run(judge.model)}
+        fingerprint = {"made_by": "score_file", "responses": path_token(responses)}
+        fingerprint |= describe_judge(judge, reward_model, writes=True)
         quarantine = Quarantine(len(drafts), runtime.max_damaged)
         asked = TablePass(
             verdict_columns(judge),

@@ -13,6 +13,7 @@ from mmrlhf.tokens.text_tokens import TextTokens, beginning_of
 from mmrlhf.types import PreferenceGroup, Response
 
 TOO_LONG = "a prompt with its media is longer than the model's context"
+RESPONSE_TOO_LONG = "with a response the prompt is longer than the model's context"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class LengthLimit:
         offsets = self.texts.offsets(response.text)
         text = beginning_of(response.text, offsets, len(offsets) - excess)
         if self.too_long == "refuse" or not text:
-            raise self.error(group, excess, f"{len(offsets)} tokens are its response {response.text[:40]!r}...")
+            given = f"{len(offsets)} tokens are its response {response.text[:40]!r}..."
+            raise self.error(group, excess, given, response if text else None)
         # the hash stays that of the whole text: it is given by the caller's own responses
         return replace(response, text=text), excess
 
@@ -76,13 +78,18 @@ class LengthLimit:
         if over > 0:
             raise self.error(group, over, f"{cut} tokens are before the first response token")
 
-    def error(self, group: PreferenceGroup, excess: int, given: str) -> DataError:
-        """The error for a group that does not fit; `given` says what takes the room."""
+    def error(self, group: PreferenceGroup, excess: int, given: str, response: Response | None = None) -> DataError:
+        """The error for a group that does not fit.
+
+        Args:
+            given: what takes the room.
+            response: without which, or shortened, the rest would fit.
+        """
         room = f", {self.room} of them kept free for what the model writes" if self.room else ""
         room += ", for all responses together (reading=in_turn)" if self.in_turn else ""
         return DataError(
-            TOO_LONG,
-            where=place_of(group),
+            TOO_LONG if response is None else RESPONSE_TOO_LONG,
+            where=place_of(group) + ("" if response is None else _number_of(group, response)),
             given=f"{excess} tokens too many; {given} ({len(group.media)} media)",
             expected=f"at most {self.max_tokens} tokens (model.settings.max_tokens){room}",
             fix="raise model.settings.max_tokens, use fewer frames (data.media.num_frames), or drop the record",
@@ -92,7 +99,8 @@ class LengthLimit:
         """How many tokens of an answer's sequence are kept; raises DataError if not all, and `too_long=refuse`."""
         kept = min(len(ids), self.max_tokens)
         if kept < len(ids) and self.too_long == "refuse":
-            raise self.error(group, len(ids) - kept, f"{len(ids)} tokens with its response {response.text[:40]!r}")
+            given = f"{len(ids)} tokens with its response {response.text[:40]!r}"
+            raise self.error(group, len(ids) - kept, given, response)
         return kept
 
 
@@ -109,6 +117,12 @@ def shares_of(excess: int, lengths: Sequence[int]) -> list[int]:
             break
         taken += number * (length - below)
     return [max(0, length - level) for length in lengths]
+
+
+def _number_of(group: PreferenceGroup, response: Response) -> str:
+    """Which of the group's responses it is; nothing for one that only stands for them."""
+    found = (number for number, each in enumerate(group.responses) if each.hash == response.hash)
+    return next((f", response {number}" for number in found), "")
 
 
 def place_of(group: PreferenceGroup) -> str:

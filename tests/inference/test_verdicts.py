@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrlhf.inference.passes import GroupScores
+from mmrlhf.inference.settings import Combine
 from mmrlhf.inference.verdicts import combine_rewards, verdicts_on
 from mmrlhf.types import PreferenceGroup, Response
 
@@ -60,3 +61,15 @@ def test_the_likeliest_critique_is_kept() -> None:
         "response_cut": 7, "score_ethics": 3.0,
     }  # fmt: skip
     assert [verdict.reward for verdict in verdicts_on(group, scores, combine="best", **asked)] == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("combine", ["mean", "best", "vote"])
+def test_one_critique_is_combined_as_several_are(combine: Combine) -> None:
+    """So a vote is a share of comparisons, and never a reward on another scale, however many critiques there are."""
+    rewards = torch.tensor([1.0, 5.0, 3.0])
+    group = PreferenceGroup("k", "?", tuple(Response(f"r{n}", critiques={"full": "c"}) for n in range(3)))
+    scores = GroupScores(
+        -torch.ones(3), torch.ones(3), torch.zeros(3), (torch.zeros(1),) * 3, rewards, torch.zeros(3, 0)
+    )
+    found = verdicts_on(group, scores, kind="full", dimensions=(), samples=1, combine=combine)
+    assert [verdict.reward for verdict in found] == ([0.0, 1.0, 0.5] if combine == "vote" else rewards.tolist())

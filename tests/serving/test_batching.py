@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from mmrlhf.errors import DataError
 from mmrlhf.inference.reward_model import RewardModel
-from mmrlhf.inference.settings import CritiqueSettings
+from mmrlhf.inference.settings import CritiqueSettings, PassSettings
 from mmrlhf.inference.verdicts import Verdict
+from mmrlhf.models.settings import ModelSettings
 from mmrlhf.serving import batching
 from mmrlhf.serving.batching import Batcher
 from mmrlhf.serving.limits import Limits
@@ -245,6 +246,39 @@ def test_a_query_that_was_taken_back_is_not_scored() -> None:
         judge.door.set()
         wait(filler)
     assert "gone" not in [prompt for batch in judge.batches for prompt, _ in batch]
+
+
+def test_a_query_that_was_taken_back_gives_its_place_to_another() -> None:
+    """Clients that gave up are not waited behind."""
+    judge = Judge(token_budget=10)
+    with batcher(judge, max_waiting=2) as running:
+        first = blocked(running, judge)
+        encoded = running.submit(query("encoded", "x"))
+        time.sleep(0.1)  # until it is encoded, and no more is as long as the judge is at work
+        gone = [running.submit(query(f"gone{number}", "x")) for number in range(2)]
+        with pytest.raises(Refusal, match="2 queries are waiting already"):
+            running.submit(query("too many", "x"))
+        assert all(each.cancel() for each in gone)
+        late = running.submit(query("late", "bb"))
+        judge.door.set()
+        assert [rewards(each) for each in (first, encoded, late)] == [[1], [1], [2]]
+    assert [batch[0][0] for batch in judge.batches] == ["first", "encoded", "late"]
+
+
+def test_a_response_that_does_not_fit_is_the_field_that_is_named(scalar_model: Path) -> None:
+    passes = PassSettings(model=ModelSettings(max_tokens=100, too_long="refuse"))
+    judge = RewardModel.from_pretrained(scalar_model, passes, device="cpu")
+    running = Batcher(judge, limits=Limits(), groups_per_batch=8, encoders=1, measures=Measures())
+    try:
+        for asked, field in (
+            (query("?", "a", "red " * 300), "responses[1]"),
+            (query("red " * 300, "a", "b"), "messages"),
+        ):
+            with pytest.raises(Refusal, match="longer than the model's context") as refusal:
+                running.submit(asked).result(30)
+            assert (refusal.value.status, refusal.value.field) == (422, field)
+    finally:
+        running.stop()
 
 
 def test_what_was_submitted_is_finished_and_nothing_more_is_taken() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from concurrent.futures import Future
 from typing import Any, cast
 
 import pytest
 
+from mmrlhf.inference.verdicts import Verdict
 from mmrlhf.serving.batching import Batcher
 from mmrlhf.serving.desk import Desk
 from mmrlhf.serving.limits import Limits
@@ -39,6 +42,29 @@ def test_the_state_is_what_can_be_asked() -> None:
     assert found.state == "ready"
     found.is_stopping = lambda: True
     assert found.state == "stopping"
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [Verdict(math.nan, "", 0), Verdict(math.inf, "", 0), Verdict(1.0, "", 0, dimensions={"ethics": math.nan})],
+)
+def test_a_score_that_is_no_number_is_no_answer(verdict: Verdict) -> None:
+    """On a dimension, too: in JSON it would be null, which a trainer takes for a number."""
+
+    class Reader:
+        async def read(self, messages: Any, responses: Any) -> None: ...
+
+    class Scorer:
+        def submit(self, group: Any) -> Future[list[Verdict]]:
+            found: Future[list[Verdict]] = Future()
+            found.set_result([Verdict(0.0, "", 0), verdict])
+            return found
+
+    asked = Desk("tiny", cast(QueryReader, Reader()), Limits())
+    asked.batcher = cast(Batcher, Scorer())
+    with pytest.raises(Refusal, match="not a finite number") as refusal:
+        asyncio.run(asked.judge([], ["a", "b"]))
+    assert refusal.value.status == 500
 
 
 def test_work_ends_when_the_client_leaves() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def file(tmp_path: Path) -> Path:
     rows = [
         {"id": "first", "image": "red.png", "prompt": "what colour ?", "responses": ["red", "blue picture"]},
         {"images": ["red.png", str(tmp_path / "blue.png")], "prompt": "compare", "responses": [{"text": "left red"}]},
-        {"prompt": "say yes", "responses": ["yes", "no", "yes"]},
+        {"id": None, "prompt": "say yes", "responses": ["yes", "no", "yes"]},
     ]
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -49,6 +50,10 @@ def test_results_are_those_of_the_python_call(tmp_path, file, critic, runtime, c
     assert "what colour ?" in capsys.readouterr().out
     again = score_file.run(tmp_path / "out", **asked)
     assert again["responses_scored"] == 0 and again["responses"] == 5
+    # rewards behind other critiques are other rewards: those that are there are not given for them
+    other = replace(CRITIQUES, max_tokens=2)
+    with pytest.raises(DataError, match="max_tokens"):
+        score_file.run(tmp_path / "out", **{**asked, "critiques": other})
 
 
 @pytest.mark.parametrize(
