@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
@@ -117,11 +118,12 @@ def _shares(number: int, said: Mapping[Question, Sequence[int]]) -> dict[int, fl
     """Every response's share of votes, each order counting once; nothing where an order has none."""
     if not all(said.values()):
         return {}
-    totals = dict.fromkeys(range(number), 0.0)
+    # fractions, so that responses with the same share tie whatever the order of its parts
+    totals = dict.fromkeys(range(number), Fraction(0))
     for question, places in said.items():
         for place in places:
-            totals[question.shown[place]] += 1 / len(places) / len(said)
-    return totals
+            totals[question.shown[place]] += Fraction(1, len(places) * len(said))
+    return {place: float(total) for place, total in totals.items()}
 
 
 def _means(said: Mapping[Question, Sequence[int]]) -> dict[int, float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrlhf.losses.margin_controls import MeanBetaDPO, OutsideWeight
 from mmrlhf.losses.mmdpo import MarginBetaObjective
 from mmrlhf.losses.objective import Objective
 from mmrlhf.metrics.policy import Change
@@ -86,6 +87,8 @@ def _critique_losses(stage: StageResult[Any] | None) -> tuple[float, float] | No
 def _share_at_cap(pairs: PairTable | None, objective: Objective | None) -> float | None:
     """Share of pairs with about the largest beta; None for objectives whose beta does not grow with the margin."""
     if pairs is None or pairs.betas is None or not isinstance(objective, MarginBetaObjective) or objective.w == 0:
+        return None
+    if isinstance(objective, MeanBetaDPO | OutsideWeight):
         return None
     near = objective.beta * (1 + NEAR_CAP * objective.w)
     return float((pairs.betas >= near).mean())

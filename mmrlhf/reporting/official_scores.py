@@ -87,17 +87,22 @@ def official_scores(
 ) -> dict[str, dict[str, float]]:
     """Scorer -> what its benchmark's script would report; empty where all records are of other benchmarks.
 
+    Where records are of several benchmarks, each number has its benchmark's name in front.
+
     Args:
-        tables: scorer -> rewards; scores: the same of judges. A query without numbers does not count.
+        tables: scorer -> rewards; scores: the same of judges. A query without numbers, or without two responses of
+            which one is better, does not count.
     """
-    groups = [group for row in rows if (group := index.read(int(row), media=False)).source in OFFICIAL]
+    read = (index.read(int(row), media=False) for row in rows)
+    groups = [group for group in read if group.source in OFFICIAL and group.ranked_pairs()]
+    several = len({group.source for group in groups}) > 1
     looked_up = {name: _look_up(groups, table) for name, table in tables.items()}
     found: dict[str, dict[str, float]] = {}
     for name, own in {**looked_up, **scores}.items():
         for source, count in OFFICIAL.items():
             scored = [Scored(each, own[each.key]) for each in groups if each.source == source and each.key in own]
-            if scored:
-                found[name] = count(scored)
+            for measure, value in count(scored).items() if scored else ():
+                found.setdefault(name, {})[f"{source}: {measure}" if several else measure] = value
     return found
 
 

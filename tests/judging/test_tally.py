@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from hypothesis import given
@@ -70,3 +71,20 @@ def test_places_and_agreement_are_shares(poll):
     assert all(abs(sum(shares) - 1) < 1e-9 for shares in tally.places.values())
     assert form != "rating" or (tally.places == {} and tally.consistent is None)
     assert tally.consistent is None or 0 <= tally.consistent.mean <= 1
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=6, max_size=6), st.permutations(range(6)))
+def test_responses_with_the_same_share_tie(said, order):
+    """The second response gets in another question what the first gets in one: the same share, in another order."""
+    questions = [Question(shown) for shown in itertools.permutations(range(3))]
+    group = PreferenceGroup("q", "?", tuple(Response(f"answer {n}", n + 1) for n in range(3)))
+
+    def share(place: int, lists: list[list[int]]) -> float:
+        votes = {
+            question: [Vote(question.shown.index(response)) for response in own]
+            for question, own in zip(questions, lists, strict=True)
+        }
+        return tallied(group, "best", votes).scores["q"][place]
+
+    turned = [[{0: 1, 1: 0, 2: 2}[response] for response in said[place]] for place in order]
+    assert share(0, said) == share(1, turned)

@@ -15,6 +15,7 @@ from stand_ins import report_data
 from mmrlhf.composition.compose import compose
 from mmrlhf.errors import ConfigError
 from mmrlhf.losses.dpo import DPO
+from mmrlhf.losses.margin_controls import MeanBetaDPO, OutsideWeight
 from mmrlhf.losses.mmdpo import MMDPO
 from mmrlhf.losses.objective import Objective
 from mmrlhf.metrics.ranking import accuracy_difference, accuracy_report
@@ -244,8 +245,9 @@ def test_what_cannot_be_told_is_said_to_be_unknown(index: Index) -> None:
     run.margins, run.lengths = run.margins[:10], run.lengths[:10]
     few = run.findings()
     assert few[signs.MARGINS].seen is None and few[signs.LENGTH].seen is None
-    run.objective = DPO()
-    assert "largest beta" not in run.findings()[signs.BETA].saw
+    for objective in (DPO(), OutsideWeight(), MeanBetaDPO()):  # none has a beta that grows with a pair's margin
+        run.objective = objective
+        assert "largest beta" not in run.findings()[signs.BETA].saw
 
 
 def test_all_advice_names_settings_that_exist(index: Index) -> None:

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from stand_ins.judge_stand_in import judge_server
 
 from mmrlhf.chain.runtime import Runtime
 from mmrlhf.judging.judge_model import JudgeSettings
+from mmrlhf.reporting.official_scores import official_scores
+from mmrlhf.shards.index import Index
 from mmrlhf.shards.sidecar import SideCarWriter
 from mmrlhf.shards.writer import write_shards
 from mmrlhf.stages import rewardbench
@@ -106,3 +109,17 @@ def test_mr2bench_and_mj_bench(tmp_path, runtime):
     found = run(tmp_path / "mj", runtime, pairs, "MJ-Bench")["official"]["reward model"]
     assert found == {"with ties": pytest.approx(1 / 3), "without ties": 0.5}
     assert "official" not in run(tmp_path / "own", runtime, pairs, "mine")
+
+
+def test_records_of_several_benchmarks_have_numbers_of_each(tmp_path):
+    """And a query of which nobody is better than another says nothing."""
+    pairs: Rows = [("1", "a", (1, 2), (1.0, 0.0)), ("2", "a", (1, 1), (1.0, 0.0))]
+    four: Rows = [("3", "image", (3, 1, 2, 4), (0.0, 9.0, 1.0, 2.0))]
+    write_shards([*groups(pairs, "MJ-Bench"), *groups(four, "MR2Bench")], tmp_path)
+    index, scores = Index.load(tmp_path), {key: own for key, _, _, own in (*pairs, *four)}
+    found = official_scores(index, np.arange(3), {}, {"judge": scores})
+    mr2bench, mj_bench = {"image": 1.0, "all": 1.0}, {"with ties": 1.0, "without ties": 1.0}
+    named = {f"{source}: {measure}": value for source, own in (("MR2Bench", mr2bench), ("MJ-Bench", mj_bench))
+             for measure, value in own.items()}  # fmt: skip
+    assert found == {"judge": named}
+    assert official_scores(index, np.array([1]), {}, {"judge": scores}) == {}
