@@ -51,7 +51,7 @@ def poll(
     """Ask about every query; writes `out/verdicts.jsonl`, every verdict with its words.
 
     Args:
-        quarantine: takes queries that cannot be read.
+        quarantine: takes queries that cannot be read, or asked about.
 
     Raises:
         ConfigError: nobody judges, or it would cost more than it may.
@@ -89,12 +89,13 @@ def _asked(index: Index, rows: np.ndarray, polling: Polling, quarantine: Quarant
     for row in rows:
         try:
             whole = index.read(int(row))
+            name, ballot = polling.ballot_for(whole)
+            questions = questions_of(whole, ballot, polling)
         except DataError as error:
             quarantine.add(index.entries[int(row)].key, error)
             continue
-        name, ballot = polling.ballot_for(whole)
         read = partial(index.read, int(row))
-        requests = {q: request_of(whole, ballot, q, polling, read) for q in questions_of(whole, ballot, polling)}
+        requests = {question: request_of(whole, ballot, question, polling, read) for question in questions}
         if requests:
             yield _Asked(index.read(int(row), media=False), name, ballot, requests)
 

@@ -89,13 +89,17 @@ class Question:
 def questions_of(group: PreferenceGroup, ballot: Ballot, polling: Polling) -> list[Question]:
     """What is asked about a query, in all orders or in one that is drawn from its key; nothing where nobody ranked it.
 
-    Raises: DataError where there are more responses than letters.
+    Raises: DataError where more responses are shown at once than there are letters.
     """
     number = len(group.responses)
     if not group.ranked_pairs():
         return []
-    if number > len(LETTERS):
-        raise DataError("a query has more responses than letters", where=group.key, given=number)
+    if ballot.form == "best" and number > len(LETTERS):
+        raise DataError(
+            "a query has more responses than letters",
+            where=group.key, given=number, expected=f"at most {len(LETTERS)}",
+            fix="stages.rewardbench.polling.ballot=pair or rating shows fewer at once",
+        )  # fmt: skip
     if ballot.form == "rating":
         return [Question((place,)) for place in range(number)]
     if ballot.form == "best":

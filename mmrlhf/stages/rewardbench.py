@@ -112,7 +112,7 @@ def run(
             the judge are missing.
         ConfigError: the judge would cost more than it may.
     """
-    check_settings({"compare": compare})
+    check_settings({"compare": compare, "judge": judge, "other_judges": other_judges})
     out.mkdir(parents=True, exist_ok=True)
     index, passes = Index.load(shards), passes or PassSettings()
     rows = index.split("all", 0.0, limit)
@@ -189,13 +189,19 @@ def _ask(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse an unknown way of asking (ConfigError) and folders that are no tables (DataError) before the scoring."""
+    """Refuse, before the scoring, what cannot be asked or told apart (ConfigError) and what is no table (DataError)."""
     require_tables({name: settings.get(name) for name in ("rewards", "other_rewards")})
     unknown = sorted(set(settings.get("compare") or ()) - set(WAYS))
     if unknown:
         raise ConfigError(
             "unknown way to ask a reward model", argument="compare", given=", ".join(unknown), expected=", ".join(WAYS)
         )
+    judge, others = settings.get("judge"), settings.get("other_judges") or {}
+    if judge is not None and judge.model in others:
+        raise ConfigError(
+            "two judges of one name, of which the table could hold one", argument="other_judges", given=judge.model,
+            expected="another name than that of the judge which is asked now",
+        )  # fmt: skip
 
 
 def compare_ways(

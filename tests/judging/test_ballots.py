@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf.errors import ConfigError
+from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.judging.ballots import BALLOTS, LETTERS, ballot_of
 from mmrlhf.judging.polling import Polling, questions_of
 from mmrlhf.judging.verdict_words import NoVerdict
@@ -117,3 +117,13 @@ def test_official_words_come_from_a_file(tmp_path):
 def test_a_query_that_nobody_ranked_is_not_asked_about():
     group = PreferenceGroup("k", "?", (Response("a"), Response("b")))
     assert all(questions_of(group, ballot, Polling()) == [] for ballot in BALLOTS.values())
+
+
+def test_letters_are_needed_where_all_responses_are_shown_at_once():
+    """RewardBench 2 has queries of dozens of right answers, which are rated one by one."""
+    group = PreferenceGroup("k", "?", tuple(Response(f"{n}", 1 if n == 0 else 2) for n in range(30)))
+    asked = {name: ballot for name, ballot in BALLOTS.items() if ballot.form != "best"}
+    numbers = {ballot.form: len(questions_of(group, ballot, Polling())) for ballot in asked.values()}
+    assert numbers == {"pair": 58, "rating": 30}
+    with pytest.raises(DataError, match="more responses than letters"):
+        questions_of(group, BALLOTS["best"], Polling())

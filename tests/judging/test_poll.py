@@ -229,6 +229,23 @@ def test_the_best_of_four_stands_at_every_place(tmp_path, server, asked):
     )
 
 
+def test_a_query_with_more_responses_than_letters_is_left_out_and_counted(tmp_path, server, asked):
+    server.says = knows
+    few = [Response(f"quality {q} of 1", rank=q + 1) for q in range(2)]
+    many = [Response(f"quality {q} of 2", rank=min(q, 1) + 1) for q in range(27)]
+    groups = [PreferenceGroup(f"q{len(own)}", "?", tuple(own)) for own in (few, many)]
+    write_shards(groups, tmp_path / "shards")
+    summary = asked(tmp_path / "shards", polling=Polling(ballot="best"))
+    assert summary["quarantined"]["queries"] == 1 and len(server.seen) == 2
+    assert summary["accuracy"]["annotators"][NAME]["num_pairs"] == 1
+
+
+def test_two_judges_of_one_name_are_refused(tmp_path, asked):
+    """One would stand for both, without a word."""
+    with pytest.raises(ConfigError, match="two judges of one name"):
+        asked(benchmark(tmp_path / "shards"), other_judges={"judge": tmp_path / "earlier"})
+
+
 def test_ratings_one_by_one(tmp_path, server, asked):
     """Odd queries get equal ratings, which are ties."""
     server.says = lambda text: f"Rating: {9 - 4 * shown(text)[0][0] * (1 - shown(text)[0][1] % 2)}"
