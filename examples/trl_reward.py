@@ -21,6 +21,10 @@ def served_reward(prompts, completions, images=None, **_):
     def ask(number):
         pictures = iter(images[number] if images else ())
         messages = [as_message(turn, pictures) for turn in as_turns(prompts[number], "user")]
+        if next(pictures, None) is not None:
+            raise ValueError(
+                f"prompt {number} has more pictures than parts of type `image`, and would be asked without"
+            )
         body = {"messages": messages, "responses": [as_turns(completions[number], "assistant")[-1]["content"]]}
         answer = SERVER.post("/v1/rewards", json=body).raise_for_status()
         return answer.json()["data"][0]["reward"]

@@ -220,8 +220,8 @@ class ChatEndpoint:
         return self._answer(body)
 
     async def _read(self, response: httpx.Response) -> bytes:
-        packed = response.headers.get("Content-Encoding", "identity")
-        if packed != "identity":
+        packed = response.headers.get("Content-Encoding", "")
+        if packed.strip().lower() not in ("", "identity"):
             raise _Busy(f"an answer that is packed ({one_line(packed, DETAIL)})")
         body = bytearray()
         async for chunk in response.aiter_raw():

@@ -87,7 +87,8 @@ class BatchResults:
 def read_results(files: Iterable[Path]) -> BatchResults:
     """Read files of results, and of failures, in any order.
 
-    Of several lines for one request an answer wins over a failure, and the first answer over later ones.
+    Of several lines for one request an answer wins over a refusal, a refusal over a failure that may pass, and the
+    first of a kind over later ones.
 
     Raises:
         DataError: a file that cannot be read.
@@ -102,13 +103,18 @@ def read_results(files: Iterable[Path]) -> BatchResults:
                 found.skip(f"no line of results ({type(error).__name__})", where)
                 continue
             before = found.answers.get(called)
-            if before is not None and not (before.failed and not answer.failed):
+            if before is not None and _standing(before) >= _standing(answer):
                 found.skip("another line for a request that has one", where)
                 continue
             if before is not None:
                 found.skip("a failure of a request that was answered elsewhere", where)
             found.answers[called] = answer
     return found
+
+
+def _standing(answer: Answer) -> tuple[bool, bool]:
+    """What a line for a request is worth beside others: a model's own word, or at least one that is final."""
+    return answer.kept, not answer.failed
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -112,7 +112,8 @@ def serve(
 def _announce(listener: socket.socket, reward_model: str, token_variable: str) -> None:
     """Say where the model can be asked; and that anybody can, where no token is asked for (the variable sets one)."""
     host, port = listener.getsockname()[:2]
-    log.info("%s on http://%s:%d; /docs describes it", reward_model, host, port)
+    shown = f"[{host}]" if ":" in host else host
+    log.info("%s on http://%s:%d; /docs describes it", reward_model, shown, port)
     if token_variable and not host.startswith("127.") and host != "::1":
         log.warning("whoever reaches %s can ask this model; %s=TOKEN asks for a token", host, token_variable)
 

@@ -59,6 +59,12 @@ def test_a_passing_fault_is_a_retry(server: ChatServer, fault: tuple) -> None:
     assert len(server.seen) == 2
 
 
+@pytest.mark.parametrize("named", ["identity", "Identity", " ", ""])
+def test_an_answer_that_is_said_not_to_be_packed_is_none_that_is(server: ChatServer, named: str) -> None:
+    server.faults = [("body", said("p"), {"Content_Encoding": named})]
+    assert ask(server, "p", retries=0) == {"p": Answer("p")}
+
+
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_the_pause_that_a_service_asks_for_is_made(server: ChatServer, form: str) -> None:
     server.faults = [("status", 429, {"Retry_After": "1" if form == "seconds" else formatdate(time.time() + 2)})]

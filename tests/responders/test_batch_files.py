@@ -106,6 +106,16 @@ def test_order_repeats_failures_elsewhere_and_damage(tmp_path: Path) -> None:
     assert found.first_unused["no line of results (JSONDecodeError)"].endswith("1.jsonl:3")
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_answer_wins_over_a_refusal_and_a_refusal_over_what_may_pass(tmp_path: Path, turned: bool) -> None:
+    """As where a request that was refused was sent to another service, whose results lie beside the first one's."""
+    rows = [failed("a", 500), failed("a", 400, code="invalid"), openai("a", "said"), failed("b", 429), failed("b", 400)]
+    found = read_results([written(tmp_path / "r.jsonl", *(rows[::-1] if turned else rows))])
+    assert found.answers["a"] == Answer("said")
+    assert found.answers["b"].reason == "HTTP 400" and not found.answers["b"].failed
+    assert sum(found.unused.values()) == 3
+
+
 NAMES = ["custom_id", "response", "body", "error", "choices", "status_code", "message"]
 
 

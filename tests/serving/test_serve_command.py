@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from stand_ins.commands import PROJECT, environment
 from mmrlhf import app
 from mmrlhf.errors import ConfigError
 from mmrlhf.serving.listening import listening
+from mmrlhf.serving.service import _announce
 
 
 @pytest.fixture
@@ -68,8 +71,6 @@ def test_a_mistake_is_named_before_anything_is_loaded(typed, words: list[str], s
 
 
 def test_an_address_that_is_taken_is_a_mistake(typed, scalar_model: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, page = typed("serve", f"reward_model={scalar_model}", f"port={taken.getsockname()[1]}")
     assert code == 2 and "cannot be listened on" in page
@@ -78,6 +79,16 @@ def test_an_address_that_is_taken_is_a_mistake(typed, scalar_model: Path) -> Non
 def test_a_name_that_no_name_can_be_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="cannot be listened on"), listening("é" * 80, 0):
         pass
+
+
+def test_the_address_that_is_said_can_be_opened(caplog: pytest.LogCaptureFixture) -> None:
+    class Listener:
+        def getsockname(self) -> tuple[str, int, int, int]:
+            return "::1", 8000, 0, 0
+
+    with caplog.at_level("INFO"):
+        _announce(cast(socket.socket, Listener()), "DIR", "")
+    assert "http://[::1]:8000;" in caplog.text
 
 
 @contextmanager

@@ -62,6 +62,13 @@ def test_trl_messages_with_pictures(judge_served: Served, example) -> None:
     assert found == pytest.approx(want, abs=1e-4)
 
 
+def test_trl_pictures_without_a_place_are_not_left_out(judge_served: Served, example) -> None:
+    """A reward without the picture would be another one."""
+    prompt, picture = [{"role": "user", "content": "what ?"}], Image.new("RGB", (40, 30), "blue")
+    with pytest.raises(ValueError, match="prompt 0 has more pictures"):
+        example("trl_reward").served_reward(prompts=[prompt], completions=["a square"], images=[[picture]])
+
+
 def test_verl(judge_served: Served, example) -> None:
     found = example("verl_reward").compute_score(
         data_source="x", solution_str="a circle", ground_truth="", extra_info={"question": "red ?", "num_turns": 2}
