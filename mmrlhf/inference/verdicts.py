@@ -97,7 +97,10 @@ def combine_rewards(reward: Tensor, likeliest: Tensor, combine: Combine) -> Tens
         return reward.mean(1)
     if combine == "best":
         return reward.gather(1, likeliest[:, None])[:, 0]
+    if len(reward) == 1:
+        return torch.full((1,), 0.5)
     ahead = reward[:, None, :, None] - reward[None, :, None, :]
-    won = ((ahead > 0).float() + 0.5 * (ahead == 0).float()).mean((2, 3))
+    won = ((ahead > 0).float() + 0.5 * (ahead == 0).float()).sum((2, 3))
     won.fill_diagonal_(0.0)
-    return won.sum(1) / (len(reward) - 1) if len(reward) > 1 else torch.full((1,), 0.5)
+    # counted first and divided once: shares that are equal come out equal, and tie
+    return won.sum(1) / (reward.shape[1] ** 2 * (len(reward) - 1))

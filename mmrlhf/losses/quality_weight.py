@@ -4,8 +4,9 @@ Follows: Uni-DPO (arXiv 2506.10054v3), its objective with a quality weight sigmo
 (1 - sigmoid(gap - tau))^gamma, and the calibrated NLL of chosen responses that have become less likely than under the
 reference and whose score is good. The gap is, as in the authors' code (pspdada/Uni-DPO, `trainer.py`), beta times the
 policy's own log-ratio of the two responses, without the reference; log-probabilities are per token.
-Differs in: no gradient flows through the weights (there it flows through the performance weight). What score is good
-depends on the reward model; by default every chosen response's is.
+Differs in: no gradient flows through the weights (there it flows through the performance weight). Less likely is by
+more than 0.01 nats, so that rounding has no say. What score is good depends on the reward model; by default every
+chosen response's is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mmrlhf.losses.call_beta import RESOLUTION
 from mmrlhf.losses.length_normalised import per_token
 from mmrlhf.losses.objective import Objective, PairInputs, PairScale, given, token_nll
 from mmrlhf.ranges import Finite, NonNegative, Positive
@@ -56,7 +58,9 @@ class UniDPO(Objective):
 
     def sft_term(self, inputs: PairInputs) -> Tensor:
         """The chosen response's NLL per token (P,) where it is less likely than under the reference, and good."""
-        fallen = inputs.chosen_logprob < given(inputs.reference_chosen, "reference_chosen")
+        reference = given(inputs.reference_chosen, "reference_chosen").float()
+        # at the first step the policy is the reference, and which response is less likely is rounding
+        fallen = reference - inputs.chosen_logprob.float() > RESOLUTION
         if self.good_reward is not None:
             fallen = fallen & (given(inputs.chosen_reward, "chosen_reward") >= self.good_reward)
         return fallen.float() * token_nll(inputs)

@@ -43,7 +43,8 @@ class PairScheme:
         rank_by: `annotators`: the data's ranks and pairs; `reward`: the rewards, for responses that nobody ranked.
         ties: responses of equal rank: `drop` them; `even`: as pairs whose two sides should come out equal; `reward`:
             the rewards decide between them.
-        min_margin: pairs whose margin is at or below this do not enter, before `scheme` chooses; None: no filter.
+        min_margin: pairs whose margin is at or below this do not enter, before `scheme` chooses; ties that are `even`
+            have no side, and enter. None: no filter.
     """
 
     scheme: Scheme = "all"

@@ -70,7 +70,8 @@ def share_of_counts(hits: Floats, counts: Floats, *, level: float = 0.95) -> Int
     """The share of all hits, from hits and items of every group, (G,) each; without ends for one group.
 
     Where a group has several items, Wilson's interval is taken at their effective number: as many independent items
-    would have the variance that the groups show. Where they show none (all right, or all wrong), a group is one item.
+    would have the variance that the groups show. Where they show none, a group is one item if all are right or all are
+    wrong; where every group has the same share in between, items count as independent.
     """
     share, variance, _ = _ratio(hits, counts)
     if len(hits) < 2:

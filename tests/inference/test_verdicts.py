@@ -27,6 +27,19 @@ def test_votes_by_hand() -> None:
     assert combine_rewards(REWARD[:1], LIKELIEST[:1], "vote").tolist() == [0.5]
 
 
+def test_equal_shares_of_votes_are_equal_numbers() -> None:
+    """1/9 + 8/9 and 4/9 + 5/9 are as much, and so are the shares of all who win as many comparisons."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        reward = torch.randint(0, 4, (5, 3), generator=generator)
+        others = [[each for place, own in enumerate(reward.tolist()) if place != own_place for each in own]
+                  for own_place in range(5)]  # fmt: skip
+        points = [sum((a > b) + (a >= b) for a in own for b in those)
+                  for own, those in zip(reward.tolist(), others, strict=True)]  # fmt: skip
+        votes = combine_rewards(reward.float(), torch.zeros(5, dtype=torch.int64), "vote").tolist()
+        assert len(set(votes)) == len(set(points))
+
+
 @given(
     values=st.integers(2, 5).flatmap(
         lambda n: st.lists(st.lists(st.integers(-3, 3), min_size=n, max_size=n), min_size=2, max_size=5)

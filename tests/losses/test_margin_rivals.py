@@ -145,3 +145,10 @@ def test_da_dpo_refuses_senseless_settings(bad: dict[str, float]) -> None:
 def test_madpo_refuses_senseless_settings(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         MADPO(**bad)
+
+
+def test_uni_dpo_supervises_nothing_where_policy_and_reference_differ_by_rounding() -> None:
+    """So they do at the first step; which of two equal numbers is below the other follows from the packing."""
+    inputs = inputs_of([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
+    reference = inputs.chosen_logprob.detach() + torch.tensor([-1e-4, 0.0, 1e-4])
+    assert UniDPO().sft_term(replace(inputs, reference_chosen=reference)).tolist() == [0.0, 0.0, 0.0]
