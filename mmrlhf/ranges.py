@@ -14,7 +14,7 @@ import dataclasses
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from numbers import Integral, Real
 from types import UnionType
@@ -123,9 +123,11 @@ def _mismatch(value: Any, hint: Any) -> str | None:
 
 
 def _mismatch_inside(value: Any, origin: Any, members: tuple[Any, ...]) -> str | None:
-    """The same for the items of sequences and the values of mappings."""
+    """The same for the items of sequences and the values of mappings, and for one text or number in place of them."""
     if not members or not inspect.isclass(origin):
         return None
+    if isinstance(value, str | bool | Real) and issubclass(origin, Mapping | Sequence):
+        return "{NAME: VALUE, ...}" if issubclass(origin, Mapping) else "a list, [VALUE, ...]"
     if issubclass(origin, Mapping):
         items = list(value.values()) if isinstance(value, Mapping) else []
         wanted = [members[-1]] * len(items)

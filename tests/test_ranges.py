@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,6 +62,8 @@ def _toy(
     *,
     shares: dict[str, Share] | None = None,
     kind: Literal["a", "b"] = "a",
+    names: Sequence[str] = (),
+    either: str | Sequence[str] = "",
 ) -> None:
     """Takes one argument of each kind."""
 
@@ -85,6 +88,17 @@ def test_an_argument_passes_exactly_if_it_is_in_its_range(value: Any) -> None:
     else:
         with pytest.raises(ConfigError, match="each a finite number"):
             check_arguments(_toy, {"shares": {"x": value}})
+
+
+@given(st.integers() | st.floats() | st.text() | st.booleans())
+def test_one_text_or_number_is_no_list_and_no_mapping(value: Any) -> None:
+    """As a shell makes of `mix={long:4,short:5}` without quotes: `mix=long:4 mix=short:5`."""
+    for name in ("shares", "names"):
+        with pytest.raises(ConfigError, match=r"VALUE, \.\.\.") as caught:
+            check_arguments(_toy, {name: value})
+        assert caught.value.argument == name
+    if isinstance(value, str):
+        check_arguments(_toy, {"either": value, "names": [value]})
 
 
 def _targets() -> set[str]:
