@@ -209,7 +209,8 @@ def reward_table(path: str | Path | None) -> SideCar | None:
 class PairTable:
     """Margins (P,) and categories (P,) of the data's ranked pairs, the rewards (R,) of all their responses.
 
-    betas (P,) is None where no objective was given; length_gaps (P,): characters of the chosen minus the rejected one.
+    betas (P,) is None where no objective was given; length_gaps (P,): characters of the chosen minus the rejected one;
+    num_groups: how many queries they are of.
     """
 
     margins: np.ndarray
@@ -230,13 +231,14 @@ def read_pairs(
     values: list[float] = []
     category: list[str] = []
     gaps: list[int] = []
-    rows = scored_rows(index, rewards, limit=limit, seed=seed)
-    for row in rows:
+    num_groups = 0
+    for row in scored_rows(index, rewards, limit=limit, seed=seed):
         group = read_group(index, int(row), media=False)
         if group is None or group.labelled_by_model:  # whoever made the labels would be judged by itself
             continue
         reward = rewards.lookup(group.key, [response.hash for response in group.responses])["reward"].tolist()
         values += reward
+        num_groups += 1
         pairs = group.ranked_pairs()
         margins += [reward[chosen] - reward[rejected] for chosen, rejected in pairs]
         category += [group.category] * len(pairs)
@@ -245,7 +247,7 @@ def read_pairs(
     if not margins:
         return None
     betas = pair_betas(margins, objective) if objective is not None else None
-    return PairTable(np.array(margins), np.array(gaps), betas, np.array(values), np.array(category), len(rows))
+    return PairTable(np.array(margins), np.array(gaps), betas, np.array(values), np.array(category), num_groups)
 
 
 def scored_rows(index: Index, rewards: SideCar, *, limit: int, seed: int = 0) -> np.ndarray:

@@ -140,7 +140,7 @@ def _nobody_is_judged_by_its_own_labels(shards: Path, rewards: Path, result: Lab
     assert found.accuracy["annotators"]["judge"].num_queries == result.by["person"]
     assert f"{result.by['model']} queries whose labels a model made" in cut_line({"heldout": found.to_json()})
     pairs = read_pairs(index, table, None, limit=1000)
-    assert pairs is not None and len(pairs.margins) == result.by["person"]
+    assert pairs is not None and len(pairs.margins) == pairs.num_groups == result.by["person"]
 
 
 def test_a_budget_is_kept_and_what_it_leaves_is_counted(
