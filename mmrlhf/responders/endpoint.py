@@ -120,17 +120,37 @@ class EndpointAnswerer(ChatEndpoint):
         store: AnswerStore,
         purse: Purse,
     ) -> dict[Place, Answer]:
-        """Ask for what is missing and keep what comes, one by one; also what failed, which is not kept."""
+        """Ask for what is missing until all of it came or the money is gone; also what failed, which is not kept."""
         came = {place: answer for place, answer in found.items() if answer is not None}
-        missing = [place for place in digests if place not in came]
-        if not missing:
-            return came
-        asked, taken = requests.asked, dict[Place, float]()
+        while missing := [place for place in digests if place not in came]:
+            before = len(came)
+            if self._ask_while_affordable(requests, missing, digests, store, purse, came):
+                break
+            # what requests had set aside is back now, but for those of others who share the purse
+            if len(came) == before:
+                if purse.over:
+                    break
+                purse.wait()
+        return came
+
+    def _ask_while_affordable(
+        self,
+        requests: ServiceRequests,
+        missing: Sequence[Place],
+        digests: Mapping[Place, str],
+        store: AnswerStore,
+        purse: Purse,
+        came: dict[Place, Answer],
+    ) -> bool:
+        """Ask and keep what comes, one by one, and add it to `came`; whether the purse was enough for all."""
+        asked, taken, enough = requests.asked, dict[Place, float](), True
 
         def affordable() -> Iterator[tuple[Place, dict[str, Any]]]:
+            nonlocal enough
             for place, request in requests.make(iter(missing)):
                 cost = purse.reserve(self.prices, requests.expected_tokens(place[0]), asked.how.max_new_tokens)
                 if cost is None:
+                    enough = False
                     return
                 taken[place] = cost
                 yield place, request
@@ -142,7 +162,7 @@ class EndpointAnswerer(ChatEndpoint):
                 came[place] = answer
                 if answer.kept:
                     store.add(digests[place], answer)
-        return came
+        return enough
 
 
 def check_failed(answers: Sequence[Answer], where: object, max_failed: float) -> None:

@@ -26,6 +26,9 @@ class Purse:
     Args:
         limit: the most that may be spent; None: no limit.
         above: a purse that each request is taken from, too.
+
+    Attributes:
+        exhausted: whether a request was refused for which there is no money, and none that comes back.
     """
 
     def __init__(self, limit: float | None = None, above: Purse | None = None) -> None:
@@ -33,11 +36,15 @@ class Purse:
         self.spent = self.reserved = 0.0
         self.exhausted = self.closed = False
         self._read, self._expected = 0, 0
-        self._lock = threading.Lock()
+        self._under_way = self._settled = 0
+        self._changed = threading.Condition()
 
     def reserve(self, prices: Prices | None, read: int, written: int) -> float | None:
-        """Take what a request may cost; None where that is too much or the purse is closed, and nothing is taken."""
-        with self._lock:
+        """Take what a request may cost; None where that is too much or the purse is closed, and nothing is taken.
+
+        What is missing may have been set aside for others, which give some back: `wait`, and try again unless `over`.
+        """
+        with self._changed:
             more = max(1.0, self._read / self._expected) if self._expected else 1.0
         cost = prices.cost(read * more, written) if prices is not None else 0.0
         return cost if self._take(cost) else None
@@ -46,19 +53,21 @@ class Purse:
         if self.above is not None and not self.above._take(cost):
             self.exhausted = self.exhausted or self.above.exhausted
             return False
-        with self._lock:
+        with self._changed:
             fits = self.limit is None or self.spent + self.reserved + cost <= self.limit
             if fits and not self.closed:
                 self.reserved += cost
+                self._under_way += 1
                 return True
-            self.exhausted = self.exhausted or not fits
+            self.exhausted = self.exhausted or not (fits or self._under_way)
         if self.above is not None:
             self.above._give_back(cost)
         return False
 
     def _give_back(self, cost: float) -> None:
-        with self._lock:
+        with self._changed:
             self.reserved -= cost
+            self._under_way -= 1
         if self.above is not None:
             self.above._give_back(cost)
 
@@ -72,9 +81,12 @@ class Purse:
         self._book(reserved, (slow if answer.failed else cost + slow), expected, answer)
 
     def _book(self, reserved: float, cost: float, expected: int, answer: Answer) -> None:
-        with self._lock:
+        with self._changed:
             self.reserved -= reserved
             self.spent += cost
+            self._under_way -= 1
+            self._settled += 1
+            self._changed.notify_all()
             if answer.use.tokens_in is not None:
                 self._read += answer.use.tokens_in
                 self._expected += expected
@@ -83,14 +95,30 @@ class Purse:
 
     def begin_with(self, cost: float) -> None:
         """Count what earlier runs have paid for the same answers."""
-        with self._lock:
+        with self._changed:
             self.spent += cost
         if self.above is not None:
             self.above.begin_with(cost)
 
     def close(self) -> None:
         """Let no further request begin."""
-        self.closed = True
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+
+    @property
+    def over(self) -> bool:
+        """Whether no request more can begin: no money is left for one, or the purse was closed."""
+        return self.exhausted or self.closed or (self.above is not None and self.above.over)
+
+    def wait(self) -> None:
+        """Wait until one of the requests that share this money is settled; not at all where none is under way."""
+        if self.above is not None:
+            self.above.wait()
+            return
+        with self._changed:
+            before = self._settled
+            self._changed.wait_for(lambda: self.closed or not self._under_way or self._settled != before)
 
 
 def cost_of(prices: Prices | None, answer: Answer, expected: int = 0) -> float:

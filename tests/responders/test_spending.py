@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,7 +75,11 @@ def test_nothing_is_taken_from_a_purse_that_is_closed_or_below_one_that_is_empty
     assert two.reserve(PRICES, 50, 0) is None and above.reserved == 0, (
         "the smaller limit counts, and nothing stays taken"
     )
-    assert one.reserve(PRICES, 50, 0) == pytest.approx(100e-6) and one.reserve(PRICES, 1, 0) is None
+    taken = one.reserve(PRICES, 50, 0)
+    assert taken == pytest.approx(100e-6) and one.reserve(PRICES, 1, 0) is None
+    assert two.over and not one.over, "what is under way may cost less"
+    one.settle(PRICES, taken, 50, Answer("", use=Use("m", "stop", 50, 0)))
+    assert one.reserve(PRICES, 1, 0) is None and one.over
     with pytest.raises(ConfigError, match=r"limit on the cost has stopped[\s\S]*3 of 9 answers[\s\S]*is kept"):
         require_all(one, "max_cost", 3, 9)
     above.close()
@@ -92,3 +98,23 @@ def test_an_estimate_above_the_limit_is_refused_and_a_limit_needs_prices() -> No
         check_limit(estimate(2.0), PRICES, 2.5, "max_cost", spent=1.0)
     with pytest.raises(ConfigError, match="needs prices"):
         check_limit(estimate(None), None, 1.0, "max_cost")
+
+
+def test_whoever_has_no_money_waits_for_what_others_give_back() -> None:
+    above = Purse(100e-6)
+    one, two = Purse(above=above), Purse(above=above)
+    taken = one.reserve(PRICES, 50, 0)
+    assert taken is not None and two.reserve(PRICES, 40, 0) is None and not two.over
+    waiting = threading.Thread(target=two.wait)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    one.settle(PRICES, taken, 50, Answer("", use=Use("m", "stop", 5, 0)))
+    waiting.join(10)
+    assert not waiting.is_alive() and two.reserve(PRICES, 40, 0) == pytest.approx(80e-6)
+    waiting = threading.Thread(target=one.wait)
+    waiting.start()
+    above.close()
+    waiting.join(10)
+    assert not waiting.is_alive() and one.over and two.over
+    Purse(above=Purse()).wait()
