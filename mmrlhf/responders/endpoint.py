@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmrlhf.endpoints.answer_store import AnswerStore
@@ -74,6 +74,13 @@ class EndpointAnswerer(ChatEndpoint):
 
     def describe(self) -> Mapping[str, Any]:
         return {"url": self.url.rstrip("/"), "model": self.model}
+
+    def describe_requests(self) -> Mapping[str, Any]:
+        """All that its answers depend on beside the queries: whom is asked, and how queries become requests."""
+        media = None if self.media is None else asdict(self.media)
+        return {
+            **self.describe(), "options": dict(self.options), "longest_side": self.longest_side, "media": media,
+        }  # fmt: skip
 
     def estimate(self, asked: Asked) -> AskingEstimate:
         with AnswerStore(asked.runtime.answers) as store:

@@ -146,7 +146,7 @@ def _check_reference(policy: object, reference: object) -> None:
 
 
 def _describe(policy: Path | str | EndpointAnswerer) -> Any:
-    return dict(policy.describe()) if isinstance(policy, EndpointAnswerer) else describe_source(policy)
+    return policy.describe_requests() if isinstance(policy, EndpointAnswerer) else describe_source(policy)
 
 
 def _reference_said(

@@ -176,6 +176,10 @@ def test_an_endpoint_is_evaluated_as_a_policy_is(tmp_path, small_shards, critic,
     server.seen = []
     evaluate.run(tmp_path / "again", num_samples=2, temperature=0.5, runtime=paying, **asked)
     assert not server.seen, "answers are kept by request"
+    for changed in ({"options": {"top_p": 0.5}}, {"longest_side": 32}):
+        other = {**asked, "policy": replace(policy, **changed)}
+        with pytest.raises(DataError, match=next(iter(changed))):  # and not the answers to other requests
+            evaluate.run(tmp_path / "out", num_samples=2, temperature=0.5, runtime=paying, **other)
 
 
 def test_queries_that_an_endpoint_fails_are_left_out_and_many_end_the_stage(tmp_path, small_shards, runtime, endpoint):
