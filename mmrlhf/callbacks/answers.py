@@ -19,7 +19,7 @@ from torch import nn
 from typing_extensions import override
 
 from mmrlhf.callbacks.samples import log_samples
-from mmrlhf.files import write_json
+from mmrlhf.files import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,10 @@ class HeldOutAnswers(L.Callback):
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         path = self._folder / REFERENCE_FILE
-        if path.is_file():
-            self._reference = json.loads(path.read_text(encoding="utf-8"))
+        # rank 0's look at the disk counts: a rank that is late would find what rank 0 has written by then
+        if trainer.strategy.broadcast(path.is_file()):
+            if trainer.is_global_zero:
+                self._reference = json.loads(path.read_text(encoding="utf-8"))
         elif trainer.global_step > 0:
             logger.warning("%s is missing, so answers are shown without the reference's", path)
         else:
@@ -94,7 +96,7 @@ class HeldOutAnswers(L.Callback):
         step = trainer.global_step
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"step-{step:08d}.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         means = {f"heldout/{name}": _mean(values) for name, values in measures.items()}
         for name, values in before["measures"].items():
             gains = [now - then for now, then in zip(measures[name], values, strict=True)]

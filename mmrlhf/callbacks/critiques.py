@@ -10,6 +10,7 @@ import lightning as L
 from typing_extensions import override
 
 from mmrlhf.callbacks.samples import Sample, log_samples
+from mmrlhf.files import write_bytes
 
 
 class HeldOutCritiques(L.Callback):
@@ -40,4 +41,4 @@ class HeldOutCritiques(L.Callback):
         self._folder.mkdir(parents=True, exist_ok=True)
         rows = [{name: sample[name] for name in ("key", "category", "prompt", "responses")} for sample in samples]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (self._folder / f"step-{step:08d}.jsonl").write_text(lines, encoding="utf-8")
+        write_bytes(self._folder / f"step-{step:08d}.jsonl", lines.encode())

@@ -14,8 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from filelock import FileLock
+
 from mmrlhf.errors import ConfigError
-from mmrlhf.files import expanded
+from mmrlhf.files import expanded, write_bytes
 
 if TYPE_CHECKING:  # Lightning takes seconds to import; who needs it imports it itself
     from lightning.pytorch.loggers import Logger
@@ -176,13 +178,11 @@ def _logged_in() -> bool:
 
 
 def _run_id(path: Path) -> str:
-    """The W&B id of a stage's run, drawn once and kept as long as the stage is not finished."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(secrets.token_hex(4))
-    except FileExistsError:
-        pass
-    return path.read_text(encoding="utf-8")
+    """The W&B id of a stage's run, drawn once for all ranks and kept as long as the stage is not finished."""
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.is_file() or not path.stat().st_size:  # a crash of early versions left nothing in it
+            write_bytes(path, secrets.token_hex(4).encode())
+        return path.read_text(encoding="utf-8")
 
 
 def _resumed_step(folder: Path) -> int | None:

@@ -13,6 +13,7 @@ import pytest
 from torch import nn
 
 from mmrlhf.callbacks.answers import HeldOutAnswers
+from mmrlhf.summaries.validation_files import read_steps
 
 SAMPLES = [
     {"key": f"query-{i}", "category": "short", "prompt": "what ?", "image": None, "frames": []} for i in range(2)
@@ -24,10 +25,11 @@ class Trainer(SimpleNamespace):
 
     def __init__(self, step: int) -> None:
         self.logged: list[tuple[int, dict[str, float]]] = []
+        self.barriers: list[str] = []
         target = SimpleNamespace(log_metrics=lambda values, step: self.logged.append((step, dict(values))))
         super().__init__(
             global_step=step, is_global_zero=True, sanity_checking=False, loggers=[target],
-            strategy=SimpleNamespace(barrier=lambda name: None),
+            strategy=SimpleNamespace(barrier=self.barriers.append, broadcast=lambda value: value),
         )  # fmt: skip
 
 
@@ -92,3 +94,31 @@ def test_the_model_stays_in_its_mode(tmp_path: Path) -> None:
     module.model.train()
     callback.on_train_start(Trainer(0), module)  # type: ignore[arg-type]
     assert module.model.training
+
+
+def test_a_late_rank_does_as_rank_0_did(tmp_path: Path) -> None:
+    """It finds the file that rank 0 has written by then, and has to be at the same barrier all the same."""
+    first, module = build(tmp_path, ["a", "bb"])
+    first.on_train_start(Trainer(0), module)  # type: ignore[arg-type]
+    late, trainer = build(tmp_path, ["a", "bb"])[0], Trainer(0)
+    trainer.is_global_zero = False
+    trainer.strategy.broadcast = lambda value: False
+    late.on_train_start(trainer, module)  # type: ignore[arg-type]
+    assert trainer.barriers == ["reference answers"]
+
+
+def test_a_kill_leaves_no_half_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report reads every file that is there, and a resumed run does not validate again behind this step."""
+
+    def killed(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    callback, module = build(tmp_path, ["a", "bb"])
+    callback.on_train_start(Trainer(0), module)  # type: ignore[arg-type]
+    monkeypatch.setattr(Path, "write_bytes", killed)
+    monkeypatch.setattr(Path, "write_text", lambda path, text, encoding: killed(path, text.encode(encoding)))
+    with pytest.raises(KeyboardInterrupt):
+        callback.on_validation_end(Trainer(7), module)  # type: ignore[arg-type]
+    assert read_steps(tmp_path) == []

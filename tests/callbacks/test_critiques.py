@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmrlhf.callbacks import critiques
 from mmrlhf.callbacks.critiques import HeldOutCritiques
+from mmrlhf.summaries.validation_files import read_steps
 
 RESPONSES = [{"text": "a <b>", "rank": 1, "reward": 0.5, "critique": "ü"}]
 SAMPLES = [
@@ -57,3 +58,16 @@ def test_other_ranks_and_sanity_checks_judge_nothing(tmp_path: Path) -> None:
     assert validate(callback, 0, sanity_checking=True) == []
     validate(HeldOutCritiques(tmp_path / "critiques", lambda module: []), 3)
     assert not (tmp_path / "critiques").exists()
+
+
+def test_a_kill_leaves_no_half_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", killed)
+    monkeypatch.setattr(Path, "write_text", lambda path, text, encoding: killed(path, text.encode(encoding)))
+    with pytest.raises(KeyboardInterrupt):
+        validate(HeldOutCritiques(tmp_path, lambda module: SAMPLES), 3)
+    assert read_steps(tmp_path) == []

@@ -71,3 +71,13 @@ def test_tensorboard_drops_what_is_logged_again(tmp_path: Path) -> None:
     events.Reload()
     found = [(event.step, event.value) for event in events.Scalars("loss")]
     assert found == [(step, step + 0.5 * (step < 5)) for step in range(10)]
+
+
+def test_an_empty_file_is_no_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a kill between making and filling it left it: W&B would then begin a run at every restart."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "wandb_run_id").touch()
+    ids = [Loggers(wandb="offline")(tmp_path, "sft")[0].version for _ in range(2)]
+    assert ids[0] == ids[1] and ids[0]
