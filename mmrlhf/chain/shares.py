@@ -43,12 +43,15 @@ def cut_shares(trainer: Mapping[str, Any], num_jobs: int, visible: Sequence[str]
 
     Args:
         trainer: `devices` and `accelerator` of a job.
-        num_jobs: jobs at once; -1 is one for each core, as for joblib.
+        num_jobs: jobs at once; -1 is one for each core that joblib counts, which a container may have fewer of.
 
     Raises:
         ConfigError: a job would need more than its share.
     """
-    num_jobs = num_jobs if num_jobs > 0 else (os.cpu_count() or 1) + 1 + num_jobs
+    if num_jobs < 0:
+        from joblib import cpu_count  # there where its launcher is
+
+        num_jobs = max(1, cpu_count() + 1 + num_jobs)
     if num_jobs == 1 or not visible:
         return []
     size, needed = len(visible) // num_jobs, _needed(trainer)

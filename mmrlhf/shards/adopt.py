@@ -66,7 +66,7 @@ def adopt_tars(folder: Path, out: Path | None = None, *, scan: Scan | None = Non
         ) from first  # fmt: skip
     out = Path(out or folder)
     out.mkdir(parents=True, exist_ok=True)
-    for path in tars if out != folder else ():
+    for path in tars if not out.samefile(folder) else ():  # a link in the place of a tar would be all that is left
         link = out / path.name
         link.unlink(missing_ok=True)
         os.symlink(path.resolve(), link)

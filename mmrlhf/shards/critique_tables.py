@@ -77,7 +77,10 @@ def check_critiques(index: Index, rows: Sequence[int] | np.ndarray, kind: str, *
     lacking: dict[str, int] = {}
     responses = 0
     for row in rows:
-        group = index.read(int(row), media=False)
+        try:
+            group = index.read(int(row), media=False)
+        except DataError:  # damage is counted when the row is trained on
+            continue
         missing = sum(kind not in response.critiques for response in group.responses)
         responses += len(group.responses)
         if missing:

@@ -265,7 +265,7 @@ def _size_cap() -> int:
     given = os.environ.get(SIZE_VARIABLE, "100")
     try:
         return int(float(given) * 2**30)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError("not a size", where=SIZE_VARIABLE, given=given, expected="GiB, e.g. 200") from error
 
 

@@ -215,9 +215,7 @@ def read_jobs(folder: Path, *, expects_numbers: bool = True) -> list[Job]:
     jobs = []
     numbered = [item for item in folder.iterdir() if item.is_dir() and item.name.isdigit()]
     for job in sorted(numbered, key=lambda item: int(item.name)):
-        overrides = dict(
-            line.partition("=")[::2] for line in _load(job / ".hydra" / "overrides.yaml", yaml.safe_load, [])
-        )
+        overrides = dict(line.partition("=")[::2] for line in _load(job / ".hydra" / "overrides.yaml", _as_list, []))
         content = _load(job / METRICS_FILE, json.loads, {})
         stages = _load(job / STAGES_FILE, json.loads, {})
         reused = bool(stages) and all(stage["reused"] for stage in stages.values())
@@ -226,6 +224,11 @@ def read_jobs(folder: Path, *, expects_numbers: bool = True) -> list[Job]:
         failed = failure["message"] if failure else message
         jobs.append(Job(job, overrides, dict(flatten(content)), failed, reused))
     return jobs
+
+
+def _as_list(text: str) -> list[str]:
+    """The words of a job; none where it was killed while Hydra wrote them."""
+    return yaml.safe_load(text) or []
 
 
 def _load(path: Path, parse: Callable[[str], Any], default: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -89,8 +90,10 @@ def check_dimensions(index: Index, schedule: Schedule, dimensions: Sequence[str]
     """Make sure that there are annotated scores on each dimension; raises DataError with those that there are."""
     if not dimensions:
         return
-    rows = used_rows(index, schedule)
-    found = {name for row in rows for r in index.read(int(row), media=False).responses for name in r.scores}
+    found: set[str] = set()
+    for row in used_rows(index, schedule):
+        with suppress(DataError):  # damage is counted when the row is trained on
+            found |= {name for response in index.read(int(row), media=False).responses for name in response.scores}
     lacking = sorted(set(dimensions) - found)
     if lacking:
         raise DataError(

@@ -64,6 +64,15 @@ def test_the_cpu_and_other_launchers_have_nothing_to_share() -> None:
     assert cut_shares({"devices": 4}, 1, ["0"]) == []
 
 
+def test_jobs_are_counted_as_joblib_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's cores may be fewer than the machine's, and below the first core there is still one job."""
+    pytest.importorskip("joblib")
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    assert cut_shares({"devices": 1}, -1, ["0", "1"]) == [["0"], ["1"]]
+    assert cut_shares({"devices": 1}, -2, ["0"]) == cut_shares({"devices": 1}, -9, ["0"]) == []
+
+
 @pytest.mark.usefixtures("process")
 def test_a_sweep_that_does_not_fit_is_refused_before_the_first_job(capsys: pytest.CaptureFixture[str]) -> None:
     def start(devices: int) -> None:

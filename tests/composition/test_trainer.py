@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import lightning as L
 import pytest
 import yaml
 
+from mmrlhf.composition.compose import compose
 from mmrlhf.composition.config import CONF
-from mmrlhf.composition.trainer import ALLOWED, INSTEAD, check_trainer, decisive_callbacks, new_trainer
+from mmrlhf.composition.trainer import ALLOWED, INSTEAD, REFUSED, check_trainer, decisive_callbacks, new_trainer
 from mmrlhf.errors import ConfigError
+from mmrlhf.models.settings import ModelSettings
 
 KNOWN = {name for name in inspect.signature(L.Trainer.__init__).parameters if name != "self"}
 
@@ -41,6 +45,18 @@ def test_every_argument_of_lightnings_trainer_is_decided() -> None:
     for name in KNOWN - own:
         with pytest.raises(ConfigError):
             check_trainer({"trainer": {name: 1}})
+
+
+def test_what_is_to_be_used_instead_can_be_typed() -> None:
+    """Each `KEY=VALUE` that is advised composes, and its value is one that the model's settings take."""
+    places = {"STAGE": "sft", "=N": "=3", "=X": "=0.5", "DIR": "somewhere", "NAME={_target_:": "mine={_target_: a.b}"}
+    words = []
+    for text in [*INSTEAD.values(), *REFUSED.values()]:
+        for word in re.findall(r"\+?[a-z_]+(?:\.\w+)*=[^\s,;]+", text):
+            words.append(reduce(lambda found, place: found.replace(*place), places.items(), word))
+    assert {"optim.sft.max_grad_norm=0.5", "+callbacks.mine={_target_: a.b}"} <= set(words)
+    config = compose(sorted({word.partition("=")[0]: word for word in words}.values()))
+    assert config.optim.sft.max_grad_norm == 0.5 and ModelSettings(precision=config.model.settings.precision)
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "trainer").glob("*.yaml")), ids=lambda file: file.stem)

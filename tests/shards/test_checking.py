@@ -104,6 +104,15 @@ def test_tars_of_others_are_adopted_without_a_copy(tmp_path: Path) -> None:
     assert adopt_tars(tmp_path / "theirs", tmp_path / "ours").digest == index.digest
 
 
+def test_the_folder_of_the_tars_by_another_name_keeps_them(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    tar(tmp_path / "theirs" / "x.tar", ("1", RANKED))
+    (tmp_path / "link").symlink_to("theirs")
+    for name in ("link", "theirs/../theirs"):
+        assert len(adopt_tars(tmp_path / "theirs", tmp_path / name)) == 1
+        assert not (tmp_path / "theirs" / "x.tar").is_symlink()
+
+
 def test_samples_of_another_schema_are_named(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", ("1", RANKED))
     tar(tmp_path / "b.tar", ("2", RANKED), ("3", {"caption": "a dog"}))

@@ -75,3 +75,16 @@ def test_missing_critiques_are_counted_and_named(tmp_path, caplog) -> None:
     assert "3 of 6 responses have no 'full' critique" in caplog.text
     with pytest.raises(DataError, match="6 of 6"):
         check_critiques(index, rows, "evidence", only_count=True)
+
+
+def test_a_damaged_record_does_not_end_a_run_before_it_starts(tmp_path) -> None:
+    """Training leaves it out and counts it; what it says of its critiques nobody can know."""
+    write_shards([query(0, [True]), query(1, [True])], tmp_path)
+    index = Index.load(tmp_path)
+    offset, size, _ = index.entries[1].members["json"]
+    with (tmp_path / index.entries[1].shard).open("r+b") as shard:
+        shard.seek(offset + size // 2)
+        shard.write(b"\0")
+    check_critiques(index, [0, 1], "full")
+    with pytest.raises(DataError, match="1 of 1 responses have no 'evidence' critique"):
+        check_critiques(index, [0, 1], "evidence")

@@ -129,6 +129,13 @@ def test_the_cache_keeps_to_its_size_and_drops_what_was_used_longest_ago(
         Index.load(store.url).read(0)
 
 
+@pytest.mark.parametrize("given", ["inf", "nan", "many", ""])
+def test_a_size_that_is_none_is_refused(store: Store, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(remote.SIZE_VARIABLE, given)
+    with pytest.raises(ConfigError, match=remote.SIZE_VARIABLE):
+        Index.load(store.url)
+
+
 def test_a_cache_of_one_shard_serves_three_readers_of_three(
     store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

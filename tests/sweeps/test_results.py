@@ -56,6 +56,11 @@ def test_failed_and_killed_jobs_are_named(seeded: Path) -> None:
     assert [job.reused for job in sweep.jobs] == [False, False, True, False, False, False]
 
 
+def test_a_job_that_was_killed_while_its_words_were_written_is_named_with_the_others(seeded: Path) -> None:
+    (seeded / "5" / ".hydra" / "overrides.yaml").write_text("")
+    assert [job.folder.name for job in read_sweep(seeded, [QUALITY]).failed] == ["4", "5"]
+
+
 def test_the_best_point_is_the_best_mean(seeded: Path, tmp_path: Path) -> None:
     sweep = read_sweep(seeded, [QUALITY])
     best = sweep.best(QUALITY)
