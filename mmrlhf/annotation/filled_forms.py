@@ -7,7 +7,6 @@ the order in which they were shown.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from mmrlhf.errors import DataError
 from mmrlhf.files import write_bytes
+from mmrlhf.records.fields import is_number
 from mmrlhf.types import PreferenceGroup
 
 # Follows: MM-RLHF (arXiv 2502.10391), section 2: three dimensions with a score and a reason each, and a ranking.
@@ -127,7 +127,7 @@ def _is_rank(value: Any) -> bool:
 
 
 def _is_score(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    return value is None or is_number(value)
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from mmrlhf.annotation.filled_forms import DIMENSIONS, EMPTY, LEVELS, Form, Kind, Refuse, readable
 from mmrlhf.annotation.label_studio_project import PROBLEM, PROBLEM_TEXT, RANKING
 from mmrlhf.errors import DataError
+from mmrlhf.records.fields import is_number
 from mmrlhf.reporting.sample_cards import response_letter
 from mmrlhf.types import response_hash
 
@@ -99,10 +100,11 @@ def _task_forms(task: Mapping[str, Any], place: str, refuse: Refuse) -> Iterator
 def _proposals(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Predictions of a task, each once: an export has numbers, and the one that was shown beside each annotation."""
     shown = [each.get("prediction") for each in _objects(task.get("annotations"))]
-    found: dict[Any, Mapping[str, Any]] = {}
-    for each in (*_objects(task.get("predictions")), *_objects(shown)):
+    found: dict[str, Mapping[str, Any]] = {}
+    for place, each in enumerate((*_objects(task.get("predictions")), *_objects(shown))):
         if each:
-            found.setdefault(each.get("id"), each)
+            number = each.get("id")
+            found.setdefault(f"place {place}" if number is None else f"id {number}", each)
     return list(found.values())
 
 
@@ -127,7 +129,7 @@ def _form(
         scores={name: tuple(row) for name, row in reader.scores.items()},
         reasons={name: tuple(row) for name, row in reader.reasons.items()},
         at=_time(each.get("updated_at") or each.get("created_at")),
-        seconds=float(seconds) if isinstance(seconds, int | float) else None,
+        seconds=float(seconds) if is_number(seconds) else None,
     )  # fmt: skip
     if form.is_empty:
         refuse(origin, EMPTY)

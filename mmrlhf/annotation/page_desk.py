@@ -85,7 +85,7 @@ class Desk:
         if lacking:
             raise Refusal(422, "incomplete", lacking, field="form")
         self.store.submit(form)
-        self._reserved.pop(key, None)
+        self._reserved.get(key, {}).pop(name, None)  # of a query that is asked twice, the other one's stays
         return self.next(body)
 
     def medium(self, token: str, number: int, annotator: str) -> Shown:

@@ -25,7 +25,8 @@ INSTRUCTION = (
 )
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:[.,]\d+)*|[^\W\d_a-z]")
 _CLAUSE = re.compile(r"[.;!?\n]+|,|\bbut\b|\bhowever\b|\bwhile\b|\bthough\b|\balthough\b|\bwhereas\b")
-_POINT = re.compile(r"(?:^|(?<=[.;:\n]))\s*\(?\d{1,2}[.):]?(?=\s)")
+# white space within a line: from each of many empty lines on, all that follow would be looked at
+_POINT = re.compile(r"(?:^|(?<=[.;:\n]))[^\S\n]*\(?\d{1,2}[.):]?(?=\s)")
 _STEM = 5  # letters that two forms of a word share
 
 _GOOD = frozenset(

@@ -19,7 +19,7 @@ from mmrlhf.suites.marking import score_all, score_theirs, summarise
 from mmrlhf.summaries.suites import SCHEMA, SuiteScores
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 2
+VERSION = 3
 # settings that no result depends on
 LIMITS = tuple(f"judge.{name}" for name in judge_model.LIMITS)
 # what is in a finished artefact; checked before it is published

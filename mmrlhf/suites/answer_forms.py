@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -101,7 +102,7 @@ def agreement(answer: str, wanted: Sequence[str]) -> float:
 def word_f1(answer: str, wanted: str) -> float:
     """F1 of words, without articles and punctuation (Rajpurkar et al. 2016)."""
     said, right = _bag(answer), _bag(wanted)
-    common = sum(min(said.count(word), right.count(word)) for word in set(said))
+    common = (Counter(said) & Counter(right)).total()
     if not said or not right or not common:
         return float(said == right)
     precision, recall = common / len(said), common / len(right)

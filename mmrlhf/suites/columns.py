@@ -125,7 +125,10 @@ def _websrc(row: Row) -> Asked:
 
 def _mmstar(row: Row) -> Asked:
     """The options stand in the question: `... Options: A: one, B: two`, or lines `(A) one`."""
-    truth = {"form": "letter", "answer": row["answer"].strip().upper(), "options": _split_options(row["question"])}
+    answer, options = row["answer"].strip().upper(), _split_options(row["question"])
+    # an option that nothing marks is one all the same: a model that names its letter is right
+    options += [""] * (string.ascii_uppercase.find(answer) + 1 - len(options))
+    truth = {"form": "letter", "answer": answer, "options": options}
     return Asked(f"{row['question'].strip()}\n{LETTER.rstrip('.')}", (image(row["image"]),), truth)
 
 

@@ -229,7 +229,9 @@ def plain(value: Any) -> Any:
     """Whatever a task returns, as JSON has it; pictures and other objects by their type's name."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, set | frozenset):  # whose order is another one in every process
+        return sorted((plain(item) for item in value), key=json.dumps)
+    if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -16,7 +16,7 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _SAID = re.compile(
-    r"(?:answer|option|choice)(?:\s+is|\s*:|\s+would be)?\s*[:=]?\s*\**[\(\[]?([A-Z])[\)\]]?(?![A-Za-z'])"
+    r"(?:answer|option|choice)(?:\s+is|\s*:|\s+would be)?\s*(?:[:=]\s*)?\**[\(\[]?([A-Z])[\)\]]?(?![A-Za-z'])"
 )
 # an answer of more words is no single word or phrase
 LONGEST_PHRASE = 8
@@ -53,7 +53,8 @@ def letter(answer: str, options: Sequence[str]) -> str | None:
 
 def _matches(rest: str, options: Sequence[str], found: str) -> bool:
     place = string.ascii_uppercase.index(found)
-    return place < len(options) and normal(options[place]) in normal(rest)
+    words = normal(options[place]) if place < len(options) else ""
+    return bool(words) and words in normal(rest)
 
 
 def _names(text: str, option: str) -> bool:

@@ -177,3 +177,13 @@ def test_a_proposal_is_written_as_it_is_read_back(tmp_path: Path) -> None:
     tasks = json.loads((tmp_path / name / "tasks.json").read_text())
     (found,), refused = read(tasks)
     assert not refused and (found.ranks, dict(found.scores), found.annotator) == (form.ranks, form.scores, "rm-1")
+
+
+def test_times_that_no_table_holds_and_proposals_without_numbers(tmp_path: Path) -> None:
+    """The one is no time; the other are told apart by their places."""
+    (task,) = exported_tasks(tmp_path, [unranked("q")])
+    task["annotations"] = [annotation(1, ranking({"rank_1": ["A"]}), lead_time=10**400)]
+    task["predictions"] = [{"model_version": name, "result": [ranking({"rank_1": ["B"]})]} for name in ("one", "two")]
+    found, refused = read([task])
+    assert [form.annotator for form in found[1:]] == ["one", "two"] and not refused
+    assert found[0].seconds is None and found[0].ranks == in_order(task, [1, None, None])

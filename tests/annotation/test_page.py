@@ -273,3 +273,27 @@ def test_half_characters_do_no_harm(page: Page) -> None:
     assert answer.status_code == 200
     (form,) = page.store.forms()
     assert form.problem == "? odd" and form.annotator == "a\\ud800"
+
+
+def test_who_is_at_a_query_keeps_it_while_another_submits(queries: QueriesToAsk, tmp_path: Path) -> None:
+    """Two are wanted for each: a third is not asked about what ann has submitted and bob has before him."""
+    page = Page(queries, tmp_path / "forms.sqlite", gold=[], doubly=1.0, limit=1)
+    query = page.ask("next")["query"]
+    assert page.ask("next", annotator="bob")["query"]["token"] == query["token"]
+    page.submit(query)
+    assert page.ask("next", annotator="eva")["query"] is None
+    page.submit(page.ask("next", annotator="bob")["query"], annotator="bob")
+    assert page.ask("finish")["status"] == 200
+    page.store.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "size"),
+    [("bytes=0-1", 206, 2), ("bytes=-3", 206, 3), ("bytes=\xb2-", 200, None), (f"bytes={'1' * 5000}-", 200, None)],
+)
+def test_a_part_of_a_clip_is_sent_and_what_is_no_range_is_not_obeyed(
+    page: Page, asked: str, status: int, size: int | None
+) -> None:
+    token = next(token for token, key in page.desk._keys.items() if key == "clip")
+    answer = page.client.get(f"/media/{token}/0?for=ann", headers={"range": asked.encode("latin-1")})
+    assert answer.status_code == status and (size is None or len(answer.content) == size)

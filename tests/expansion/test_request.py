@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,3 +85,9 @@ def test_a_request_shows_question_answer_and_reason_and_no_picture() -> None:
     for part in ("What animal is it?", "A dog sleeps on the red sofa.", "wrong animal", "add no observation"):
         assert part in request.prompt
     assert request.digest == ask("wrong animal").digest != ask("right animal").digest
+
+
+def test_many_empty_lines_are_looked_at_once() -> None:
+    started = time.perf_counter()
+    assert refusals(ask("wrong animal"), "It is wrong.\n 1. the animal" + "\n" * 20_000 + "1) wrong") == []
+    assert time.perf_counter() - started < 1.0

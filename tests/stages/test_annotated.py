@@ -131,7 +131,11 @@ def test_forms_that_cannot_be_used_are_counted_by_reason(run: Run, tmp_path: Pat
     path = tmp_path / "mixed.jsonl"
     write_forms(path, forms)
     path.write_text(
-        path.read_text() + 'not json\n{"key": 3}\n\n[1]\n' + json.dumps({**fit.to_json(), "ranks": [0, 1, 2, 3]})
+        path.read_text()
+        + 'not json\n{"key": 3}\n\n[1]\n'
+        + json.dumps({**fit.to_json(), "ranks": [0, 1, 2, 3]})
+        + "\n"
+        + json.dumps({**fit.to_json(), "seconds": 10**400})
     )
     summary, groups = run(path, exclude=["spam"])
     assert set(groups) == {"q0"} and ranks(groups["q0"]) == [1, 2, 3, 4]
@@ -139,6 +143,7 @@ def test_forms_that_cannot_be_used_are_counted_by_reason(run: Run, tmp_path: Pat
         "not a filled form: no JSON": 1, "not a filled form: expected one value for each answer": 1,
         "not a filled form: expected an object": 1,
         "not a filled form: expected one value for each answer, 4 in all": 1,
+        "not a filled form: expected a number, or null": 1,
         "the query is not among these": 1, "filled in for other answers of this query": 1, "an empty form": 1,
         "filled in again later by the same annotator": 1,
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mmrlhf.suites.answer_forms import FORMS
 from mmrlhf.suites.columns import COLUMNS
 
 
@@ -26,3 +27,9 @@ def test_mmstars_options_stand_in_the_question(question, options):
     asked = COLUMNS["mmstar"].read(row, "here")
     assert asked.truth == {"form": "letter", "answer": "B", "options": options}
     assert asked.prompt.startswith(question), "the prompt is the harness's"
+
+
+def test_an_option_that_nothing_marks_can_be_the_answer():
+    row = {"question": "What is it?\nOptions: A: dog; B: cat; C: cow", "answer": "C", "image": b"x"}
+    truth = COLUMNS["mmstar"].read(row, "here").truth
+    assert [FORMS["letter"].mark(truth, said).score for said in ("C", "A", "D")] == [1.0, 0.0, 0.0]

@@ -23,7 +23,7 @@ from mmrlhf.suites.document_scores import read_results
 from mmrlhf.suites.documents import Document, DocumentStore
 from mmrlhf.suites.gateway import gateway
 from mmrlhf.suites.harness import PREFIX, Harness, Order, described, known_tasks, needs_judge, number_of
-from mmrlhf.suites.harness_program import cause_of, source_of, version_of
+from mmrlhf.suites.harness_program import cause_of, plain, source_of, version_of
 from mmrlhf.suites.known_policies import Constant, Oracle
 
 # an environment that `make benchmarks-env` has made
@@ -297,3 +297,9 @@ def test_a_failed_judge_is_no_score_where_the_harness_gives_one(tmp_path, runtim
         server.faults = [("body", said("8 4\nfine"))] * 3
         suite_scores.run(tmp_path / "scores", judge=judge, **asked)
     assert [result.score for result in read_results(tmp_path / "scores")] == [4.0] * 3
+
+
+def test_the_order_of_a_set_is_no_part_of_a_document() -> None:
+    """It is another one in every process."""
+    words = ["dog", "cat", "cow", "ant", "bee"]
+    assert plain({"a": set(words), "b": frozenset({(1, 2), (1, 1)})}) == {"a": sorted(words), "b": [[1, 1], [1, 2]]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,3 +59,15 @@ def test_any_text_is_read_or_not(text):
     assert letter(text, OPTIONS) in ("A", "B", "C", "D", None)
     found = phrase(text)
     assert found is None or (found and "\n" not in found)
+
+
+def test_a_long_run_of_spaces_is_read_once() -> None:
+    started = time.perf_counter()
+    assert letter("answer" + " " * 20_000 + "x", OPTIONS) is None
+    assert letter("the answer" + " " * 20_000 + ":" + " " * 20_000 + "B", OPTIONS) == "B"
+    assert time.perf_counter() - started < 1.0
+
+
+@pytest.mark.parametrize("options", [("", "", ""), ("+", "-", "*")])
+def test_a_word_is_no_letter_because_an_option_has_no_words(options) -> None:
+    assert letter("A dog is here", options) is None and letter("A", options) == letter("A.", options) == "A"
