@@ -19,7 +19,7 @@ def last_word(text: str, label: str, pattern: str) -> str:
     """
     another = rf"\s*(?:(?:[-–—&,]|and\b|or\b|to\b)\s*|/\s*(?!\d))(?-i:{pattern})(?!\w)"
     more = rf"\w|[.,]\d|\s+(?:tie|draw|toss)\b|(?<=(?-i:[a-z]))[ \t]+\w|{another}"
-    found = set(re.findall(rf"{label}\s*:\s*\**\s*({pattern})(?!{more})", text, re.IGNORECASE))
+    found = set(re.findall(rf"{label}\s*:[\s*]*({pattern})(?!{more})", text, re.IGNORECASE))
     if len(found) != 1:
         raise NoVerdict(f"{len(found)} verdicts in {text[-60:]!r}")
     return found.pop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,3 +129,14 @@ def test_letters_are_needed_where_all_responses_are_shown_at_once():
     assert numbers == {"pair": 58, "rating": 30}
     with pytest.raises(DataError, match="more responses than letters"):
         questions_of(group, BALLOTS["best"], Polling())
+
+
+@pytest.mark.parametrize("words", ["Verdict:{}x", "Verdict{}x", "Verdict: A{}tied", "Rating: 7{}x", "Verdict: a{}b"])
+def test_a_judge_that_says_no_more_than_spaces_holds_nobody_up(words):
+    started = time.monotonic()
+    for name, ballot in BALLOTS.items():
+        try:
+            ballot.read(words.format(" " * 50_000), 2)
+        except NoVerdict:
+            pass
+        assert time.monotonic() - started < 2, name
