@@ -82,16 +82,15 @@ def as_started(text: str) -> str:
 
 def as_typed(words: Sequence[str]) -> list[str]:
     """Words as a user types them: folders of configs of one's own with `--config-dir`, in front."""
-    folders, others, kept = [], [], []
+    folders, kept = [], []
     for word in words:
         found = places_in(word)
-        for place in found:
-            if place.startswith(f"{SCHEME}://"):
-                folders += ["--config-dir", short_path(Path(place.removeprefix(f"{SCHEME}://")))]
-            else:
-                others.append(place)
-        kept += [] if found else [word]
-    return [*folders, *kept, *([f"{SEARCH_PATH}={json.dumps(others)}"] if others else [])]
+        own = [place for place in found if place.startswith(f"{SCHEME}://")]
+        for place in own:
+            folders += ["--config-dir", short_path(Path(place.removeprefix(f"{SCHEME}://")))]
+        others = [place for place in found if place not in own]
+        kept += [f"{SEARCH_PATH}={json.dumps(others)}"] if others else [] if found else [word]
+    return [*folders, *kept]
 
 
 def places_in(word: str) -> list[str]:

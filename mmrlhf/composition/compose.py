@@ -34,7 +34,7 @@ def compose(words: Sequence[str], name: str = "config") -> DictConfig:
 
 
 def with_search_path(words: Sequence[str]) -> list[str]:
-    """Write the folders of the user's own as a search path that `SettingsSource` reads; other words stay.
+    """Write the folders of the user's own as a search path that `SettingsSource` reads; settings stand together then.
 
     Raises:
         ConfigError: a folder that is not there.
@@ -50,7 +50,21 @@ def with_search_path(words: Sequence[str]) -> list[str]:
             places += [_settings_place(place) if _is_folder(place) else place for place in found]
         else:
             kept.append(word)
-    return [*kept, f"{SEARCH_PATH}={json.dumps(places)}"] if places else kept
+    if places:
+        kept.insert(next(_settings(kept), len(kept)), f"{SEARCH_PATH}={json.dumps(places)}")
+    return _together(kept)
+
+
+def _together(words: list[str]) -> list[str]:
+    """Put settings in front where options stand between them (`seed=1 -m method.w=0,1`), which Hydra cannot read."""
+    at = list(_settings(words))
+    if not at or at[-1] - at[0] < len(at):
+        return words
+    return [words[number] for number in at] + [word for number, word in enumerate(words) if number not in at]
+
+
+def _settings(words: Sequence[str]) -> Iterator[int]:
+    return (number for number, word in enumerate(words) if word[:1] == "~" or ("=" in word and word[:1] != "-"))
 
 
 def config_folders(words: Sequence[str]) -> Iterator[Path]:

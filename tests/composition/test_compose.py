@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,20 @@ def test_other_words_stay(words: list[str]) -> None:
     once = [word for word in words if not word.startswith("hydra")] + [w for w in words if w.startswith("hydra")][:1]
     found = with_search_path(once)
     assert as_typed(found) == found and sorted(word.replace('"', "") for word in found) == sorted(once)
+
+
+@pytest.mark.parametrize("option", [["--cfg", "job"], ["-m"], ["--info"], []], ids=str)
+def test_options_stand_anywhere_among_the_settings(own: Path, option: list[str]) -> None:
+    parser = argparse.ArgumentParser()  # Hydra's, as far as this goes
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("-m", action="store_true")
+    parser.add_argument("--cfg")
+    parser.add_argument("--info", nargs="?", const="all")
+    for words in (["seed=1", "~trainer", *option], [*option, "seed=1", "~trainer"], ["seed=1", *option, "~trainer"]):
+        if option != ["--info"] or words[0] == "seed=1":  # what follows it is its value
+            assert parser.parse_args(with_search_path(words)).settings == ["seed=1", "~trainer"]
+            taken = parser.parse_args(with_search_path(["--config-dir", "my conf", *words]))
+            assert taken.settings[1:] == ["seed=1", "~trainer"] and taken.m == (option == ["-m"])
 
 
 NOWHERE = [["--config-dir", "nowhere"], ["--config-dir"], ["-cd="], ["hydra.searchpath=[nowhere]"]]
