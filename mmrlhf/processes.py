@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -98,6 +99,9 @@ _GROUP_VARIABLES = (
 )
 
 
+_SLURM = "slurm-"
+
+
 @dataclass(frozen=True)
 class Group:
     """The process group that this process was started in: its rank, the number of ranks, a name of this launch."""
@@ -116,9 +120,19 @@ class Group:
         # set inside an srun step only, not in the batch script around it
         if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env:
             names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-            launch = "slurm-" + ".".join(env.get(name, "0") for name in names)
+            launch = _SLURM + ".".join(env.get(name, "0") for name in names)
             return cls(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), launch)
         return cls()
+
+    @property
+    def outlives_failures(self) -> bool:
+        """Whether processes go on when one has failed: torchrun ends the others, srun waits for each of them."""
+        return self.launch.startswith(_SLURM)
+
+    @property
+    def sign(self) -> str:
+        """A name of this launch that a file may have."""
+        return re.sub(r"[^A-Za-z0-9.-]", "_", self.launch)
 
 
 @contextmanager

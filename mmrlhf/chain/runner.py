@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from mmrlhf.chain.order import (
     version,
 )
 from mmrlhf.chain.store import CodePolicy, Store
-from mmrlhf.chain.worker import Invoke, StageCall, launch
-from mmrlhf.errors import ConfigError
-from mmrlhf.processes import Group, count_devices, outside_group
+from mmrlhf.chain.worker import Invoke, StageCall, launch, read_error, write_error
+from mmrlhf.errors import ConfigError, UserError
+from mmrlhf.processes import Group, TrainingInterrupted, count_devices, outside_group
 
 log = logging.getLogger(__name__)
 
@@ -161,18 +161,44 @@ class Runner:
             if several:
                 return self.store.build(recipe, checked(lambda call: self._launch(call, recipe), trainer), self.code)
             return self.store.build(recipe, alone, self.code)
-        if several:
-            return self._build_together(recipe, checked(self.invoke, trainer))
-        if self.group.rank > 0:
-            found = self.store.wait(recipe)
-            assert found is not None
-            return found
-        with outside_group():
-            return self.store.build(recipe, alone, self.code)
+        with self._telling(recipe):
+            if several:
+                return self._build_together(recipe, checked(self.invoke, trainer))
+            if self.group.rank > 0:
+                return self._wait(recipe)
+            with outside_group():
+                return self.store.build(recipe, alone, self.code)
+
+    @contextmanager
+    def _telling(self, recipe: Recipe) -> Iterator[None]:
+        """Let rank 0 say why it fails, where the other ranks would wait for ever for what it does not make."""
+        try:
+            yield
+        except TrainingInterrupted:
+            raise  # all ranks have agreed on it
+        except Exception as error:
+            if self.group.rank == 0 and self.group.outlives_failures:
+                mistake = UserError("another process of this run has failed", where="rank 0",
+                                    given=f"{type(error).__name__}: {error}")  # fmt: skip
+                failure = self._failure(recipe)
+                failure.parent.mkdir(parents=True, exist_ok=True)
+                write_error(failure, error if isinstance(error, UserError) else mistake)
+            raise
+
+    def _failure(self, recipe: Recipe) -> Path:
+        return self.store.processes(recipe) / f"{self.group.sign}.json"
+
+    def _wait(self, recipe: Recipe) -> Artifact:
+        """Wait for what rank 0 makes; raises what it has failed with."""
+        failure = self._failure(recipe)
+        found = self.store.wait(recipe, until=failure.is_file)
+        if found is None:
+            raise read_error(failure)
+        return found
 
     def _build_together(self, recipe: Recipe, make: Make) -> Artifact:
         """Build with all ranks of a group started from outside: rank 0 holds the lock, the others follow its sign."""
-        sign = self.store.building(recipe) / ("." + re.sub(r"[^A-Za-z0-9.-]", "_", self.group.launch))
+        sign, failure = self.store.building(recipe) / f".{self.group.sign}", self._failure(recipe)
 
         def lead(out: Path) -> Mapping[str, Any]:
             sign.touch()
@@ -183,12 +209,10 @@ class Runner:
 
         if self.group.rank == 0:
             return self.store.build(recipe, lead, self.code)
-        found = self.store.wait(recipe, until=sign.exists)
-        if found is None:
+        found = self.store.wait(recipe, until=lambda: sign.exists() or failure.is_file())
+        if found is None and not failure.is_file():
             make(sign.parent)
-            found = self.store.wait(recipe)
-            assert found is not None
-        return found
+        return found or self._wait(recipe)
 
     def _launch(self, call: StageCall, recipe: Recipe) -> Mapping[str, Any]:
         log_file = self.work / call.stage / LOG_FILE

@@ -93,9 +93,12 @@ def _spread(ranks: Ranks) -> Iterator[tuple[str, Ranks]]:
     yield f"{before}more devices{behind}", replace(more, on_machine=2 * ranks.on_machine)
     yield f"{before}more machines{behind}", more
     if ranks.on_machine > 1:
-        sharing = max(1, ranks.sharing // 2) if ranks.sharing == ranks.number else ranks.sharing
-        fewer = replace(ranks, number=ranks.number // 2, on_machine=ranks.on_machine // 2, sharing=sharing)
-        yield "fewer devices on each machine (trainer.devices)", fewer
+        on_machine = ranks.on_machine // 2
+        number = ranks.number // ranks.on_machine * on_machine
+        sharing = number if ranks.sharing == ranks.number else ranks.sharing
+        if number % sharing == 0:
+            fewer = replace(ranks, number=number, on_machine=on_machine, sharing=sharing)
+            yield "fewer devices on each machine (trainer.devices)", fewer
     if not ranks.offloaded:
         offloaded = replace(split, offloaded=True, sharing=ranks.sharing if ranks.split else ranks.number)
         yield f"{'' if ranks.split else 'trainer=fsdp '}trainer.cpu_offload=true", offloaded

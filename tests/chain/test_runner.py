@@ -19,7 +19,7 @@ from mmrlhf.chain.order import counted_settings, plan_chain, stage_function, wit
 from mmrlhf.chain.runner import Runner
 from mmrlhf.chain.store import Store
 from mmrlhf.chain.worker import StageCall, read_error, work_on, write_error
-from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.errors import ConfigError, DataError, UserError
 from mmrlhf.processes import Group, TrainingInterrupted, count_devices, outside_group
 
 FAKE = "stand_ins.fake_stages"
@@ -224,6 +224,37 @@ def test_a_group_started_from_outside_shares_the_work(tmp_path: Path) -> None:
         thread.join()
     assert results[0] == results[1]
     assert sorted(calls) == [(0, "sft", 2), (0, "world", 1), (1, "sft", 2)]
+
+
+@pytest.mark.parametrize("distributed", [[], ["bad"]])
+@pytest.mark.parametrize(("kind", "message"), [("user", "a shard is damaged"), ("bug", "RuntimeError: a bug")])
+def test_ranks_that_srun_started_do_not_wait_for_what_rank_0_fails_to_make(
+    tmp_path: Path, kind: str, message: str, distributed: list[str]
+) -> None:
+    """In a sweep rank 0 goes on to its end, and nothing else would tell the others until the job's time is over."""
+    nodes = {"bad": {"_target_": f"{FAKE}.failing", "kind": kind}}
+    errors: dict[int, BaseException] = {}
+
+    def build(rank: int) -> None:
+        runtime = {"trainer": {"devices": 2, "accelerator": "cpu"}}
+        group = Group(rank, 2, "slurm-7.0.0")
+
+        def invoke(call: StageCall) -> Any:
+            return {} if rank else _invoke(call)  # another rank may have done its part
+
+        runner = Runner(Store(tmp_path / "store"), invoke, runtime=runtime, distributed=distributed,
+                        work=tmp_path / "work", group=group)  # fmt: skip
+        try:
+            runner.run(plan_chain("bad", nodes.__getitem__, list(nodes)))
+        except Exception as error:
+            errors[rank] = error
+
+    ranks = [threading.Thread(target=build, args=(rank,), daemon=True) for rank in range(2)]
+    for thread in ranks:
+        thread.start()
+    for thread in ranks:
+        thread.join(3)
+    assert sorted(errors) == [0, 1] and isinstance(errors[1], UserError) and message in str(errors[1])
 
 
 CHECKED = {**NODES, "check": {"_target_": "stand_ins.fake_check.run", "data": "stage:world"}}

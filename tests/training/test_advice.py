@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmrlhf.models.settings import ModelSettings
 from mmrlhf.training.advice import smaller
@@ -61,3 +63,14 @@ def test_advice_leaves_out_what_is_done_and_what_cannot_be() -> None:
     assert "cpu_offload" not in smaller(FULL, offloaded, lambda _, ranks: 2.0 - ranks.offloaded)
     full = smaller(FULL, Ranks(), lambda training, _: {"nf4": 0.5}.get(training.model.weights, 2.0))
     assert full.startswith("model.settings.language=lora model.settings.projector=frozen model.settings.weights=nf4")
+
+
+@given(machines=st.integers(1, 4), on_machine=st.integers(1, 9), shard_size=st.integers(1, 9))
+def test_ranks_that_are_advised_are_those_of_whole_machines(machines: int, on_machine: int, shard_size: int) -> None:
+    """And their groups that share a model come out even, as `trainer.shard_size` wants them."""
+    number = machines * on_machine
+    sharing = shard_size if number % shard_size == 0 else number
+    for ranks in (Ranks(number, on_machine), Ranks(number, on_machine, sharing=sharing, split=True)):
+        tried: list[Ranks] = []
+        smaller(ADAPTERS, ranks, lambda _, other: tried.append(other) or 1.0)
+        assert all(other.number % other.on_machine == other.number % other.sharing == 0 for other in tried)
