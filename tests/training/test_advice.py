@@ -70,7 +70,7 @@ def test_ranks_that_are_advised_are_those_of_whole_machines(machines: int, on_ma
     """And their groups that share a model come out even, as `trainer.shard_size` wants them."""
     number = machines * on_machine
     sharing = shard_size if number % shard_size == 0 else number
+    known: list[Ranks] = []
     for ranks in (Ranks(number, on_machine), Ranks(number, on_machine, sharing=sharing, split=True)):
-        tried: list[Ranks] = []
-        smaller(ADAPTERS, ranks, lambda _, other: tried.append(other) or 1.0)
-        assert all(other.number % other.on_machine == other.number % other.sharing == 0 for other in tried)
+        smaller(ADAPTERS, ranks, lambda _, other: known.append(other) or 1.0)
+    assert all(other.number % other.on_machine == other.number % other.sharing == 0 for other in known)
