@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from mmrlhf.errors import ConfigError
 from mmrlhf.files import expanded, is_remote
 from mmrlhf.shards.index import Index
-from mmrlhf.shards.manifest import read_index, write_index
+from mmrlhf.shards.manifest import check_shards, read_index, write_index
 from mmrlhf.shards.scan import SCHEMA, ShardScan
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -62,6 +62,7 @@ def write_mixture(sets: Mapping[str, Path | str], out: Path) -> Index:
 def _scans(name: str, folder: Path) -> list[ShardScan]:
     """A set's shards under the names that they have in the mixture."""
     shards, _, table = read_index(folder)
+    check_shards(folder, shards, table)  # what a manifest counts too few of would be left out below
     for column in ("key", "shard"):
         place = SCHEMA.names.index(column)
         table = table.set_column(place, SCHEMA.field(column), _prefixed(name, table.column(column)))

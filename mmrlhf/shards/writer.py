@@ -26,7 +26,7 @@ from mmrlhf.shards.manifest import write_index
 from mmrlhf.shards.scan import SCHEMA, ShardScan, scan_shard
 from mmrlhf.types import PreferenceGroup
 
-_NAME = "shard-{:05d}.tar"
+_NAME, _NAMES = "shard-{:05d}.tar", "shard-[0-9]*.tar"
 _DONE = ".done.parquet"
 
 
@@ -132,11 +132,11 @@ class ShardSink:
             path.unlink()
 
     def start_over(self) -> None:
-        """Forget all finished shards, for when their input has changed; they will be overwritten."""
+        """Forget all shards, for when their input has changed: also one that a kill left without its done record."""
         self.close()
         self.clear_records()
-        for scan in self._scans:
-            (self._out / scan.name).unlink(missing_ok=True)
+        for path in self._out.glob(_NAMES):
+            path.unlink()
         self._scans, self.notes, self._keys = [], [], set()
 
     def close(self) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from stand_ins.sample_groups import make_group
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.shards.index import Index
+from mmrlhf.shards.manifest import INDEX_FILE, MANIFEST_FILE, Shard, content_digest
 from mmrlhf.shards.union import write_mixture
 from mmrlhf.shards.writer import write_shards
 
@@ -78,3 +82,17 @@ def test_damage_in_a_set_stops_the_start(sets: dict[str, Path], tmp_path: Path):
 def test_sets_need_names(names: list[str], tmp_path: Path):
     with pytest.raises(ConfigError, match="need names"):
         write_mixture({name: tmp_path for name in names}, tmp_path / "mixed")
+
+
+def test_a_set_whose_manifest_counts_too_few_loses_none_in_silence(sets: dict[str, Path], tmp_path: Path):
+    """A whole index and manifest that do not agree on a shard's samples, as another program may write them."""
+    folder = sets["a"]
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["shards"][-1]["count"] -= 1
+    manifest["digest"] = content_digest([Shard.from_record(shard) for shard in manifest["shards"]])
+    table = pq.read_table(folder / INDEX_FILE).replace_schema_metadata({"digest": manifest["digest"]})
+    pq.write_table(table, folder / INDEX_FILE)
+    manifest["index_sha256"] = hashlib.sha256((folder / INDEX_FILE).read_bytes()).hexdigest()
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="2 index rows instead of 1"):
+        write_mixture(sets, tmp_path / "mixed")

@@ -81,6 +81,20 @@ def test_an_interrupted_sink_goes_on(tmp_path: Path) -> None:
     assert {name: data for name, data in contents(whole).items() if "done" not in name} == contents(broken)
 
 
+def test_nothing_is_left_of_shards_of_another_input(tmp_path: Path) -> None:
+    """The second shard has its name and no record yet, as a kill leaves it; whoever reads all tars would read it."""
+    sink = ShardSink(tmp_path, max_groups_per_shard=1)
+    for group in GROUPS[:2]:
+        sink.add(group)
+        sink.close_shard()
+    (tmp_path / "shard-00001.tar.done.parquet").unlink()
+    again = ShardSink(tmp_path, max_groups_per_shard=1)
+    again.start_over()
+    again.add(GROUPS[2])
+    again.finish()
+    assert [path.name for path in tmp_path.glob("*.tar")] == ["shard-00000.tar"]
+
+
 def test_a_finished_shard_that_was_damaged_is_written_again(tmp_path: Path) -> None:
     sink = ShardSink(tmp_path, max_groups_per_shard=1)
     sink.add(GROUPS[0])
