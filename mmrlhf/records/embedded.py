@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmrlhf.errors import DataError
 from mmrlhf.records.json_arrays import read_row_at
@@ -29,8 +29,9 @@ Steps = tuple[str | int, ...]
 _DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
 # how base64 of JPEG, PNG, GIF, WebP and MP4 files begins
 _BASE64_OF_MEDIA = re.compile(r"/9j/|iVBORw0KGgo|R0lGOD|UklGR|AAAA\w{4,6}Z0eX")
-_MAY_EMBED = re.compile(rb'"bytes"|;base64,|"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|AAAA\w{4,6}Z0eX)')
+_MAY_EMBED = re.compile(rb'"bytes"|;base64,|"(?:\\?/9j\\?/|iVBORw0KGgo|R0lGOD|UklGR|AAAA\w{4,6}Z0eX)')
 _SHORTEST_BASE64 = 100
+_OF_PNG = frozenset({"1", "L", "LA", "P", "I", "I;16", "RGB", "RGBA"})
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _embed(value: Any, source: Callable[[Steps], Place] | None, steps: Steps) ->
     if isinstance(value, bytes):
         return _embedded(value, source, steps)
     if isinstance(value, Image.Image):
-        return _embedded(_png(value), source, steps)
+        return _embedded(_encoded(value), source, steps)
     if isinstance(value, list | tuple):
         return [_embed(item, source, (*steps, number)) for number, item in enumerate(value)]
     if isinstance(value, Mapping):
@@ -154,9 +155,18 @@ def _media_in_text(text: str) -> bytes | None:
     return None
 
 
-def _png(image: Image.Image) -> bytes:
+def _encoded(image: Image.Image) -> bytes:
+    """A picture that Pillow has opened, upright; raises DataError for one that Pillow cannot read to its end."""
     out = io.BytesIO()
-    image.save(out, format="PNG")
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        upright.save(out, format="PNG" if upright.mode in _OF_PNG else "TIFF")
+    except Exception as error:  # as of any decoder: struct.error, TypeError, zlib.error, ...
+        raise DataError(
+            "a picture that Pillow has opened cannot be read",
+            given=f"{type(error).__name__}: {error}", expected="a whole picture of a usual mode",
+        ) from error  # fmt: skip
     return out.getvalue()
 
 

@@ -81,11 +81,13 @@ def take_media(kind: str, names: Sequence[str], members: Members, where: str) ->
 
 
 def _media_of(named: Sequence[MediaItem], members: Members, key: str, where: str) -> list[Media]:
-    found = {_member_of(item.ref, members, key): item for item in named}
-    if named and all(name is not None for name in found) and len(found) == len(named):
+    by_name = _named_members(members, key)
+    found = [by_name.get(PurePosixPath(str(item.ref)).name.lower()) for item in named]
+    # a medium may be shown twice; other files of one name are none of the members
+    if named and None not in found and len(set(found)) == len({str(item.ref) for item in named}):
         return [
             take_media("image" if item.slot == IMAGE else "video", [str(name)], members, where)
-            for name, item in found.items()
+            for name, item in zip(found, named, strict=True)
         ]
     media = _all_media(members, where)
     for slot in (IMAGE, VIDEO):
@@ -103,10 +105,13 @@ def _refuse_embedded(named: Sequence[MediaItem], where: str) -> None:
         )  # fmt: skip
 
 
-def _member_of(ref: object, members: Members, key: str) -> str | None:
-    """The member that a record names by its suffix (`0.png`) or by its whole name (`KEY.0.png`)."""
-    name = PurePosixPath(str(ref)).name.lower()
-    return next((suffix for suffix in members if name in (suffix.lower(), f"{key}.{suffix}".lower())), None)
+def _named_members(members: Members, key: str) -> dict[str, str]:
+    """How a record may name each member: by its suffix (`0.png`) or by its whole name (`KEY.0.png`), in any case."""
+    found: dict[str, str] = {}
+    for suffix in members:
+        for name in (suffix, f"{key}.{suffix}"):
+            found.setdefault(name.lower(), suffix)
+    return found
 
 
 def _require_as_many(slot: Slot, named: list[MediaItem], media: list[Media], members: Members, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,8 +100,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object that says each thing once: of two values under one name, one would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise TwiceError(f"the field {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        times = Counter(name for name, _ in pairs)
+        raise TwiceError(f"the field {next(name for name in times if times[name] > 1)!r} is there twice")
     return found
 
 

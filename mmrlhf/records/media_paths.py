@@ -23,7 +23,7 @@ from mmrlhf.text import one_line
 LONGEST_SHOWN = 120
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_BASE64 = re.compile(r"(?:data:[\w/.+-]*;base64,)?[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+_BASE64 = re.compile(r"(?:data:[\w/.+-]*;base64,)?[A-Za-z0-9+/\s]{64,}(?:={1,2}\s*)?")
 
 
 def locate(root: Path, given: str) -> Path:

@@ -41,7 +41,9 @@ def suffix_of(name: str) -> str:
     return name.rpartition(".")[2].lower()
 
 
-def natural_order(name: str) -> list[int | str]:
-    """Sort key under which `2.jpg` comes before `10.jpg`."""
+def natural_order(name: str) -> tuple[list[str | tuple[int, str]], str]:
+    """Sort key under which `2.jpg` comes before `10.jpg`; equal numbers (`1.jpg`, `01.jpg`) go by the whole name."""
     parts = re.split(r"(\d+)", name)
-    return [int(part) if position % 2 else part for position, part in enumerate(parts)]
+    # by length and digits: a number of any length can be compared, but not always be made an integer
+    digits = [part.lstrip("0") if position % 2 else part for position, part in enumerate(parts)]
+    return [(len(part), part) if position % 2 else part for position, part in enumerate(digits)], name

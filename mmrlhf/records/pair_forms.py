@@ -116,8 +116,11 @@ def _asked(left: Row, where: str) -> Messages | None:
     if left.pop("input", None):
         [instruction] = values[0]
         values = [[{"role": "user", "content": f"{instruction['content']}\n{text}".strip("\n")}]]
-    for name, value in zip(names[1:], values[1:], strict=False):
-        if _turns(value, where)[: len(values[0])] != _turns(values[0], where):
+    first, *others = (_turns(value, where) for value in values) if values else ([],)
+    for name, turns in zip(names[1:], others, strict=False):
+        # beside the prompt there may be the better answer, and no further question
+        more = [turn.role for turn in turns[len(first) :]]
+        if turns[: len(first)] != first or more not in ([], ["assistant"]):
             raise DataError(
                 "record has several prompts", where=f"{where}:{name}", given=f"{names[0]} and {name} differ",
                 expected="one prompt, or twice the same",

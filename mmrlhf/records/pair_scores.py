@@ -77,9 +77,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _row(where: str, row: Mapping[str, Any]) -> tuple[str | None, str, float, float]:
-    group, category = row.get("group"), row.get("category")
+    group, category = (None if row.get(name) in (None, "") else str(row[name]) for name in ("group", "category"))
     numbers = _number(where, row, CHOSEN), _number(where, row, REJECTED)
-    return None if group is None else str(group), str(category or "all pairs"), *numbers
+    return group, "all pairs" if category is None else category, *numbers
 
 
 def _number(where: str, row: Mapping[str, Any], name: str) -> float:

@@ -62,7 +62,9 @@ def read_question(row: Mapping[str, Any], fields: Sequence[MediaItem], where: st
         words = Conversation(
             tuple(Turn(t.role, tuple(p for p in t.parts if isinstance(p, str)) or ("",)) for t in turns)
         )
-        return Question(words, tuple(fields), notes | ({STRIPPED: places} if places else {}))
+        named = [part for turn in turns for part in turn.parts if isinstance(part, MediaItem)]
+        items = (*fields, *(item for item in named if item not in fields))
+        return Question(words, items, notes | ({STRIPPED: places} if places else {}))
     filled = _filled(turns, list(fields), f"{where}:{name}")
     items = tuple(part for turn in filled for part in turn.parts if isinstance(part, MediaItem))
     asked = (Turn(t.role, tuple(p.slot if isinstance(p, MediaItem) else p for p in t.parts)) for t in filled)

@@ -30,7 +30,7 @@ LAYOUT = (
 )
 Which = Literal["first", "last"]
 _TALK = ("conversations", "messages", "conversation")
-_OPTION = re.compile(r"(?m)^\s*\(?([A-H])[).:]\s")
+_OPTION = re.compile(r"(?m)^[^\S\n]*\(?([A-H])[).:]\s")
 
 
 def import_queries(
@@ -74,9 +74,14 @@ def import_queries(
 def _query(row: Row, where: str, *, turn: Which, long_from: int) -> Row:
     """A row in the full layout, with the set's own answer as its reference."""
     name, talk = pick(row, _TALK)
-    found = {key: value for key, value in row.items() if key not in _TALK}
+    # what else says a question stays in the row, so that it is counted among the fields that are left out
+    found = {
+        key: value for key, value in row.items() if key != name and (key not in _TALK or value not in (None, talk))
+    }
     if talk is not None:
         found["prompt"], reference, left = _asked(talk, where, name, turn)
+        if row.get("prompt") not in (None, found["prompt"]):
+            found[f"prompt, beside {name}"] = row["prompt"]
         extra = ({"reference": reference} if reference else {}) | ({"turns_left": left} if left else {})
         found["meta"] = {**_meta(row, where), **extra}
     if found.get("category") is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -114,13 +114,23 @@ def parse_ranked(row: Row, where: str, *, media: bool = True, answered: bool = T
 
 
 def _notes(row: Row, question: Question, given: list[_Answer], num_answers: int) -> dict[str, int]:
-    notes = Counter({f"ignored field: {name}": 1 for name in row.keys() - _RECORD_FIELDS})
+    unread = [*sorted(row.keys() - _RECORD_FIELDS), *_beside(row, PROMPT)]
+    notes = Counter(f"ignored field: {name}" for name in unread)
     for item in row.get("responses") or ():
-        notes.update(f"ignored field: responses.{name}" for name in item.keys() - _RESPONSE_FIELDS)
+        others = (
+            name for names in (_TEXT, _MODEL, _SCORES, _REASONS, _CRITIQUES, _RANK) for name in _beside(item, names)
+        )
+        notes.update(f"ignored field: responses.{name}" for name in (*(item.keys() - _RESPONSE_FIELDS), *others))
     notes.update(question.notes)
     notes[AS_TEXT] += sum(count_placeholders(answer.response.text) for answer in given)
     notes["repeated responses merged"] = len(given) - num_answers
     return {name: count for name, count in notes.items() if count}
+
+
+def _beside(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Of several names of one thing, those that say something else than the one that is read."""
+    read, value = pick(row, names)
+    return [name for name in names if name != read and row.get(name) not in (None, value)]
 
 
 def _check_own(question: Question, shared: tuple[MediaItem, ...], answers: list[_Answer], where: str) -> None:

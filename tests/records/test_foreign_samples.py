@@ -85,3 +85,10 @@ def test_media_of_one_response_have_no_place_in_a_tar_of_others() -> None:
     own = {"prompt": "<image>p", "responses": [{"text": "a", "image": "0.png"}, {"text": "b", "image": "1.png"}]}
     with pytest.raises(DataError, match="media of its own"):
         read(own, **{"0.png": b"a", "1.png": b"b"})
+
+
+def test_a_member_may_be_shown_twice() -> None:
+    group = read({**PAIR, "images": ["1.png", "1.png"]}, **{"0.png": b"a", "1.png": b"b"})
+    assert names(group) == ["1.png", "1.png"] and [media.data for media in group.media] == [(b"b",), (b"b",)]
+    other = read({**PAIR, "images": ["left/1.png", "right/1.png"]}, **{"0.png": b"a", "1.png": b"b"})
+    assert names(other) == ["0.png", "1.png"], "other files, which are called by their numbers here"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +51,12 @@ def test_a_record_is_nested_as_deeply_as_it_can_be_written(read: Callable[[bytes
 
 def test_many_brackets_are_no_depth() -> None:
     assert len(parse_row(b'{"a": [' + b"[[]]," * 400 + b'[]], "b": "' + b"[" * 400 + b'"}', "f:1")["a"]) == 401
+
+
+def test_a_field_that_is_there_twice_among_many_is_found_at_once() -> None:
+    names = [f"k{number}" for number in range(20_000)]
+    raw = "{" + ", ".join(f'"{name}": 1' for name in [*names, names[-1]]) + "}"
+    started = time.perf_counter()
+    with pytest.raises(DataError, match="'k19999' is there twice"):
+        parse_row(raw.encode(), "f:1")
+    assert time.perf_counter() - started < 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 import unicodedata
 from pathlib import Path
 
@@ -117,3 +118,12 @@ def test_a_name_that_no_file_system_takes_is_cut(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not usable") as caught:
         read_image(tmp_path, "x.y" * 400, 0, "data.jsonl:1")
     assert max(len(line) for line in str(caught.value).splitlines()) < LONGEST_SHOWN + 60
+
+
+def test_much_white_space_behind_base64_is_looked_at_once(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    with pytest.raises(DataError, match="not usable"):
+        read_image(tmp_path, "A" * 100 + " " * 20_000 + "!", 0, "data.jsonl:1")
+    with pytest.raises(DataError, match="holds base64"):
+        read_image(tmp_path, "A" * 98 + "==" + " " * 20_000, 0, "data.jsonl:1")
+    assert time.perf_counter() - started < 1.0

@@ -160,3 +160,9 @@ def test_a_record_that_claims_our_schema_has_no_more_responses_than_can_be_compa
     sample["json"] = json.dumps(record).encode()
     with pytest.raises(DataError, match="too many responses"):
         unpack(sample)
+
+
+def test_numbers_of_any_length_have_an_order_and_equal_ones_too() -> None:
+    """Python makes no integer of more than 4,300 digits; which of `1` and `01` came first must not matter."""
+    names = ["01.jpg", "1.jpg", "2.jpg", "3.jpg", f"{'9' * 5000}.jpg", f"1{'0' * 5000}.jpg"]
+    assert sorted(names, key=natural_order) == sorted(reversed(names), key=natural_order) == names

@@ -99,3 +99,25 @@ def test_its_own_mistakes_are_not_caught(here: Path) -> None:
     (here / "own_needs.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
         find_function("own_needs.read")
+
+
+def test_what_pillow_has_opened_is_shown_upright_in_any_mode_and_a_broken_one_is_listed(here: Path) -> None:
+    (here / "opened.py").write_text(
+        "import io\n"
+        "from PIL import Image\n"
+        "def read(root):\n"
+        "    turned = Image.Exif()\n"
+        "    turned[0x0112] = 6\n"
+        "    data = io.BytesIO()\n"
+        "    Image.effect_noise((40, 20), 80).save(data, 'JPEG', exif=turned)\n"
+        "    red = Image.new('RGB', (40, 20), 'red')\n"
+        "    cut = io.BytesIO(data.getvalue()[:-300])\n"
+        "    for image in [Image.open(data), red.convert('CMYK'), Image.open(cut), red.convert('YCbCr'), red]:\n"
+        "        yield {'id': 1, 'prompt': image.mode, 'image': image, 'chosen': 'a', 'rejected': 'b'}\n"
+    )
+    items = list(import_own(here, function="opened.read"))
+    pictures = [decode_image(item.load().media[0].data[0], where="x") for item in items if isinstance(item, Draft)]
+    assert [picture.size for picture in pictures] == [(20, 40), (40, 20), (40, 20), (40, 20)]
+    assert [picture.getpixel((5, 5))[0] > 250 for picture in pictures[1:]] == [True] * 3
+    [bad] = [item for item in items if isinstance(item, Rejection)]
+    assert "opened cannot be read" in bad.reason and bad.where.startswith("opened.read:3")

@@ -165,6 +165,8 @@ LONG = [human("one"), gpt("two"), human("three")]
         ({**PAIR, "tools": "[{}]"}, "f:1:tools"),
         ({**PAIR, "input": "more"}, "f:1:input"),
         ({**PAIR, "messages": [human("another")]}, "several prompts"),
+        ({**PAIR, "messages": [human("q?"), gpt("hm"), human("and?")]}, "several prompts"),
+        ({**PAIR, "conversations": [human("q?"), human("and?")]}, "several prompts"),
         ({**PAIR, "system": "a", "prompt": [{"role": "system", "content": "b"}, human("q?")]}, "two system texts"),
         ({**PAIR, "history": [["only a question"]]}, "f:1:history"),
         ({"messages": [human("q?")], "rejected_response": "no"}, "lacks the field 'chosen'"),

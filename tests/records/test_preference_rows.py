@@ -145,3 +145,11 @@ def test_a_table_of_something_else_says_so(tmp_path: Path) -> None:
     table(tmp_path / "t.parquet", [{"text": "x"}, {"text": "y"}])
     with pytest.raises(DataError, match=r"no line of the file(?s:.)*t\.parquet:1"):
         read(tmp_path, on_bad_line="reject")
+
+
+def test_base64_with_escaped_slashes_is_a_picture(tmp_path: Path) -> None:
+    """As PHP writes JSON."""
+    text = json.dumps(pair(1, image=base64.b64encode(picture()).decode())).replace("/", "\\/")
+    (tmp_path / "rows.jsonl").write_text(text + "\n")
+    [draft] = import_preference_rows(tmp_path)
+    assert isinstance(draft, Draft) and draft.load().media[0].data == (picture(),)

@@ -171,3 +171,13 @@ def test_responses_with_other_media_than_places_are_refused(fields: dict[str, An
     responses = [{"text": str(number), **answer} for number, answer in enumerate(answers)]
     with pytest.raises(DataError, match=r"f:1:responses\[\d\](?s:.)*expected: 1 \(image\)"):
         parse_ranked({"prompt": "what ?", **fields, "responses": responses}, "f:1")
+
+
+def test_without_media_a_query_is_still_told_apart_by_those_that_its_messages_name() -> None:
+    def about(path: str, **fields: Any) -> Question:
+        parts = [{"type": "image", "image": path}, {"type": "text", "text": "what?"}]
+        return asked([{"role": "user", "content": parts}], media=False, **fields)
+
+    assert about("a.png").conversation == about("b.png").conversation
+    assert (refs(about("a.png")), refs(about("b.png"))) == (["a.png"], ["b.png"])
+    assert refs(about("a.png", images=["a.png"])) == ["a.png"], "named twice"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,19 @@ def test_a_row_that_is_no_query_is_listed_with_its_line(tmp_path: Path, row: dic
 def test_rows_of_another_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no line of the file"):
         drafts(tmp_path, {"a": 1})
+
+
+def test_many_empty_lines_of_a_question_are_looked_at_once(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    rows = [{"id": name, "prompt": "\n" * 20_000 + text} for name, text in (("a", "A. x\n B) y"), ("b", "which?"))]
+    assert [item.group.category for item in drafts(tmp_path, *rows) if isinstance(item, Draft)] == ["mcq", "short"]
+    assert time.perf_counter() - started < 2.0
+
+
+def test_what_else_says_a_question_is_counted(tmp_path: Path) -> None:
+    """The conversation is what is asked; a prompt beside it that says something else is not lost unsaid."""
+    same, other = {**LLAVA, "id": "same"}, {**LLAVA, "prompt": "Something else?", "messages": talk("Hm?", "Hm.")}
+    first, second = drafts(tmp_path, {**same, "messages": LLAVA["conversations"]}, other)
+    assert isinstance(first, Draft) and isinstance(second, Draft)
+    assert first.group.prompt == second.group.prompt and not first.notes
+    assert second.notes == {"ignored field: messages": 1, "ignored field: prompt, beside conversations": 1}

@@ -53,3 +53,14 @@ def test_more_responses_than_can_be_compared_are_refused() -> None:
     with pytest.raises(DataError, match="too many responses") as error:
         parse(*responses)
     assert error.value.where == "f:1:responses"
+
+
+def test_what_stands_under_another_name_of_what_is_read_is_counted() -> None:
+    record = parse(
+        {"text": "a", "answer": "b", "score": 3, "scores": {"x": 1}, "rank": 1}, {"text": "c", "answer": "c"},
+        instruction="In French, please", question="p",
+    )  # fmt: skip
+    assert record.prompt.plain == "p"
+    assert record.notes == {
+        "ignored field: instruction": 1, "ignored field: responses.answer": 1, "ignored field: responses.score": 1,
+    }  # fmt: skip

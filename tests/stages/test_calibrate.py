@@ -133,3 +133,10 @@ def test_other_faults_say_what_is_expected(tmp_path):
     (tmp_path / "bad.csv").write_bytes(b"score_chosen,score_rejected\n\xff,1\n")
     with pytest.raises(DataError, match="cannot be read"):
         read_pair_scores(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_category_may_be_zero_and_what_is_empty_is_not_named(tmp_path, suffix):
+    table = [{"score_chosen": 1.0, "score_rejected": 0.0, "group": "", "category": number} for number in (0, 1, 0)]
+    found = read_pair_scores(write(tmp_path / f"a{suffix}", table))
+    assert found.categories == ("0", "1", "0") and found.groups == ("pair-1", "pair-2", "pair-3")
