@@ -188,6 +188,9 @@ def _searched(config: DictConfig, artifacts: Sequence[Artifact], folder: Path, d
     """The number that a search goes by; without one it ends here, before all other jobs train for nothing."""
     from mmrlhf.sweeps.callback import make_metrics
 
+    if not artifacts:
+        log.info("with dry or plan nothing is built: a search chooses later points by results, so it ends at its first")
+        sys.exit()
     numbers = dict(flatten({artifact.stage: artifact.summary for artifact in artifacts}))
     try:
         return searched(make_metrics(config.sweep_metrics), numbers, str(getattr(direction, "name", direction)))

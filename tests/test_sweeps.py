@@ -186,3 +186,6 @@ def test_optuna_searches_without_the_truth(tmp_path: Path, own_store: Path) -> N
     screen = sweep(tmp_path, *words[:-1], "hydra.sweep.dir=none", "hydra.sweeper.n_jobs=1", expected=2)
     assert "none of the numbers" in screen and "fake_train/rate" in screen
     assert not (tmp_path / "none" / "1").exists()
+    screen = sweep(tmp_path, *words, SWEEP, "dry=true", expected=0)
+    assert "would be built" in screen or "reused" in screen
+    assert "it ends at its first" in screen and "none of the numbers" not in screen
