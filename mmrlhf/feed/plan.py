@@ -8,7 +8,7 @@ it shares out a step that is already fixed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,18 +138,26 @@ def micro_batches(costs: Sequence[int], *, token_budget: int, world_size: int) -
     total = sum(min(max(cost, 1), token_budget) for cost in costs)
     rounds = max(1, -(-total // (token_budget * world_size)))
     order = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
+    whole = sum(max(cost, 1) for cost in costs)
     while True:
-        runs = _cut(order, costs, rounds, at_least=world_size)
-        bins = [members for run in runs for members in _lightest_first(run, costs, world_size)]
-        if all(len(members) < 2 or sum(costs[i] for i in members) <= token_budget for members in bins):
+        bins = list[list[int]]()
+        for run in _cut(order, costs, rounds, at_least=world_size, left=whole):
+            found = _lightest_first(run, costs, world_size)
+            if any(len(members) > 1 and sum(costs[i] for i in members) > token_budget for members in found):
+                break  # mostly the first run, so that many numbers of rounds are soon tried
+            bins += found
+        else:
             return bins
         rounds += 1
 
 
-def _cut(order: Sequence[int], costs: Sequence[int], num_runs: int, *, at_least: int) -> list[list[int]]:
-    """Cut an order into runs of about equal cost, each of `at_least` groups but the last, which has one or more."""
-    runs, start = list[list[int]](), 0
-    left = sum(max(costs[i], 1) for i in order)
+def _cut(order: Sequence[int], costs: Sequence[int], num_runs: int, *, at_least: int, left: int) -> Iterator[list[int]]:
+    """Cut an order into runs of about equal cost, each of `at_least` groups but the last, which has one or more.
+
+    Args:
+        left: the cost of all.
+    """
+    start = 0
     for runs_left in range(num_runs, 0, -1):
         most = len(order) - ((runs_left - 2) * at_least + 1 if runs_left > 1 else 0)
         end = min(start + at_least, len(order))
@@ -158,9 +166,8 @@ def _cut(order: Sequence[int], costs: Sequence[int], num_runs: int, *, at_least:
         while end < most and (runs_left == 1 or cost + max(costs[order[end]], 1) / 2 <= left / runs_left):
             cost += max(costs[order[end]], 1)
             end += 1
-        runs.append(list(order[start:end]))
+        yield list(order[start:end])
         start, left = end, left - cost
-    return runs
 
 
 def _lightest_first(run: Sequence[int], costs: Sequence[int], num_bins: int) -> list[list[int]]:

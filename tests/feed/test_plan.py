@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrlhf.errors import ConfigError
+from mmrlhf.feed import plan
 from mmrlhf.feed.plan import epoch_order, micro_batches
 from mmrlhf.feed.steps import RunPlan
 
@@ -92,6 +93,15 @@ def test_micro_batches_by_hand():
     # 19 tokens in two bins would put 7 + 4 = 11 into one of them, so it takes three.
     assert micro_batches([7, 4, 4, 4], token_budget=10, world_size=1) == [[0], [1, 2], [3]]
     assert micro_batches([5], token_budget=10, world_size=2) == [[0], []]
+
+
+def test_numbers_of_rounds_that_do_not_fit_are_soon_tried(monkeypatch):
+    """Two of these groups exceed the budget: every number of rounds from half of what it takes is tried."""
+    shared = []
+    real = plan._lightest_first
+    monkeypatch.setattr(plan, "_lightest_first", lambda *given: shared.append(given) or real(*given))
+    assert len(micro_batches([60] * 2048, token_budget=100, world_size=8)) == 2048
+    assert len(shared) < 2500, "21,115 where each try was made to its end"
 
 
 @given(
