@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmrlhf.endpoints.client import ChatEndpoint
-from mmrlhf.endpoints.completions import Answer
+from mmrlhf.endpoints.completions import CUT, Answer
 from mmrlhf.errors import DataError, ModelError
 from mmrlhf.expansion.answer_lines import read_lines, text_of
 from mmrlhf.expansion.request import Request
@@ -128,7 +128,7 @@ class LocalExpander:
 
     Args:
         model: folder or hub id.
-        max_tokens: longest critique.
+        max_tokens: longest critique; one that is cut off there is not used.
         batch_size: requests that are written together.
         device: default: the first GPU, else the CPU.
     """
@@ -152,10 +152,10 @@ class LocalExpander:
     def expand(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
         for start in range(0, len(requests), self._batch_size):
             batch = requests[start : start + self._batch_size]
-            yield from zip(batch, map(Answer, self._write([request.prompt for request in batch])), strict=True)
+            yield from zip(batch, self._write([request.prompt for request in batch]), strict=True)
 
     @torch.inference_mode()
-    def _write(self, prompts: Sequence[str]) -> list[str]:
+    def _write(self, prompts: Sequence[str]) -> list[Answer]:
         tokenizer, model = self._tokenizer, self._model
         turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
         inputs = tokenizer.apply_chat_template(
@@ -163,7 +163,13 @@ class LocalExpander:
         ).to(self._device)
         written = model.generate(**inputs, max_new_tokens=self._max_tokens, do_sample=False)
         answers = written[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+        said = [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+        found = model.generation_config.eos_token_id
+        ends = torch.tensor(
+            found if isinstance(found, list) else [] if found is None else [found], device=answers.device
+        )
+        ended = torch.isin(answers, ends).any(dim=1) | (answers.shape[1] < self._max_tokens)
+        return [Answer(text, "" if end else CUT) for text, end in zip(said, ended.tolist(), strict=True)]
 
     @cached_property
     def _tokenizer(self) -> Any:

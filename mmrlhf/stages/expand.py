@@ -43,7 +43,7 @@ NUM_EXAMPLES = 5
 USED = "used"
 
 # another number builds the stage anew, whatever `code` says
-VERSION = 3
+VERSION = 4
 # settings that no answer depends on: what it costs, how long is waited, how many are asked at once
 LIMITS = ("max_cost", "price_in", "price_out", "tokens_per_critique", *(f"expander.{name}" for name in HOW_LONG))
 # what is in a finished artefact; checked before it is published

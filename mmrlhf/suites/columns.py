@@ -136,7 +136,7 @@ def _split_options(question: str) -> list[str]:
     """Options in a question, by the letters A, B and so on in their order; four blanks where there are none."""
     text = re.split("(?:Options|Choices):", question)[-1]
     in_brackets = re.search(r"(?:^|\s)\(A\)", text) is not None
-    mark = r"(?:^|\s)\({}\)" if in_brackets else r"(?:^\s*|[\n,]\s*){}:"
+    mark = r"(?:^|\s)\({}\)" if in_brackets else r"(?:^|[\n,])[^\S\n]*{}:"
     places: list[re.Match[str]] = []
     for letter in string.ascii_uppercase:
         place = re.compile(mark.format(letter)).search(text, places[-1].end() if places else 0)

@@ -10,6 +10,7 @@ import pytest
 from stand_ins.chat_endpoint import chat_server
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from mmrlhf.endpoints.completions import CUT
 from mmrlhf.errors import DataError, ModelError
 from mmrlhf.expansion.expanders import EndpointExpander, Expander, LocalExpander, RecordedExpander
 from mmrlhf.expansion.request import Request
@@ -64,12 +65,23 @@ def tiny_writer(tmp_path_factory) -> Path:
 
 def test_a_local_model_writes_the_same_alone_and_in_a_batch(tiny_writer):
     requests = [*REQUESTS, Request("k", "h", "expand please please please reason", "reason", ())]
-    together = texts(LocalExpander(str(tiny_writer), max_tokens=6, batch_size=4, device="cpu"), requests)
-    alone = texts(LocalExpander(str(tiny_writer), max_tokens=6, batch_size=1, device="cpu"), requests)
-    assert together == alone and len(together) == 6
+    together, alone = (
+        dict(LocalExpander(str(tiny_writer), max_tokens=6, batch_size=size, device="cpu").expand(requests))
+        for size in (4, 1)
+    )
+    assert together == alone and len(together) == 6 and any(answer.text for answer in alone.values())
     assert LocalExpander(str(tiny_writer)).count_tokens("expand reason") >= 2
 
 
 def test_a_folder_that_is_no_model(tmp_path):
     with pytest.raises(ModelError, match="cannot be loaded"):
         list(LocalExpander(str(tmp_path), device="cpu").expand(REQUESTS[:1]))
+
+
+def test_what_a_local_model_has_not_ended_is_cut_off(tiny_writer):
+    """As an endpoint's is: half a critique is none."""
+    expander = LocalExpander(str(tiny_writer), max_tokens=3, device="cpu")
+    assert {answer.problem for _, answer in expander.expand(REQUESTS)} == {CUT}
+    config = expander._model.generation_config
+    config.eos_token_id = list(range(expander._model.config.vocab_size))
+    assert {answer.problem for _, answer in expander.expand(REQUESTS)} == {""}, "any word ends it"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mmrlhf.suites.answer_forms import FORMS
@@ -33,3 +35,10 @@ def test_an_option_that_nothing_marks_can_be_the_answer():
     row = {"question": "What is it?\nOptions: A: dog; B: cat; C: cow", "answer": "C", "image": b"x"}
     truth = COLUMNS["mmstar"].read(row, "here").truth
     assert [FORMS["letter"].mark(truth, said).score for said in ("C", "A", "D")] == [1.0, 0.0, 0.0]
+
+
+def test_many_empty_lines_before_options_are_looked_at_once():
+    started = time.perf_counter()
+    row = {"question": "What?\nOptions:" + "\n" * 20_000 + "A: dog,\n \n B: cat", "answer": "B", "image": b"x"}
+    assert COLUMNS["mmstar"].read(row, "here").truth["options"] == ["dog", "cat"]
+    assert time.perf_counter() - started < 1.0

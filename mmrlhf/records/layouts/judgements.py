@@ -15,8 +15,6 @@ from mmrlhf.records.json_text import Row
 from mmrlhf.records.messages import read_turns
 from mmrlhf.records.pair_forms import ranked_pair
 
-_PLACE = re.compile(r"\s*<image>\s*")
-
 
 class _Template(NamedTuple):
     """How a judge is asked: a pattern with question, first and second; and how the answer says which is better."""
@@ -27,7 +25,7 @@ class _Template(NamedTuple):
 
 def _named(text: str) -> str | None:
     """`The better response: [second]`, or words that neither is better."""
-    found = re.findall(r"better response:\s*\[?\s*(?:Response\s+)?(first|second|1|2|A|B)\b", text, re.IGNORECASE)
+    found = re.findall(r"better response:\s*(?:\[\s*)?(?:Response\s+)?(first|second|1|2|A|B)\b", text, re.IGNORECASE)
     if found:
         return "a" if found[-1].lower() in ("first", "1", "a") else "b"
     return "tie" if re.search(r"equally (?:good|bad)", text[-400:], re.IGNORECASE) else None
@@ -53,8 +51,8 @@ def _scores(text: str) -> str | None:
 _TEMPLATES = (
     _Template(
         re.compile(
-            r"Question:\s*\[(?P<question>.*?)\]\s*\n\s*"
-            r"(?:Response 1|Response A|The first response):\s*\[(?P<first>.*?)\]\s*\n\s*"
+            r"Question:\s*\[(?P<question>.*?)\][^\S\n]*\n\s*"
+            r"(?:Response 1|Response A|The first response):\s*\[(?P<first>.*?)\][^\S\n]*\n\s*"
             r"(?:Response 2|Response B|The second response):\s*\[(?P<second>.*)\]",
             re.DOTALL,
         ),
@@ -62,8 +60,8 @@ _TEMPLATES = (
     ),
     _Template(
         re.compile(
-            r"<\|User Prompt\|>\s*(?P<question>.*?)\s*<\|The Start of Assistant A's Answer\|>\s*(?P<first>.*?)\s*"
-            r"<\|The End of Assistant A's Answer\|>\s*<\|The Start of Assistant B's Answer\|>\s*(?P<second>.*?)\s*"
+            r"<\|User Prompt\|>(?P<question>.*?)<\|The Start of Assistant A's Answer\|>(?P<first>.*?)"
+            r"<\|The End of Assistant A's Answer\|>\s*<\|The Start of Assistant B's Answer\|>(?P<second>.*?)"
             r"<\|The End of Assistant B's Answer\|>",
             re.DOTALL,
         ),
@@ -71,8 +69,8 @@ _TEMPLATES = (
     ),
     _Template(
         re.compile(
-            r"\[Question\]\s*(?P<question>.*?)\s*\[Assistant 1\]\s*(?P<first>.*?)\s*\[End of Assistant 1\]\s*"
-            r"\[Assistant 2\]\s*(?P<second>.*?)\s*\[End of Assistant 2\]",
+            r"\[Question\](?P<question>.*?)\[Assistant 1\](?P<first>.*?)\[End of Assistant 1\]\s*"
+            r"\[Assistant 2\](?P<second>.*?)\[End of Assistant 2\]",
             re.DOTALL,
         ),
         _scores,
@@ -107,6 +105,6 @@ def llava_critic(row: Row, where: str) -> Row:
     chosen, rejected = (second, first) if choice == "b" else (first, second)
     left = {name: value for name, value in row.items() if name not in ("conversations", "source")}
     return ranked_pair(
-        {**left, "category": row.get("source"), "prompt": _PLACE.sub("", found["question"]).strip(), "chosen": chosen,
+        {**left, "category": row.get("source"), "prompt": found["question"].strip(), "chosen": chosen,
          "rejected": rejected, "is_tie": choice == "tie", "meta": {"judgement": judged}}, where,
     )  # fmt: skip

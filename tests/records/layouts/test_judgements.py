@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,19 @@ def test_a_judge_may_call_it_a_tie(said: str, tmp_path: Path) -> None:
     row = {**ROWS["llava_critic"], "conversations": [human("<image>\n" + JUDGED[form][0]), gpt(said)]}
     [group] = groups(write(tmp_path / "set", row))
     assert [response.rank for response in group.responses] == [1, 1]
+
+
+@pytest.mark.parametrize("form", JUDGED)
+def test_long_runs_of_white_space_are_read_once(form: str, tmp_path: Path) -> None:
+    asked, said = JUDGED[form]
+    blank = "\n" * 6_000
+    asked = asked.replace("what?", f"what?{blank}or{blank}who?")
+    assert blank in asked
+    started = time.perf_counter()
+    row = {**ROWS["llava_critic"], "conversations": [human(asked), gpt(f"The better response:{blank}none. {said}")]}
+    if form == "scores":
+        row["conversations"][1] = gpt(said)
+    [group] = groups(write(tmp_path / "set", row))
+    assert {response.text: response.rank for response in group.responses} == {"good": 1, "bad": 2}
+    assert group.prompt.question == f"what?{blank}or{blank}who?"
+    assert time.perf_counter() - started < 1.0
