@@ -6,8 +6,10 @@ they share. A row is only compared with rows that are kept (keep-first).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,18 +146,59 @@ def _fall(
             fate[others], because[others] = BENCHMARK, benchmark[0]
             continue
         words = _reader(queries)
-        kept_at: dict[int, list[int]] = {}
+        kept_at = {
+            each: KeptRows(words, settings.words, Counter(word for row in members for word in words(row)))
+            for each in {int(place[row]) for row in members}
+        }
         for row in benchmark:
-            kept_at.setdefault(int(place[row]), []).append(row)
+            kept_at[int(place[row])].add(row)
         for row in others:
-            kept = kept_at.setdefault(int(place[row]), [])
-            twin = next((other for other in kept if _common(words(row), words(other)) >= settings.words), None)
+            kept = kept_at[int(place[row])]
+            twin = kept.twin(row)
             if twin is not None:
                 fate[row], because[row] = BENCHMARK if against[twin] else DUPLICATE, twin
-            elif pictured and len(kept) >= settings.per_picture:
-                fate[row], because[row] = CROWDED, kept[0]
+            elif pictured and len(kept.rows) >= settings.per_picture:
+                fate[row], because[row] = CROWDED, kept.rows[0]
             else:
-                kept.append(row)
+                kept.add(row)
+
+
+class KeptRows:
+    """The rows that are kept at one place, found by their words.
+
+    Follows: prefix filtering (Chaudhuri, Ganti and Kaushik 2006): two sets that have a share in common have one of
+    their rarest words in common, so a row is compared with few of many.
+
+    Args:
+        words: of a row.
+        share: of common words from which on two rows are the same.
+        counts: how many rows have a word.
+    """
+
+    def __init__(self, words: Callable[[int], frozenset[str]], share: float, counts: Counter[str]) -> None:
+        self.rows: list[int] = []
+        self._words, self._share, self._counts = words, share, counts
+        self._at: dict[str, list[int]] = {}
+
+    def add(self, row: int) -> None:
+        """Keep a row."""
+        for word in self._rarest(row):
+            self._at.setdefault(word, []).append(len(self.rows))
+        self.rows.append(row)
+
+    def twin(self, row: int) -> int | None:
+        """The first row that is the same; None where there is none."""
+        own = self._words(row)
+        near: Iterable[int] = range(len(self.rows))
+        if self._share > 0:
+            near = sorted({number for word in self._rarest(row) for number in self._at.get(word, ())})
+        found = (self.rows[number] for number in near)
+        return next((other for other in found if _common(own, self._words(other)) >= self._share), None)
+
+    def _rarest(self, row: int) -> list[str]:
+        """As many words, the rarest first, as leave less than the share to the others; "" for a row without any."""
+        own = sorted(self._words(row), key=lambda word: (self._counts[word], word))
+        return own[: len(own) - math.ceil(self._share * len(own) - 1e-9) + 1] or [""]
 
 
 def _reader(queries: Queries) -> Callable[[int], frozenset[str]]:

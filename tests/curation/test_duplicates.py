@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from mmrlhf.curation.duplicates import (
     KEPT,
     NO_FEATURES,
     DuplicateSettings,
+    KeptRows,
     decide,
 )
 from mmrlhf.curation.encoding import text_digest
@@ -213,3 +216,37 @@ def test_a_large_cell_is_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     for at_once in (1, 7, 299):
         monkeypatch.setattr(neighbours, "_KEYS_AT_ONCE", at_once)
         assert pairs() == wanted
+
+
+def kept_of(texts: list[frozenset[str]], share: float) -> list[int | None]:
+    """For each row the first kept one that is the same; the others are kept."""
+    kept = KeptRows(lambda row: texts[row], share, Counter(word for words in texts for word in words))
+    found = []
+    for row in range(len(texts)):
+        found.append(kept.twin(row))
+        if found[-1] is None:
+            kept.add(row)
+    return found
+
+
+@given(
+    st.lists(st.frozensets(st.sampled_from("abcdefg"), max_size=6), max_size=12),
+    st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 0.6, 0.75, 0.8, 1.0]),
+)
+def test_rows_that_share_words_are_found_as_by_comparing_every_two(texts: list[frozenset[str]], share: float) -> None:
+    kept: list[int] = []
+    for row, found in enumerate(kept_of(texts, share)):
+        both = [(len(texts[row] & texts[other]), len(texts[row] | texts[other])) for other in kept]
+        same = [
+            other for other, (common, all_) in zip(kept, both, strict=True) if (common / all_ if all_ else 1) >= share
+        ]
+        assert found == (same[0] if same else None)
+        kept += [] if same else [row]
+
+
+def test_questions_of_one_template_are_not_compared_with_every_other() -> None:
+    """4,000 of them would be eight million comparisons."""
+    started = time.perf_counter()
+    texts = [frozenset(f"what is {number} plus {7 * number + 1}".split()) for number in range(4000)]
+    assert kept_of(texts, 0.8) == [None] * 4000
+    assert time.perf_counter() - started < 1.0

@@ -39,6 +39,10 @@ def test_an_option_that_nothing_marks_can_be_the_answer():
 
 def test_many_empty_lines_before_options_are_looked_at_once():
     started = time.perf_counter()
-    row = {"question": "What?\nOptions:" + "\n" * 20_000 + "A: dog,\n \n B: cat", "answer": "B", "image": b"x"}
-    assert COLUMNS["mmstar"].read(row, "here").truth["options"] == ["dog", "cat"]
+    row = {
+        "question": "What?\nOptions:" + "\n" * 20_000 + "A: dog,\n \n B: cat" + "\n" * 20_000 + "Look.",
+        "answer": "B",
+        "image": b"x",
+    }
+    assert COLUMNS["mmstar"].read(row, "here").truth["options"] == ["dog", "cat" + "\n" * 20_000 + "Look."]
     assert time.perf_counter() - started < 1.0
