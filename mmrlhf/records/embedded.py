@@ -56,7 +56,7 @@ class Place:
             read = _parquet_cell if suffix == ".parquet" else _arrow_cell
             value, steps = read(self.file, str(steps[0]), self.at), steps[1:]
         else:
-            value = read_row_at(self.file, self.at)
+            value = _json_row(self.file, self.file.stat().st_mtime_ns, self.at)
         for step in steps:
             value = value[step]
         return value
@@ -190,7 +190,7 @@ def digest_of(data: bytes) -> str:
 def _parquet_cell(file: Path, column: str, row: int) -> Any:
     starts = _row_group_starts(file, file.stat().st_mtime_ns)
     group = next(i for i in reversed(range(len(starts))) if starts[i] <= row)
-    return _row_group(file, file.stat().st_mtime_ns, group, column)[row - starts[group]].as_py()
+    return _row_group(file, file.stat().st_mtime_ns, group).column(column)[row - starts[group]].as_py()
 
 
 @lru_cache(maxsize=64)
@@ -203,10 +203,30 @@ def _row_group_starts(file: Path, _changed: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=2)
-def _row_group(file: Path, _changed: int, group: int, column: str) -> pa.ChunkedArray:
-    """One column of a row group: records come up in the order of the file, so neighbours share it."""
-    with pq.ParquetFile(file) as table:
-        return table.read_row_group(group, columns=[column]).column(column)
+def _row_group(file: Path, _changed: int, group: int) -> _RowGroup:
+    """Records come up in the order of the file, so neighbours share a row group."""
+    return _RowGroup(file, group)
+
+
+class _RowGroup:
+    """The columns of a row group, each read when it is first asked for: records may have pictures in several."""
+
+    def __init__(self, file: Path, group: int) -> None:
+        self._file, self._group = file, group
+        self._columns: dict[str, pa.ChunkedArray] = {}
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column; raises what reading a file that has changed raises."""
+        if name not in self._columns:
+            with pq.ParquetFile(self._file) as table:
+                self._columns[name] = table.read_row_group(self._group, columns=[name]).column(name)
+        return self._columns[name]
+
+
+@lru_cache(maxsize=1)
+def _json_row(file: Path, _changed: int, at: int) -> dict[str, Any]:
+    """A record of JSON: its media come up one after the other, and it is read whole for each."""
+    return read_row_at(file, at)
 
 
 def _arrow_cell(file: Path, column: str, row: int) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from stand_ins.sample_groups import picture, write_pictures
 
 from mmrlhf.conversation import IMAGE, Conversation, Turn
 from mmrlhf.errors import ConfigError, DataError
+from mmrlhf.records import embedded
 from mmrlhf.records.draft import Draft, Rejection
 from mmrlhf.records.embedded import Embedded
 from mmrlhf.records.pair_rows import import_preference_rows
+from mmrlhf.records.sources import file_source
 
 
 def pair(number: int, **fields: Any) -> dict[str, Any]:
@@ -153,3 +157,34 @@ def test_base64_with_escaped_slashes_is_a_picture(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(text + "\n")
     [draft] = import_preference_rows(tmp_path)
     assert isinstance(draft, Draft) and draft.load().media[0].data == (picture(),)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_each_column_and_each_record_is_read_once_for_its_media(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Pictures in five columns, or in one list: not the whole row group, or record, for each picture again."""
+    pictures = [[picture(8, 8 + column + 5 * row) for column in range(5)] for row in range(3)]
+    if suffix == ".parquet":
+        rows = [
+            {f"image_{column}": {"bytes": data, "path": None} for column, data in enumerate(row)} for row in pictures
+        ]
+        path = table(tmp_path / "rows.parquet", rows)
+    else:
+        path = tmp_path / "rows.jsonl"
+        path.write_text(
+            "".join(
+                json.dumps({"images": [base64.b64encode(data).decode() for data in row]}) + "\n" for row in pictures
+            )
+        )
+    found = [row for _, row in file_source(path).read() if isinstance(row, dict)]
+    times = Counter[str]()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **named: (times.update([name]), function(*given, **named))[1]
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted("columns", pq.ParquetFile.read_row_group))
+    monkeypatch.setattr(embedded, "read_row_at", counted("records", embedded.read_row_at))
+    each = [row.get("images") or [*row.values()] for row in found]
+    assert [[item.read() for item in items] for items in each] == pictures
+    assert times == ({"columns": 5} if suffix == ".parquet" else {"records": 3})
