@@ -116,11 +116,11 @@ def _asked(left: Row, where: str) -> Messages | None:
     if left.pop("input", None):
         [instruction] = values[0]
         values = [[{"role": "user", "content": f"{instruction['content']}\n{text}".strip("\n")}]]
-    first, *others = (_turns(value, where) for value in values) if values else ([],)
-    for name, turns in zip(names[1:], others, strict=False):
+    read = [_turns(value, where) for value in values]
+    for name, turns in zip(names[1:], read[1:], strict=False):
         # beside the prompt there may be the better answer, and no further question
-        more = [turn.role for turn in turns[len(first) :]]
-        if turns[: len(first)] != first or more not in ([], ["assistant"]):
+        more = [turn.role for turn in turns[len(read[0]) :]]
+        if turns[: len(read[0])] != read[0] or more not in ([], ["assistant"]):
             raise DataError(
                 "record has several prompts", where=f"{where}:{name}", given=f"{names[0]} and {name} differ",
                 expected="one prompt, or twice the same",

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,7 +164,7 @@ def _download(listing: Listing, folder: Path, repo_id: str, repo_type: RepoType,
                 repo_type=repo_type,
                 revision=listing.commit,
                 local_dir=folder,
-                allow_patterns=list(listing.files),
+                allow_patterns=[escape(name) for name in listing.files],
                 endpoint=endpoint,
             )
             break

@@ -165,3 +165,9 @@ def test_offline_mode_is_honoured(tmp_path, runtime, monkeypatch):
 @pytest.mark.parametrize(("number", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1536, "1.5 KB"), (9e13, "90.0 TB")])
 def test_bytes_are_written_for_people(number, text):
     assert fetch.format_bytes(number) == text
+
+
+def test_names_that_read_like_patterns_are_names(tmp_path, runtime):
+    with serve(Hub({"a[1].bin": b"one", "a1.bin": b"other"}, repo_type="model")) as hub:
+        fetch_from(hub, tmp_path, runtime, allow_patterns=["a[[]*"])
+    assert tree(tmp_path / "files") == {"a[1].bin": b"one"}
