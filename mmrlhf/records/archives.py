@@ -107,7 +107,9 @@ def _unpack_tar(archive: Path, root: Path, watch: Watch) -> int:
             )  # fmt: skip
         target = _target(archive, root, [*files])
         _check_room(archive, root, sum(member.size for member in files.values()))
-        for name, member in watch(files.items(), f"unpacking {archive.name}", len(files)):
+        # a gzip file is read from its beginning again wherever it goes back
+        ordered = sorted(files.items(), key=lambda item: item[1].offset_data)
+        for name, member in watch(ordered, f"unpacking {archive.name}", len(files)):
             _write(stream, member, target, name)
     return len(files)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import shutil
 import tarfile
 from collections.abc import Iterable
@@ -124,3 +125,29 @@ def test_a_second_name_of_a_file_is_unpacked_and_what_is_no_file_is_counted(tmp_
         "a.jpg": b"A", "b.jpg": b"A", "e.jpg": b"E",
     }  # fmt: skip
     assert "2 of 5 members are links" in caplog.text
+
+
+def test_a_packed_tar_is_written_out_from_front_to_back(tmp_path: Path) -> None:
+    """Files with a second name, which come last, would each have the archive read from its beginning again."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name in "ab":
+            info = tarfile.TarInfo(f"long/{name}.jpg")
+            info.size = 3
+            tar.addfile(info, io.BytesIO(name.encode() * 3))
+        for name in "ba":
+            info = tarfile.TarInfo(f"long/{name}2.jpg")
+            info.type, info.linkname = tarfile.LNKTYPE, f"long/{name}.jpg"
+            tar.addfile(info)
+    (tmp_path / "long.tar.gz").write_bytes(gzip.compress(data.getvalue()))
+    seen: list[tuple[str, tarfile.TarInfo]] = []
+
+    def noted(items: Iterable, _description: str, _total: int) -> Iterable:
+        seen.extend(items)
+        return seen
+
+    assert unpack(tmp_path / "long.tar.gz", tmp_path, watch=noted) == 4
+    assert [name for name, _ in seen] == ["long/a.jpg", "long/a2.jpg", "long/b.jpg", "long/b2.jpg"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "long").iterdir()} == {
+        "a.jpg": b"aaa", "a2.jpg": b"aaa", "b.jpg": b"bbb", "b2.jpg": b"bbb",
+    }  # fmt: skip
