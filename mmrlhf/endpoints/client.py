@@ -296,6 +296,5 @@ def _asked_for(retry_after: str | None) -> float | None:
     with contextlib.suppress(ValueError, TypeError, OverflowError, IndexError):
         when = email.utils.parsedate_to_datetime(retry_after)
         # a date of HTTP that names no zone, as asctime writes them, is in universal time
-        when = when.replace(tzinfo=when.tzinfo or UTC)
-        return max(0.0, when.timestamp() - time.time())
+        return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - time.time())
     return None

@@ -6,7 +6,7 @@ Every complaint is a `DataError` whose place reads `file:line:field`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from mmrlhf.conversation import IMAGE, VIDEO, Slot
 from mmrlhf.errors import DataError
@@ -95,7 +95,7 @@ def number_map(row: Mapping[str, Any], names: Sequence[str], default_key: str, w
     return items
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether this is a number that a table can hold: no bool, no NaN, no infinity, no integer of 400 digits."""
     # an integer of any length can be compared, but not always made a float; a NaN fails the comparison
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
