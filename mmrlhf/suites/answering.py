@@ -63,9 +63,9 @@ class QuestionTemplate:
     closing: str = ""
 
     @property
-    def shows_response(self) -> bool:
-        """Yes: the questions are what differs between branches."""
-        return True
+    def shown(self) -> str:
+        """The question: it is what differs between branches."""
+        return "question"
 
     def conversation(self, group: PreferenceGroup, response: Response) -> Conversation:
         """The question, behind the media."""

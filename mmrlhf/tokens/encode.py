@@ -89,10 +89,10 @@ class Encoder:
         self.visual = VisualTokens(processor, self.chat, self.media)
         # what is written about a response is read again with the end of its turn
         self._ending = len(self.texts.offsets(self.chat.turn_end + template.closing))
-        self.room = room + self._ending if room and template.shows_response else room
+        self.room = room + self._ending if room and template.shown else room
         self.reading: Reading = reading
         self.in_turn = reading == "in_turn"
-        self.limit = LengthLimit(max_tokens, too_long, self.room, template.shows_response, self.texts)
+        self.limit = LengthLimit(max_tokens, too_long, self.room, template.shown, self.texts)
         start = ResponseStart(template, self.chat, self.texts) if self.in_turn else None
         self._fitting = Fitting(self.sequences, self.limit, start)
         self._text_cost = TextCost(template, self.chat, self.texts, in_turn=self.in_turn)
@@ -202,7 +202,7 @@ class Encoder:
 
     def _asked(self, group: PreferenceGroup) -> tuple[Response, ...]:
         """Responses whose contexts differ: one, where the user's turn shows none, asked with the group's media."""
-        if not self.template.shows_response:
+        if not self.template.shown:
             return (replace(group.responses[0], media=()) if group.responses else Response(""),)
         if self.in_turn:  # equal responses differ in what stands before them
             return group.responses

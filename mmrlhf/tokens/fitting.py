@@ -67,7 +67,7 @@ class Fitting:
                 behind = self._start.tokens_behind(group, shown[0], slots[0], rendered[0])
                 cut = min(cut, len(found.ids[0]) - behind)
             over = limit.excess_of_each(found.ids, found.labels, cut, with_answer)
-            if max(over) <= 0 or not limit.shows_response:
+            if max(over) <= 0 or not limit.shown:
                 break
             for place, excess in enumerate(over):
                 if excess > 0:

@@ -24,7 +24,7 @@ class LengthLimit:
         max_tokens: longest prefix + branch.
         too_long: `shorten` takes the end of a response, `refuse` none.
         room: tokens that stay free behind a context.
-        shows_response: whether the response is part of the context, as in critiques.
+        shown: what of a branch's own is part of the context, as responses are in critiques (`Template.shown`).
         texts: the tokenizer.
         in_turn: whether the contexts of all responses of a query stand behind one another.
     """
@@ -32,7 +32,7 @@ class LengthLimit:
     max_tokens: int
     too_long: str
     room: int
-    shows_response: bool
+    shown: str
     texts: TextTokens
     in_turn: bool = False
 
@@ -54,7 +54,7 @@ class LengthLimit:
     def excess(self, ids: Tensor, is_label: Tensor, with_answer: bool) -> int:
         """By how many tokens a sequence is too long: of its context, with room for what is written behind it."""
         context = num_before_labels(is_label)
-        if self.shows_response:
+        if self.shown:
             return context + max(self.room, len(ids) - context) - self.max_tokens
         # of an answer one token has to fit, the rest is cut at its end; what is to be answered needs room for all
         return context + (1 if with_answer else self.room) - self.max_tokens
@@ -68,8 +68,8 @@ class LengthLimit:
         offsets = self.texts.offsets(response.text)
         text = beginning_of(response.text, offsets, len(offsets) - excess)
         if self.too_long == "refuse" or not text:
-            given = f"{len(offsets)} tokens are its response {response.text[:40]!r}..."
-            raise self.error(group, excess, given, response if text else None)
+            given = f"{len(offsets)} tokens are its {self.shown} {response.text[:40]!r}..."
+            raise self.error(group, excess, given, response if text and self.shown == "response" else None)
         # the hash stays that of the whole text: it is given by the caller's own responses
         return replace(response, text=text), excess
 

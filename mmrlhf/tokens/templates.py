@@ -43,8 +43,9 @@ class Template(Protocol):
         ...
 
     @property
-    def shows_response(self) -> bool:
-        """Whether the response is part of the user turn, and not the assistant's turn itself."""
+    def shown(self) -> str:
+        """What the user's turn shows of a branch's own: its "response" or its "question"; "" where a response is the
+        assistant's turn."""
         ...
 
     def conversation(self, group: PreferenceGroup, response: Response) -> Conversation:
@@ -64,9 +65,9 @@ class AnswerTemplate:
     closing: str = ""
 
     @property
-    def shows_response(self) -> bool:
-        """No: the response is the assistant's turn."""
-        return False
+    def shown(self) -> str:
+        """Nothing: the response is the assistant's turn."""
+        return ""
 
     def conversation(self, group: PreferenceGroup, response: Response) -> Conversation:
         """The prompt."""
@@ -125,9 +126,9 @@ class CritiqueTemplate:
             )  # fmt: skip
 
     @property
-    def shows_response(self) -> bool:
-        """Yes: the assistant's turn is about it."""
-        return True
+    def shown(self) -> str:
+        """The response: the assistant's turn is about it."""
+        return "response"
 
     def conversation(self, group: PreferenceGroup, response: Response) -> Conversation:
         """One turn: instruction, question and response, in the order of the released prompt.
