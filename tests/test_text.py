@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import pickle
 import re
-import time
 import unicodedata
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from stand_ins.little_work import little_work
 
 from mmrlhf.errors import DataError, Lines, UserError
 from mmrlhf.text import LONGEST, first_line, markdown_table, markdown_text, one_line
@@ -139,7 +139,6 @@ def test_words_stay_as_they_are_in_markdown() -> None:
 
 def test_a_name_without_end_takes_no_longer_than_other_text() -> None:
     """Strangers write addresses: in a reply's header, in the key of a request."""
-    started = time.monotonic()
-    assert "characters left out" in one_line("http://host/?" + "key" * 100_000)
-    assert time.monotonic() - started < 2
+    with little_work():
+        assert "characters left out" in one_line("http://host/?" + "key" * 100_000)
     assert one_line(f"https://host/?{'a' * 40}_key=hunter2&b=1") == f"https://host/?{'a' * 40}_key=***&b=1"

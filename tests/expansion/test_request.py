@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins.little_work import little_work
 
 from mmrlhf.expansion.request import Request, changes_verdict, make_request, new_words, refusals
 from mmrlhf.shapes.claims import NAMES
@@ -88,6 +87,5 @@ def test_a_request_shows_question_answer_and_reason_and_no_picture() -> None:
 
 
 def test_many_empty_lines_are_looked_at_once() -> None:
-    started = time.perf_counter()
-    assert refusals(ask("wrong animal"), "It is wrong.\n 1. the animal" + "\n" * 20_000 + "1) wrong") == []
-    assert time.perf_counter() - started < 1.0
+    with little_work():
+        assert refusals(ask("wrong animal"), "It is wrong.\n 1. the animal" + "\n" * 20_000 + "1) wrong") == []

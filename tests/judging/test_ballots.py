@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins.little_work import little_work
 
 from mmrlhf.errors import ConfigError, DataError
 from mmrlhf.judging.ballots import BALLOTS, LETTERS, ballot_of
@@ -133,10 +134,7 @@ def test_letters_are_needed_where_all_responses_are_shown_at_once():
 
 @pytest.mark.parametrize("words", ["Verdict:{}x", "Verdict{}x", "Verdict: A{}tied", "Rating: 7{}x", "Verdict: a{}b"])
 def test_a_judge_that_says_no_more_than_spaces_holds_nobody_up(words):
-    started = time.monotonic()
-    for name, ballot in BALLOTS.items():
-        try:
-            ballot.read(words.format(" " * 50_000), 2)
-        except NoVerdict:
-            pass
-        assert time.monotonic() - started < 2, name
+    with little_work():
+        for ballot in BALLOTS.values():
+            with suppress(NoVerdict):
+                ballot.read(words.format(" " * 50_000), 2)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from itertools import product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stand_ins.little_work import little_work
 from torch import Tensor
 
 from mmrlhf.errors import ConfigError
@@ -142,6 +142,5 @@ def test_refused_arguments() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_five_hundred_responses_are_quick(scheme: str) -> None:
     inputs = ranked(*[[1.0, 2.0, 3.0, 4.0, 5.0]] * 100)
-    start = time.perf_counter()
-    assert len(build_pairs(*inputs, scheme=scheme)) > 0  # pyright: ignore
-    assert time.perf_counter() - start < 1.0
+    with little_work():
+        assert len(build_pairs(*inputs, scheme=scheme)) > 0  # pyright: ignore

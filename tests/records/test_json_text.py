@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stand_ins.little_work import little_work
 
 from mmrlhf.errors import DataError
 from mmrlhf.records.json_arrays import read_items
@@ -56,7 +56,6 @@ def test_many_brackets_are_no_depth() -> None:
 def test_a_field_that_is_there_twice_among_many_is_found_at_once() -> None:
     names = [f"k{number}" for number in range(20_000)]
     raw = "{" + ", ".join(f'"{name}": 1' for name in [*names, names[-1]]) + "}"
-    started = time.perf_counter()
-    with pytest.raises(DataError, match="'k19999' is there twice"):
-        parse_row(raw.encode(), "f:1")
-    assert time.perf_counter() - started < 1.0
+    with little_work():
+        with pytest.raises(DataError, match="'k19999' is there twice"):
+            parse_row(raw.encode(), "f:1")

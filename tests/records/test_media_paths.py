@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import time
 import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins.little_work import little_work
 from stand_ins.sample_groups import picture, write_pictures
 
 from mmrlhf.errors import DataError
@@ -121,9 +121,8 @@ def test_a_name_that_no_file_system_takes_is_cut(tmp_path: Path) -> None:
 
 
 def test_much_white_space_behind_base64_is_looked_at_once(tmp_path: Path) -> None:
-    started = time.perf_counter()
-    with pytest.raises(DataError, match="not usable"):
-        read_image(tmp_path, "A" * 100 + " " * 20_000 + "!", 0, "data.jsonl:1")
-    with pytest.raises(DataError, match="holds base64"):
-        read_image(tmp_path, "A" * 98 + "==" + " " * 20_000, 0, "data.jsonl:1")
-    assert time.perf_counter() - started < 1.0
+    with little_work():
+        with pytest.raises(DataError, match="not usable"):
+            read_image(tmp_path, "A" * 100 + " " * 60_000 + "!", 0, "data.jsonl:1")
+        with pytest.raises(DataError, match="holds base64"):
+            read_image(tmp_path, "A" * 98 + "==" + " " * 60_000, 0, "data.jsonl:1")

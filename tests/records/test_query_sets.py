@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_ins.little_work import little_work
 from stand_ins.sample_groups import write_pictures, write_records
 
 from mmrlhf.conversation import IMAGE
@@ -110,10 +110,9 @@ def test_rows_of_another_layout(tmp_path: Path) -> None:
 
 
 def test_many_empty_lines_of_a_question_are_looked_at_once(tmp_path: Path) -> None:
-    started = time.perf_counter()
-    rows = [{"id": name, "prompt": "\n" * 20_000 + text} for name, text in (("a", "A. x\n B) y"), ("b", "which?"))]
-    assert [item.group.category for item in drafts(tmp_path, *rows) if isinstance(item, Draft)] == ["mcq", "short"]
-    assert time.perf_counter() - started < 2.0
+    with little_work():
+        rows = [{"id": name, "prompt": "\n" * 20_000 + text} for name, text in (("a", "A. x\n B) y"), ("b", "which?"))]
+        assert [item.group.category for item in drafts(tmp_path, *rows) if isinstance(item, Draft)] == ["mcq", "short"]
 
 
 def test_what_else_says_a_question_is_counted(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins.little_work import little_work
 from transformers import AutoProcessor
 
 from mmrlhf.models.random_checkpoints import build_tiny
@@ -118,8 +118,7 @@ def test_what_ends_a_response_is_taken_off_and_nothing_else(answer: str, behind:
 def test_a_long_run_takes_no_longer_than_other_text(run: str) -> None:
     """Texts are read where every other request waits: a policy that says nothing but line breaks must not stop them."""
     long = f"a{run * 20_000}b"
-    started = time.monotonic()
-    turns, response = split_rendered(RENDERED["chatml"].format(user=long, answer=long), None, "q")
-    (_, message) = as_messages(turns, None, "q")
-    assert response == long and message.role == "user"
-    assert time.monotonic() - started < 2
+    with little_work():
+        turns, response = split_rendered(RENDERED["chatml"].format(user=long, answer=long), None, "q")
+        (_, message) = as_messages(turns, None, "q")
+        assert response == long and message.role == "user"

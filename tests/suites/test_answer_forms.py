@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins.little_work import little_work
 
 from mmrlhf.suites.answer_forms import FORMS, agreement, anls, edit_distance, relaxed, word_f1
 from mmrlhf.suites.objects import false_objects
@@ -97,6 +97,5 @@ def test_style_costs_the_strict_score_alone():
 def test_long_answers_are_counted_once() -> None:
     """10,000 of 20,000 words are among the 10,000 right ones: precision 1/2, recall 1."""
     words = [f"w{number}" for number in range(20_000)]
-    started = time.perf_counter()
-    assert word_f1(" ".join(words), " ".join(words[:10_000])) == pytest.approx(2 / 3)
-    assert time.perf_counter() - started < 1.0
+    with little_work():
+        assert word_f1(" ".join(words), " ".join(words[:10_000])) == pytest.approx(2 / 3)

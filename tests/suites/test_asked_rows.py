@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from stand_ins.little_work import little_work
 
 from mmrlhf.suites.answer_forms import FORMS
 from mmrlhf.suites.columns import COLUMNS
@@ -38,11 +37,10 @@ def test_an_option_that_nothing_marks_can_be_the_answer():
 
 
 def test_many_empty_lines_before_options_are_looked_at_once():
-    started = time.perf_counter()
-    row = {
-        "question": "What?\nOptions:" + "\n" * 20_000 + "A: dog,\n \n B: cat" + "\n" * 20_000 + "Look.",
-        "answer": "B",
-        "image": b"x",
-    }
-    assert COLUMNS["mmstar"].read(row, "here").truth["options"] == ["dog", "cat" + "\n" * 20_000 + "Look."]
-    assert time.perf_counter() - started < 1.0
+    with little_work():
+        row = {
+            "question": "What?\nOptions:" + "\n" * 20_000 + "A: dog,\n \n B: cat" + "\n" * 20_000 + "Look.",
+            "answer": "B",
+            "image": b"x",
+        }
+        assert COLUMNS["mmstar"].read(row, "here").truth["options"] == ["dog", "cat" + "\n" * 20_000 + "Look."]

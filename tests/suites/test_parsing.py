@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins.little_work import little_work
 
 from mmrlhf.suites.parsing import letter, phrase, yes_or_no
 
@@ -62,10 +61,9 @@ def test_any_text_is_read_or_not(text):
 
 
 def test_a_long_run_of_spaces_is_read_once() -> None:
-    started = time.perf_counter()
-    assert letter("answer" + " " * 20_000 + "x", OPTIONS) is None
-    assert letter("the answer" + " " * 20_000 + ":" + " " * 20_000 + "B", OPTIONS) == "B"
-    assert time.perf_counter() - started < 1.0
+    with little_work():
+        assert letter("answer" + " " * 20_000 + "x", OPTIONS) is None
+        assert letter("the answer" + " " * 20_000 + ":" + " " * 20_000 + "B", OPTIONS) == "B"
 
 
 @pytest.mark.parametrize("options", [("", "", ""), ("+", "-", "*")])
