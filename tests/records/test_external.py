@@ -55,7 +55,7 @@ def test_no_room_on_the_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
             grouping.add(str(number), bytes(4096))
 
 
-@pytest.mark.parametrize("kind", ["ranked", "pairs"])
+@pytest.mark.parametrize("kind", ["ranked", pytest.param("pairs", marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_rows(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the objects that live while the last record is read, less than 40 bytes a record more: an id takes 50."""
     monkeypatch.setattr(external, "CACHE_MIB", 1)

@@ -37,7 +37,7 @@ def test_a_remote_set_reads_like_a_local_one(store: Store, cache: Path) -> None:
     again.verify()
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=5))
 def test_whatever_the_server_does_the_bytes_are_right(store: Store, tmp_path_factory, faults) -> None:
     with pytest.MonkeyPatch.context() as patch:
