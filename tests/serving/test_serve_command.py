@@ -76,6 +76,15 @@ def test_an_address_that_is_taken_is_a_mistake(typed, scalar_model: Path) -> Non
     assert code == 2 and "cannot be listened on" in page
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_what_is_written_is_sent_at_once(host: str) -> None:
+    """The second piece of an answer does not wait until the client acknowledges the first."""
+    with listening(host, 0) as listener, socket.create_connection(listener.getsockname()[:2]):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
 def test_a_name_that_no_name_can_be_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="cannot be listened on"), listening("é" * 80, 0):
         pass
