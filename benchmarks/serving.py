@@ -28,8 +28,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -115,12 +116,14 @@ def running(folder: Path) -> Iterator[str]:
         said = (re.search(r"http://\S+:\d+", line) for line in process.stdout)
         found = next((address for address in said if address), None)
         assert found, "the server did not start"
+        # a line for each refusal: one that nobody takes would be waited for when the pipe is full
+        threading.Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
         while httpx.get(f"{found[0]}/ready", trust_env=False).status_code != 200:
             time.sleep(0.1)
         yield found[0]
     finally:
         process.terminate()
-        process.communicate()
+        process.wait()
 
 
 async def send_all(address: str, bodies: Sequence[bytes], clients: int) -> tuple[float, list[float]]:
