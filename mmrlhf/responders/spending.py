@@ -68,6 +68,7 @@ class Purse:
         with self._changed:
             self.reserved -= cost
             self._under_way -= 1
+            self._changed.notify_all()
         if self.above is not None:
             self.above._give_back(cost)
 

@@ -118,3 +118,16 @@ def test_whoever_has_no_money_waits_for_what_others_give_back() -> None:
     waiting.join(10)
     assert not waiting.is_alive() and one.over and two.over
     Purse(above=Purse()).wait()
+
+
+def test_what_is_given_back_unused_ends_the_waiting() -> None:
+    """A purse below may lack the money that the one above has just set aside for it."""
+    above = Purse(100e-6)
+    assert above._take(50e-6)
+    waiting = threading.Thread(target=above.wait, daemon=True)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    above._give_back(50e-6)
+    waiting.join(10)
+    assert not waiting.is_alive()
